@@ -1,0 +1,26 @@
+"""Errors that are the user's to fix: one sentence, no traceback in a notebook or on the command line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A parameter, file or folder that cannot be used; the message says what was expected and what to do."""
+
+    def _render_traceback_(self) -> list[str]:  # what IPython (so Jupyter and papermill) shows instead of a stack
+        return [f"InputError: {self}"]
+
+
+def choose(value: str, valid: Iterable[str], what: str) -> str:
+    """Return `value` if it is one of `valid`; else raise InputError naming the valid values and the closest one.
+
+    >>> choose("rs", ["rss", "ofa"], "method")
+    Traceback (most recent call last):
+    rsslib.errors.InputError: unknown method 'rs' (did you mean 'rss'?): expected one of rss, ofa
+    """
+    valid = list(valid)
+    if value in valid:
+        return value
+    close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.4)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise InputError(f"unknown {what} {value!r}{hint}: expected one of {', '.join(valid)}")
