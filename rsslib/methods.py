@@ -1,0 +1,216 @@
+"""Training methods as data: a method is a list of stages, and one trainer runs them all (Table 1 of the paper)."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rsslib.errors import InputError, choose
+from rsslib.samplers import Alternating, Sampler, Sequence, Uniform
+
+LEARNING_RATE = 0.01
+BATCH_SIZE = 64
+DROPOUT = 0.1
+
+# Table 1: epochs of the supernet (s) and of progressive shrinking (ps). CIFAR's hold for datasets it does not list.
+TABLE_1 = {"mnist": (10, 27), "fashion_mnist": (25, 57), "cifar10": (180, 410), "cifar100": (180, 410)}
+PS_EPOCHS = (120, 25, 120, 25, 120)  # kernel, depth 1, depth 2, width 1, width 2, on CIFAR
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of training with one sampler and one learning rate curve.
+
+    The curve is a cosine (or constant) from `learning_rate` to 0 over `schedule_epochs`, of which the stage runs
+    `epochs`, starting at epoch `first_epoch`: a stage that begins in mid-curve inherits a lowered rate.
+    """
+
+    name: str
+    epochs: int
+    learning_rate: float
+    sampler: Sampler
+    schedule: Literal["cosine", "constant"] = "cosine"
+    first_epoch: int = 0
+    schedule_epochs: int | None = None  # None: the stage's own epochs
+    distill: bool = False
+    sort_channels: tuple[int, ...] | None = None  # before the stage; expand ratios that no channel may cross
+
+    def rate(self, epoch: int, step: int, steps: int) -> float:
+        """Learning rate of step `step` (of `steps`) of the stage's epoch `epoch`, both from 0."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        total = (self.schedule_epochs or self.epochs) * steps
+        position = (self.first_epoch + epoch) * steps + step
+        return 0.5 * self.learning_rate * (1 + math.cos(math.pi * position / total))
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a supernet is trained.
+
+    `teacher`: "stage" distils from the network as it stood after the first stage, "random" from an untrained network.
+    `fresh_optimizer`: every stage starts with a new optimiser, as a process of its own would.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    batch_size: int = BATCH_SIZE
+    dropout: float = DROPOUT
+    teacher: Literal["stage", "random"] | None = None
+    fresh_optimizer: bool = True
+
+    @property
+    def epochs(self) -> int:
+        return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def subnet_epochs(self) -> int:
+        """Epochs counted once for each subnet trained in a step."""
+        return sum(stage.epochs * getattr(stage.sampler, "count", 1) for stage in self.stages)
+
+
+def largest_remainder(weights: tuple[int, ...], total: int) -> tuple[int, ...]:
+    """Share `total` in proportion to `weights` in whole numbers; on a tie the earlier gets the remainder."""
+    shares = [weight * total // sum(weights) for weight in weights]
+    rest = [weight * total % sum(weights) for weight in weights]
+    for i in sorted(range(len(weights)), key=lambda i: -rest[i])[: total - sum(shares)]:
+        shares[i] += 1
+    return tuple(shares)
+
+
+# --- the study's methods, each a function from Table 1's epochs (s, ps) ---------------------------------------------
+
+
+def progressive_shrinking(s: int, ps: int, name: str = "ofa") -> Method:
+    """OFA as Cai et al. (2020) train it: the supernet, then kernel, depth and width made elastic in turn."""
+    kernel, depth1, depth2, width1, width2 = largest_remainder(PS_EPOCHS, ps)
+    low, high = LEARNING_RATE / 32.5, LEARNING_RATE / 10.8
+    batch = {"per": "batch"}
+    stages = (
+        Stage("supernet", s, LEARNING_RATE, Sequence(("largest",))),
+        Stage("kernel", kernel, LEARNING_RATE / 2.7, Uniform(**batch, expands=(6,), depths=(4,)), distill=True),
+        Stage("depth 1", depth1, low, Uniform(**batch, count=2, expands=(6,), depths=(3, 4)), distill=True),
+        Stage("depth 2", depth2, high, Uniform(**batch, count=2, expands=(6,)), distill=True),
+        Stage("width 1", width1, low, Uniform(**batch, count=4, expands=(4, 6)), distill=True, sort_channels=()),
+        Stage("width 2", width2, high, Uniform(**batch, count=4), distill=True, sort_channels=(4,)),
+    )
+    return Method(name, stages, teacher="stage")
+
+
+def released(s: int, ps: int) -> Method:
+    """OFA as the study's released code runs it.
+
+    The teacher is an untrained network; epochs count on from the stage before under a cosine over the running total,
+    each stage after kernel skipping its first epoch; momentum carries over; channels are never sorted.
+    """
+    stages, end = [], 0
+    for i, stage in enumerate(progressive_shrinking(s, ps).stages):
+        skipped = min(1, stage.epochs) if i >= 2 else 0
+        stages.append(
+            replace(
+                stage,
+                epochs=stage.epochs - skipped,
+                first_epoch=end + skipped,
+                schedule_epochs=end + stage.epochs,
+                sort_channels=None,
+            )
+        )
+        end += stage.epochs
+    return Method("ofa-released", tuple(stages), teacher="random", fresh_optimizer=False)
+
+
+def one_stage(name: str, epochs: int, sampler: Sampler, schedule: str = "cosine", **settings) -> Method:
+    """A method with a single stage, which RSS and all its ablations are; a new sampler needs no more than this."""
+    return Method(name, (Stage(name, epochs, LEARNING_RATE, sampler, schedule),), **settings)
+
+
+# What RSS and RSS-Short train, by the suffix of the method's name: sampler and learning rate schedule.
+RSS_VARIANTS: dict[str, tuple[Sampler, str]] = {
+    "": (Uniform(), "cosine"),
+    "-per-batch": (Uniform(per="batch"), "cosine"),
+    "-2-per-batch": (Uniform(per="batch", count=2), "cosine"),
+    "-smallest": (Sequence(("smallest",)), "cosine"),
+    "-middle": (Sequence(("middle",)), "cosine"),
+    "-largest": (Sequence(("largest",)), "cosine"),
+    "-max-then-min": (Sequence(("largest", "smallest")), "constant"),
+    "-min-then-max": (Sequence(("smallest", "largest")), "constant"),
+    "-alternating": (Alternating(), "constant"),
+}
+
+# The hyper-parameter study (supplement, section 2), by the suffix of the method's name.
+OVERRIDES = {
+    "batch-128": {"batch_size": 128},
+    "dropout-0.3": {"dropout": 0.3},
+    "lr-0.02": {"learning_rate_scale": 2.0},
+}
+
+
+def _builders():
+    builders = {"ofa": progressive_shrinking, "ofa-released": released}
+    for base, epochs in (("rss", lambda s, ps: s + ps), ("rss-short", lambda s, ps: s)):
+        for suffix, (sampler, schedule) in RSS_VARIANTS.items():
+            name = base + suffix
+            builders[name] = lambda s, ps, name=name, epochs=epochs, sampler=sampler, schedule=schedule: one_stage(
+                name, epochs(s, ps), sampler, schedule
+            )
+    for base in ("ofa", "ofa-released", "rss-short"):
+        for suffix, changes in OVERRIDES.items():
+            builders[f"{base}-{suffix}"] = lambda s, ps, base=base, changes=changes: override(
+                builders[base](s, ps), **changes
+            )
+    return builders
+
+
+_BUILDERS = _builders()
+METHODS = tuple(_BUILDERS)
+
+
+def build(name: str, supernet_epochs: int, shrinking_epochs: int) -> Method:
+    """The method `name` for `supernet_epochs` (s) and `shrinking_epochs` (ps) as in Table 1; RSS trains s + ps.
+
+    Raises InputError for an unknown name or for epochs that are not at least 1.
+    """
+    choose(name, METHODS, "method")
+    for what, epochs in (("supernet_epochs", supernet_epochs), ("shrinking_epochs", shrinking_epochs)):
+        if not isinstance(epochs, int) or epochs < 1:
+            raise InputError(f"{what} is {epochs!r}: expected a whole number of at least 1")
+    return replace(_BUILDERS[name](supernet_epochs, shrinking_epochs), name=name)
+
+
+def override(
+    method: Method,
+    batch_size: int | None = None,
+    dropout: float | None = None,
+    learning_rate_scale: float = 1.0,
+) -> Method:
+    """`method` with other hyper-parameters; the learning rate of every stage is scaled alike.
+
+    Raises InputError for a value out of range.
+    """
+    batch_size = method.batch_size if batch_size is None else batch_size
+    dropout = method.dropout if dropout is None else dropout
+    if not isinstance(batch_size, int) or batch_size < 2:
+        raise InputError(f"batch_size is {batch_size!r}: expected a whole number of at least 2")
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout is {dropout!r}: expected a number from 0 up to, not including, 1")
+    if not (learning_rate_scale > 0 and math.isfinite(learning_rate_scale)):
+        raise InputError(f"learning_rate_scale is {learning_rate_scale!r}: expected a number above 0")
+    stages = tuple(replace(s, learning_rate=s.learning_rate * learning_rate_scale) for s in method.stages)
+    return replace(method, batch_size=batch_size, dropout=dropout, stages=stages)
+
+
+def table_1() -> list[dict[str, object]]:
+    """Table 1 of the paper, computed from the methods: epochs of each method on each dataset."""
+    rows = []
+    for dataset, (s, ps) in TABLE_1.items():
+        ofa, short, rss = (build(name, s, ps) for name in ("ofa", "rss-short", "rss"))
+        supernet = ofa.stages[0].epochs
+        rows.append(
+            {
+                "dataset": dataset,
+                "OFA (supernet)": supernet,
+                "OFA (progressive shrinking)": ofa.epochs - supernet,
+                "RSS-Short": short.epochs,
+                "RSS": rss.epochs,
+            }
+        )
+    return rows

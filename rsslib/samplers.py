@@ -1,0 +1,90 @@
+"""Which subnets to train, and when.
+
+A sampler answers one question at the start of each epoch: which subnets does each step train? Anything with the
+method `subnets` below is a sampler; a new one is a small class, also in a notebook.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from rsslib.errors import InputError, choose
+from rsslib.space import Arch, SearchSpace
+
+Step = tuple[Arch, ...]  # the subnets of one optimiser step; their gradients are summed
+
+
+class Sampler(Protocol):
+    def subnets(
+        self, space: SearchSpace, rng: np.random.Generator, epoch: int, epochs: int, steps: int
+    ) -> list[Step]:
+        """The subnets of each of the `steps` steps of epoch `epoch` (from 0) of a stage of `epochs`.
+
+        Returns `steps` tuples, or a single one that holds for the whole epoch. All randomness comes from `rng`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Subnets with every setting drawn independently and uniformly (Shipard et al. 2022, Algorithm 1).
+
+    One draw an epoch is RSS; draws per batch from a part of the space are the stages of progressive shrinking.
+    `kernels`, `expands` and `depths` restrict the draw; None means all of the space's settings. `count` subnets are
+    drawn for a step and their gradients summed.
+    """
+
+    per: Literal["epoch", "batch"] = "epoch"
+    count: int = 1
+    kernels: tuple[int, ...] | None = None
+    expands: tuple[int, ...] | None = None
+    depths: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        choose(self.per, ("epoch", "batch"), "sampling interval")
+        if self.count < 1:
+            raise InputError(f"count is {self.count}: expected at least one subnet a step")
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        draws = 1 if self.per == "epoch" else steps
+        rows = space.sample(draws * self.count, rng, self.kernels, self.expands, self.depths)
+        archs = [space.to_arch(row) for row in rows]
+        return [tuple(archs[i : i + self.count]) for i in range(0, len(archs), self.count)]
+
+
+SIZES = ("smallest", "middle", "largest")
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Named subnets one after the other, each for an equal share of the epochs (section 6.3.2).
+
+    `Sequence(("largest",))` trains the largest alone; `Sequence(("largest", "smallest"))` is Max then Min. If the epochs
+    do not divide evenly, the earlier subnets get one more.
+    """
+
+    sizes: tuple[str, ...]
+
+    def __post_init__(self):
+        for size in self.sizes:
+            choose(size, SIZES, "subnet")
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        share, more = divmod(epochs, len(self.sizes))
+        ends = np.cumsum([share + (i < more) for i in range(len(self.sizes))])
+        return [(getattr(space, self.sizes[int(np.searchsorted(ends, epoch, side="right"))]),)]
+
+
+@dataclass(frozen=True)
+class Alternating:
+    """Named subnets in turn, one an epoch (section 6.3.2)."""
+
+    sizes: tuple[str, ...] = ("smallest", "largest")
+
+    def __post_init__(self):
+        for size in self.sizes:
+            choose(size, SIZES, "subnet")
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        return [(getattr(space, self.sizes[epoch % len(self.sizes)]),)]

@@ -1,0 +1,410 @@
+"""Backbones and their elastic search spaces: which subnets exist, how large they are, how to draw them.
+
+An architecture is a value, `Arch`. Where there are many, they are the rows of one int8 array
+[n, 2 * layers + stages]: kernel sizes, then expand ratios, then depths.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rsslib.errors import InputError, choose
+
+RESOLUTION = 32  # every dataset is trained and tested at 32 x 32
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One subnet: kernel size and expand ratio for each elastic layer, depth for each elastic stage.
+
+    Layers beyond a stage's depth keep their place in the tuples and are ignored by the network.
+    """
+
+    kernel: tuple[int, ...]
+    expand: tuple[int, ...]
+    depth: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A stage of elastic layers; only the first layer has the stride."""
+
+    channels: int
+    stride: int
+    act: str
+    squeeze_excite: bool = False
+    layers: int = 4
+    elastic_depth: bool = True
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network family with width multiplier 1.0 (Cai et al. 2020, appendix; Howard et al. 2019; Cai et al. 2019)."""
+
+    name: str
+    stem_channels: int
+    stem_act: str
+    first_channels: int
+    first_act: str
+    stages: tuple[StageSpec, ...]
+    expand_channels: int  # 1x1 convolution with BN before global pooling
+    mix_channels: int | None  # 1x1 convolution without BN or bias after global pooling
+    head_act: str
+    buckets: tuple[int, ...]  # population sizes of the study, in millions of MACs
+
+
+BACKBONES = {
+    "mobilenet_v3": Backbone(
+        name="mobilenet_v3",
+        stem_channels=16,
+        stem_act="hardswish",
+        first_channels=16,
+        first_act="relu",
+        stages=(
+            StageSpec(24, 2, "relu"),
+            StageSpec(40, 2, "relu", squeeze_excite=True),
+            StageSpec(80, 2, "hardswish"),
+            StageSpec(112, 1, "hardswish", squeeze_excite=True),
+            StageSpec(160, 2, "hardswish", squeeze_excite=True),
+        ),
+        expand_channels=960,
+        mix_channels=1280,
+        head_act="hardswish",
+        buckets=(4, 6, 8, 10, 12, 14),
+    ),
+    "proxylessnas": Backbone(
+        name="proxylessnas",
+        stem_channels=32,
+        stem_act="relu6",
+        first_channels=16,
+        first_act="relu6",
+        stages=(
+            StageSpec(24, 2, "relu6"),
+            StageSpec(40, 2, "relu6"),
+            StageSpec(80, 2, "relu6"),
+            StageSpec(96, 1, "relu6"),
+            StageSpec(192, 2, "relu6"),
+            StageSpec(320, 1, "relu6", layers=1, elastic_depth=False),
+        ),
+        expand_channels=1280,
+        mix_channels=None,
+        head_act="relu6",
+        buckets=(4, 6, 8, 10, 12),
+    ),
+}
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """Round to a multiple of `divisor`, never losing more than a tenth (Howard et al. 2019)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One elastic MBConv layer of the full network."""
+
+    stage: int
+    index: int  # within its stage
+    in_channels: int
+    out_channels: int
+    stride: int
+    act: str
+    squeeze_excite: bool
+    in_size: int  # side of its input feature map, in pixels
+
+    @property
+    def out_size(self) -> int:
+        return -(-self.in_size // self.stride)
+
+    @property
+    def residual(self) -> bool:
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+    def hidden(self, expand: int) -> int:
+        """Channels after expansion."""
+        return make_divisible(round(self.in_channels * expand))
+
+    def squeezed(self, expand: int) -> int:
+        """Middle channels of squeeze-excite."""
+        return make_divisible(self.hidden(expand) // 4)
+
+    def macs(self, kernel: int, expand: int) -> int:
+        """Multiply-accumulates of the layer's convolutions for one image."""
+        hidden, pixels = self.hidden(expand), self.out_size**2
+        total = self.in_size**2 * self.in_channels * hidden + pixels * hidden * (kernel**2 + self.out_channels)
+        return total + (2 * hidden * self.squeezed(expand) if self.squeeze_excite else 0)
+
+    def parameters(self, kernel: int, expand: int) -> int:
+        """Weights, biases and BN parameters of the layer once extracted."""
+        hidden = self.hidden(expand)
+        total = hidden * (self.in_channels + kernel**2 + self.out_channels) + 2 * (2 * hidden + self.out_channels)
+        if self.squeeze_excite:
+            total += 2 * hidden * self.squeezed(expand) + hidden + self.squeezed(expand)
+        return total
+
+
+class SearchSpace:
+    """All subnets of a backbone (Shipard et al. 2022, section 6.1).
+
+    Sizes are counted for `in_channels` x 32 x 32 images and `classes` classes. The defaults are those of
+    CIFAR-100, which define the study's buckets for every dataset, so that one population serves all.
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "mobilenet_v3",
+        kernels: Sequence[int] = (3, 5, 7),
+        expands: Sequence[int] = (3, 4, 6),
+        depths: Sequence[int] = (2, 3, 4),
+        in_channels: int = 3,
+        classes: int = 100,
+    ):
+        if isinstance(backbone, str):
+            backbone = BACKBONES[choose(backbone, BACKBONES, "backbone")]
+        self.backbone = backbone
+        self.kernels = _settings("kernels", kernels, (3, 5, 7))
+        self.expands = _settings("expands", expands, range(1, 13))
+        most = max(stage.layers for stage in backbone.stages)
+        self.depths = _settings("depths", depths, range(1, most + 1))
+        self.in_channels, self.classes = in_channels, classes
+        self.layers = tuple(self._layers())
+        self.n_layers = len(self.layers)
+        self.n_stages = sum(stage.elastic_depth for stage in backbone.stages)
+
+    def _layers(self) -> Iterator[LayerSpec]:
+        channels, size = self.backbone.first_channels, RESOLUTION // 2
+        for s, stage in enumerate(self.backbone.stages):
+            for i in range(max(self.depths) if stage.elastic_depth else stage.layers):
+                stride = stage.stride if i == 0 else 1
+                yield LayerSpec(
+                    s, i, channels, stage.channels, stride, stage.act, stage.squeeze_excite, size
+                )
+                channels, size = stage.channels, -(-size // stride)
+
+    @property
+    def cardinality(self) -> int:
+        """Number of distinct networks; settings of layers beyond a stage's depth do not count."""
+        a_layer = len(self.kernels) * len(self.expands)
+        total = 1
+        for stage in self.backbone.stages:
+            depths = self.depths if stage.elastic_depth else (stage.layers,)
+            total *= sum(a_layer**depth for depth in depths)
+        return total
+
+    # --- single architectures
+
+    def uniform(self, kernel: int, expand: int, depth: int) -> Arch:
+        """The architecture with the same settings everywhere."""
+        return Arch((kernel,) * self.n_layers, (expand,) * self.n_layers, (depth,) * self.n_stages)
+
+    @property
+    def smallest(self) -> Arch:
+        return self.uniform(min(self.kernels), min(self.expands), min(self.depths))
+
+    @property
+    def middle(self) -> Arch:
+        """The middle setting of each dimension (k5 e4 d3 in the study)."""
+        return self.uniform(*(sorted(s)[len(s) // 2] for s in (self.kernels, self.expands, self.depths)))
+
+    @property
+    def largest(self) -> Arch:
+        return self.uniform(max(self.kernels), max(self.expands), max(self.depths))
+
+    def validate(self, arch: Arch) -> Arch:
+        """Return `arch`; raise InputError if it does not lie in this space."""
+        for what, values, settings, n in (
+            ("kernel", arch.kernel, self.kernels, self.n_layers),
+            ("expand", arch.expand, self.expands, self.n_layers),
+            ("depth", arch.depth, self.depths, self.n_stages),
+        ):
+            if len(values) != n:
+                raise InputError(
+                    f"architecture outside the space: {what} has {len(values)} values, {self.backbone.name} needs {n}"
+                )
+            for i, value in enumerate(values):
+                if value not in settings:
+                    raise InputError(
+                        f"architecture outside the space: {what}[{i}] is {value}, expected one of {list(settings)}"
+                    )
+        return arch
+
+    def active(self, arch: Arch) -> Iterator[tuple[int, LayerSpec, int, int]]:
+        """Yield (layer number, layer, kernel size, expand ratio) of the layers that `arch` uses, in order."""
+        depths = iter(arch.depth)
+        depth = [next(depths) if stage.elastic_depth else stage.layers for stage in self.backbone.stages]
+        for i, layer in enumerate(self.layers):
+            if layer.index < depth[layer.stage]:
+                yield i, layer, arch.kernel[i], arch.expand[i]
+
+    # --- many architectures, as rows
+
+    def to_rows(self, archs: Sequence[Arch]) -> np.ndarray:
+        """int8 [n, 2 * layers + stages]; raises InputError for an architecture outside the space."""
+        rows = [(*a.kernel, *a.expand, *a.depth) for a in map(self.validate, archs)]
+        return np.array(rows, dtype=np.int8).reshape(len(rows), 2 * self.n_layers + self.n_stages)
+
+    def to_arch(self, row: np.ndarray) -> Arch:
+        kernel, expand, depth = self._split([int(value) for value in row])
+        return Arch(tuple(kernel), tuple(expand), tuple(depth))
+
+    def _split(self, rows):
+        n = self.n_layers
+        if isinstance(rows, np.ndarray):
+            return rows[:, :n], rows[:, n : 2 * n], rows[:, 2 * n :]
+        return rows[:n], rows[n : 2 * n], rows[2 * n :]
+
+    def sample(
+        self,
+        n: int,
+        rng: np.random.Generator,
+        kernels: Sequence[int] | None = None,
+        expands: Sequence[int] | None = None,
+        depths: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Draw `n` architectures, every setting independent and uniform (Algorithm 1), optionally from fewer values.
+
+        Returns int8 [n, 2 * layers + stages].
+        """
+        parts = (
+            (kernels or self.kernels, self.n_layers),
+            (expands or self.expands, self.n_layers),
+            (depths or self.depths, self.n_stages),
+        )
+        columns = [
+            np.asarray(settings, dtype=np.int8)[rng.integers(len(settings), size=(n, width), dtype=np.int8)]
+            for settings, width in parts
+        ]
+        return np.concatenate(columns, axis=1)
+
+    def sample_arch(self, rng: np.random.Generator, **subsets: Sequence[int]) -> Arch:
+        """Draw one architecture; see `sample`."""
+        return self.to_arch(self.sample(1, rng, **subsets)[0])
+
+    def active_mask(self, rows: np.ndarray) -> np.ndarray:
+        """bool [n, layers]: which layers each architecture uses."""
+        depths = self._split(rows)[2]
+        columns, elastic = [], 0
+        for stage in self.backbone.stages:
+            if stage.elastic_depth:
+                columns.append(np.arange(max(self.depths)) < depths[:, elastic, None])
+                elastic += 1
+            else:
+                columns.append(np.ones((len(rows), stage.layers), dtype=bool))
+        return np.concatenate(columns, axis=1)
+
+    def macs(self, archs: Arch | np.ndarray) -> int | np.ndarray:
+        """Multiply-accumulates of convolutions and linear layers for one image ("FLOPs" in the paper).
+
+        An `Arch` gives an int; rows [n, 2 * layers + stages] give int64 [n]. A table look-up, not a walk over modules.
+        """
+        return self._total(archs, self._macs_table, self._fixed[0])
+
+    def parameters(self, archs: Arch | np.ndarray) -> int | np.ndarray:
+        """Parameters of the extracted subnets (BN affine included, kernel matrices not); shapes as for `macs`."""
+        return self._total(archs, self._parameters_table, self._fixed[1])
+
+    def _total(self, archs, table: np.ndarray, fixed: int):
+        if isinstance(archs, Arch):
+            return int(self._total(self.to_rows([archs]), table, fixed)[0])
+        kernel, expand, _ = self._split(archs)
+        per_layer = table[np.arange(self.n_layers), kernel, expand]
+        return fixed + np.where(self.active_mask(archs), per_layer, 0).sum(1)
+
+    def _table(self, count: str) -> np.ndarray:  # indexed by layer, kernel size and expand ratio themselves
+        table = np.zeros((self.n_layers, max(self.kernels) + 1, max(self.expands) + 1), dtype=np.int64)
+        for i, layer in enumerate(self.layers):
+            for kernel in self.kernels:
+                for expand in self.expands:
+                    table[i, kernel, expand] = getattr(layer, count)(kernel, expand)
+        return table
+
+    @cached_property
+    def _macs_table(self) -> np.ndarray:
+        return self._table("macs")
+
+    @cached_property
+    def _parameters_table(self) -> np.ndarray:
+        return self._table("parameters")
+
+    @cached_property
+    def _fixed(self) -> tuple[int, int]:
+        """MACs and parameters of everything that is not elastic."""
+        net, last = self.backbone, self.layers[-1]
+        pixels = (RESOLUTION // 2) ** 2
+        stem = 9 * self.in_channels * net.stem_channels
+        first = net.stem_channels * (9 + net.first_channels)
+        expand = last.out_channels * net.expand_channels
+        mix = net.expand_channels * net.mix_channels if net.mix_channels else 0
+        linear = (net.mix_channels or net.expand_channels) * self.classes
+        macs = pixels * (stem + first) + last.out_size**2 * expand + mix + linear
+        bn = 2 * (2 * net.stem_channels + net.first_channels + net.expand_channels)
+        return macs, stem + first + expand + mix + linear + self.classes + bn
+
+    # --- the evaluation population
+
+    def sample_bucket(
+        self, mflops: float, n: int, rng: np.random.Generator, tolerance: float = 0.5, max_draws: int = 50_000_000
+    ) -> np.ndarray:
+        """Draw `n` different subnets within `mflops` +- `tolerance` (inclusive) by rejection (section 6.1).
+
+        The width of every layer is locked to its minimum for the backbone's lowest bucket and to its maximum for the
+        highest. The first m of n are the same for every n >= m. Returns rows; raises InputError if the bucket
+        holds no subnet or too few are found in `max_draws` draws.
+        """
+        locked = {
+            min(self.backbone.buckets): (min(self.expands),),
+            max(self.backbone.buckets): (max(self.expands),),
+        }.get(mflops)
+        low, high = round((mflops - tolerance) * 1e6), round((mflops + tolerance) * 1e6)
+        smallest, largest = (
+            self.macs(self.uniform(pick(self.kernels), pick(locked or self.expands), pick(self.depths)))
+            for pick in (min, max)
+        )
+        if high < smallest or low > largest:
+            raise InputError(
+                f"no subnet of {self.backbone.name} can reach bucket {mflops:g} +- {tolerance:g} MFLOPs: "
+                f"expected a size between {smallest / 1e6:.2f} and {largest / 1e6:.2f}"
+            )
+        found: dict[bytes, np.ndarray] = {}
+        draws, chunk = 0, 1024
+        while draws < max_draws:
+            rows = self.sample(chunk, rng, expands=locked)
+            macs = self.macs(rows)
+            for row in rows[(macs >= low) & (macs <= high)]:
+                found.setdefault(self._canonical(row), row)
+            if len(found) >= n:
+                return np.stack(list(found.values())[:n])
+            draws, chunk = draws + chunk, min(2 * chunk, 131_072)
+        raise InputError(
+            f"bucket {mflops:g} +- {tolerance:g} MFLOPs of {self.backbone.name} gave {len(found)} different subnets "
+            f"in {draws:,} draws, {n} were asked for: ask for fewer or widen the tolerance"
+        )
+
+    def _canonical(self, row: np.ndarray) -> bytes:
+        """Equal for two rows exactly if they are the same network."""
+        mask = self.active_mask(row[None])[0]
+        return np.where(np.concatenate([mask, mask, np.ones(self.n_stages, bool)]), row, 0).tobytes()
+
+    def population(
+        self, subnets_per_bucket: int, buckets: Sequence[float] | None = None, seed: int = 0
+    ) -> list[tuple[float, Arch]]:
+        """The subnets on which every method is evaluated: (bucket in MFLOPs, architecture), without repeats in a bucket.
+
+        Each bucket has its own random stream, so neither other buckets nor a larger number changes the first subnets.
+        """
+        result = []
+        for bucket in self.backbone.buckets if buckets is None else buckets:
+            rng = np.random.default_rng([seed, round(bucket * 1000)])
+            rows = self.sample_bucket(bucket, subnets_per_bucket, rng)
+            result += [(bucket, self.to_arch(row)) for row in rows]
+        return result
+
+
+def _settings(name: str, values: Sequence[int], allowed: Sequence[int]) -> tuple[int, ...]:
+    values = tuple(values)
+    if not values or len(set(values)) < len(values) or not set(values) <= set(allowed):
+        raise InputError(f"{name} is {values}: expected different values out of {list(allowed)}")
+    return values
