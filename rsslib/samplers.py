@@ -60,8 +60,8 @@ SIZES = ("smallest", "middle", "largest")
 class Sequence:
     """Named subnets one after the other, each for an equal share of the epochs (section 6.3.2).
 
-    `Sequence(("largest",))` trains the largest alone; `Sequence(("largest", "smallest"))` is Max then Min. If the epochs
-    do not divide evenly, the earlier subnets get one more.
+    `Sequence(("largest",))` trains the largest alone; `Sequence(("largest", "smallest"))` is Max then Min. If the
+    epochs do not divide evenly, the earlier subnets get one more.
     """
 
     sizes: tuple[str, ...]

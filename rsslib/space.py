@@ -184,6 +184,11 @@ class SearchSpace:
                 )
                 channels, size = stage.channels, -(-size // stride)
 
+    @cached_property
+    def reference(self) -> "SearchSpace":
+        """The same space for 3 channels and 100 classes: the sizes by which the study names its buckets."""
+        return SearchSpace(self.backbone, self.kernels, self.expands, self.depths)
+
     @property
     def cardinality(self) -> int:
         """Number of distinct networks; settings of layers beyond a stage's depth do not count."""
@@ -391,7 +396,7 @@ class SearchSpace:
     def population(
         self, subnets_per_bucket: int, buckets: Sequence[float] | None = None, seed: int = 0
     ) -> list[tuple[float, Arch]]:
-        """The subnets on which every method is evaluated: (bucket in MFLOPs, architecture), without repeats in a bucket.
+        """The subnets on which every method is evaluated: (bucket in MFLOPs, architecture), no two alike.
 
         Each bucket has its own random stream, so neither other buckets nor a larger number changes the first subnets.
         """

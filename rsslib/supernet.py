@@ -197,7 +197,8 @@ class SuperNet(Network):
 
     def subnet(self, arch: Arch, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The parts that `arch` uses of full-size `tensors` (parameters, gradients or buffers by name), as views."""
-        return {name: tensors[name][index] for name, index in subnet_slices(self.space, arch).items() if name in tensors}
+        slices = subnet_slices(self.space, arch)
+        return {name: tensors[name][index] for name, index in slices.items() if name in tensors}
 
     def run(
         self,
@@ -393,7 +394,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Depthwise convolution with "same" padding; x [N, C, H, W], weight [C, 1, k, k] with odd k.
 
     Taps farther from the centre than the map is wide meet only padding, so they are cut off: most layers work on
-    maps of 2 x 2 or 1 x 1 pixels, where a 7 x 7 kernel has 9 taps or 1 that touch data. Their gradient is zero either way.
+    maps of 2 x 2 or 1 x 1 pixels, where 9 taps or 1 of a 7 x 7 kernel touch data. Their gradient is zero either way.
     """
     excess = (weight.shape[-1] - (2 * x.shape[-1] - 1)) // 2
     if excess > 0:
@@ -402,7 +403,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def kernel_weight(weights: Mapping[str, Tensor], block: str, kernel: int) -> Tensor:
-    """Depthwise weights [C, 1, kernel, kernel]: the centre of the next larger kernel times a learned matrix, repeatedly."""
+    """Depthwise weights [C, 1, kernel, kernel]: the next larger kernel's centre times a learned matrix, repeatedly."""
     weight = weights[f"{block}conv_dw.weight"]
     while (size := weight.shape[-1]) > kernel:
         small = next(s for s in range(size - 2, 0, -2) if f"{block}kernel_{size}to{s}" in weights)

@@ -76,9 +76,9 @@ def train(
 ) -> TrainingState:
     """Train `state` from where it stands to the end of `method`, in place.
 
-    Each epoch adds a row to `state.history`: stage, epoch (over all stages, from 1), learning_rate (at the first step), mflops
-    (of the trained subnets, mean), loss (mean over steps and subnets, distillation included), images, seconds. Then `after_epoch` is
-    called; an exception that it raises ends training and leaves a state that can go on.
+    Each epoch adds a row to `state.history`: stage, epoch (over all stages, from 1), learning_rate (at the first
+    step), mflops (of the trained subnets, mean), loss (mean over steps and subnets, distillation included), images,
+    seconds. Then `after_epoch` is called; an exception that it raises ends training and leaves a state that can go on.
     """
     space, supernet, n = state.supernet.space, state.supernet, len(data.x_train)
     steps = steps_per_epoch(n, method.batch_size)
@@ -200,6 +200,6 @@ def full_gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def mean_mflops(space: SearchSpace, subnets: list[Step]) -> float:
-    """Mean size of the subnets of an epoch, in millions of multiply-accumulates."""
+    """Mean size of the subnets of an epoch, in millions of multiply-accumulates as the buckets count them."""
     distinct = [arch for step in (subnets if subnets[0] is not subnets[-1] else subnets[:1]) for arch in step]
-    return float(space.macs(space.to_rows(distinct)).mean()) / 1e6
+    return float(space.reference.macs(space.to_rows(distinct)).mean()) / 1e6

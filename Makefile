@@ -1,0 +1,67 @@
+# Needs Python 3.11 or newer with pip and venv, git and make. Everything runs from .venv, which
+# holds exactly what requirements.lock lists; the first target you call sets it up.
+
+PYTHON ?= python3
+PROFILE ?= smoke
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+INSTALLED := $(VENV)/.installed
+
+# Byte code is kept, whatever the caller's environment says: without it each process imports torch 8 s longer.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint reproduce figures lab lock
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo 'PROFILE=smoke|quick|paper sets the scale (here: $(PROFILE)), ARGS="..." adds options,'
+	@echo 'PYTHON=python3.12 names another Python to set up with.'
+
+setup: $(INSTALLED) ## install the pinned packages into .venv (the other targets do this when needed)
+
+test: lint ## lint, then run the tests (ARGS="-k name", ARGS="-m long")
+	$(PY) -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## check the code and the notebooks with ruff
+	$(PY) -m ruff check .
+
+reproduce: $(INSTALLED) ## run the study at PROFILE and write its figures
+	$(PY) -m rsslib reproduce --profile $(PROFILE) $(ARGS)
+
+figures: $(INSTALLED) ## draw the figures again from stored results
+	$(PY) -m rsslib figures --profile $(PROFILE) $(ARGS)
+
+lab: $(INSTALLED) ## open JupyterLab on the notebooks
+	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+lock: $(INSTALLED) ## bring requirements.lock in line with pyproject.toml (ARGS=--upgrade for newer versions)
+	$(UV) pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-emit-index-url --no-annotate -o requirements.lock $(ARGS)
+
+# The packages. A .venv made by another Python is made anew. pip fetches only uv, in the lock's version and
+# checked by its hashes; uv fetches the rest.
+$(VENV)/.packages: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("rsslib needs Python 3.11 or newer, \
+	but $(PYTHON) is %s: name another one, as in make PYTHON=python3.12" % sys.version.split()[0])'
+	@test "$$($(PY) -c 'import pip, sys; print(sys.version)' 2>/dev/null)" = \
+	    "$$($(PYTHON) -c 'import sys; print(sys.version)')" \
+	    || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.txt
+	$(UV) pip sync --python $(PY) --require-hashes requirements.lock
+	@touch $@
+
+# The project, editable and offline: its build backend is one of the packages. nbdime's git drivers are
+# named by their path, so that git finds them without an activated .venv.
+$(INSTALLED): $(VENV)/.packages pyproject.toml
+	$(UV) pip install --python $(PY) --offline --no-deps --no-build-isolation -e .
+	@test ! -e .git || { $(PY) -m nbdime config-git --enable \
+	    && git config diff.jupyternotebook.command '$(VENV)/bin/git-nbdiffdriver diff' \
+	    && git config merge.jupyternotebook.driver '$(VENV)/bin/git-nbmergedriver merge %O %A %B %L %P'; } \
+	    || echo 'note: git shows notebook changes as plain text, because nbdime could not be configured'
+	@touch $@

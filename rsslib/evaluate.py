@@ -1,0 +1,105 @@
+"""Evaluating subnets: recompute their batch norm statistics, then count correct answers on test images."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rsslib.data import Dataset, augment, draw_augmentation, normalise
+from rsslib.errors import InputError
+from rsslib.space import Arch
+from rsslib.supernet import BN_EPS, Norm, SuperNet, batch_norm_with
+
+RECALIBRATION_IMAGES = 2000
+RECALIBRATION_BATCH = 200
+
+
+def recalibration_images(data: Dataset, n: int = RECALIBRATION_IMAGES) -> Tensor:
+    """float32 [n, C, 32, 32]: training images, a fixed choice, augmented once; fewer if the training set is smaller.
+
+    Whole batches of 200, or a single smaller batch where there are fewer than 200 images.
+    """
+    n = min(n, len(data.x_train))
+    n -= n % RECALIBRATION_BATCH if n > RECALIBRATION_BATCH else 0
+    generator = torch.Generator(data.x_train.device).manual_seed(0)
+    rows = torch.randperm(len(data.x_train), generator=generator, device=generator.device)[:n]
+    return augment(data.x_train[rows], draw_augmentation(n, generator), data.mean, data.std)
+
+
+def recalibrating(sums: dict[str, Tensor]) -> Norm:
+    """Normalise by the batch's own statistics and add its mean and biased variance to `sums`."""
+
+    def norm(x: Tensor, name: str, weight: Tensor, bias: Tensor) -> Tensor:
+        mean, unbiased = torch.zeros_like(weight), torch.zeros_like(weight)
+        # momentum 1 makes the call return its statistics by writing them to the running ones
+        x = torch.nn.functional.batch_norm(x, mean, unbiased, weight, bias, True, 1.0, BN_EPS)
+        n = x.numel() // x.shape[1]
+        for key, value in (("running_mean", mean), ("running_var", unbiased * ((n - 1) / n))):
+            key = f"{name}.{key}"
+            sums[key] = sums[key] + value if key in sums else value
+        return x
+
+    return norm
+
+
+@torch.no_grad()
+def recalibrate(supernet: SuperNet, arch: Arch, images: Tensor, weights: Mapping[str, Tensor] | None = None):
+    """BN statistics of one subnet: for each layer the mean over batches of the batch's mean and biased variance.
+
+    `images` [n, C, 32, 32] are taken in batches of 200; meanwhile each layer sees input normalised by its own batch
+    statistics (Cai et al. 2020, their `set_running_statistics`). Returns {BN name.running_mean / .running_var: [C]} and
+    leaves the supernet as it was.
+    """
+    weights = supernet.subnet(arch, dict(supernet.named_parameters())) if weights is None else weights
+    sums: dict[str, Tensor] = {}
+    batches = images.split(RECALIBRATION_BATCH)
+    for batch in batches:
+        supernet.run(batch, arch, weights, recalibrating(sums))
+    return {name: value / len(batches) for name, value in sums.items()}
+
+
+@torch.no_grad()
+def correct_answers(
+    supernet: SuperNet, arch: Arch, batches: Sequence[tuple[Tensor, Tensor]], recalibration: Tensor
+) -> Tensor:
+    """int64 []: how many images of `batches` (images, labels) the subnet classifies correctly after recalibration."""
+    weights = supernet.subnet(arch, dict(supernet.named_parameters()))
+    norm = batch_norm_with(recalibrate(supernet, arch, recalibration, weights))
+    return sum((supernet.run(x, arch, weights, norm).argmax(1) == y).sum() for x, y in batches)
+
+
+def evaluate_population(
+    supernet: SuperNet,
+    population: Sequence[tuple[float, Arch]],
+    data: Dataset,
+    description: str = "evaluate",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Test accuracy of every subnet of `population`, a list of (bucket in MFLOPs, architecture).
+
+    Returns one row a subnet: bucket, subnet (number within its bucket), mflops, kernel, expand, depth (settings
+    joined by "-"), accuracy (percent of the test images).
+    """
+    space = supernet.space
+    if len(data.x_test) == 0:
+        raise InputError(f"{data.name} has no test images: expected at least one")
+    recalibration = recalibration_images(data)
+    batch = 500 if data.x_test.device.type == "cpu" else 5000
+    test = [
+        (normalise(x, data.mean, data.std), y)
+        for x, y in zip(data.x_test.split(batch), data.y_test.split(batch), strict=True)
+    ]
+    counts = [
+        correct_answers(supernet, arch, test, recalibration)
+        for _, arch in tqdm(population, description, unit="subnet", mininterval=0.5, disable=not progress, leave=False)
+    ]
+    table = pd.DataFrame({"bucket": [float(bucket) for bucket, _ in population]})
+    table["subnet"] = table.groupby("bucket").cumcount()
+    rows = space.to_rows([arch for _, arch in population])
+    table["mflops"] = space.reference.macs(rows) / 1e6
+    for setting in ("kernel", "expand", "depth"):
+        table[setting] = ["-".join(map(str, getattr(arch, setting))) for _, arch in population]
+    table["accuracy"] = 100 * torch.stack(counts).cpu().double().numpy() / len(data.x_test)
+    return table

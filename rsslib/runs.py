@@ -1,0 +1,458 @@
+"""Runs: dataset x backbone x method x seed at the scale of a profile, each a results folder.
+
+Notebooks ask for runs with `plan` and `complete`; finished ones load at once, missing ones train. The tables that the
+figures are drawn from come from `populations`, `histories` and `times`.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+import numpy
+import pandas as pd
+import torch
+import torchvision
+from filelock import FileLock
+from safetensors.torch import load_file, safe_open, save_file
+
+from rsslib import data as datasets
+from rsslib.errors import InputError, choose
+from rsslib.evaluate import RECALIBRATION_IMAGES, evaluate_population
+from rsslib.methods import LEARNING_RATE, TABLE_1, Method, build, override
+from rsslib.space import BACKBONES, SearchSpace
+from rsslib.supernet import Network, SuperNet
+from rsslib.train import TrainingState, start, train
+
+MAIN_METHODS = ("ofa", "rss", "rss-short")
+POPULATION_SEED = 0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A scale: how much is trained and evaluated. None means all, and for epochs those of Table 1."""
+
+    name: str
+    datasets: tuple[str, ...]
+    subnets_per_bucket: int
+    supernet_epochs: int | None = None
+    shrinking_epochs: int | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+    learning_rate_scale: float = 1.0
+    needs_cuda: bool = False
+
+    def epochs(self, dataset: str) -> tuple[int, int]:
+        """Epochs of the supernet and of progressive shrinking on `dataset`."""
+        table = TABLE_1.get(dataset, TABLE_1["cifar100"])
+        return self.supernet_epochs or table[0], self.shrinking_epochs or table[1]
+
+    def describe(self, dataset: str) -> str:
+        """The scale in words, for captions."""
+        s, ps = self.epochs(dataset)
+        images = f"{self.train_images:,}" if self.train_images else "all"
+        test = f"{self.test_images:,}" if self.test_images else "all"
+        rate = LEARNING_RATE * self.learning_rate_scale
+        return (
+            f"{s} + {ps} epochs on {images} training images, learning rate {rate:g}, "
+            f"{self.subnets_per_bucket} subnets a bucket, {test} test images"
+        )
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("smoke", ("digits",), subnets_per_bucket=8, supernet_epochs=12, shrinking_epochs=27,
+                learning_rate_scale=2.0),
+        Profile("quick", ("fashion_mnist",), subnets_per_bucket=20, supernet_epochs=12, shrinking_epochs=27,
+                train_images=5_000, test_images=2_000, learning_rate_scale=2.0),
+        Profile("paper", ("mnist", "fashion_mnist", "cifar10", "cifar100"), subnets_per_bucket=100, needs_cuda=True),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run and its evaluation."""
+
+    profile: Profile
+    dataset: str
+    backbone: str
+    method: Method
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.profile.name}/{self.dataset}/{self.backbone}/{self.method.name}/seed{self.seed}"
+
+    def folder(self, results: str | Path) -> Path:
+        return Path(results) / self.name
+
+
+def plan(
+    profile: str | Profile = "smoke",
+    datasets: Sequence[str] | None = None,
+    methods: Sequence[str | Method] = MAIN_METHODS,
+    backbone: str = "mobilenet_v3",
+    seeds: Sequence[int] = (0,),
+    subnets_per_bucket: int | None = None,
+) -> list[Run]:
+    """The runs for every dataset, method and seed, in that order; nothing is trained.
+
+    None takes the profile's own. Raises InputError for an unknown name or a value out of range.
+    """
+    if isinstance(profile, str):
+        profile = PROFILES[choose(profile, PROFILES, "profile")]
+    if subnets_per_bucket is not None:
+        if not isinstance(subnets_per_bucket, int) or subnets_per_bucket < 1:
+            raise InputError(f"subnets_per_bucket is {subnets_per_bucket!r}: expected a whole number of at least 1")
+        profile = dataclasses.replace(profile, subnets_per_bucket=subnets_per_bucket)
+    choose(backbone, BACKBONES, "backbone")
+    for what, values in (("datasets", datasets), ("methods", methods), ("seeds", seeds)):
+        if isinstance(values, str) or (values is not None and not len(values)):
+            raise InputError(f"{what} is {values!r}: expected a list with at least one entry")
+    for seed in seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise InputError(f"seed is {seed!r}: expected a whole number of at least 0")
+    runs = []
+    for dataset in profile.datasets if datasets is None else datasets:
+        for method in methods:
+            if isinstance(method, str):
+                method = override(
+                    build(method, *profile.epochs(dataset)), learning_rate_scale=profile.learning_rate_scale
+                )
+            runs += [Run(profile, dataset, backbone, method, seed) for seed in seeds]
+    return runs
+
+
+def complete(
+    runs: Sequence[Run],
+    results: str | Path = "data/results",
+    data: str | Path = "data",
+    device: str = "auto",
+    precision: str = "fp32",
+    progress: bool = True,
+    checkpoint_seconds: float = 20.0,
+) -> None:
+    """Make every run finished: load what is there, go on with what was interrupted, train what is missing.
+
+    `results` is the folder for all runs, `data` the one with datasets. `device` is auto, cpu, cuda or cuda:<n>;
+    `precision` of matrix products on CUDA is fp32 or tf32. A checkpoint is written after an epoch if the last one is
+    `checkpoint_seconds` old. Everything is checked before anything is trained; raises InputError.
+    """
+    where = choose_device(device, needed=any(run.profile.needs_cuda for run in runs) and device == "auto")
+    set_precision(precision)
+    todo = []
+    for run in runs:  # first look at everything, so that a mistake in the last run costs nothing
+        images = _dataset(run.dataset, str(data), str(where), run.profile.train_images, run.profile.test_images)
+        config = configuration(run, images, precision)
+        if _status(run, results, config) != "finished":
+            SearchSpace(run.backbone).population(run.profile.subnets_per_bucket, seed=POPULATION_SEED)
+            todo.append((run, images, config))
+    for run, images, config in todo:
+        _complete(run, Path(results), images, config, progress, checkpoint_seconds)
+
+
+def _complete(
+    run: Run, results: Path, images: datasets.Dataset, config: dict, progress: bool, checkpoint_seconds: float
+) -> None:
+    folder = run.folder(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "run.lock"):  # another process may be at it: wait, then find it finished
+        status = _status(run, results, config)
+        if status == "finished":
+            return
+        record = {"status": "training", "config": config, "started": _now(), **environment(images.device)}
+        if status == "missing":
+            write_json(folder / "run.json", record)
+        else:
+            record["started"] = _read_json(folder / "run.json")["started"]
+        space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
+        checkpoint, weights = folder / "checkpoint.safetensors", folder / "weights.safetensors"
+        state = start(space, run.method, run.seed, images.device)
+        if status == "trained":
+            state.supernet.load_state_dict(load_file(weights))
+            record |= {"training_seconds": _read_json(folder / "run.json")["training_seconds"]}
+        else:
+            if checkpoint.exists():
+                load_checkpoint(state, checkpoint)
+            saved = time.monotonic()
+
+            def after_epoch(state: TrainingState) -> None:
+                nonlocal saved
+                if time.monotonic() - saved >= checkpoint_seconds:
+                    save_checkpoint(state, checkpoint)
+                    saved = time.monotonic()
+
+            train(state, run.method, images, run.seed, after_epoch, run.name, progress)
+            write_csv(folder / "history.csv", pd.DataFrame(state.history))
+            write_tensors(weights, state.supernet.state_dict())
+            record |= {"status": "trained", "training_seconds": state.seconds}
+            write_json(folder / "run.json", record)
+            checkpoint.unlink(missing_ok=True)
+        began = time.perf_counter()
+        population = SearchSpace(run.backbone).population(run.profile.subnets_per_bucket, seed=POPULATION_SEED)
+        table = evaluate_population(state.supernet.eval(), population, images, f"{run.name}: evaluate", progress)
+        write_csv(folder / "population.csv", table)
+        record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began, "finished": _now()}
+        write_json(folder / "run.json", record)
+
+
+# --- what a run is made of --------------------------------------------------------------------------------------------
+
+
+def configuration(run: Run, images: datasets.Dataset, precision: str) -> dict:
+    """Everything that decides a run's numbers, as JSON; two runs with equal ones are the same run."""
+    method = dataclasses.asdict(run.method)
+    for stage, record in zip(run.method.stages, method["stages"], strict=True):
+        record["sampler"] = repr(stage.sampler)
+    return json.loads(
+        json.dumps(
+            {
+                "training": {
+                    "profile": run.profile.name,
+                    "dataset": run.dataset,
+                    "dataset_sha256": images.checksum,
+                    "train_images": len(images.x_train),
+                    "backbone": run.backbone,
+                    "seed": run.seed,
+                    "method": method,
+                    "precision": precision,
+                },
+                "evaluation": {
+                    "test_images": len(images.x_test),
+                    "subnets_per_bucket": run.profile.subnets_per_bucket,
+                    "population_seed": POPULATION_SEED,
+                    "recalibration_images": RECALIBRATION_IMAGES,
+                },
+            }
+        )
+    )
+
+
+def _status(run: Run, results: str | Path, config: dict) -> str:
+    """missing, training, trained (to be evaluated) or finished; raises InputError if it holds another run."""
+    folder = run.folder(results)
+    if not (folder / "run.json").exists():
+        return "missing"
+    record = _read_json(folder / "run.json")
+    try:
+        status, there = record["status"], record["config"]
+        differs = _difference(there["training"], config["training"])
+        same_evaluation = there["evaluation"] == config["evaluation"]
+    except (KeyError, TypeError):
+        raise InputError(f"{folder / 'run.json'} is not a run's record: move the folder away to train anew") from None
+    trained = (folder / "weights.safetensors").exists()
+    if not differs and status == "finished" and not same_evaluation and not trained:
+        differs = _difference(there["evaluation"], config["evaluation"])
+    if differs:
+        raise InputError(
+            f"{folder} holds a run of another configuration ({differs}): "
+            "give another results folder, or move this one away to train anew"
+        )
+    if status == "finished" and same_evaluation and (folder / "population.csv").exists():
+        return "finished"
+    return "trained" if status != "training" and trained else "training"
+
+
+def _difference(there, here, path: str = "") -> str:
+    """The first difference of two JSON values in words; empty if they are equal."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in {**there, **here}:
+            if words := _difference(there.get(key), here.get(key), f"{path}.{key}" if path else key):
+                return words
+        return ""
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for i, pair in enumerate(zip(there, here, strict=True)):
+            if words := _difference(*pair, f"{path}[{i}]"):
+                return words
+        return ""
+    return "" if there == here else f"{path} is {there!r} there and {here!r} here"
+
+
+@lru_cache(maxsize=4)
+def _dataset(name: str, root: str, device: str, train_images: int | None, test_images: int | None):
+    return datasets.load(name, root, device, train_images, test_images)
+
+
+def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
+    """The device of that name; auto is CUDA where there is one. Raises InputError where CUDA is asked for in vain."""
+    kind, _, index = device.partition(":")
+    choose(kind, ("auto", "cpu", "cuda"), "device")
+    available = torch.cuda.device_count()
+    if kind == "cuda" and (int(index) if index.isdigit() else 0) >= available:
+        raise InputError(f"device {device!r} was asked for, but PyTorch finds {available} CUDA devices here")
+    if needed and not available:
+        raise InputError(
+            "this profile is meant for a CUDA device and PyTorch finds none here: "
+            "choose profile smoke or quick, or give device cpu if weeks of computing are what you want"
+        )
+    if kind == "auto":
+        return torch.device("cuda" if available else "cpu")
+    return torch.device(device)
+
+
+def set_precision(precision: str) -> None:
+    """fp32 (as the study) or tf32 for matrix products and convolutions on CUDA."""
+    choose(precision, ("fp32", "tf32"), "precision")
+    mode = {"fp32": "ieee", "tf32": "tf32"}[precision]
+    torch.backends.cuda.matmul.fp32_precision = mode
+    torch.backends.cudnn.conv.fp32_precision = mode
+
+
+def environment(device: torch.device) -> dict:
+    """Versions and hardware, for run.json."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{_processor()}, {torch.get_num_threads()} threads"
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    return {"hardware": name, "versions": {**versions, "torchvision": torchvision.__version__}, "executor": "eager"}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def populations(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataFrame:
+    """One row for each run and subnet: dataset, backbone, method, seed, then the columns of `evaluate_population`."""
+    return _tables(runs, results, "population.csv")
+
+
+def histories(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataFrame:
+    """One row for each run and epoch: dataset, backbone, method, seed, then the columns of `train`'s history."""
+    return _tables(runs, results, "history.csv")
+
+
+def _tables(runs: Sequence[Run], results: str | Path, file: str) -> pd.DataFrame:
+    tables = []
+    for run in runs:
+        path = run.folder(results) / file
+        if not path.exists():
+            raise InputError(f"{path} does not exist: train the run first")
+        keys = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
+        tables.append(pd.read_csv(path).assign(**keys))
+    table = pd.concat(tables, ignore_index=True)
+    first = ["dataset", "backbone", "method", "seed"]
+    return table[first + [column for column in table.columns if column not in first]]
+
+
+def times(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataFrame:
+    """One row a run: dataset, backbone, method, seed, training_seconds, evaluation_seconds, hardware, executor."""
+    rows = []
+    for run in runs:
+        record = _read_json(run.folder(results) / "run.json")
+        keys = ("training_seconds", "evaluation_seconds", "hardware", "executor")
+        names = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
+        rows.append(names | {key: record.get(key, math.nan) for key in keys})
+    return pd.DataFrame(rows)
+
+
+def trained_supernet(
+    run: Run, results: str | Path = "data/results", data: str | Path = "data", device: str = "cpu"
+) -> tuple[SuperNet, datasets.Dataset]:
+    """The supernet of a finished run in eval mode, with its dataset; raises InputError if its weights are not there."""
+    path = run.folder(results) / "weights.safetensors"
+    if not path.exists():
+        raise InputError(f"{path} does not exist: weights stay on the machine that trained them, so train the run here")
+    images = _dataset(run.dataset, str(data), device, run.profile.train_images, run.profile.test_images)
+    space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
+    supernet = SuperNet(space, run.method.dropout).to(device)
+    supernet.load_state_dict(load_file(path))
+    return supernet.eval(), images
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic_path(path: Path):
+    """A temporary path beside `path` that replaces it, fsynced, if the block succeeds, and vanishes if not."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        yield Path(name)
+        with open(name, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def write_json(path: Path, record: dict) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): move its folder away to train anew") from None
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    with atomic_path(path) as temporary:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
+
+
+def save_checkpoint(state: TrainingState, path: Path) -> None:
+    """Weights, momentum, teacher, position and history in one safetensors file."""
+    tensors = {f"weights.{name}": t for name, t in state.supernet.state_dict().items()}
+    for name, parameter in state.supernet.named_parameters():
+        if parameter.grad is not None:  # tensors that never had a gradient have no momentum either
+            tensors[f"momentum.{name}"] = state.optimizer.state[parameter]["momentum_buffer"]
+    if state.teacher is not None:
+        tensors |= {f"teacher.{name}": t for name, t in state.teacher.state_dict().items()}
+    position = {"stage": state.stage, "epoch": state.epoch, "history": state.history}
+    write_tensors(path, tensors, {"state": json.dumps(position)})
+
+
+def load_checkpoint(state: TrainingState, path: Path) -> None:
+    """Bring a new `state` to where the checkpoint was written."""
+    device = state.supernet.classifier.weight.device
+    with safe_open(path, "pt") as file:
+        position = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "momentum": {}, "teacher": {}}
+    for name, tensor in tensors.items():
+        part, _, name = name.partition(".")
+        parts[part][name] = tensor
+    state.supernet.load_state_dict(parts["weights"])
+    for name, parameter in state.supernet.named_parameters():
+        if name in parts["momentum"]:
+            parameter.grad = torch.zeros_like(parameter)
+            state.optimizer.state[parameter]["momentum_buffer"].copy_(parts["momentum"][name])
+    if parts["teacher"]:
+        space = state.supernet.space
+        state.teacher = Network(space, space.largest).to(device, memory_format=torch.channels_last)
+        state.teacher.load_state_dict(parts["teacher"])
+        state.teacher.requires_grad_(False).train()
+    state.stage, state.epoch, state.history = position["stage"], position["epoch"], position["history"]

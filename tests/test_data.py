@@ -1,0 +1,519 @@
+"""rsslib.data: reading, checking and splitting datasets."""
+
+import hashlib
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+import torchvision.transforms.functional as F
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from rsslib.data import DATASETS, IMAGENET_MEAN, IMAGENET_STD, load, normalise
+from rsslib.errors import InputError
+
+SPLITS = ("train", "val", "test")
+
+
+def arrays(n_train=50, n_test=20, shape=(32, 32, 3), k=4, seed=0):
+    """Random images whose first pixel value is their label, every class present."""
+    rng = np.random.default_rng(seed)
+    out = {}
+    for split, n in (("train", n_train), ("test", n_test)):
+        x = rng.integers(0, 256, (n, *shape), dtype=np.uint8)
+        y = (np.arange(n) % k).astype(np.uint8)
+        x.reshape(n, -1)[:, 0] = y
+        out |= {f"x_{split}": x, f"y_{split}": y}
+    return out
+
+
+def write(root, name="toy", **data):
+    root.mkdir(parents=True, exist_ok=True)
+    np.savez(root / f"{name}.npz", **data)
+    return root
+
+
+def write_folder(root, data, name="toy", classes="abcd"):
+    """The same images as PNG files, one folder a class."""
+    for split in ("train", "test"):
+        for i, (x, y) in enumerate(zip(data[f"x_{split}"], data[f"y_{split}"], strict=True)):
+            path = root / name / split / classes[y] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x).save(path)
+    return root / name
+
+
+def shuffled(data, seed=1):
+    rng, out = np.random.default_rng(seed), dict(data)
+    for split in ("train", "test"):
+        order = rng.permutation(len(data[f"y_{split}"]))
+        out |= {key: data[key][order] for key in (f"x_{split}", f"y_{split}")}
+    return out
+
+
+def assert_same(a, b):
+    assert a.checksum == b.checksum
+    for split in SPLITS:
+        assert torch.equal(getattr(a, f"x_{split}"), getattr(b, f"x_{split}"))
+        assert torch.equal(getattr(a, f"y_{split}"), getattr(b, f"y_{split}"))
+
+
+def rows(*images):
+    """The images as a sorted list of bytes."""
+    return sorted(row.tobytes() for x in images for row in x.permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def message(error):
+    """The error's text, after checking that it is one sentence without a traceback to another error."""
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 800
+    assert error.value.__cause__ is None and error.value.__suppress_context__ or not error.value.__context__
+    return text
+
+
+# ---- built-in datasets
+
+
+def test_digits_need_no_file(tmp_path):
+    data = load("digits", root=tmp_path / "nowhere")
+    assert [len(getattr(data, f"y_{split}")) for split in SPLITS] == [1151, 287, 359]
+    assert (data.channels, data.n_classes, data.device.type) == (1, 10, "cpu")
+    assert data.classes == tuple("0123456789") and data.mean is None and data.std is None
+    for split in SPLITS:
+        x, y = getattr(data, f"x_{split}"), getattr(data, f"y_{split}")
+        assert x.dtype == torch.uint8 and x.shape[1:] == (1, 32, 32) and x.stride() == (1024, 1, 32, 1)
+        assert y.dtype == torch.int64 and len(x) == len(y)
+        assert (y.bincount(minlength=10) > 15).all()
+    assert data.checksum == "b0579a94f31c8e1d5adc33b16bf7ae5695e4c5eb63eea7b7872ec593c95142eb"
+    assert not (tmp_path / "nowhere").exists()
+    assert "1,151 training, 287 validation, 359 test" in repr(data) and len(repr(data)) < 120
+
+
+def test_digits_are_scikit_learns_resized_to_32():
+    data, digits = load("digits"), load_digits()
+    x = torch.from_numpy((digits.images / 16 * 255).round()).float()[:, None]
+    x = F.resize(x, [32, 32]).round().byte()
+    assert rows(data.x_train, data.x_val, data.x_test) == rows(x)
+    labels = {row.numpy().tobytes(): label for row, label in zip(x, digits.target, strict=True)}
+    for split in SPLITS:
+        for row, label in zip(getattr(data, f"x_{split}"), getattr(data, f"y_{split}"), strict=True):
+            assert labels[row.numpy().tobytes()] == label
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "checksum"),
+    [
+        (
+            "mnist",
+            [50_000, 10_000, 10_000],
+            "8a37be21662d86ac16e88192a38ab4fc60922fc99fbf91465cc525f305b94215",
+        ),
+        (
+            "cifar100",
+            [40_000, 10_000, 10_000],
+            "e8540a4723798b396d639839aa2003f41deb7f01c68f7f83f381743532f58921",
+        ),
+    ],
+)
+def test_the_real_files_have_the_published_split(name, sizes, checksum):
+    root = Path(__file__).parents[1] / "data"
+    if not (root / f"{name}.npz").exists():
+        pytest.skip(f"{name}.npz is not there")
+    data = load(name, root)
+    assert [len(getattr(data, f"y_{split}")) for split in SPLITS] == sizes
+    assert data.checksum == checksum
+
+
+class FakeTorchvision:
+    """Stands for torchvision's dataset classes; counts its downloads."""
+
+    def __init__(self, data, classes, tensors=False):
+        self.data, self.classes, self.tensors, self.calls = data, classes, tensors, 0
+
+    def __call__(self, root, train, download):
+        assert download and Path(root).is_dir()
+        self.calls += 1
+        split = "train" if train else "test"
+        x, y = self.data[f"x_{split}"], self.data[f"y_{split}"].tolist()
+        if self.tensors:
+            x, y = torch.from_numpy(x), torch.tensor(y)
+        return SimpleNamespace(data=x, targets=y, classes=self.classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "labels"),
+    [
+        ("MNIST", (28, 28), ["0 - zero", "1 - one"]),
+        ("FashionMNIST", (28, 28), ["T-shirt/top", "Bag"]),
+        ("CIFAR10", (32, 32, 3), ["airplane", "dog"]),
+        ("CIFAR100", (32, 32, 3), ["apple", "wolf"]),
+    ],
+)
+def test_a_missing_file_is_downloaded_once(tmp_path, monkeypatch, name, shape, labels):
+    data = arrays(shape=shape, k=2)
+    fake = FakeTorchvision(data, labels, tensors=len(shape) == 2)
+    monkeypatch.setattr(torchvision.datasets, name, fake)
+    ours = {"FashionMNIST": "fashion_mnist"}.get(name, name.lower())
+    assert ours in DATASETS
+    first = load(ours, tmp_path / "new")
+    again = load(ours, tmp_path / "new")
+    assert fake.calls == 2  # train and test
+    assert_same(first, again)
+    assert_same(first, load("toy", write(tmp_path, **data)))
+    assert first.classes == tuple(label.split(" - ")[0] for label in labels)
+    assert {p.name for p in (tmp_path / "new").iterdir()} == {f"{ours}.npz", "downloads"}
+
+
+def test_a_failed_download_says_so_and_leaves_nothing(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise RuntimeError(
+            "Error downloading x.gz:\nTried https://a, got:\n<urlopen error>\n" + "and more " * 99
+        )
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
+    with pytest.raises(InputError) as error:
+        load("mnist", tmp_path)
+    text = message(error)
+    assert (
+        str(tmp_path / "mnist.npz") in text
+        and "download of mnist failed (Error downloading x.gz: Tried" in text
+    )
+    assert "x_train, y_train, x_test, y_test" in text
+    assert [p.name for p in tmp_path.iterdir()] == ["downloads"]
+
+
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch, step):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", FakeTorchvision(arrays(), list("abcd")))
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(InputError, match="No space left"):
+        load("cifar10", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["downloads"]
+
+
+def test_a_root_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError) as error:
+        load("cifar10", tmp_path / "file")
+    assert "download of cifar10 failed" in message(error)
+
+
+# ---- splits, order, checksum
+
+
+def test_images_keep_their_labels_and_pixels(tmp_path):
+    data = arrays()
+    loaded = load("toy", write(tmp_path, **data))
+    assert [len(getattr(loaded, f"y_{split}")) for split in SPLITS] == [40, 10, 20]
+    for split in SPLITS:
+        x, y = getattr(loaded, f"x_{split}"), getattr(loaded, f"y_{split}")
+        assert torch.equal(x[:, 0, 0, 0].long(), y)
+        assert x.is_contiguous(memory_format=torch.channels_last) and x.stride(1) == 1
+    stored = {s: torch.from_numpy(data[f"x_{s}"]).permute(0, 3, 1, 2) for s in ("train", "test")}
+    assert rows(loaded.x_train, loaded.x_val) == rows(stored["train"])
+    assert rows(loaded.x_test) == rows(stored["test"])
+    assert (loaded.mean, loaded.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert loaded.classes == ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28), (9, 7)])
+def test_the_order_of_rows_on_disk_does_not_matter(tmp_path, shape):
+    data = arrays(shape=shape)
+    data["x_train"][7] = data["x_train"][8]  # equal pixels, different labels
+    assert data["y_train"][7] != data["y_train"][8]
+    a = load("toy", write(tmp_path / "a", **data))
+    for seed in range(3):
+        assert_same(a, load("toy", write(tmp_path / "b", **shuffled(data, seed))))
+
+
+def test_rows_are_ordered_by_a_hash_and_the_first_are_validation(tmp_path):
+    data = arrays(n_train=23)
+    loaded = load("toy", write(tmp_path, **data))
+    x = sorted(
+        (hashlib.blake2b(row.tobytes(), digest_size=16).digest(), i) for i, row in enumerate(data["x_train"])
+    )
+    order = [i for _, i in x]
+    expected = torch.from_numpy(data["x_train"][order]).permute(0, 3, 1, 2)
+    assert torch.equal(loaded.x_val, expected[:4]) and torch.equal(loaded.x_train, expected[4:])
+
+
+def test_at_most_10000_are_held_out(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (50_005, 28, 28), dtype=np.uint8)
+    y = np.arange(50_005) % 2
+    data = load("toy", write(tmp_path, x_train=x, y_train=y, x_test=x[:1], y_test=y[:1]), train_images=3)
+    assert (len(data.y_train), len(data.y_val), len(data.y_test)) == (3, 10_000, 1)
+
+
+@pytest.mark.parametrize("key", ["x_train", "y_train", "x_test", "y_test"])
+def test_the_checksum_sees_one_pixel_and_one_label(tmp_path, key):
+    data = arrays()
+    before = load("toy", write(tmp_path, **data)).checksum
+    assert len(before) == 64
+    changed = data | {key: data[key].copy()}
+    changed[key].reshape(-1)[-1] ^= 1
+    assert load("toy", write(tmp_path, **changed)).checksum != before
+
+
+def test_fewer_images_are_the_first_ones(tmp_path):
+    write(tmp_path, **arrays())
+    whole, part = load("toy", tmp_path), load("toy", tmp_path, train_images=7, test_images=np.int64(5))
+    assert torch.equal(part.x_train, whole.x_train[:7]) and torch.equal(part.y_train, whole.y_train[:7])
+    assert torch.equal(part.x_test, whole.x_test[:5]) and torch.equal(part.y_test, whole.y_test[:5])
+    assert torch.equal(part.x_val, whole.x_val)
+    assert part.checksum == whole.checksum and part.n_classes == whole.n_classes
+    assert_same(whole, load("toy", tmp_path, train_images=40, test_images=20))
+
+
+@pytest.mark.parametrize("count", [0, -1, 41, 2.5, "7", True])
+@pytest.mark.parametrize("what", ["train_images", "test_images"])
+def test_impossible_numbers_of_images(tmp_path, what, count):
+    write(tmp_path, **arrays(n_test=40))
+    with pytest.raises(InputError) as error:
+        load("toy", tmp_path, **{what: count})
+    text = message(error)
+    assert f"{what} is {count!r}" in text and "up to the 40" in text
+
+
+# ---- sizes
+
+
+def test_grey_28_by_28_is_zero_padded(tmp_path):
+    data = arrays(shape=(28, 28))
+    a = load("toy", write(tmp_path / "a", **data))
+    assert a.channels == 1 and a.mean is None and a.std is None
+    inside = a.x_test[:, :, 2:30, 2:30]
+    assert rows(inside) == rows(torch.from_numpy(data["x_test"])[:, None])
+    assert int(a.x_test.long().sum()) == int(inside.long().sum())  # nothing but zeros around
+    with_channel = {
+        k: v[..., None] if k.startswith("x") else v[:, None] for k, v in data.items()
+    }  # Keras's labels
+    assert_same(a, load("toy", write(tmp_path / "b", **with_channel)))
+
+
+@pytest.mark.parametrize("shape", [(64, 48, 3), (28, 28, 3), (20, 33), (8, 8, 1), (300, 400, 3)])
+def test_other_sizes_are_resized(tmp_path, shape):
+    data = arrays(n_train=8, n_test=8, shape=shape)
+    loaded = load("toy", write(tmp_path, **data))
+    x = torch.from_numpy(data["x_test"].reshape(8, *shape[:2], -1)).permute(0, 3, 1, 2).float()
+    assert rows(loaded.x_test) == rows(F.resize(x, [32, 32], antialias=True).round().byte())
+
+
+# ---- image files
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28), (40, 24, 3), (50, 31)])
+def test_folders_and_npz_give_the_same_dataset(tmp_path, shape):
+    data = arrays(shape=shape)
+    write_folder(tmp_path / "a", data)
+    (tmp_path / "a/toy/train/.DS_Store").write_text("")
+    (tmp_path / "a/toy/test/b/.hidden").write_text("")
+    (tmp_path / "a/toy/train/README.txt").write_text("between the class folders, not in one")
+    a = load("toy", tmp_path / "a")
+    b = load("toy", write(tmp_path / "b", **data, classes=np.array(list("abcd"))))
+    assert_same(a, b)
+    assert a.classes == b.classes == tuple("abcd")
+    assert (a.channels, a.mean) == (b.channels, b.mean)
+
+
+def test_images_may_differ_in_size_and_mode(tmp_path):
+    rng = np.random.default_rng(0)
+    data = arrays(k=2)
+    folder = write_folder(tmp_path, data)
+    Image.fromarray(rng.integers(0, 256, (100, 70), dtype=np.uint8)).save(folder / "train/a/grey.png")
+    Image.fromarray(rng.integers(0, 256, (9, 9, 4), dtype=np.uint8)).save(
+        folder / "train/a/alpha.png"
+    )
+    Image.fromarray(data["x_train"][0]).convert("P").save(folder / "train/b/palette.gif")
+    loaded = load("toy", tmp_path)
+    assert loaded.channels == 3 and len(loaded.y_train) + len(loaded.y_val) == 53
+
+
+def test_grey_modes_stay_grey(tmp_path):
+    data = arrays(shape=(32, 32), k=2)
+    folder = write_folder(tmp_path, data)
+    deep = np.linspace(0, 65535, 1024).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "test/a/deep.png")
+    Image.fromarray(deep > 30000).save(folder / "test/a/bits.png")
+    Image.fromarray(data["x_train"][0]).convert("LA").save(folder / "test/b/alpha.png")
+    loaded = load("toy", tmp_path)
+    assert loaded.channels == 1
+    expected = [
+        (deep >> 8).astype(np.uint8),
+        (deep > 30000) * np.uint8(255),
+        data["x_train"][0],
+        *data["x_test"],
+    ]
+    assert rows(loaded.x_test) == sorted(x.tobytes() for x in expected)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+BAD_FOLDERS = {
+    "no test": (lambda f: (f / "test").rename(f / "validation"), "toy/test is missing"),
+    "no classes": (
+        lambda f: [p.rename(f / p.name) for p in (f / "train").iterdir()],
+        "toy/train holds no images",
+    ),
+    "empty test": (lambda f: [p.unlink() for p in (f / "test").glob("*/*")], "toy/test holds no images"),
+    "empty class": (lambda f: [p.unlink() for p in (f / "train/c").iterdir()], r"has label 2 \(c\)"),
+    "new class": (lambda f: (f / "test/a").rename(f / "test/e"), "toy/test/e has no counterpart.*a, b, c, d"),
+    "truncated": (lambda f: truncate(f / "train/b/1.png"), "train/b/1.png is not a readable image"),
+    "text": (
+        lambda f: (f / "train/b/notes.txt").write_text("hello"),
+        "train/b/notes.txt is not a readable image",
+    ),
+    "folder": (lambda f: (f / "test/b/more").mkdir(), "test/b/more is not a readable image"),
+    "float": (
+        lambda f: Image.fromarray(np.ones((9, 9), np.float32)).save(f / "train/a/f.tiff"),
+        r"f.tiff is not a readable image \(its pixels are floating-point",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_bad_folders(tmp_path, case):
+    damage, expected = BAD_FOLDERS[case]
+    damage(write_folder(tmp_path, arrays()))
+    with pytest.raises(InputError, match=expected) as error:
+        load("toy", tmp_path)
+    assert str(tmp_path) in message(error)
+
+
+# ---- bad .npz files
+
+
+def with_array(key, change):
+    return lambda data: data | {key: change(data[key])}
+
+
+BAD_ARRAYS = {
+    "no labels": (lambda d: {k: v for k, v in d.items() if k != "y_test"}, "has no y_test"),
+    "no training": (lambda d: {k: v for k, v in d.items() if "train" not in k}, "has no x_train, no y_train"),
+    "float pixels": (with_array("x_train", lambda x: x / 255), "x_train is float64, expected uint8"),
+    "wide pixels": (with_array("x_test", lambda x: x.astype(np.int64)), "x_test is int64, expected uint8"),
+    "channels first": (with_array("x_train", lambda x: x.transpose(0, 3, 1, 2)), r"shape \(50, 3, 32, 32\)"),
+    "flat": (with_array("x_train", lambda x: x.reshape(50, -1)), r"x_train has shape \(50, 3072\)"),
+    "alpha": (with_array("x_train", lambda x: np.concatenate([x, x[..., :1]], -1)), r"\(50, 32, 32, 4\)"),
+    "no images": (lambda d: d | {"x_test": d["x_test"][:0], "y_test": d["y_test"][:0]}, "x_test is empty"),
+    "no pixels": (with_array("x_train", lambda x: x[:, :0]), r"x_train is empty \(shape \(50, 0, 32, 3\)\)"),
+    "short labels": (with_array("y_train", lambda y: y[:-1]), r"y_train has shape \(49,\), expected \(50,\)"),
+    "one-hot": (with_array("y_train", lambda y: np.eye(4, dtype=int)[y]), r"y_train has shape \(50, 4\)"),
+    "float labels": (
+        with_array("y_train", lambda y: y.astype(float)),
+        "y_train is float64, expected integer",
+    ),
+    "named labels": (
+        with_array("y_test", lambda y: np.array(list("abcd"))[y]),
+        "y_test is <U1, expected integer",
+    ),
+    "negative": (
+        with_array("y_train", lambda y: y.astype(int) - 1),
+        "y_train holds label -1, expected 0 to 2",
+    ),
+    "test label": (with_array("y_test", lambda y: y + 1), "y_test holds label 4, expected 0 to 3"),
+    "gap": (with_array("y_train", lambda y: y * 2), "no training image has label 1, expected all of 0 to 6"),
+    "huge label": (with_array("y_train", lambda y: y.astype(int) << 60), "no training image has label 1,"),
+    "one class": (with_array("y_train", lambda y: y * 0), r"fewer than 2 classes \(1\)"),
+    "grey test": (with_array("x_test", lambda x: x[..., 0]), "x_train has 3 channels but x_test 1"),
+    "few": (
+        lambda d: d | {"x_train": d["x_train"][:4], "y_train": d["y_train"][:4]},
+        "has 4 training images",
+    ),
+    "few names": (lambda d: d | {"classes": np.array(list("abc"))}, "y_train holds label 3, expected 0 to 2"),
+    "many names": (
+        lambda d: d | {"classes": np.array(list("abcde"))},
+        r"no training image has label 4 \(e\)",
+    ),
+    "numbered names": (lambda d: d | {"classes": np.arange(4)}, r"classes is int64 of shape \(4,\)"),
+    "pickled": (with_array("y_train", lambda y: y.astype(object)), "cannot be read.*Object arrays"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_bad_arrays(tmp_path, case):
+    change, expected = BAD_ARRAYS[case]
+    write(tmp_path, **change(arrays()))
+    with pytest.raises(InputError, match=expected) as error:
+        load("toy", tmp_path)
+    assert str(tmp_path / "toy.npz") in message(error)
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+BAD_FILES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("not found"),
+    "one array": lambda path: path.write_bytes(save_npy(path)),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "one bit": flip_a_byte,
+    "directory": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+def save_npy(path):
+    np.save(path.with_suffix(".npy"), np.zeros(3))
+    return path.with_suffix(".npy").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["toy", "cifar10"])
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_damaged_files(tmp_path, case, name):
+    path = write(tmp_path, name, **arrays()) / f"{name}.npz"
+    BAD_FILES[case](path)
+    with pytest.raises(InputError) as error:
+        load(name, tmp_path)
+    assert f"{path} cannot be read as an .npz file (" in message(error)
+
+
+# ---- names and devices
+
+
+@pytest.mark.parametrize(
+    ("name", "close"), [("cifar-100", "cifar100"), ("digit", "digits"), ("MNIST", None), (7, None)]
+)
+def test_unknown_names(tmp_path, name, close):
+    with pytest.raises(InputError) as error:
+        load(name, tmp_path)
+    text = message(error)
+    assert text.startswith(f"unknown dataset {name!r}") and ", ".join(DATASETS) in text
+    assert str(tmp_path / f"{name}.npz") in text and f"{tmp_path / str(name)}/train/<class>/" in text
+    if close:
+        assert f"did you mean {close!r}" in text
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", 2.5])
+def test_unusable_devices(device):
+    with pytest.raises(InputError) as error:
+        load("digits", device=device)
+    assert f"device {device!r} cannot be used" in message(error)
+
+
+# ---- normalisation
+
+
+def test_normalise_is_torchvisions():
+    x = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    expected = F.normalize(x.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
+    out = normalise(x.contiguous(memory_format=torch.channels_last), IMAGENET_MEAN, IMAGENET_STD)
+    assert out.dtype == torch.float32 and out.stride() == (3072, 1, 96, 3)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-6)
+    grey = normalise(x[:, :1], None, None)
+    assert torch.equal(grey, x[:, :1] / 255) and grey.stride() == (1024, 1, 32, 1)
+
+
+def test_normalise_refuses_pixels_that_are_not_uint8():
+    with pytest.raises(InputError, match="images are torch.float32, expected torch.uint8"):
+        normalise(torch.zeros(1, 3, 32, 32), None, None)
