@@ -71,10 +71,10 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", ("digits",), subnets_per_bucket=8, supernet_epochs=12, shrinking_epochs=27,
-                learning_rate_scale=2.0),
-        Profile("quick", ("fashion_mnist",), subnets_per_bucket=20, supernet_epochs=12, shrinking_epochs=27,
-                train_images=5_000, test_images=2_000, learning_rate_scale=2.0),
+        Profile("smoke", ("digits",), subnets_per_bucket=5, supernet_epochs=8, shrinking_epochs=18,
+                learning_rate_scale=8.0),
+        Profile("quick", ("fashion_mnist",), subnets_per_bucket=15, supernet_epochs=12, shrinking_epochs=27,
+                train_images=6_400, test_images=2_000, learning_rate_scale=4.0),
         Profile("paper", ("mnist", "fashion_mnist", "cifar10", "cifar100"), subnets_per_bucket=100, needs_cuda=True),
     )
 }  # fmt: skip

@@ -327,9 +327,7 @@ def test_images_may_differ_in_size_and_mode(tmp_path):
     data = arrays(k=2)
     folder = write_folder(tmp_path, data)
     Image.fromarray(rng.integers(0, 256, (100, 70), dtype=np.uint8)).save(folder / "train/a/grey.png")
-    Image.fromarray(rng.integers(0, 256, (9, 9, 4), dtype=np.uint8)).save(
-        folder / "train/a/alpha.png"
-    )
+    Image.fromarray(rng.integers(0, 256, (9, 9, 4), dtype=np.uint8)).save(folder / "train/a/alpha.png")
     Image.fromarray(data["x_train"][0]).convert("P").save(folder / "train/b/palette.gif")
     loaded = load("toy", tmp_path)
     assert loaded.channels == 3 and len(loaded.y_train) + len(loaded.y_val) == 53
