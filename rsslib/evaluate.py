@@ -86,7 +86,7 @@ def evaluate_population(
     if len(data.x_test) == 0:
         raise InputError(f"{data.name} has no test images: expected at least one")
     recalibration = recalibration_images(data)
-    batch = 500 if data.x_test.device.type == "cpu" else 5000
+    batch = 200 if data.x_test.device.type == "cpu" else 5000  # what fits the caches of a CPU
     test = [
         (normalise(x, data.mean, data.std), y)
         for x, y in zip(data.x_test.split(batch), data.y_test.split(batch), strict=True)

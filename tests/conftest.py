@@ -1,0 +1,28 @@
+"""What all suites share: one thread, no silent lack of CUDA, the two search spaces."""
+
+import pytest
+import torch
+
+from rsslib.space import BACKBONES, SearchSpace
+
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="PyTorch finds no CUDA device here")
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", params=list(BACKBONES))
+def space(request):
+    """The study's space of either backbone, for CIFAR-100."""
+    return SearchSpace(request.param)
+
+
+@pytest.fixture(scope="session")
+def mobilenet():
+    return SearchSpace("mobilenet_v3")

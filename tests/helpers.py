@@ -1,0 +1,87 @@
+"""Functions that several suites use."""
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from rsslib.data import Dataset
+from rsslib.space import Arch, SearchSpace
+from rsslib.supernet import SuperNet
+
+
+def random_archs(space: SearchSpace, n: int, seed: int = 0) -> list[Arch]:
+    rng = np.random.default_rng(seed)
+    return [space.sample_arch(rng) for _ in range(n)]
+
+
+def corners(space: SearchSpace) -> list[Arch]:
+    return [space.smallest, space.middle, space.largest]
+
+
+def archs_of(space: SearchSpace) -> st.SearchStrategy[Arch]:
+    """All architectures of a space."""
+
+    def tuples(settings, n):
+        return st.tuples(*[st.sampled_from(settings)] * n)
+
+    return st.builds(
+        Arch,
+        tuples(space.kernels, space.n_layers),
+        tuples(space.expands, space.n_layers),
+        tuples(space.depths, space.n_stages),
+    )
+
+
+@torch.no_grad()
+def randomise(supernet: SuperNet, seed: int = 0) -> SuperNet:
+    """Move every parameter and statistic away from its initial value, so that nothing is an identity by chance."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(tensor):
+        return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+
+    for name, parameter in supernet.named_parameters():
+        if ".bn" in name and name.endswith(".weight"):
+            parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
+        elif name.endswith(".bias") or "kernel_" in name:
+            parameter.add_(0.1 * noise(parameter))
+    for name, buffer in supernet.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(0.1 * noise(buffer))
+        elif name.endswith("running_var"):
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    return supernet
+
+
+def toy_data(train: int = 40, test: int = 30, channels: int = 3, classes: int = 4, seed: int = 0) -> Dataset:
+    """Images whose brightness tells their class, on noise."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def split(n):
+        y = torch.randint(classes, (n,), generator=generator)
+        noise = torch.rand((n, 32, 32, channels), generator=generator)
+        x = 30 + y[:, None, None, None] * (180 / (classes - 1)) + 40 * noise
+        return x.to(torch.uint8).permute(0, 3, 1, 2), y
+
+    normalisation = (0.5,) * channels if channels == 3 else None
+    return Dataset(
+        "toy", *split(train), *split(2), *split(test), tuple(map(str, range(classes))),
+        normalisation, normalisation, checksum="toy",
+    )  # fmt: skip
+
+
+def sentence(error) -> str:
+    """The message of an InputError that pytest caught, after checking that it is one line about the user's input."""
+    text = str(error.value)
+    assert text and "\n" not in text and len(text) < 600
+    return text
+
+
+def idle_from(space: SearchSpace, arch: Arch, other: Arch) -> Arch:
+    """`arch`, with the settings of `other` in the layers that it does not use."""
+    used = {i for i, *_ in space.active(arch)}
+
+    def merge(a, b):
+        return tuple(a[i] if i in used else b[i] for i in range(space.n_layers))
+
+    return Arch(merge(arch.kernel, other.kernel), merge(arch.expand, other.expand), arch.depth)

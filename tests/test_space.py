@@ -1,0 +1,409 @@
+"""rsslib.space: sizes, counts and draws of both search spaces."""
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from helpers import archs_of, corners, random_archs, sentence
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ptflops import get_model_complexity_info
+from scipy import stats
+from scipy.signal import fftconvolve
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models._utils import _make_divisible
+
+from rsslib.errors import InputError
+from rsslib.space import BACKBONES, Arch, SearchSpace, make_divisible
+from rsslib.supernet import SuperNet
+
+SPACES = {name: SearchSpace(name) for name in BACKBONES}
+
+by_name = pytest.mark.parametrize("name", SPACES)
+
+
+def network_of(space, arch):
+    """What tells two networks apart: the layers in use with their settings."""
+    return tuple((i, kernel, expand) for i, _, kernel, expand in space.active(arch))
+
+
+# --- sizes
+
+
+def test_make_divisible_is_torchvisions():
+    for channels in (*range(1, 2000), 72 / 4 + 0.5, 0.25 * 72):
+        assert make_divisible(channels) == _make_divisible(channels, 8)
+
+
+def test_squeeze_excite_of_72_channels_keeps_24():
+    layer = SPACES["mobilenet_v3"].layers[4]
+    assert layer.hidden(3) == 72 and layer.squeezed(3) == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "largest"), [("mobilenet_v3", 6_525_980, 6_511_860), ("proxylessnas", 3_965_262, 3_950_436)]
+)
+def test_parameters_of_the_supernet_and_of_the_largest_subnet(name, whole, largest):
+    space = SPACES[name]
+    supernet = SuperNet(space)
+    assert sum(p.numel() for p in supernet.parameters()) == whole
+    assert sum(p.numel() for n, p in supernet.named_parameters() if "kernel_" in n) == whole - largest
+    assert space.parameters(space.largest) == largest
+
+
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [("mobilenet_v3", [4_050_384, 7_198_784, 15_313_440]), ("proxylessnas", [3_248_000, 5_946_880, 12_481_280])],
+)
+def test_multiply_accumulates_of_smallest_middle_and_largest(name, macs):
+    space = SPACES[name]
+    assert [space.macs(arch) for arch in corners(space)] == macs
+    assert space.macs(space.to_rows(corners(space))).tolist() == macs
+
+
+def test_smallest_middle_and_largest_have_the_same_setting_everywhere(space):
+    for arch, (kernel, expand, depth) in zip(corners(space), [(3, 3, 2), (5, 4, 3), (7, 6, 4)], strict=True):
+        assert (set(arch.kernel), set(arch.expand), set(arch.depth)) == ({kernel}, {expand}, {depth})
+        assert space.validate(arch) is arch
+
+
+@by_name
+@pytest.mark.parametrize("in_channels, classes", [(3, 100), (1, 10)])
+def test_sizes_are_those_of_the_extracted_networks(name, in_channels, classes):
+    space = SearchSpace(name, in_channels=in_channels, classes=classes)
+    supernet = SuperNet(space).eval()
+    for arch in [*corners(space), *random_archs(space, 5)]:
+        network = supernet.extract(arch)
+        assert space.parameters(arch) == sum(p.numel() for p in network.parameters())
+        with FlopCounterMode(display=False) as counter, torch.no_grad():  # exact, two operations to one of ours
+            network(torch.zeros(1, in_channels, 32, 32))
+        assert 2 * space.macs(arch) == counter.get_total_flops()
+
+
+def test_macs_agree_with_ptflops(space):
+    supernet = SuperNet(space).eval()
+    for arch in [*corners(space), *random_archs(space, 3, seed=1)]:
+        macs, parameters = get_model_complexity_info(
+            supernet.extract(arch), (3, 32, 32), backend="aten",
+            as_strings=False, print_per_layer_stat=False, verbose=False,
+        )  # fmt: skip
+        assert macs == pytest.approx(space.macs(arch), rel=1e-3)
+        assert parameters == space.parameters(arch)
+
+
+def test_buckets_of_every_dataset_count_three_channels_and_a_hundred_classes():
+    grey, colour = SearchSpace(in_channels=1, classes=10), SearchSpace()
+    arch = random_archs(grey, 1)[0]
+    assert grey.macs(arch) < colour.macs(arch)
+    assert grey.reference.macs(arch) == colour.macs(arch)
+
+
+@by_name
+@given(st.data())
+def test_layers_beyond_the_depth_cost_nothing(name, data):
+    space = SPACES[name]
+    arch, other = data.draw(archs_of(space)), data.draw(archs_of(space))
+    changed = idle_from(space, arch, other)
+    assert network_of(space, changed) == network_of(space, arch)
+    assert space.macs(changed) == space.macs(arch)
+    assert space.parameters(changed) == space.parameters(arch)
+
+
+@by_name
+@given(st.data())
+def test_rows_give_the_sizes_of_their_architectures(name, data):
+    space = SPACES[name]
+    archs = data.draw(st.lists(archs_of(space), max_size=4))
+    rows = space.to_rows(archs)
+    assert space.macs(rows).tolist() == [space.macs(arch) for arch in archs]
+    assert space.parameters(rows).tolist() == [space.parameters(arch) for arch in archs]
+    assert space.active_mask(rows).sum(axis=1).tolist() == [len(network_of(space, arch)) for arch in archs]
+
+
+# --- architectures as values
+
+
+@by_name
+@given(st.data())
+def test_architectures_survive_the_way_to_rows_and_back(name, data):
+    space = SPACES[name]
+    arch = data.draw(archs_of(space))
+    (row,) = space.to_rows([arch])
+    back = space.to_arch(row)
+    assert back == arch and hash(back) == hash(arch)
+    assert row.tolist() == [*arch.kernel, *arch.expand, *arch.depth]
+    assert all(type(value) is int for value in (*back.kernel, *back.expand, *back.depth))
+
+
+def test_active_layers_are_the_first_of_each_stage():
+    space = SPACES["proxylessnas"]
+    arch = replace(space.smallest, depth=(2, 3, 4, 2, 3))
+    assert [i for i, *_ in space.active(arch)] == [0, 1, 4, 5, 6, 8, 9, 10, 11, 12, 13, 16, 17, 18, 20]
+
+
+@by_name
+@given(st.data())
+def test_any_value_outside_the_space_is_named(name, data):
+    space = SPACES[name]
+    arch = data.draw(archs_of(space))
+    what = data.draw(st.sampled_from(["kernel", "expand", "depth"]))
+    inside = {"kernel": space.kernels, "expand": space.expands, "depth": space.depths}[what]
+    values = list(getattr(arch, what))
+    i = data.draw(st.integers(0, len(values) - 1))
+    values[i] = data.draw(st.integers(-2, 100).filter(lambda value: value not in inside))
+    outside = replace(arch, **{what: tuple(values)})
+    for use in (space.validate, space.macs, space.parameters, lambda arch: space.to_rows([space.largest, arch])):
+        with pytest.raises(InputError) as error:
+            use(outside)
+        assert f"{what}[{i}] is {values[i]}" in sentence(error) and str(list(inside)) in sentence(error)
+
+
+@by_name
+@given(st.data())
+def test_any_other_length_is_named(name, data):
+    space = SPACES[name]
+    arch = data.draw(archs_of(space))
+    what = data.draw(st.sampled_from(["kernel", "expand", "depth"]))
+    values = getattr(arch, what)
+    length = data.draw(st.integers(0, 30).filter(lambda n: n != len(values)))
+    with pytest.raises(InputError) as error:
+        space.validate(replace(arch, **{what: (values * 6)[:length]}))
+    assert f"{what} has {length} values" in sentence(error) and str(len(values)) in sentence(error)
+
+
+def test_an_architecture_of_the_other_backbone_lies_outside():
+    with pytest.raises(InputError, match="proxylessnas needs 21"):
+        SPACES["proxylessnas"].validate(SPACES["mobilenet_v3"].largest)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"kernels": (3, 9)}, "kernels is (3, 9)"),
+        ({"kernels": ()}, "kernels is ()"),
+        ({"expands": (3, 3)}, "expands is (3, 3)"),
+        ({"expands": (0,)}, "expands is (0,)"),
+        ({"depths": (2, 5)}, "depths is (2, 5)"),
+    ],
+)
+def test_settings_that_no_space_can_have_are_named(settings, named):
+    with pytest.raises(InputError) as error:
+        SearchSpace(**settings)
+    assert named in sentence(error)
+
+
+def test_an_unknown_backbone_is_answered_with_the_closest():
+    with pytest.raises(InputError, match="did you mean 'mobilenet_v3'"):
+        SearchSpace("mobilenetv3")
+
+
+# --- how many
+
+
+@pytest.mark.parametrize(("name", "number"), [("mobilenet_v3", 7371**5), ("proxylessnas", 7371**5 * 9)])
+def test_cardinality(name, number):
+    assert 9**2 + 9**3 + 9**4 == 7371
+    assert SPACES[name].cardinality == number
+
+
+@by_name
+def test_cardinality_counts_networks_not_tuples(name):
+    space = SearchSpace(name, kernels=(5,), expands=(3, 4), depths=(1, 2))
+    stage = {expands[:depth] for expands in itertools.product((3, 4), repeat=2) for depth in (1, 2)}
+    assert len(stage) == 6
+    assert space.cardinality == len(stage) ** 5 * {"mobilenet_v3": 1, "proxylessnas": 2}[name]
+
+
+# --- uniform draws
+
+
+@by_name
+@given(
+    st.sets(st.sampled_from((3, 5, 7)), min_size=1),
+    st.sets(st.sampled_from((3, 4, 6)), min_size=1),
+    st.sets(st.sampled_from((2, 3, 4)), min_size=1),
+)
+@settings(max_examples=30)
+def test_restricted_draws_take_all_of_the_restriction_and_nothing_else(name, kernels, expands, depths):
+    space = SPACES[name]
+    rows = space.sample(200, np.random.default_rng(0), tuple(kernels), tuple(expands), tuple(depths))
+    n = space.n_layers
+    assert rows.shape == (200, 2 * n + 5) and rows.dtype == np.int8
+    for part, settings in ((rows[:, :n], kernels), (rows[:, n : 2 * n], expands), (rows[:, 2 * n :], depths)):
+        assert all(set(column) == settings for column in part.T.tolist())
+
+
+@by_name
+def test_one_draw_is_the_first_of_many(name):
+    space = SPACES[name]
+    arch = space.sample_arch(np.random.default_rng(3), expands=(4,))
+    assert arch == space.to_arch(space.sample(1, np.random.default_rng(3), expands=(4,))[0])
+    assert set(arch.expand) == {4}
+
+
+# --- the sizes of uniform draws
+
+
+@cache
+def distribution(name, expands=None):
+    """Exact distribution of a uniform draw's MACs: (all multiples of the layers' common divisor, probabilities).
+
+    Layers are independent, so it is a convolution over layers and, within a stage, a mixture over depths.
+    """
+    space = SPACES[name]
+    options = [[layer.macs(k, e) for k in space.kernels for e in expands or space.expands] for layer in space.layers]
+    unit = int(np.gcd.reduce([macs for option in options for macs in option]))
+
+    def density(values):
+        return np.bincount(np.array(values) // unit) / len(values)
+
+    total = np.ones(1)
+    for stage, spec in enumerate(space.backbone.stages):
+        layers = [density(o) for o, layer in zip(options, space.layers, strict=True) if layer.stage == stage]
+        mixture = np.zeros(sum(len(layer) for layer in layers))
+        depths = space.depths if spec.elastic_depth else (1,)
+        sums = np.ones(1)
+        for depth, layer in enumerate(layers, start=1):
+            sums = fftconvolve(sums, layer)
+            if depth in depths:
+                mixture[: len(sums)] += sums / len(depths)
+        total = fftconvolve(total, mixture)
+    fixed = space.macs(space.uniform(7, max(expands or space.expands), 4)) - sum(map(max, options))
+    return fixed + unit * np.arange(len(total)), total.clip(min=0)
+
+
+def share(name, bucket, expands=None):
+    macs, density = distribution(name, expands)
+    return density[(macs >= (bucket - 0.5) * 1e6) & (macs <= (bucket + 0.5) * 1e6)].sum()
+
+
+def test_uniform_draws_have_the_published_mean_and_spread():
+    macs, density = distribution("mobilenet_v3")
+    assert density.sum() == pytest.approx(1)
+    mean = (macs * density).sum()
+    assert mean / 1e6 == pytest.approx(7.90, abs=0.005)
+    assert np.sqrt(((macs - mean) ** 2 * density).sum()) / 1e6 == pytest.approx(1.03, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "bucket", "expands", "expected", "half_a_digit"),
+    [
+        ("mobilenet_v3", 12, None, 3e-4, 0.5e-4),
+        ("mobilenet_v3", 4, None, 9e-6, 0.5e-6),
+        ("mobilenet_v3", 14, None, 0, 1e-7),
+        ("mobilenet_v3", 4, (3,), 0.8e-2, 0.05e-2),
+        ("mobilenet_v3", 14, (6,), 1e-2, 0.5e-2),
+        ("proxylessnas", 10, None, 8e-5, 0.5e-5),
+        ("proxylessnas", 12, (6,), 3e-4, 0.5e-4),
+    ],
+)
+def test_shares_of_the_rare_buckets(name, bucket, expands, expected, half_a_digit):
+    assert share(name, bucket, expands) == pytest.approx(expected, abs=half_a_digit)
+
+
+@by_name
+@pytest.mark.parametrize("expands", [None, (3,), (6,)])
+def test_draws_fall_into_buckets_as_often_as_they_should(name, expands):
+    n, space = 150_000, SPACES[name]
+    macs = space.macs(space.sample(n, np.random.default_rng(1), expands=expands))
+    for bucket in space.backbone.buckets:
+        inside = int(((macs >= (bucket - 0.5) * 1e6) & (macs <= (bucket + 0.5) * 1e6)).sum())
+        assert stats.binomtest(inside, n, min(share(name, bucket, expands), 1.0)).pvalue > 1e-4
+
+
+# --- populations
+
+
+@pytest.fixture(scope="module")
+def population():
+    """Twelve subnets a bucket of each backbone."""
+    return {name: space.population(12) for name, space in SPACES.items()}
+
+
+@by_name
+def test_a_population_fills_every_bucket(name, population):
+    space = SPACES[name]
+    assert Counter(bucket for bucket, _ in population[name]) == dict.fromkeys(space.backbone.buckets, 12)
+    for bucket, arch in population[name]:
+        space.validate(arch)
+        assert (bucket - 0.5) * 1e6 <= space.macs(arch) <= (bucket + 0.5) * 1e6
+
+
+@by_name
+def test_a_population_holds_no_network_twice(name, population):
+    networks = [network_of(SPACES[name], arch) for _, arch in population[name]]
+    assert len(set(networks)) == len(networks)
+
+
+@by_name
+def test_width_is_locked_in_the_lowest_and_the_highest_bucket_alone(name, population):
+    widths = {bucket: set() for bucket in SPACES[name].backbone.buckets}
+    for bucket, arch in population[name]:
+        widths[bucket] |= set(arch.expand)
+    lowest, *middle, highest = widths.values()
+    assert lowest == {3} and highest == {6}
+    assert all(width == {3, 4, 6} for width in middle)
+
+
+@by_name
+def test_a_larger_population_begins_with_the_smaller_one(name, population):
+    smaller = SPACES[name].population(5)
+    for bucket in SPACES[name].backbone.buckets:
+        mine, longer = ([arch for b, arch in p if b == bucket] for p in (smaller, population[name]))
+        assert mine == longer[:5]
+
+
+@by_name
+def test_a_bucket_does_not_depend_on_the_others(name, population):
+    assert SPACES[name].population(12, buckets=(8,)) == [pair for pair in population[name] if pair[0] == 8]
+
+
+@by_name
+def test_a_population_depends_on_its_seed_alone(name, population):
+    np.random.seed(5)
+    assert SearchSpace(name).population(12) == population[name]
+    assert SearchSpace(name, in_channels=3, classes=100).population(12, seed=1) != population[name]
+
+
+def small_space():
+    """A space with every network listed: {network: MACs}."""
+    space = SearchSpace(kernels=(3,), expands=(3, 4), depths=(1, 2))
+    rows = itertools.product(*[(3,)] * 10, *[(3, 4)] * 10, *[(1, 2)] * 5)
+    rows = np.array(list(rows), dtype=np.int8)
+    archs = [space.to_arch(row) for row in rows]
+    return space, {network_of(space, a): macs for a, macs in zip(archs, space.macs(rows).tolist(), strict=True)}
+
+
+def test_a_bucket_can_give_every_network_that_it_holds_and_no_more():
+    space, networks = small_space()
+    assert len(networks) == space.cardinality
+    inside = {network for network, macs in networks.items() if 2_990_000 <= macs <= 3_010_000}
+    assert len(inside) > 50
+    rows = space.sample_bucket(3.0, len(inside), np.random.default_rng(0), tolerance=0.01)
+    assert {network_of(space, space.to_arch(row)) for row in rows} == inside
+    with pytest.raises(InputError) as error:
+        space.sample_bucket(3.0, len(inside) + 1, np.random.default_rng(0), tolerance=0.01, max_draws=10_000)
+    assert f"{len(inside)} different subnets" in sentence(error)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_the_edges_of_a_bucket_belong_to_it(side):
+    space, networks = small_space()
+    edge = sorted(networks.values())[len(networks) // 2]
+    rows = space.sample_bucket((edge - side * 1000) / 1e6, 1, np.random.default_rng(0), tolerance=1000 / 1e6)
+    inside = [m for m in networks.values() if abs(m - (edge - side * 1000)) <= 1000]
+    found = space.sample_bucket((edge - side * 1000) / 1e6, len(inside), np.random.default_rng(0), tolerance=1000 / 1e6)
+    assert len(rows) == 1 and edge in space.macs(found)
+
+
+@pytest.mark.parametrize(("name", "bucket"), [("mobilenet_v3", 16), ("mobilenet_v3", 3.5), ("proxylessnas", 14)])
+def test_a_bucket_out_of_reach_is_an_error_at_once(name, bucket):
+    if (name, bucket) == ("mobilenet_v3", 3.5):
+        bucket = 3
+    with pytest.raises(InputError) as error:
+        SPACES[name].population(1, buckets=(8, bucket))
+    assert f"bucket {bucket}" in sentence(error) and "expected a size between" in sentence(error)
