@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy
 import pandas as pd
@@ -40,7 +41,10 @@ POPULATION_SEED = 0
 
 @dataclass(frozen=True)
 class Profile:
-    """A scale: how much is trained and evaluated. None means all, and for epochs those of Table 1."""
+    """A scale: how much is trained and evaluated. None means all, and for epochs those of Table 1.
+
+    `datasets` are in the order of the paper's figures, the hardest last.
+    """
 
     name: str
     datasets: tuple[str, ...]
@@ -101,7 +105,7 @@ class Run:
 
 def plan(
     profile: str | Profile = "smoke",
-    datasets: Sequence[str] | None = None,
+    datasets: Sequence[str] | Literal["hardest"] | None = None,
     methods: Sequence[str | Method] = MAIN_METHODS,
     backbone: str = "mobilenet_v3",
     seeds: Sequence[int] = (0,),
@@ -109,7 +113,8 @@ def plan(
 ) -> list[Run]:
     """The runs for every dataset, method and seed, in that order; nothing is trained.
 
-    None takes the profile's own. Raises InputError for an unknown name or a value out of range.
+    `datasets` is a list of names, None for all of the profile's or "hardest" for its last, on which the paper runs its
+    ablations. None for `subnets_per_bucket` takes the profile's. Raises InputError for an unknown name or a value out of range.
     """
     if isinstance(profile, str):
         profile = PROFILES[choose(profile, PROFILES, "profile")]
@@ -118,14 +123,16 @@ def plan(
             raise InputError(f"subnets_per_bucket is {subnets_per_bucket!r}: expected a whole number of at least 1")
         profile = dataclasses.replace(profile, subnets_per_bucket=subnets_per_bucket)
     choose(backbone, BACKBONES, "backbone")
+    if datasets is None or datasets == "hardest":
+        datasets = profile.datasets[-1:] if datasets else profile.datasets
     for what, values in (("datasets", datasets), ("methods", methods), ("seeds", seeds)):
-        if isinstance(values, str) or (values is not None and not len(values)):
+        if isinstance(values, str) or not len(values):
             raise InputError(f"{what} is {values!r}: expected a list with at least one entry")
     for seed in seeds:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise InputError(f"seed is {seed!r}: expected a whole number of at least 0")
     runs = []
-    for dataset in profile.datasets if datasets is None else datasets:
+    for dataset in datasets:
         for method in methods:
             if isinstance(method, str):
                 method = override(

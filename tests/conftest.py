@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 from rsslib.space import BACKBONES, SearchSpace
 
 torch.set_num_threads(1)
+settings.register_profile("rsslib", deadline=None, derandomize=True, database=None)
+settings.load_profile("rsslib")
 
 
 def pytest_collection_modifyitems(items):

@@ -20,16 +20,8 @@ def corners(space: SearchSpace) -> list[Arch]:
 
 def archs_of(space: SearchSpace) -> st.SearchStrategy[Arch]:
     """All architectures of a space."""
-
-    def tuples(settings, n):
-        return st.tuples(*[st.sampled_from(settings)] * n)
-
-    return st.builds(
-        Arch,
-        tuples(space.kernels, space.n_layers),
-        tuples(space.expands, space.n_layers),
-        tuples(space.depths, space.n_stages),
-    )
+    seeds = st.integers(0, 2**64 - 1)
+    return st.sampled_from(corners(space)) | seeds.map(lambda seed: random_archs(space, 1, seed)[0])
 
 
 @torch.no_grad()

@@ -3,12 +3,12 @@
 import itertools
 from collections import Counter
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
-from helpers import archs_of, corners, random_archs, sentence
+from helpers import archs_of, corners, idle_from, random_archs, sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptflops import get_model_complexity_info
@@ -290,19 +290,19 @@ def test_uniform_draws_have_the_published_mean_and_spread():
 
 
 @pytest.mark.parametrize(
-    ("name", "bucket", "expands", "expected", "half_a_digit"),
+    ("name", "bucket", "expands", "expected"),
     [
-        ("mobilenet_v3", 12, None, 3e-4, 0.5e-4),
-        ("mobilenet_v3", 4, None, 9e-6, 0.5e-6),
-        ("mobilenet_v3", 14, None, 0, 1e-7),
-        ("mobilenet_v3", 4, (3,), 0.8e-2, 0.05e-2),
-        ("mobilenet_v3", 14, (6,), 1e-2, 0.5e-2),
-        ("proxylessnas", 10, None, 8e-5, 0.5e-5),
-        ("proxylessnas", 12, (6,), 3e-4, 0.5e-4),
+        ("mobilenet_v3", 12, None, 3.23e-4),
+        ("mobilenet_v3", 4, None, 5.10e-6),
+        ("mobilenet_v3", 14, None, 7.30e-9),
+        ("mobilenet_v3", 4, (3,), 8.16e-3),
+        ("mobilenet_v3", 14, (6,), 9.52e-3),
+        ("proxylessnas", 10, None, 9.00e-5),
+        ("proxylessnas", 12, (6,), 3.27e-4),
     ],
 )
-def test_shares_of_the_rare_buckets(name, bucket, expands, expected, half_a_digit):
-    assert share(name, bucket, expands) == pytest.approx(expected, abs=half_a_digit)
+def test_shares_of_the_rare_buckets(name, bucket, expands, expected):
+    assert share(name, bucket, expands) == pytest.approx(expected, rel=2e-3)
 
 
 @by_name
@@ -381,29 +381,28 @@ def small_space():
 def test_a_bucket_can_give_every_network_that_it_holds_and_no_more():
     space, networks = small_space()
     assert len(networks) == space.cardinality
-    inside = {network for network, macs in networks.items() if 2_990_000 <= macs <= 3_010_000}
+    inside = {network for network, macs in networks.items() if 4_090_000 <= macs <= 4_110_000}
     assert len(inside) > 50
-    rows = space.sample_bucket(3.0, len(inside), np.random.default_rng(0), tolerance=0.01)
-    assert {network_of(space, space.to_arch(row)) for row in rows} == inside
+    draw = partial(space.sample_bucket, 4.1, rng=np.random.default_rng(0), tolerance=0.01, max_draws=500_000)
+    assert {network_of(space, space.to_arch(row)) for row in draw(len(inside))} == inside
     with pytest.raises(InputError) as error:
-        space.sample_bucket(3.0, len(inside) + 1, np.random.default_rng(0), tolerance=0.01, max_draws=10_000)
+        draw(len(inside) + 1)
     assert f"{len(inside)} different subnets" in sentence(error)
 
 
 @pytest.mark.parametrize("side", [-1, 1])
 def test_the_edges_of_a_bucket_belong_to_it(side):
     space, networks = small_space()
-    edge = sorted(networks.values())[len(networks) // 2]
-    rows = space.sample_bucket((edge - side * 1000) / 1e6, 1, np.random.default_rng(0), tolerance=1000 / 1e6)
-    inside = [m for m in networks.values() if abs(m - (edge - side * 1000)) <= 1000]
-    found = space.sample_bucket((edge - side * 1000) / 1e6, len(inside), np.random.default_rng(0), tolerance=1000 / 1e6)
-    assert len(rows) == 1 and edge in space.macs(found)
+    edge = 4_007_920
+    centre = edge - side * 1000
+    inside = sorted(macs for macs in networks.values() if abs(macs - centre) <= 1000)
+    assert edge in inside
+    rows = space.sample_bucket(centre / 1e6, len(inside), np.random.default_rng(0), tolerance=1000 / 1e6)
+    assert sorted(space.macs(rows)) == inside
 
 
-@pytest.mark.parametrize(("name", "bucket"), [("mobilenet_v3", 16), ("mobilenet_v3", 3.5), ("proxylessnas", 14)])
+@pytest.mark.parametrize(("name", "bucket"), [("mobilenet_v3", 16), ("mobilenet_v3", 3), ("proxylessnas", 14)])
 def test_a_bucket_out_of_reach_is_an_error_at_once(name, bucket):
-    if (name, bucket) == ("mobilenet_v3", 3.5):
-        bucket = 3
     with pytest.raises(InputError) as error:
         SPACES[name].population(1, buckets=(8, bucket))
     assert f"bucket {bucket}" in sentence(error) and "expected a size between" in sentence(error)
