@@ -1,7 +1,8 @@
-"""Command line: `python -m rsslib reproduce` trains what is missing and runs the notebooks, `figures` only redraws."""
+"""The command line: `python -m rsslib runs | reproduce | figures`; `--help` tells what each does."""
 
 import argparse
 import ast
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from rsslib.errors import InputError, choose
-from rsslib.runs import Run, complete, plan
+from rsslib.runs import Run, RunsFailed, complete, overview, plan
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text in (
         ("reproduce", "train the missing runs of the notebooks, then execute the notebooks and write their figures"),
         ("figures", "execute the notebooks on stored results, without training"),
+        ("runs", "list the runs that the notebooks need: finished, running, interrupted or missing, and their cost"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--profile", default="smoke", help="scale: smoke, quick or paper (default: %(default)s)")
@@ -34,51 +36,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--figures", default="figures", help="figures folder (default: %(default)s)")
         if name == "reproduce":
             command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: %(default)s)")
+            command.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 1; smoke: one per core)")
     options = vars(parser.parse_args(arguments))
-    train = options.pop("command") == "reproduce"
+    command = options.pop("command")
+    jobs = options.pop("jobs", None) or (os.cpu_count() if options["profile"] == "smoke" else 1)
     try:
-        return run_notebooks(options, train)
+        parameters = notebook_parameters(options)
+        runs = {run.name: run for values in parameters.values() for run in notebook_runs(values)}
+        if command == "runs":
+            print(overview(list(runs.values()), options["results"]).to_string(index=False))
+            return 0
+        failed = train(list(runs.values()), options, jobs) if command == "reproduce" else []
+        failed += execute(parameters, options)
     except InputError as error:
         print(f"rsslib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("rsslib: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-
-
-def run_notebooks(options: dict, train: bool) -> int:
-    """Train all runs that the notebooks need, each once, then execute every notebook; one that fails stops no other."""
-    paths = {path.stem: path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
-    chosen = [paths[choose(name, paths, "notebook")] for name in options.pop("notebooks") or paths]
-    given = {name: value for name, value in options.items() if value is not None} | {"train": train}
-    for folder in ("data", "results", "figures"):  # a notebook may be executed from another folder
-        given[folder] = str(Path(given[folder]).resolve())
-    parameters = {path: notebook_parameters(path, given) for path in chosen}
-    runs: dict[str, Run] = {}
-    for values in parameters.values():
-        runs |= {run.name: run for run in notebook_runs(values)}
-    if train:
-        complete(list(runs.values()), given["results"], given["data"], given["device"])
-    failed = []
-    for path, values in parameters.items():
-        output = Path(given["figures"]) / given["profile"] / "notebooks" / path.name
-        output.parent.mkdir(parents=True, exist_ok=True)
-        print(f"{path.name} -> {output}", flush=True)
-        accepted = {name: value for name, value in given.items() if name in values}
-        try:
-            papermill.execute_notebook(path, output, accepted, cwd=NOTEBOOKS.parent, progress_bar=False)
-        except PapermillExecutionError as error:
-            failed.append(f"{path.stem}: {error.ename}: {error.evalue}")
     for message in failed:
         print(f"rsslib: failed: {message}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def notebook_parameters(path: Path, given: dict) -> dict:
-    """The values of a notebook's parameter cell, those in `given` in place of its own."""
-    known = papermill.inspect_notebook(path)
-    defaults = {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
-    return defaults | {name: value for name, value in given.items() if name in defaults}
+def train(runs: list[Run], options: dict, jobs: int) -> list[str]:
+    """Train every missing run; returns a sentence for each that failed."""
+    try:
+        complete(runs, options["results"], options["data"], options["device"], jobs=jobs)
+    except RunsFailed as error:
+        return [f"{name}: {type(why).__name__}: {why}" for name, why in error.failures.items()]
+    return []
+
+
+def execute(parameters: dict[Path, dict], options: dict) -> list[str]:
+    """Execute every notebook on the stored results; returns a sentence for each that failed."""
+    failed = []
+    for path, values in parameters.items():
+        output = Path(options["figures"]) / options["profile"] / "notebooks" / path.name
+        output.parent.mkdir(parents=True, exist_ok=True)
+        print(f"{path.name} -> {output}", flush=True)
+        for folder in ("data", "results", "figures"):  # the kernel's working folder is the project's
+            if folder in values:
+                values[folder] = str(Path(values[folder]).resolve())
+        try:
+            papermill.execute_notebook(path, output, values, cwd=NOTEBOOKS.parent, progress_bar=False)
+        except PapermillExecutionError as error:
+            failed.append(f"{path.stem}: {error.ename}: {error.evalue}")
+    return failed
+
+
+def notebook_parameters(options: dict) -> dict[Path, dict]:
+    """The parameters of every chosen notebook: its own defaults, replaced by the options it knows."""
+    paths = {path.stem: path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+    given = {name: value for name, value in options.items() if value is not None} | {"train": False}
+    result = {}
+    for name in options["notebooks"] or paths:
+        path = paths[choose(name, paths, "notebook")]
+        known = papermill.inspect_notebook(path)
+        defaults = {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
+        result[path] = {name: given.get(name, value) for name, value in defaults.items()}
+    return result
 
 
 def notebook_runs(values: dict) -> list[Run]:

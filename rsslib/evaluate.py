@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from rsslib.data import Dataset, augment, draw_augmentation, normalise
 from rsslib.errors import InputError
+from rsslib.progress import progress_bar
 from rsslib.space import Arch
 from rsslib.supernet import BN_EPS, Norm, SuperNet, batch_norm_with
 
@@ -93,7 +93,7 @@ def evaluate_population(
     ]
     counts = [
         correct_answers(supernet, arch, test, recalibration)
-        for _, arch in tqdm(population, description, unit="subnet", mininterval=0.5, disable=not progress, leave=False)
+        for _, arch in progress_bar(population, progress, desc=description, unit="subnet")
     ]
     table = pd.DataFrame({"bucket": [float(bucket) for bucket, _ in population]})
     table["subnet"] = table.groupby("bucket").cumcount()

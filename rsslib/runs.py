@@ -8,11 +8,13 @@ import ctypes
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import platform
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,13 +26,14 @@ import numpy
 import pandas as pd
 import torch
 import torchvision
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, safe_open, save_file
 
 from rsslib import data as datasets
 from rsslib.errors import InputError, choose
 from rsslib.evaluate import RECALIBRATION_IMAGES, evaluate_population
 from rsslib.methods import LEARNING_RATE, TABLE_1, Method, build, override
+from rsslib.progress import start_worker
 from rsslib.space import BACKBONES, SearchSpace
 from rsslib.supernet import Network, SuperNet
 from rsslib.train import TrainingState, start, train
@@ -114,7 +117,8 @@ def plan(
     """The runs for every dataset, method and seed, in that order; nothing is trained.
 
     `datasets` is a list of names, None for all of the profile's or "hardest" for its last, on which the paper runs its
-    ablations. None for `subnets_per_bucket` takes the profile's. Raises InputError for an unknown name or a value out of range.
+    ablations. None for `subnets_per_bucket` takes the profile's. Raises InputError for an unknown name or a value out
+    of range.
     """
     if isinstance(profile, str):
         profile = PROFILES[choose(profile, PROFILES, "profile")]
@@ -148,38 +152,89 @@ def complete(
     data: str | Path = "data",
     device: str = "auto",
     precision: str = "fp32",
+    jobs: int = 1,
     progress: bool = True,
     checkpoint_seconds: float = 20.0,
 ) -> None:
     """Make every run finished: load what is there, go on with what was interrupted, train what is missing.
 
     `results` is the folder for all runs, `data` the one with datasets. `device` is auto, cpu, cuda or cuda:<n>;
-    `precision` of matrix products on CUDA is fp32 or tf32. A checkpoint is written after an epoch if the last one is
-    `checkpoint_seconds` old. Everything is checked before anything is trained; raises InputError.
+    `precision` of matrix products on CUDA is fp32 or tf32. `jobs` runs train at once, each in a process of its own that
+    gets an equal share of the processor's cores. A checkpoint is written after an epoch if the last one is
+    `checkpoint_seconds` old.
+
+    Everything is checked before anything is trained: raises InputError. A run that fails does not stop the others;
+    RunsFailed, at the end, names it.
     """
+    if not isinstance(jobs, int) or jobs < 1:
+        raise InputError(f"jobs is {jobs!r}: expected a whole number of at least 1")
     where = choose_device(device, needed=any(run.profile.needs_cuda for run in runs) and device == "auto")
     set_precision(precision)
     todo = []
     for run in runs:  # first look at everything, so that a mistake in the last run costs nothing
         images = _dataset(run.dataset, str(data), str(where), run.profile.train_images, run.profile.test_images)
-        config = configuration(run, images, precision)
-        if _status(run, results, config) != "finished":
-            SearchSpace(run.backbone).population(run.profile.subnets_per_bucket, seed=POPULATION_SEED)
-            todo.append((run, images, config))
-    for run, images, config in todo:
-        _complete(run, Path(results), images, config, progress, checkpoint_seconds)
+        SearchSpace(run.backbone).population(run.profile.subnets_per_bucket, seed=POPULATION_SEED)
+        if _status(run, results, configuration(run, images, precision)) != "finished":
+            todo.append(run)
+    jobs = min(jobs, len(todo))
+    arguments = (str(results), str(data), str(where), precision, jobs, progress, checkpoint_seconds)
+    failures = {}
+    if jobs <= 1:
+        for run in todo:
+            try:
+                _complete(run, *arguments)
+            except Exception as error:
+                failures[run.name] = error
+    else:
+        todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no core idles at the end
+        context = multiprocessing.get_context("spawn")
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        lines = context.Queue()  # each worker's line for its progress bar
+        for line in range(jobs):
+            lines.put(line)
+        with ProcessPoolExecutor(jobs, context, _start_worker, (threads, lines, context.RLock())) as pool:
+            futures = {pool.submit(_complete, run, *arguments): run for run in todo}
+            for future in as_completed(futures):
+                if error := future.exception():
+                    failures[futures[future].name] = error
+    if failures:
+        raise RunsFailed(failures) from next(iter(failures.values()))
+
+
+class RunsFailed(RuntimeError):
+    """Some runs failed while others may have finished; `failures` maps their names to the exceptions."""
+
+    def __init__(self, failures: dict[str, BaseException]):
+        self.failures = failures
+        texts = [f"{name} ({type(error).__name__}: {error})" for name, error in failures.items()]
+        super().__init__(f"{len(failures)} of the runs failed: {'; '.join(texts)}")
+
+
+def _start_worker(threads: int, lines, lock) -> None:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    start_worker(lines, lock)
 
 
 def _complete(
-    run: Run, results: Path, images: datasets.Dataset, config: dict, progress: bool, checkpoint_seconds: float
+    run: Run,
+    results: str,
+    data: str,
+    device: str,
+    precision: str,
+    jobs: int,
+    progress: bool,
+    checkpoint_seconds: float,
 ) -> None:
+    images = _dataset(run.dataset, data, device, run.profile.train_images, run.profile.test_images)
+    config = configuration(run, images, precision)
     folder = run.folder(results)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "run.lock"):  # another process may be at it: wait, then find it finished
         status = _status(run, results, config)
         if status == "finished":
             return
-        record = {"status": "training", "config": config, "started": _now(), **environment(images.device)}
+        record = {"status": "training", "config": config, "started": _now(), **environment(images.device, jobs)}
         if status == "missing":
             write_json(folder / "run.json", record)
         else:
@@ -218,8 +273,11 @@ def _complete(
 # --- what a run is made of --------------------------------------------------------------------------------------------
 
 
-def configuration(run: Run, images: datasets.Dataset, precision: str) -> dict:
-    """Everything that decides a run's numbers, as JSON; two runs with equal ones are the same run."""
+def configuration(run: Run, images: datasets.Dataset | None = None, precision: str | None = None) -> dict:
+    """Everything that decides a run's numbers, as JSON; two runs with equal ones are the same run.
+
+    Without a dataset or a precision, what depends on them is None and matches anything.
+    """
     method = dataclasses.asdict(run.method)
     for stage, record in zip(run.method.stages, method["stages"], strict=True):
         record["sampler"] = repr(stage.sampler)
@@ -229,15 +287,15 @@ def configuration(run: Run, images: datasets.Dataset, precision: str) -> dict:
                 "training": {
                     "profile": run.profile.name,
                     "dataset": run.dataset,
-                    "dataset_sha256": images.checksum,
-                    "train_images": len(images.x_train),
+                    "dataset_sha256": images and images.checksum,
+                    "train_images": len(images.x_train) if images else run.profile.train_images,
                     "backbone": run.backbone,
                     "seed": run.seed,
                     "method": method,
                     "precision": precision,
                 },
                 "evaluation": {
-                    "test_images": len(images.x_test),
+                    "test_images": len(images.x_test) if images else run.profile.test_images,
                     "subnets_per_bucket": run.profile.subnets_per_bucket,
                     "population_seed": POPULATION_SEED,
                     "recalibration_images": RECALIBRATION_IMAGES,
@@ -248,7 +306,7 @@ def configuration(run: Run, images: datasets.Dataset, precision: str) -> dict:
 
 
 def _status(run: Run, results: str | Path, config: dict) -> str:
-    """missing, training, trained (to be evaluated) or finished; raises InputError if it holds another run."""
+    """missing, training, trained (to be evaluated) or finished; raises InputError if the folder holds another run."""
     folder = run.folder(results)
     if not (folder / "run.json").exists():
         return "missing"
@@ -256,35 +314,71 @@ def _status(run: Run, results: str | Path, config: dict) -> str:
     try:
         status, there = record["status"], record["config"]
         differs = _difference(there["training"], config["training"])
-        same_evaluation = there["evaluation"] == config["evaluation"]
+        evaluation_differs = _difference(there["evaluation"], config["evaluation"])
     except (KeyError, TypeError):
         raise InputError(f"{folder / 'run.json'} is not a run's record: move the folder away to train anew") from None
     trained = (folder / "weights.safetensors").exists()
-    if not differs and status == "finished" and not same_evaluation and not trained:
-        differs = _difference(there["evaluation"], config["evaluation"])
+    if status == "finished" and not trained:  # nothing left to evaluate anew
+        differs = differs or evaluation_differs
     if differs:
         raise InputError(
             f"{folder} holds a run of another configuration ({differs}): "
             "give another results folder, or move this one away to train anew"
         )
-    if status == "finished" and same_evaluation and (folder / "population.csv").exists():
+    if status == "finished" and not evaluation_differs and (folder / "population.csv").exists():
         return "finished"
     return "trained" if status != "training" and trained else "training"
 
 
+def overview(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataFrame:
+    """One row a run: run, status, epochs, subnet_epochs (epochs times subnets a step) and estimated_hours of training.
+
+    The status is finished, running (some process is at it), interrupted, missing or other (the folder holds another
+    configuration's run). Hours are estimated from the finished runs of the same dataset, where there are any.
+    """
+    rows, rates = [], {}
+    for run in runs:
+        try:
+            status = _status(run, results, configuration(run))
+        except InputError:
+            status = "other"
+        if status in ("training", "trained"):
+            status = "running" if _locked(run.folder(results)) else "interrupted"
+        if status == "finished":
+            seconds = _read_json(run.folder(results) / "run.json")["training_seconds"]
+            rates.setdefault(run.dataset, []).append(seconds / run.method.subnet_epochs)
+        rows.append((run, status))
+    return pd.DataFrame(
+        {
+            "run": run.name,
+            "status": status,
+            "epochs": run.method.epochs,
+            "subnet_epochs": run.method.subnet_epochs,
+            "estimated_hours": 0.0
+            if status == "finished"
+            else run.method.subnet_epochs * float(numpy.median(rates.get(run.dataset, [math.nan]))) / 3600,
+        }
+        for run, status in rows
+    )
+
+
+def _locked(folder: Path) -> bool:
+    try:
+        with FileLock(folder / "run.lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def _difference(there, here, path: str = "") -> str:
-    """The first difference of two JSON values in words; empty if they are equal."""
+    """The first difference of two JSON values in words; empty if they are equal or `here` is None."""
     if isinstance(there, dict) and isinstance(here, dict):
-        for key in {**there, **here}:
-            if words := _difference(there.get(key), here.get(key), f"{path}.{key}" if path else key):
-                return words
-        return ""
-    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        for i, pair in enumerate(zip(there, here, strict=True)):
-            if words := _difference(*pair, f"{path}[{i}]"):
-                return words
-        return ""
-    return "" if there == here else f"{path} is {there!r} there and {here!r} here"
+        pairs = {key: (there.get(key), here.get(key)) for key in {**there, **here}}
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        pairs = dict(enumerate(zip(there, here, strict=True)))
+    else:
+        return "" if here is None or there == here else f"{path} is {there!r} there and {here!r} here"
+    return next((words for key, pair in pairs.items() if (words := _difference(*pair, f"{path}.{key}".strip(".")))), "")
 
 
 @lru_cache(maxsize=4)
@@ -330,14 +424,15 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.conv.fp32_precision = mode
 
 
-def environment(device: torch.device) -> dict:
-    """Versions and hardware, for run.json."""
+def environment(device: torch.device, jobs: int = 1) -> dict:
+    """Versions, hardware and executor (how steps are run, and how many runs at once), for run.json."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{_processor()}, {torch.get_num_threads()} threads"
+    executor = "eager" if jobs <= 1 else f"eager, {jobs} runs at once"
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-    return {"hardware": name, "versions": {**versions, "torchvision": torchvision.__version__}, "executor": "eager"}
+    return {"hardware": name, "versions": {**versions, "torchvision": torchvision.__version__}, "executor": executor}
 
 
 def _processor() -> str:
@@ -369,8 +464,8 @@ def _tables(runs: Sequence[Run], results: str | Path, file: str) -> pd.DataFrame
     tables = []
     for run in runs:
         path = run.folder(results) / file
-        if not path.exists():
-            raise InputError(f"{path} does not exist: train the run first")
+        if (status := _status(run, results, configuration(run))) != "finished":
+            raise InputError(f"{run.name} is {status} in {results}: train it first")
         keys = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
         tables.append(pd.read_csv(path).assign(**keys))
     table = pd.concat(tables, ignore_index=True)

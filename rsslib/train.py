@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from rsslib.data import Dataset, augment, draw_augmentation
 from rsslib.methods import Method, Stage
+from rsslib.progress import progress_bar
 from rsslib.samplers import Step
 from rsslib.space import SearchSpace
 from rsslib.supernet import Network, SuperNet, batch_norm_training
@@ -83,10 +83,8 @@ def train(
     space, supernet, n = state.supernet.space, state.supernet, len(data.x_train)
     steps = steps_per_epoch(n, method.batch_size)
     parameters, buffers = dict(supernet.named_parameters()), dict(supernet.named_buffers())
-    bar = tqdm(
-        total=method.epochs * n, initial=len(state.history) * n, desc=description or method.name, unit="img",
-        unit_scale=True, mininterval=0.5, dynamic_ncols=True, disable=not progress, leave=False,
-    )  # fmt: skip
+    done = len(state.history) * n
+    bar = progress_bar(shown=progress, total=method.epochs * n, initial=done, unit="img", unit_scale=True)
     with bar:
         for stage_number in range(state.stage, len(method.stages)):
             stage = method.stages[stage_number]
