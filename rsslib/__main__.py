@@ -11,7 +11,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from rsslib.errors import InputError, choose
-from rsslib.runs import Run, RunsFailed, complete, overview, plan
+from rsslib.runs import Run, RunsFailed, by_worth, complete, overview, plan
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "reproduce":
             command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: %(default)s)")
             command.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 1; smoke: one per core)")
+            command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
     options = vars(parser.parse_args(arguments))
     command = options.pop("command")
     jobs = options.pop("jobs", None) or (os.cpu_count() if options["profile"] == "smoke" else 1)
@@ -62,10 +63,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(runs: list[Run], options: dict, jobs: int) -> list[str]:
     """Train every missing run; returns a sentence for each that failed."""
     try:
-        complete(runs, options["results"], options["data"], options["device"], jobs=jobs)
+        budget = seconds(options["time_budget"]) if options["time_budget"] else None
+        complete(
+            by_worth(runs), options["results"], options["data"], options["device"], jobs=jobs, time_budget=budget
+        )
     except RunsFailed as error:
         return [f"{name}: {type(why).__name__}: {why}" for name, why in error.failures.items()]
     return []
+
+
+def seconds(text: str) -> float:
+    """The seconds in a duration such as 90s, 25m or 2h."""
+    number, unit = text[:-1], {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    if unit is None or not number.replace(".", "", 1).isdigit():
+        raise InputError(f"time budget is {text!r}: expected a number and a unit, as 90s, 25m or 2h")
+    return float(number) * unit
 
 
 def execute(parameters: dict[Path, dict], options: dict) -> list[str]:

@@ -32,7 +32,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from rsslib import data as datasets
 from rsslib.errors import InputError, choose
 from rsslib.evaluate import RECALIBRATION_IMAGES, evaluate_population
-from rsslib.methods import LEARNING_RATE, TABLE_1, Method, build, override
+from rsslib.methods import LEARNING_RATE, OVERRIDES, TABLE_1, Method, build, override
 from rsslib.progress import start_worker
 from rsslib.space import BACKBONES, SearchSpace
 from rsslib.supernet import Network, SuperNet
@@ -79,7 +79,7 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", ("digits",), subnets_per_bucket=5, supernet_epochs=8, shrinking_epochs=18,
+        Profile("smoke", ("digits",), subnets_per_bucket=5, supernet_epochs=6, shrinking_epochs=12,
                 learning_rate_scale=8.0),
         Profile("quick", ("fashion_mnist",), subnets_per_bucket=15, supernet_epochs=12, shrinking_epochs=27,
                 train_images=6_400, test_images=2_000, learning_rate_scale=4.0),
@@ -153,6 +153,7 @@ def complete(
     device: str = "auto",
     precision: str = "fp32",
     jobs: int = 1,
+    time_budget: float | None = None,
     progress: bool = True,
     checkpoint_seconds: float = 20.0,
 ) -> None:
@@ -160,12 +161,14 @@ def complete(
 
     `results` is the folder for all runs, `data` the one with datasets. `device` is auto, cpu, cuda or cuda:<n>;
     `precision` of matrix products on CUDA is fp32 or tf32. `jobs` runs train at once, each in a process of its own that
-    gets an equal share of the processor's cores. A checkpoint is written after an epoch if the last one is
-    `checkpoint_seconds` old.
+    gets an equal share of the processor's cores. After `time_budget` seconds training stops between epochs, with
+    a checkpoint to go on from; `by_worth` puts the runs in an order in which what is finished by then is worth most.
+    A checkpoint is also written after an epoch if the last one is `checkpoint_seconds` old.
 
     Everything is checked before anything is trained: raises InputError. A run that fails does not stop the others;
     RunsFailed, at the end, names it.
     """
+    deadline = None if time_budget is None else time.time() + time_budget
     if not isinstance(jobs, int) or jobs < 1:
         raise InputError(f"jobs is {jobs!r}: expected a whole number of at least 1")
     where = choose_device(device, needed=any(run.profile.needs_cuda for run in runs) and device == "auto")
@@ -177,7 +180,7 @@ def complete(
         if _status(run, results, configuration(run, images, precision)) != "finished":
             todo.append(run)
     jobs = min(jobs, len(todo))
-    arguments = (str(results), str(data), str(where), precision, jobs, progress, checkpoint_seconds)
+    arguments = (str(results), str(data), str(where), precision, jobs, deadline, progress, checkpoint_seconds)
     failures = {}
     if jobs <= 1:
         for run in todo:
@@ -186,7 +189,8 @@ def complete(
             except Exception as error:
                 failures[run.name] = error
     else:
-        todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no core idles at the end
+        if time_budget is None:
+            todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no core idles at the end
         context = multiprocessing.get_context("spawn")
         threads = max(1, (os.cpu_count() or 1) // jobs)
         lines = context.Queue()  # each worker's line for its progress bar
@@ -199,6 +203,28 @@ def complete(
                     failures[futures[future].name] = error
     if failures:
         raise RunsFailed(failures) from next(iter(failures.values()))
+
+
+def by_worth(runs: Sequence[Run]) -> list[Run]:
+    """The runs in the order in which a campaign that may be cut short should train them.
+
+    First seeds before further ones; then the main methods on each profile's hardest dataset, the released baseline, the
+    ablations, the other datasets, and last the other backbone and the hyper-parameters.
+    """
+
+    def rank(run: Run) -> tuple:
+        main = run.method.name in MAIN_METHODS
+        hardest = run.dataset == run.profile.datasets[-1]
+        overridden = any(run.method.name.endswith(suffix) for suffix in OVERRIDES)
+        if run.backbone != "mobilenet_v3" or overridden:
+            step = 4
+        elif not hardest:
+            step = 3
+        else:
+            step = 0 if main else 1 if run.method.name == "ofa-released" else 2
+        return run.seed, step, run.method.subnet_epochs
+
+    return sorted(runs, key=rank)
 
 
 class RunsFailed(RuntimeError):
@@ -223,9 +249,12 @@ def _complete(
     device: str,
     precision: str,
     jobs: int,
+    deadline: float | None,
     progress: bool,
     checkpoint_seconds: float,
 ) -> None:
+    if deadline is not None and time.time() >= deadline:
+        return
     images = _dataset(run.dataset, data, device, run.profile.train_images, run.profile.test_images)
     config = configuration(run, images, precision)
     folder = run.folder(results)
@@ -250,13 +279,17 @@ def _complete(
                 load_checkpoint(state, checkpoint)
             saved = time.monotonic()
 
-            def after_epoch(state: TrainingState) -> None:
+            def after_epoch(state: TrainingState) -> bool:
                 nonlocal saved
-                if time.monotonic() - saved >= checkpoint_seconds:
+                stop = deadline is not None and time.time() >= deadline
+                if stop or time.monotonic() - saved >= checkpoint_seconds:
                     save_checkpoint(state, checkpoint)
                     saved = time.monotonic()
+                return stop
 
             train(state, run.method, images, run.seed, after_epoch, run.name, progress)
+            if len(state.history) < run.method.epochs:
+                return
             write_csv(folder / "history.csv", pd.DataFrame(state.history))
             write_tensors(weights, state.supernet.state_dict())
             record |= {"status": "trained", "training_seconds": state.seconds}
@@ -448,6 +481,18 @@ def _now() -> str:
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def finished(runs: Sequence[Run], results: str | Path = "data/results") -> list[Run]:
+    """Those of `runs` that are finished; prints the names of the others, raises InputError if none is."""
+    states = {run: _status(run, results, configuration(run)) for run in runs}
+    done = [run for run in runs if states[run] == "finished"]
+    if not done:
+        raise InputError(f"none of the runs is finished in {results}, not even {runs[0].name}: train them first")
+    for run in runs:
+        if states[run] != "finished":
+            print(f"left out, not finished: {run.name}")
+    return done
 
 
 def populations(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataFrame:

@@ -70,7 +70,7 @@ def train(
     method: Method,
     data: Dataset,
     seed: int,
-    after_epoch: Callable[[TrainingState], None] = lambda state: None,
+    after_epoch: Callable[[TrainingState], bool | None] = lambda state: None,
     description: str = "",
     progress: bool = True,
 ) -> TrainingState:
@@ -78,7 +78,7 @@ def train(
 
     Each epoch adds a row to `state.history`: stage, epoch (over all stages, from 1), learning_rate (at the first
     step), mflops (of the trained subnets, mean), loss (mean over steps and subnets, distillation included), images,
-    seconds. Then `after_epoch` is called; an exception that it raises ends training and leaves a state that can go on.
+    seconds. Then `after_epoch` is called; if it returns True, or raises, training ends and the state can go on later.
     """
     space, supernet, n = state.supernet.space, state.supernet, len(data.x_train)
     steps = steps_per_epoch(n, method.batch_size)
@@ -131,7 +131,8 @@ def train(
                 )
                 last = epoch + 1 == stage.epochs
                 state.stage, state.epoch = (stage_number + 1, 0) if last else (stage_number, epoch + 1)
-                after_epoch(state)
+                if after_epoch(state):
+                    return state
     return state
 
 
