@@ -485,13 +485,14 @@ def _now() -> str:
 
 def finished(runs: Sequence[Run], results: str | Path = "data/results") -> list[Run]:
     """Those of `runs` that are finished; prints the names of the others, raises InputError if none is."""
-    states = {run: _status(run, results, configuration(run)) for run in runs}
-    done = [run for run in runs if states[run] == "finished"]
+    done = []
+    for run in runs:
+        if _status(run, results, configuration(run)) == "finished":
+            done.append(run)
+        else:
+            print(f"left out, not finished: {run.name}")
     if not done:
         raise InputError(f"none of the runs is finished in {results}, not even {runs[0].name}: train them first")
-    for run in runs:
-        if states[run] != "finished":
-            print(f"left out, not finished: {run.name}")
     return done
 
 
