@@ -16,11 +16,9 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 from rsslib.errors import InputError, choose
@@ -79,7 +77,8 @@ def set_style() -> None:
     sizes |= {"legend.title_fontsize": 7.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5}
     lines = {"axes.linewidth": 0.7, "grid.linewidth": 0.5, "hatch.linewidth": 0.5, "axes.edgecolor": "0.4"}
     lines |= {"xtick.major.size": 0, "ytick.major.size": 0, "axes.grid.axis": "y", "axes.titlepad": 4.0}
-    sns.set_theme("paper", "whitegrid", rc={**sizes, **lines, "figure.dpi": 160, "pdf.fonttype": 42})
+    rc = {**sizes, **lines, "figure.dpi": 160, "pdf.fonttype": 42}
+    sns.set_theme("paper", "whitegrid", font="DejaVu Sans", rc=rc)  # a font that comes with matplotlib
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
@@ -216,9 +215,7 @@ def _box_words(seeds: bool, compared: bool) -> str:
     )
     words += "MFLOPs: millions of multiply-accumulates."
     words += " Circles: the median of each seed; boxes pool the seeds." if seeds else ""
-    words += (
-        " Diamonds, right of each box: the published median and quartiles, read off the figure." if compared else ""
-    )
+    words += " Diamonds, right of each box: the published median and quartiles, read off the paper." if compared else ""
     return words
 
 
@@ -326,7 +323,8 @@ def _time_words(times: pd.DataFrame, baseline: str) -> str:
     if not mixed:
         return words + f"Trained on {_list(_machines(table))}."
     for label, rows in _labelled(table):
-        where = [f"{styles[row.method].label} on {_list(row.machines)}" for row in rows.itertuples()]
+        groups = rows.groupby("machines", sort=False)["method"]
+        where = [f"{_list(styles[m].label for m in methods)} on {_list(machines)}" for machines, methods in groups]
         words += f"{label}: {'; '.join(where)}. "
     return words + (
         f"On {_list(mixed)} the runs come from different hardware or executors: "
@@ -399,9 +397,8 @@ def compare(population: pd.DataFrame, method: str, baseline: str) -> pd.DataFram
 def speed_ups(times: pd.DataFrame, baseline: str = "ofa") -> pd.DataFrame:
     """Training time of each method and how many times as fast as `baseline` it is: one row a dataset, backbone, method.
 
-    Columns: dataset, backbone, method, seconds (mean over seeds), machines (hardware with executor, each once),
-    baseline, speed_up. The last is NaN if there is no baseline or the two's runs are not all from one machine and
-    executor.
+    Columns: dataset, backbone, method, seconds (mean over seeds), machines (hardware with executor, each once) and
+    speed_up, which is NaN if there is no baseline or the two's runs are not all from one hardware and executor.
     """
     check(times, TIMES_COLUMNS, "times")
     unfinished = times[times["training_seconds"].isna()]
@@ -412,16 +409,15 @@ def speed_ups(times: pd.DataFrame, baseline: str = "ofa") -> pd.DataFrame:
         )
     rows = []
     for (dataset, backbone), table in _panels(times):
-        machine = table["hardware"].astype(str) + " with executor " + table["executor"].astype(str)
+        machine = table["hardware"].astype(str) + " (executor: " + table["executor"].astype(str) + ")"
         groups = {m: table["method"] == m for m in method_styles(table["method"])}
         machines = {m: tuple(machine[mine].unique()) for m, mine in groups.items()}
         seconds = {m: table.loc[mine, "training_seconds"].mean() for m, mine in groups.items()}
         for m in groups:
-            same = len({*machines[m], *machines.get(baseline, ())}) == 1 and baseline in groups
-            rows.append((dataset, backbone, m, seconds[m], machines[m], baseline,
-                         seconds[baseline] / seconds[m] if same else math.nan))  # fmt: skip
-    columns = ["dataset", "backbone", "method", "seconds", "machines", "baseline", "speed_up"]
-    return pd.DataFrame(rows, columns=columns)
+            comparable = baseline in groups and len({*machines[m], *machines[baseline]}) == 1
+            speed_up = seconds[baseline] / seconds[m] if comparable else math.nan
+            rows.append((dataset, backbone, m, seconds[m], machines[m], speed_up))
+    return pd.DataFrame(rows, columns=["dataset", "backbone", "method", "seconds", "machines", "speed_up"])
 
 
 def against_published(population: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
@@ -437,15 +433,14 @@ def against_published(population: pd.DataFrame, times: pd.DataFrame) -> pd.DataF
         boxes, styles = _published_boxes(mine, study), method_styles(mine["method"])
         ours = mine.groupby(["method", "bucket"])["accuracy"].median()
         for m, b in sorted(boxes.index, key=lambda key: (list(styles).index(key[0]), key[1])):
-            values = ("median accuracy (%)", "CIFAR-100", styles[m].label, b, ours[m, b], boxes.loc[(m, b), "median"])
-            rows.append(values)
+            study_median = boxes.loc[(m, b), "median"]
+            rows.append(("median accuracy (%)", "CIFAR-100", styles[m].label, b, ours[m, b], study_median))
         speeds = speed_ups(times[times["backbone"] == "mobilenet_v3"]).dropna(subset="speed_up")
         told = study[study["quantity"] == "speedup_over_ofa"].set_index("method")["value"]
         for m in (m for m in method_styles(speeds["method"]) if m in told):
             here = speeds[speeds["method"] == m]
-            names = ", ".join(panel_label(d) for d in here["dataset"])
-            speed = here["speed_up"].mean()
-            rows.append(("speed-up over OFA", names, METHOD_STYLES[m].label, math.nan, speed, told[m]))
+            names, mean = ", ".join(panel_label(d) for d in here["dataset"]), here["speed_up"].mean()
+            rows.append(("speed-up over OFA", names, METHOD_STYLES[m].label, math.nan, mean, told[m]))
     table = pd.DataFrame(rows, columns=["quantity", "dataset", "method", "bucket", "ours", "published"])
     return table.assign(difference=table["ours"] - table["published"])
 
@@ -563,7 +558,7 @@ def _medians_sentence(result: pd.DataFrame, label: str, base: str) -> str:
             continue
         low, high = (_points(here["difference"].abs().agg(limit)) for limit in ("min", "max"))
         amount = (f", by {low}" if low == high else f", by {low} to {high}") + " points" if sign else ""
-        where = f"in {_list(f'{bucket:g}' for bucket in sorted(here['bucket']))} MFLOPs"
+        where = f"at {_list(f'{bucket:g}' for bucket in sorted(here['bucket']))} MFLOPs"
         if len(here) == len(result):
             where = f"in all {len(result)} buckets" if len(result) > 1 else "in the one bucket"
         parts.append(f"{word} {base}'s {where}{amount}")
@@ -720,28 +715,20 @@ def _duration(seconds: float) -> str:
 
 
 def _add_caption(figure: Figure, *parts: str) -> None:
-    """Make the figure taller and write `parts` under it, wrapped to its width."""
-    text = " ".join(part for part in parts if part)
+    """Make the figure taller and write `parts` under it, wrapped to its width between words."""
+    text = figure.text(0, 0, "", fontsize=CAPTION_SIZE, linespacing=1.25, color="0.3", va="bottom", gid="caption")
     width, height = figure.get_size_inches()
-    lines = _wrap(text, 72 * (width - 2 * MARGIN))
+    lines = [""]
+    for word in " ".join(part for part in parts if part).split():
+        text.set_text(f"{lines[-1]} {word}".strip())
+        if lines[-1] and text.get_window_extent().width > figure.dpi * (width - 2 * MARGIN):
+            lines.append(word)
+        else:
+            lines[-1] = text.get_text()
     room = len(lines) * 1.25 * CAPTION_SIZE / 72 + 2 * MARGIN
     figure.set_size_inches(width, height + room)
     figure.get_layout_engine().set(rect=(0, room / (height + room), 1, height / (height + room)))
-    figure.text(MARGIN / width, MARGIN / (height + room), "\n".join(lines), va="bottom", ha="left",
-                fontsize=CAPTION_SIZE, linespacing=1.25, color="0.3", gid="caption")  # fmt: skip
-
-
-def _wrap(text: str, points: float) -> list[str]:
-    """Lines no wider than `points` in the caption's font, broken between words."""
-    font = FontProperties(size=CAPTION_SIZE)
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and text_to_path.get_text_width_height_descent(longer, font, False)[0] > points:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
+    text.set(text="\n".join(lines), x=MARGIN / width, y=MARGIN / (height + room))
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
