@@ -5,8 +5,8 @@ text; nothing here trains, and nothing is drawn from memory. Call `set_style` on
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,6 +42,25 @@ METHOD_STYLES = {
     "ofa-released": MethodStyle("OFA (released code)", "#8cc3ee", "xxxxx"),
     "rss-short": MethodStyle("RSS-Short", "#f2a93b", "....."),
     "rss": MethodStyle("RSS", "#2a9d78", "/////"),
+}
+# RSS and RSS-Short share the looks of their ablations, as all that are compared share those of their overrides.
+VARIANT_STYLES = {
+    "per-batch": MethodStyle("1 per batch", "#c7667f", "\\\\\\\\\\"),
+    "2-per-batch": MethodStyle("2 per batch", "#5b4636", "+++++"),
+    "smallest": MethodStyle("smallest only", "#e7b8c4", "....."),
+    "middle": MethodStyle("middle only", "#b0577a", "-----"),
+    "largest": MethodStyle("largest only", "#4d2048"),
+    "max-then-min": MethodStyle("Max then Min", "#b9a7dd", "|||||"),
+    "min-then-max": MethodStyle("Min then Max", "#7656a8", "-----"),
+    "alternating": MethodStyle("Alternating", "#33214f"),
+    "batch-128": MethodStyle("batch size 128", "#9a9a9a", "|||||"),
+    "dropout-0.3": MethodStyle("dropout 0.3", "#9a9a9a", "|||||"),
+    "lr-0.02": MethodStyle("learning rate 0.02", "#9a9a9a", "|||||"),
+}
+METHOD_STYLES |= {
+    f"{base}-{suffix}": replace(style, label=f"{METHOD_STYLES[base].label}, {style.label}")
+    for base in METHOD_STYLES
+    for suffix, style in VARIANT_STYLES.items()
 }
 OTHER_STYLES = (("#c7667f", "\\\\\\\\\\"), ("#8a6fb0", "-----"), ("#9a9a9a", "|||||"), ("#5b4636", "+++++"))
 BASELINES = ("ofa", "ofa-released")
@@ -99,25 +118,33 @@ def panel_label(dataset: str, backbone: str = "mobilenet_v3") -> str:
 
 
 def population_boxes(
-    population: pd.DataFrame, caption: str = "", title: str = "", published: pd.DataFrame | None = None
+    population: pd.DataFrame,
+    caption: str = "",
+    title: str = "",
+    published: pd.DataFrame | None = None,
+    split: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
     """Figure 3: test accuracy by subnet size, a box a method over the subnets as points, a panel a dataset.
 
-    Several seeds are pooled in a box, with the median of each seed marked. `published` (see the function of that name)
-    adds the study's medians and quartiles where it has any: ask for it only at the paper's scale. `caption` goes under
-    the figure, wrapped. Raises InputError for a table without rows or columns that this needs.
+    `split` makes a panel of each of several sets of methods instead, by title. Several seeds are pooled in a box, with
+    the median of each seed marked. `published` (see the function of that name) adds the study's medians and quartiles
+    where it has any: ask for it only at the paper's scale. `caption` goes under the figure, wrapped. Raises InputError
+    for a table without rows or columns that this needs.
     """
     check(population, POPULATION_COLUMNS, "population")
-    panels = list(_panels(population))
+    panels = [(panel_label(*names), table) for names, table in _panels(population)]
+    if split is not None:
+        panels = [(name, population[population["method"].isin(methods)]) for name, methods in split.items()]
+        panels = [(name, table) for name, table in panels if len(table)]
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
     figure = Figure((COLUMN if columns == 1 else PAGE, 2.5 * rows + 0.55), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     styles = method_styles(population["method"])
     compared = False
-    for axes, ((dataset, backbone), table) in zip(grid, panels, strict=False):
+    for axes, (name, table) in zip(grid, panels, strict=False):
         compared |= _draw_boxes(axes, table, styles, published)
-        axes.set_title(panel_label(dataset, backbone))
+        axes.set_title(name)
     for i, axes in enumerate(grid[: len(panels)]):
         axes.set_xlabel(SIZE if i + columns >= len(panels) else "")
         axes.set_ylabel(ACCURACY if i % columns == 0 else "")
@@ -126,6 +153,25 @@ def population_boxes(
         figure.suptitle(title, fontsize=9)
     _legend(figure, grid[len(panels) :], styles, _sample_size(population), _several_seeds(population), compared)
     _add_caption(figure, caption, _box_words(_several_seeds(population), compared))
+    return figure
+
+
+def population_figure(
+    population: pd.DataFrame,
+    times: pd.DataFrame,
+    runs: Sequence[Run],
+    methods: Sequence[str],
+    folder: str | Path,
+    name: str,
+    split: Mapping[str, Sequence[str]] | None = None,
+) -> Figure | str:
+    """`population_boxes` of some of the methods, saved as `name`; a sentence instead if none of their runs is there."""
+    shown = population[population["method"].isin(methods)]
+    if shown.empty:
+        return f"{name} is not drawn: none of its runs ({', '.join(methods)}) is finished."
+    chosen = [run for run in runs if run.method.name in methods]
+    figure = population_boxes(shown, caption(chosen, times), split=split)
+    save(figure, folder, name)
     return figure
 
 
@@ -453,13 +499,7 @@ def findings(population: pd.DataFrame, times: pd.DataFrame, profile: str) -> str
     and speed-ups. `profile` is the name of the scale. Raises InputError as the figures do."""
     check(population, POPULATION_COLUMNS, "population")
     check(times, TIMES_COLUMNS, "times")
-    lines = []
-    if profile != "paper":
-        lines.append(
-            f"**Scale.** Profile `{profile}` is not the paper's scale: what follows describes these runs and decides "
-            "nothing about the paper's claims."
-        )
-    lines.append(_seed_sentences(population))
+    lines = [*_scale_sentences(profile), _seed_sentences(population)]
     for (dataset, backbone), table in _panels(population):
         lines.append(f"### {panel_label(dataset, backbone)}")
         bullets = [_size_sentence(table), *_comparison_sentences(table), *_shape_sentences(table)]
@@ -469,6 +509,37 @@ def findings(population: pd.DataFrame, times: pd.DataFrame, profile: str) -> str
     if across:
         lines += ["### Across datasets", "\n".join(f"- {bullet}" for bullet in across)]
     return "\n\n".join(lines) + "\n"
+
+
+def comparisons(population: pd.DataFrame, baselines: Sequence[str], profile: str) -> str:
+    """How every variant compares with its unchanged method on the same subnets, in Markdown, from the numbers alone.
+
+    A variant of the method `rss` is one whose name begins with "rss-", unless a longer one of `baselines` fits too.
+    Raises InputError as the figures do.
+    """
+    check(population, POPULATION_COLUMNS, "population")
+    lines = [*_scale_sentences(profile), _seed_sentences(population)]
+    styles = method_styles(population["method"])
+    for (dataset, backbone), table in _panels(population):
+        bullets = []
+        for method in (m for m in styles if m in set(table["method"]) and m not in baselines):
+            fitting = [base for base in baselines if method.startswith(f"{base}-")]
+            base = max(fitting, key=len, default=None)
+            if base in set(table["method"]):
+                bullets.append(_comparison(table, method, base, styles[method].label, styles[base].label))
+            else:
+                bullets.append(f"{styles[method].label}: {base or 'its unchanged method'} was not run.")
+        lines += [f"### {panel_label(dataset, backbone)}", "\n".join(f"- {bullet}" for bullet in bullets)]
+    return "\n\n".join(lines) + "\n"
+
+
+def _scale_sentences(profile: str) -> list[str]:
+    if profile == "paper":
+        return []
+    return [
+        f"**Scale.** Profile `{profile}` is not the paper's scale: what follows describes these runs and decides "
+        "nothing about the paper's claims."
+    ]
 
 
 def _seed_sentences(population: pd.DataFrame) -> str:

@@ -252,7 +252,7 @@ class SuperNet(Network):
         part = self.subnet(arch, tensors)
         for i, _, kernel, _ in self.space.active(arch):
             part[f"blocks.{i}.conv_dw.weight"] = kernel_weight(part, f"blocks.{i}.", kernel)
-        network = Network(self.space, arch, dropout).to(part["classifier.weight"].device)
+        network = Network(self.space, arch, dropout).to(part["classifier.weight"])  # its device and dtype
         network.load_state_dict({name: t for name, t in part.items() if "kernel_" not in name}, strict=False)
         network.to(memory_format=torch.channels_last)
         return network.train(self.training)
