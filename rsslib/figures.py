@@ -250,8 +250,10 @@ def _legend(
     if len(free):
         free[0].legend(loc="center", **style)
         return
-    narrow = 2 if len(handles) == 4 else 3
-    columns = len(handles) if figure.get_figwidth() > COLUMN else min(len(handles), narrow)
+    columns = len(handles)
+    if figure.get_figwidth() <= COLUMN:  # as many as fit side by side; four make two rows of two
+        fits = 3 if sum(len(str(handle.get_label())) for handle in handles[:3]) < 34 else 2
+        columns = min(len(handles), 2 if len(handles) == 4 else fits)
     figure.legend(loc="outside upper center", ncols=columns, **style)
 
 

@@ -26,23 +26,32 @@ def archs_of(space: SearchSpace) -> st.SearchStrategy[Arch]:
 
 @torch.no_grad()
 def randomise(supernet: SuperNet, seed: int = 0) -> SuperNet:
-    """Move every parameter and statistic away from its initial value, so that nothing is an identity by chance."""
+    """Move every parameter and statistic away from its initial value, so that nothing is an identity by chance.
+
+    Statistics become those of training on noise: with arbitrary ones the image would hardly reach the logits.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def noise(tensor):
-        return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+        return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
 
     for name, parameter in supernet.named_parameters():
-        if ".bn" in name and name.endswith(".weight"):
-            parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
-        elif name.endswith(".bias") or "kernel_" in name:
+        if ".bn" in name or name.endswith(".bias") or "kernel_" in name:
             parameter.add_(0.1 * noise(parameter))
-    for name, buffer in supernet.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.copy_(0.1 * noise(buffer))
-        elif name.endswith("running_var"):
-            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
-    return supernet
+    buffers, space, training = dict(supernet.named_buffers()), supernet.space, supernet.training
+    x = noise(torch.empty(16, space.in_channels, 32, 32, dtype=supernet.classifier.weight.dtype))
+
+    def norm(x, name, weight, bias):
+        var, mean = torch.var_mean(x, (0, 2, 3))
+        buffers[f"{name}.running_mean"].copy_(mean)
+        buffers[f"{name}.running_var"].copy_(var)
+        return torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True)
+
+    supernet.run(x, space.largest, dict(supernet.named_parameters()), norm)
+    supernet.train()
+    for arch in random_archs(space, 6, seed):
+        supernet(x, arch)
+    return supernet.train(training)
 
 
 def toy_data(train: int = 40, test: int = 30, channels: int = 3, classes: int = 4, seed: int = 0) -> Dataset:
@@ -77,3 +86,10 @@ def idle_from(space: SearchSpace, arch: Arch, other: Arch) -> Arch:
         return tuple(a[i] if i in used else b[i] for i in range(space.n_layers))
 
     return Arch(merge(arch.kernel, other.kernel), merge(arch.expand, other.expand), arch.depth)
+
+
+def assert_close(result: torch.Tensor, expected: torch.Tensor, tolerance: float, what: object = "") -> None:
+    """No element is farther off than `tolerance` times the largest expected element."""
+    assert result.shape == expected.shape, what
+    error = (result - expected).abs().max() / expected.abs().max()
+    assert error <= tolerance, f"{what} off by {error:.1e} of the largest element"
