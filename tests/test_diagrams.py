@@ -1,0 +1,329 @@
+"""rsslib.diagrams: tables equal the declarations that they describe, figures show every layer and stage once."""
+
+import re
+from itertools import accumulate, combinations, pairwise
+
+import numpy as np
+import pytest
+import torch
+from helpers import corners, random_archs, sentence, toy_data
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.text import Text
+
+from rsslib import diagrams
+from rsslib.errors import InputError
+from rsslib.figures import set_style
+from rsslib.methods import METHODS, TABLE_1, build, override
+from rsslib.samplers import Uniform
+from rsslib.space import Arch, SearchSpace
+from rsslib.train import start, train
+
+TINY = TABLE_1["mnist"]
+
+
+@pytest.fixture(autouse=True)
+def style():
+    set_style()
+
+
+def by_gid(figure, pattern: str, kind) -> dict:
+    """The figure's artists of a kind by gid, where it matches."""
+    found = figure.findobj(lambda a: isinstance(a, kind) and re.fullmatch(pattern, a.get_gid() or ""))
+    assert len({artist.get_gid() for artist in found}) == len(found)
+    return {artist.get_gid(): artist for artist in found}
+
+
+def texts(figure) -> list[tuple[str, object]]:
+    """Every visible text with its place in pixels, ticks outside the axes' limits excepted."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    shown = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
+    hidden = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            off = not axes.axison or not axis.get_visible()
+            for tick in axis.get_major_ticks() + axis.get_minor_ticks():
+                outside = not low <= tick.get_loc() <= high
+                hidden |= {t for t in (tick.label1, tick.label2) if off or outside}
+            if off:
+                hidden |= {axis.label, axis.offsetText}
+    return [(t.get_text(), t.get_window_extent()) for t in shown if t not in hidden]
+
+
+def assert_legible(figure) -> None:
+    """No text overlaps another or leaves the figure."""
+    placed = texts(figure)
+    width, height = figure.bbox.size
+    for text, box in placed:
+        assert 0 <= box.x0 and 0 <= box.y0 and box.x1 <= width and box.y1 <= height, f"cut off: {text}"
+    for (a, first), (b, second) in combinations(placed, 2):
+        across = min(first.x1, second.x1) - max(first.x0, second.x0)
+        upright = min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert min(across, upright) < 1, f"{a!r} overlaps {b!r}"
+
+
+# --- the architecture
+
+
+@pytest.mark.parametrize(
+    ("backbone", "channels", "strides", "optional"),
+    [
+        ("mobilenet_v3", [16, 24, 40, 80, 112, 160], [2, 2, 2, 1, 2], [False, False, True, True] * 5),
+        ("proxylessnas", [16, 24, 40, 80, 96, 192, 320], [2, 2, 2, 1, 2, 1], [False, False, True, True] * 5 + [False]),
+    ],
+)
+def test_architecture_has_a_box_for_each_layer(backbone, channels, strides, optional):
+    figure = diagrams.architecture(SearchSpace(backbone))
+    boxes, words = by_gid(figure, r"layer \d+", FancyBboxPatch), by_gid(figure, r"layer \d+", Text)
+    expected = []
+    for (before, after), stride, depth in zip(pairwise(channels), strides, [4, 4, 4, 4, 4, 1], strict=False):
+        expected += [f"{before} → {after}, stride {stride}", *[f"{after} → {after}, stride 1"] * (depth - 1)]
+    names = [f"layer {i}" for i in range(len(expected))]
+    assert [words[name].get_text().split("\n")[0] for name in names] == expected
+    assert [boxes[name].get_linestyle() not in ("-", "solid") for name in names] == optional
+    assert len(boxes) == len(words) == len(expected)
+    shortcuts = by_gid(figure, r"layer \d+ shortcut", object)
+    assert shortcuts.keys() == {f"layer {i} shortcut" for i in range(20) if i % 4}  # all but a stage's first
+
+
+def test_architecture_shows_sizes_squeeze_excite_and_fixed_layers(space):
+    figure = diagrams.architecture(space)
+    words = "\n".join(text for text, _ in texts(figure))
+    for name, arch in (("smallest", space.smallest), ("largest", space.largest)):
+        for _, layer, _, expand in space.active(arch):
+            assert str(layer.hidden(expand)) in words, name
+    assert words.count("depth 2, 3 or 4") == 5
+    assert words.count(", SE") == sum(stage.squeeze_excite for stage in space.backbone.stages)
+    assert all(f"{size}×{size}" in words for size in (32, 16, 8, 4, 2, 1))
+    fixed = by_gid(figure, "stem|first|expand|mix|linear", FancyBboxPatch)
+    assert fixed.keys() - {"mix"} == {"stem", "first", "expand", "linear"}
+    assert ("mix" in fixed) == (space.backbone.name == "mobilenet_v3")
+    colours = {box.get_facecolor() for box in by_gid(figure, r"layer \d+", FancyBboxPatch).values()}
+    assert len(colours) == len({layer.squeeze_excite for layer in space.layers})
+
+
+def test_architecture_is_legible_and_its_texts_stay_in_their_boxes(space):
+    other = SearchSpace(space.backbone, kernels=(5,), expands=(1, 2, 3, 4, 6), depths=(1, 3), in_channels=1, classes=10)
+    for figure in (diagrams.architecture(space), diagrams.architecture(other)):
+        assert_legible(figure)
+        boxes, words = (by_gid(figure, ".+", kind) for kind in (FancyBboxPatch, Text))
+        assert boxes.keys() == words.keys()
+        for name, box in boxes.items():
+            outer, inner = box.get_window_extent(), words[name].get_window_extent()
+            assert outer.x0 < inner.x0 and inner.x1 < outer.x1 and outer.y0 < inner.y0 and inner.y1 < outer.y1, name
+
+
+# --- one subnet
+
+
+def test_draw_subnet_shows_the_active_layers_and_no_others(space):
+    for arch in [*corners(space), *random_archs(space, 2)]:
+        figure = diagrams.draw_subnet(space, arch)
+        boxes = by_gid(figure, r"layer \d+", Rectangle)
+        active = {f"layer {i}": (kernel, expand) for i, _, kernel, expand in space.active(arch)}
+        assert boxes.keys() == active.keys()
+        assert all(boxes[name].get_height() == expand for name, (_, expand) in active.items())
+        widths = {(kernel, round(boxes[name].get_width(), 6)) for name, (kernel, _) in active.items()}
+        colours = {(kernel, boxes[name].get_facecolor()) for name, (kernel, _) in active.items()}
+        assert len(widths) == len(colours) == len({kernel for kernel, _ in active.values()})
+        assert len(by_gid(figure, "skipped", object)["skipped"].get_xdata()) == space.n_layers - len(active)
+        assert f"{space.macs(arch) / 1e6:.2f} MFLOPs" in figure.axes[0].get_title()
+    assert_legible(figure)
+    assert_legible(diagrams.draw_subnet(space, space.largest))
+
+
+# --- sizes
+
+
+def test_bucket_shares_equal_a_direct_count(space):
+    samples = 3000
+    sizes = diagrams.macs_samples(space, samples, seed=1)
+    shares = diagrams.bucket_shares(space, sizes)
+    assert tuple(shares.index) == space.backbone.buckets
+    for i, (name, locked) in enumerate((("any width", None), ("smallest width, 3", (3,)), ("largest width, 6", (6,)))):
+        rows = space.sample(samples, np.random.default_rng([1, i]), expands=locked)
+        macs = [space.macs(space.to_arch(row)) for row in rows[:200]]
+        assert sizes[name][:200].tolist() == macs and len(sizes[name]) == samples
+        for bucket in shares.index:
+            inside = sum(abs(size - bucket * 1e6) <= 0.5e6 for size in sizes[name].tolist())
+            assert shares.loc[bucket, name] == pytest.approx(100 * inside / samples)
+    inner = ["any width"] * (len(shares) - 2)
+    assert list(shares["drawn with"]) == ["smallest width, 3", *inner, "largest width, 6"]
+
+
+def test_bucket_bounds_are_inclusive(mobilenet):
+    sizes = {"any width": np.array([3_499_999, 3_500_000, 4_500_000, 4_500_001])}
+    assert diagrams.bucket_shares(mobilenet, sizes).loc[4, "any width"] == 50
+
+
+def test_sizes_come_in_chunks_as_they_would_at_once(mobilenet):
+    rows = 50_001
+    sizes = diagrams.macs_samples(mobilenet, rows)["any width"]
+    assert len(sizes) == rows and sizes.dtype == np.int64
+    assert sizes.mean() / 1e6 == pytest.approx(7.90, abs=0.02) and sizes.std() / 1e6 == pytest.approx(1.03, abs=0.02)
+
+
+def test_buckets_of_grey_images_are_those_of_colour_ones():
+    grey, colour = (diagrams.macs_samples(SearchSpace(in_channels=n), 50)["any width"] for n in (1, 3))
+    assert (grey == colour).all()
+
+
+def test_macs_distribution_marks_every_share(space):
+    sizes = diagrams.macs_samples(space, 20_000)
+    figure, shares = diagrams.macs_distribution(space, sizes), diagrams.bucket_shares(space, sizes)
+    marks = by_gid(figure, r".* \d+", object)
+    expected = {f"{name} {bucket}": shares.loc[bucket, name] for name in sizes for bucket in shares.index}
+    assert {name: mark.get_ydata()[0] for name, mark in marks.items()} == {n: s for n, s in expected.items() if s}
+    filled = {name for name, mark in marks.items() if mark.get_markerfacecolor() != "none"}
+    assert filled == {f"{row['drawn with']} {b}" for b, row in shares.iterrows() if row[row["drawn with"]]}
+    assert_legible(figure)
+
+
+def test_ptflops_agrees_within_a_tenth_of_a_percent(space):
+    archs = {"smallest": space.smallest, "random": random_archs(space, 1, seed=5)[0]}
+    table = diagrams.macs_against_ptflops(space, archs).loc[space.backbone.name]
+    assert list(table["rsslib (MFLOPs)"]) == [space.macs(arch) / 1e6 for arch in archs.values()]
+    assert list(table.index) == list(archs) and table["difference (%)"].abs().between(1e-6, 0.1).all()
+    ratio = table["ptflops (MFLOPs)"] / table["rsslib (MFLOPs)"]
+    assert np.allclose(table["difference (%)"], 100 * (ratio - 1))
+
+
+# --- methods
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_stage_table_equals_the_declaration(name):
+    method = build(name, *TABLE_1["cifar100"])
+    table = diagrams.stage_table(method)
+    assert list(table.index) == [(name, stage.name) for stage in method.stages]
+    for stage, row in zip(method.stages, table.to_dict("records"), strict=True):
+        assert (row["epochs"], row["learning rate"]) == (stage.epochs, stage.learning_rate)
+        assert row["first rate"] == pytest.approx(stage.rate(0, 0, 625), rel=1e-9)
+        assert row["schedule"].startswith(stage.schedule)
+        assert row["subnets a step"] == getattr(stage.sampler, "count", 1)
+        assert (row["distils from"] != "none") == stage.distill
+        assert (row["channels sorted"] != "no") == (stage.sort_channels is not None)
+    assert table["epochs"].sum() == method.epochs
+
+
+def test_stages_of_progressive_shrinking_in_words():
+    table = diagrams.stage_table(build("ofa", *TABLE_1["cifar100"])).loc["ofa"]
+    assert table["subnets"].to_dict() == {
+        "supernet": "largest",
+        "kernel": "uniform, width 6, depth 4",
+        "depth 1": "uniform, width 6, depth 3 or 4",
+        "depth 2": "uniform, width 6",
+        "width 1": "uniform, width 4 or 6",
+        "width 2": "uniform",
+    }
+    assert list(table["subnets a step"]) == [1, 1, 2, 2, 4, 4]
+    assert list(table["channels sorted"]) == ["no"] * 4 + ["all", "to 4x and beyond"]
+    assert list(table["distils from"]) == ["none"] + ["supernet, trained"] * 5
+
+
+def test_the_released_stages_say_which_epochs_they_run():
+    table = diagrams.stage_table(build("ofa-released", *TABLE_1["cifar100"])).loc["ofa-released"]
+    ranges = [re.findall(r"\d+", words) for words in table["schedule"]]
+    assert [tuple(map(int, r)) for r in ranges] == [
+        (0, 179, 180), (180, 299, 300), (301, 324, 325), (326, 444, 445), (446, 469, 470), (471, 589, 590)
+    ]  # fmt: skip
+    assert set(table["distils from"][1:]) == {"untrained network"} and set(table["channels sorted"]) == {"no"}
+
+
+def test_a_sampler_of_the_readers_is_shown_by_its_repr():
+    class Mine:
+        def __repr__(self):
+            return "Mine()"
+
+    assert diagrams.sampler_words(Mine()) == "Mine()"
+    assert diagrams.sampler_words(Uniform(kernels=(3,), depths=(2, 3, 4))) == "uniform, kernel 3, depth 2, 3 or 4"
+
+
+@pytest.mark.parametrize("name", ["rss", "ofa-released"])
+def test_schedule_table_holds_the_subnets_that_training_draws(name, mobilenet, monkeypatch):
+    monkeypatch.setattr("rsslib.train.train_step", lambda *args: torch.zeros(()))
+    method, data, seed = override(build(name, 2, 9), batch_size=4), toy_data(train=12, channels=3), 3
+    history = train(start(mobilenet, method, seed), method, data, seed, progress=False).history
+    table = diagrams.schedule_table(method, mobilenet, steps=3, seed=seed)
+    assert [row["mflops"] for row in history] == pytest.approx(list(table["mean"]))
+    assert [row["learning_rate"] for row in history] == list(table["learning_rate"])
+    assert [row["stage"] for row in history] == [method.stages[i].name for i in table["stage"]]
+
+
+def test_schedule_table_of_each_stage(mobilenet):
+    method = build("ofa", *TINY)
+    table = diagrams.schedule_table(method, mobilenet, steps=5)
+    assert list(table["epoch"]) == list(range(method.epochs)) and table["count"].sum() == method.subnet_epochs
+    assert table.groupby("stage")["each"].unique().str[0].to_list() == ["epoch"] + ["step"] * 5
+    assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+    first = table[table["stage"] == 0]
+    assert (first[["mean", "low", "high"]] == mobilenet.macs(mobilenet.largest) / 1e6).all(axis=None)
+
+
+@pytest.mark.parametrize("name", ["ofa", "ofa-released", "rss-short", "rss-max-then-min"])
+def test_schedule_curves_equal_the_rates_of_the_stages(name, mobilenet):
+    method = build(name, *TINY)
+    rates = by_gid(diagrams.schedule([method], mobilenet, steps=2), "rate .*", object)
+    begun = [0, *accumulate(stage.epochs for stage in method.stages)]
+    assert {f"rate {stage.name}" for stage in method.stages if stage.epochs} == rates.keys()
+    for stage, first in zip(method.stages, begun, strict=False):
+        if stage.epochs:
+            x, y = rates[f"rate {stage.name}"].get_data()
+            assert list(y[::4]) == pytest.approx([stage.rate(epoch, 0, 100) for epoch in range(stage.epochs)])
+            assert list(x[::4]) == [first + epoch for epoch in range(stage.epochs)]
+
+
+def test_stage_boundaries_of_the_released_code(mobilenet):
+    figure = diagrams.schedule([build("ofa-released", *TABLE_1["cifar100"])], mobilenet, steps=2)
+    for axes in figure.axes:
+        edges = [line.get_xdata()[0] for line in axes.lines if line.get_gid() == "boundary"]
+        assert edges == [180, 300, 324, 443, 467, 586]
+
+
+def test_schedule_is_legible(mobilenet):
+    methods = [build(name, *TINY) for name in ("ofa", "ofa-released", "rss-short", "rss-alternating")]
+    figure = diagrams.schedule(methods, mobilenet, steps=2)
+    titles = [axes.get_title("left") for axes in figure.axes[::2]]
+    assert titles[:3] == ["OFA", "OFA (released code)", "RSS-Short"] and len(figure.axes) == 2 * len(methods)
+    words = [text for text, _ in texts(figure)]
+    assert [words.count(f"{n}/step") for n in (1, 2, 4)] == [2, 4, 3]  # the released code loses a stage of one epoch
+    assert "1/epoch: uniform" in words and "1/epoch: smallest and largest in turn" in words
+    assert_legible(figure)
+
+
+# --- input
+
+
+def outside(space) -> dict[str, Arch]:
+    largest = space.largest
+    return {
+        "kernel[0] is 9": Arch((9, *largest.kernel[1:]), largest.expand, largest.depth),
+        "expand has 1 values": Arch(largest.kernel, (6,), largest.depth),
+        "depth[1] is 5": Arch(largest.kernel, largest.expand, (4, 5, *largest.depth[2:])),
+    }
+
+
+@pytest.mark.parametrize("draw", [diagrams.draw_subnet, lambda s, a: diagrams.macs_against_ptflops(s, {"x": a})])
+def test_architectures_outside_the_space_are_refused(draw, space):
+    for words, arch in outside(space).items():
+        with pytest.raises(InputError) as error:
+            draw(space, arch)
+        assert words in sentence(error)
+
+
+@pytest.mark.parametrize("samples", [0, -1, 2.5, "10"])
+def test_samples_must_be_a_whole_number(samples, mobilenet):
+    with pytest.raises(InputError) as error:
+        diagrams.macs_samples(mobilenet, samples)
+    assert "samples" in sentence(error)
+
+
+def test_schedules_need_methods_and_steps(mobilenet):
+    with pytest.raises(InputError) as error:
+        diagrams.schedule([], mobilenet)
+    assert "methods" in sentence(error)
+    with pytest.raises(InputError) as error:
+        diagrams.schedule([build("rss", 1, 1)], mobilenet, steps=1)
+    assert "steps" in sentence(error)
