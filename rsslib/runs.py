@@ -492,7 +492,7 @@ def finished(runs: Sequence[Run], results: str | Path = "data/results") -> list[
         else:
             print(f"left out, not finished: {run.name}")
     if not done:
-        raise InputError(f"none of the runs is finished in {results}, not even {runs[0].name}: train them first")
+        raise InputError(f"none of the {len(runs)} runs, as {runs[0].name}, is finished in {results}: train them first")
     return done
 
 
