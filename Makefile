@@ -14,10 +14,10 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint reproduce figures lab lock
+.PHONY: help setup test test-browser lint reproduce figures lab lock
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo 'PROFILE=smoke|quick|paper sets the scale (here: $(PROFILE)), ARGS="..." adds options,'
 	@echo 'PYTHON=python3.12 names another Python to set up with.'
@@ -26,6 +26,11 @@ setup: $(INSTALLED) ## install the pinned packages into .venv (the other targets
 
 test: lint ## lint, then run the tests (ARGS="-k name", ARGS="-m long")
 	$(PY) -m pytest $(ARGS)
+
+test-browser: $(INSTALLED) ## drive the explorer notebook in a real browser and take its screenshot
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { echo 'make test-browser needs \
+	Chromium and its driver: on Debian, apt-get install chromium chromium-driver' >&2; exit 1; }
+	$(PY) -m pytest -m browser -n 0 $(ARGS)
 
 lint: $(INSTALLED) ## check the code and the notebooks with ruff
 	$(PY) -m ruff check .

@@ -4,6 +4,7 @@ Randomness is derived from (seed, stage, epoch) alone, so an epoch is the same w
 before it, and methods with one seed see the same batches.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ def train(
     Each epoch adds a row to `state.history`: stage, epoch (over all stages, from 1), learning_rate (at the first
     step), mflops (of the trained subnets, mean), loss (mean over steps and subnets, distillation included), images,
     seconds. Then `after_epoch` is called; if it returns True, or raises, training ends and the state can go on later.
+
+    Raises FloatingPointError at the end of an epoch in which a loss was not finite.
     """
     space, supernet, n = state.supernet.space, state.supernet, len(data.x_train)
     steps = steps_per_epoch(n, method.batch_size)
@@ -102,21 +105,27 @@ def train(
                 crops = draw_augmentation(n, generator)
                 mflops = mean_mflops(space, subnets)
                 bar.set_description(f"{description or method.name}: {stage.name} {epoch + 1}/{stage.epochs}")
-                total = torch.zeros((), device=generator.device)
+                losses = torch.zeros(steps, device=generator.device)
                 for step in range(steps):
                     rows = order[step * method.batch_size : (step + 1) * method.batch_size]
                     x = augment(data.x_train[rows], crops[rows], data.mean, data.std)
                     for group in state.optimizer.param_groups:
                         group["lr"] = stage.rate(epoch, step, steps)
-                    loss = train_step(
+                    losses[step] = train_step(
                         state, parameters, buffers, x, data.y_train[rows], subnets[step],
                         method.dropout, generator, stage.distill,
                     )  # fmt: skip
-                    total += loss
-                    if generator.device.type == "cpu":
-                        bar.set_postfix(subnet=f"{mflops:.1f}M", loss=f"{loss:.2f}", refresh=False)
+                    if generator.device.type == "cpu":  # elsewhere reading the loss would hold up the device
+                        bar.set_postfix(subnet=f"{mflops:.1f}M", loss=f"{losses[step]:.2f}", refresh=False)
                     bar.update(len(rows))
-                mean_loss = total.item() / steps
+                mean_loss = losses.mean().item()
+                if not math.isfinite(mean_loss):
+                    step = int(losses.isfinite().logical_not().nonzero()[0])
+                    raise FloatingPointError(
+                        f"the loss is {losses[step]} in stage {stage.name!r}, epoch {epoch + 1}, step {step + 1}, learning "
+                        f"rate {stage.rate(epoch, step, steps):.2g}, subnets {subnets[step]}: try a lower learning rate; "
+                        "the last checkpoint before it is kept"
+                    )
                 bar.set_postfix(subnet=f"{mflops:.1f}M", loss=f"{mean_loss:.2f}")
                 state.history.append(
                     {

@@ -5,8 +5,22 @@ import torch
 from hypothesis import strategies as st
 
 from rsslib.data import Dataset
-from rsslib.space import Arch, SearchSpace
+from rsslib.space import Arch, Backbone, SearchSpace, StageSpec
 from rsslib.supernet import SuperNet
+
+# A network with every kind of layer that trains in milliseconds: for what does not depend on size.
+TINY = Backbone(
+    name="tiny",
+    stem_channels=8,
+    stem_act="hardswish",
+    first_channels=8,
+    first_act="relu",
+    stages=(StageSpec(16, 2, "relu"), StageSpec(24, 2, "hardswish", squeeze_excite=True)),
+    expand_channels=32,
+    mix_channels=40,
+    head_act="hardswish",
+    buckets=(1, 1.5, 2),
+)
 
 
 def random_archs(space: SearchSpace, n: int, seed: int = 0) -> list[Arch]:

@@ -1,0 +1,146 @@
+"""Methods as data: Table 1's epochs, learning rate curves, the declarations of the ablations."""
+
+import math
+
+import pytest
+import torch
+
+from rsslib.errors import InputError
+from rsslib.methods import METHODS, TABLE_1, build, largest_remainder, one_stage, override, table_1
+from rsslib.samplers import Uniform
+
+STEPS = 625
+
+
+@pytest.mark.parametrize(
+    ("dataset", "s", "ps", "stages"),
+    [
+        ("mnist", 10, 27, (8, 2, 8, 1, 8)),
+        ("fashion_mnist", 25, 57, (17, 3, 17, 3, 17)),
+        ("cifar10", 180, 410, (120, 25, 120, 25, 120)),
+        ("cifar100", 180, 410, (120, 25, 120, 25, 120)),
+    ],
+)
+def test_epochs_are_those_of_table_1(dataset, s, ps, stages):
+    assert TABLE_1[dataset] == (s, ps)
+    ofa = build("ofa", s, ps)
+    assert [stage.epochs for stage in ofa.stages] == [s, *stages]
+    assert build("rss", s, ps).epochs == s + ps == ofa.epochs
+    assert build("rss-short", s, ps).epochs == s
+    row = next(row for row in table_1() if row["dataset"] == dataset)
+    assert list(row.values()) == [dataset, s, ps, s, s + ps]
+
+
+def test_largest_remainder_prefers_the_earlier_on_a_tie():
+    assert largest_remainder((1, 1, 1), 4) == (2, 1, 1)
+    assert largest_remainder((1, 1), 1) == (1, 0)
+    assert sum(largest_remainder((120, 25, 120, 25, 120), 12)) == 12
+
+
+def cosine(rate, epochs, first=0, last=None):
+    """Rates of steps of epochs first..last-1 of a cosine over `epochs`, by PyTorch's own scheduler."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=rate)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * STEPS)
+    rates = []
+    for _ in range((last or epochs) * STEPS):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return rates[first * STEPS :]
+
+
+def rates(stage):
+    return [stage.rate(epoch, step, STEPS) for epoch in range(stage.epochs) for step in range(STEPS)]
+
+
+def test_every_stage_of_ofa_has_a_full_cosine_of_its_own():
+    base = (0.01, 0.01 / 2.7, 0.01 / 32.5, 0.01 / 10.8, 0.01 / 32.5, 0.01 / 10.8)
+    for stage, rate in zip(build("ofa", 10, 27).stages, base, strict=True):
+        assert rates(stage) == pytest.approx(cosine(rate, stage.epochs), abs=1e-9)
+
+
+def test_released_code_counts_epochs_on_under_a_cosine_over_the_running_total():
+    stages = build("ofa-released", 180, 410).stages
+    indices = [(s.first_epoch, s.first_epoch + s.epochs - 1) for s in stages]
+    assert indices == [(0, 179), (180, 299), (301, 324), (326, 444), (446, 469), (471, 589)]
+    base = (0.01, 0.01 / 2.7, 0.01 / 32.5, 0.01 / 10.8, 0.01 / 32.5, 0.01 / 10.8)
+    shares = [stage.rate(0, 0, STEPS) / rate for stage, rate in zip(stages, base, strict=True)]
+    assert shares == pytest.approx([1, 0.346, 0.0134, 0.166, 0.0064, 0.0971], rel=0.01)
+    assert stages[-1].rate(0, 0, STEPS) == pytest.approx(9e-5, rel=0.01)
+
+
+def test_released_curves_equal_the_tails_of_pytorchs_cosine():
+    for stage in build("ofa-released", 10, 27).stages[1:4]:
+        end = stage.first_epoch + stage.epochs
+        expected = cosine(stage.learning_rate, stage.schedule_epochs, stage.first_epoch, end)
+        assert rates(stage) == pytest.approx(expected, abs=1e-9)
+
+
+def test_released_stages_lose_their_first_epoch_even_if_it_is_their_only_one():
+    assert [stage.epochs for stage in build("ofa-released", 10, 27).stages] == [10, 8, 1, 7, 0, 7]
+
+
+def test_ofa_is_as_its_authors_train_it_and_the_released_code_is_not():
+    ofa, released = build("ofa", 180, 410), build("ofa-released", 180, 410)
+    assert (ofa.teacher, ofa.fresh_optimizer) == ("stage", True)
+    assert (released.teacher, released.fresh_optimizer) == ("random", False)
+    assert [s.sort_channels for s in ofa.stages] == [None, None, None, None, (), (4,)]
+    assert [s.sort_channels for s in released.stages] == [None] * 6
+    for method in (ofa, released):
+        assert [s.distill for s in method.stages] == [False, True, True, True, True, True]
+
+
+def test_rss_decays_from_001_to_0_and_two_subnet_schemes_stay_constant():
+    (stage,) = build("rss", 180, 410).stages
+    assert stage.rate(0, 0, STEPS) == 0.01
+    assert stage.rate(295, 0, STEPS) == pytest.approx(0.005)
+    assert stage.rate(589, STEPS - 1, STEPS) < 1e-7
+    for name in ("rss-max-then-min", "rss-min-then-max", "rss-short-alternating"):
+        (stage,) = build(name, 180, 410).stages
+        assert {stage.rate(epoch, 0, STEPS) for epoch in range(stage.epochs)} == {0.01}
+
+
+def test_hyper_parameter_study_changes_one_thing():
+    for base in ("ofa", "rss-short", "ofa-released"):
+        plain = build(base, 180, 410)
+        assert (plain.batch_size, plain.dropout) == (64, 0.1)
+        assert build(f"{base}-batch-128", 180, 410).batch_size == 128
+        assert build(f"{base}-dropout-0.3", 180, 410).dropout == 0.3
+        doubled = build(f"{base}-lr-0.02", 180, 410)
+        for stage, twice in zip(plain.stages, doubled.stages, strict=True):
+            assert twice.rate(0, 0, STEPS) == pytest.approx(2 * stage.rate(0, 0, STEPS))
+
+
+def test_every_name_builds_a_method_of_that_name():
+    assert len(set(METHODS)) == len(METHODS)
+    for name in METHODS:
+        method = build(name, 6, 12)
+        assert method.name == name
+        assert method.epochs > 0
+
+
+def test_subnet_epochs_count_every_subnet_of_a_step():
+    assert build("rss-2-per-batch", 180, 410).subnet_epochs == 2 * 590
+    assert build("ofa", 180, 410).subnet_epochs == 180 + 120 + 2 * 145 + 4 * 145
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: build("rss-shrot", 1, 1), "did you mean 'rss-short'"),
+        (lambda: build("rss", 0, 5), "supernet_epochs is 0"),
+        (lambda: build("rss", 5, 1.5), "shrinking_epochs is 1.5"),
+        (lambda: override(build("rss", 1, 1), batch_size=1), "batch_size is 1"),
+        (lambda: override(build("rss", 1, 1), dropout=1.0), "dropout is 1.0"),
+        (lambda: override(build("rss", 1, 1), learning_rate_scale=0), "learning_rate_scale is 0"),
+        (lambda: override(build("rss", 1, 1), learning_rate_scale=math.inf), "learning_rate_scale is inf"),
+    ],
+)
+def test_bad_input_gets_one_sentence(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_a_method_of_ones_own_is_one_line():
+    method = one_stage("mine", 3, Uniform(count=2), batch_size=32)
+    assert (method.epochs, method.batch_size, method.stages[0].rate(0, 0, 1)) == (3, 32, 0.01)

@@ -1,0 +1,119 @@
+"""Which subnets are trained: the distributions and orders that the samplers promise."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from rsslib.errors import InputError
+from rsslib.methods import build
+from rsslib.samplers import Alternating, Sequence, Uniform
+from rsslib.space import SearchSpace
+
+SPACE = SearchSpace("mobilenet_v3")
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def all_archs(steps):
+    return [arch for step in steps for arch in step]
+
+
+def test_every_setting_is_drawn_uniformly():
+    archs = all_archs(Uniform(per="batch").subnets(SPACE, rng(), 0, 1, 6000))
+    p_values = []
+    for values, settings in (("kernel", (3, 5, 7)), ("expand", (3, 4, 6)), ("depth", (2, 3, 4))):
+        for column in zip(*(getattr(arch, values) for arch in archs), strict=True):
+            counts = Counter(column)
+            assert set(counts) == set(settings)
+            p_values.append(chisquare([counts[s] for s in settings]).pvalue)
+    assert len(p_values) == 45
+    assert min(p_values) > 0.001 / 45  # Bonferroni
+
+
+def test_positions_are_independent():
+    archs = all_archs(Uniform(per="batch").subnets(SPACE, rng(), 0, 1, 4000))
+    rows = SPACE.to_rows(archs).astype(float)
+    correlation = np.corrcoef(rows.T) - np.eye(rows.shape[1])
+    assert np.abs(correlation).max() < 5 / np.sqrt(len(rows))
+
+
+def test_rss_draws_one_subnet_for_a_whole_epoch():
+    (step,) = Uniform().subnets(SPACE, rng(), 3, 10, 625)
+    assert len(step) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_per_batch_draws_new_subnets_for_every_step(count):
+    steps = Uniform(per="batch", count=count).subnets(SPACE, rng(), 0, 1, 50)
+    assert [len(step) for step in steps] == [count] * 50
+    assert len(set(all_archs(steps))) == 50 * count
+
+
+def test_the_same_generator_gives_the_same_subnets():
+    sampler = Uniform(per="batch", count=2)
+    assert sampler.subnets(SPACE, rng(), 0, 1, 20) == sampler.subnets(SPACE, rng(), 5, 9, 20)
+
+
+# Cai et al. 2020, section 3.2, as the study runs it: kernel sizes, expand ratios, depths, subnets a step.
+PS_STAGES = {
+    "kernel": ({3, 5, 7}, {6}, {4}, 1),
+    "depth 1": ({3, 5, 7}, {6}, {3, 4}, 2),
+    "depth 2": ({3, 5, 7}, {6}, {2, 3, 4}, 2),
+    "width 1": ({3, 5, 7}, {4, 6}, {2, 3, 4}, 4),
+    "width 2": ({3, 5, 7}, {3, 4, 6}, {2, 3, 4}, 4),
+}
+
+
+@pytest.mark.parametrize("method", ["ofa", "ofa-released"])
+@pytest.mark.parametrize("stage", PS_STAGES)
+def test_stages_of_progressive_shrinking_draw_from_exactly_their_sets(method, stage):
+    sampler = {s.name: s.sampler for s in build(method, 180, 410).stages}[stage]
+    kernels, expands, depths, count = PS_STAGES[stage]
+    steps = sampler.subnets(SPACE, rng(), 0, 1, 200)
+    assert len(steps) == 200 and all(len(step) == count for step in steps)
+    archs = all_archs(steps)
+    for position in range(20):
+        assert {arch.kernel[position] for arch in archs} == kernels
+        assert {arch.expand[position] for arch in archs} == expands
+    for position in range(5):
+        assert {arch.depth[position] for arch in archs} == depths
+
+
+def test_progressive_shrinking_begins_with_the_largest_subnet():
+    first = build("ofa", 180, 410).stages[0].sampler
+    assert first.subnets(SPACE, rng(), 7, 180, 625) == [(SPACE.largest,)]
+
+
+@pytest.mark.parametrize(("epochs", "switch"), [(590, 295), (180, 90), (5, 3)])
+def test_sequence_halves_the_epochs(epochs, switch):
+    sampler = Sequence(("largest", "smallest"))
+    drawn = [sampler.subnets(SPACE, rng(), epoch, epochs, 10) for epoch in range(epochs)]
+    assert drawn == [[(SPACE.largest,)]] * switch + [[(SPACE.smallest,)]] * (epochs - switch)
+
+
+def test_alternating_changes_every_epoch_smallest_first():
+    drawn = [Alternating().subnets(SPACE, rng(), epoch, 4, 10)[0][0] for epoch in range(4)]
+    assert drawn == [SPACE.smallest, SPACE.largest, SPACE.smallest, SPACE.largest]
+
+
+def test_middle_only_trains_the_middle_setting():
+    (step,) = Sequence(("middle",)).subnets(SPACE, rng(), 0, 1, 10)
+    assert step == (SPACE.uniform(5, 4, 3),)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Uniform(per="step"), "unknown sampling interval 'step'"),
+        (lambda: Uniform(count=0), "count is 0"),
+        (lambda: Sequence(("large",)), "did you mean 'largest'"),
+        (lambda: Alternating(("smallest", "huge")), "unknown subnet 'huge'"),
+    ],
+)
+def test_bad_settings_get_one_sentence(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
