@@ -122,9 +122,9 @@ def train(
                 if not math.isfinite(mean_loss):
                     step = int(losses.isfinite().logical_not().nonzero()[0])
                     raise FloatingPointError(
-                        f"the loss is {losses[step]} in stage {stage.name!r}, epoch {epoch + 1}, step {step + 1}, learning "
-                        f"rate {stage.rate(epoch, step, steps):.2g}, subnets {subnets[step]}: try a lower learning rate; "
-                        "the last checkpoint before it is kept"
+                        f"the loss is {losses[step]} in stage {stage.name!r}, epoch {epoch + 1}, step {step + 1}, "
+                        f"learning rate {stage.rate(epoch, step, steps):.2g}, subnets {subnets[step]}: try a lower "
+                        "learning rate; the last checkpoint before it is kept"
                     )
                 bar.set_postfix(subnet=f"{mflops:.1f}M", loss=f"{mean_loss:.2f}")
                 state.history.append(
