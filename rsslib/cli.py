@@ -71,6 +71,8 @@ def train(runs: list[Run], options: dict, jobs: int) -> list[str]:
         )
     except RunsFailed as error:
         return [f"{name}: {type(why).__name__}: {why}" for name, why in error.failures.items()]
+    done = (overview(runs, options["results"])["status"] == "finished").sum()
+    print(f"{done} of {len(runs)} runs are finished" + ("" if done == len(runs) else "; the same command goes on"))
     return []
 
 

@@ -171,12 +171,12 @@ def complete(
     deadline = None if time_budget is None else time.time() + time_budget
     if not isinstance(jobs, int) or jobs < 1:
         raise InputError(f"jobs is {jobs!r}: expected a whole number of at least 1")
+    choose(precision, PRECISIONS, "precision")
     where = choose_device(device, needed=any(run.profile.needs_cuda for run in runs) and device == "auto")
-    set_precision(precision)
     todo = []
     for run in runs:  # first look at everything, so that a mistake in the last run costs nothing
         images = _dataset(run.dataset, str(data), str(where), run.profile.train_images, run.profile.test_images)
-        SearchSpace(run.backbone).population(run.profile.subnets_per_bucket, seed=POPULATION_SEED)
+        _population(run.backbone, run.profile.subnets_per_bucket)
         if _status(run, results, configuration(run, images, precision)) != "finished":
             todo.append(run)
     jobs = min(jobs, len(todo))
@@ -255,6 +255,7 @@ def _complete(
 ) -> None:
     if deadline is not None and time.time() >= deadline:
         return
+    set_precision(precision)
     images = _dataset(run.dataset, data, device, run.profile.train_images, run.profile.test_images)
     config = configuration(run, images, precision)
     folder = run.folder(results)
@@ -296,7 +297,7 @@ def _complete(
             write_json(folder / "run.json", record)
             checkpoint.unlink(missing_ok=True)
         began = time.perf_counter()
-        population = SearchSpace(run.backbone).population(run.profile.subnets_per_bucket, seed=POPULATION_SEED)
+        population = _population(run.backbone, run.profile.subnets_per_bucket)
         table = evaluate_population(state.supernet.eval(), population, images, f"{run.name}: evaluate", progress)
         write_csv(folder / "population.csv", table)
         record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began, "finished": _now()}
@@ -419,6 +420,11 @@ def _dataset(name: str, root: str, device: str, train_images: int | None, test_i
     return datasets.load(name, root, device, train_images, test_images)
 
 
+@lru_cache(maxsize=4)
+def _population(backbone: str, subnets_per_bucket: int):
+    return SearchSpace(backbone).population(subnets_per_bucket, seed=POPULATION_SEED)
+
+
 def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
     """The device of that name; auto is CUDA where there is one. Raises InputError where CUDA is asked for in vain."""
     kind, _, index = device.partition(":")
@@ -449,10 +455,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+PRECISIONS = {"fp32": "ieee", "tf32": "tf32"}
+
+
 def set_precision(precision: str) -> None:
     """fp32 (as the study) or tf32 for matrix products and convolutions on CUDA."""
-    choose(precision, ("fp32", "tf32"), "precision")
-    mode = {"fp32": "ieee", "tf32": "tf32"}[precision]
+    mode = PRECISIONS[choose(precision, PRECISIONS, "precision")]
     torch.backends.cuda.matmul.fp32_precision = mode
     torch.backends.cudnn.conv.fp32_precision = mode
 
@@ -462,7 +470,7 @@ def environment(device: torch.device, jobs: int = 1) -> dict:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_processor()}, {torch.get_num_threads()} threads"
+        name = f"{_processor()}, threads: {torch.get_num_threads()}"
     executor = "eager" if jobs <= 1 else f"eager, {jobs} runs at once"
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     return {"hardware": name, "versions": {**versions, "torchvision": torchvision.__version__}, "executor": executor}
