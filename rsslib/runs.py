@@ -130,7 +130,7 @@ def plan(
     if datasets is None or datasets == "hardest":
         datasets = profile.datasets[-1:] if datasets else profile.datasets
     for what, values in (("datasets", datasets), ("methods", methods), ("seeds", seeds)):
-        if isinstance(values, str) or not len(values):
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise InputError(f"{what} is {values!r}: expected a list with at least one entry")
     for seed in seeds:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
@@ -429,8 +429,10 @@ def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
     """The device of that name; auto is CUDA where there is one. Raises InputError where CUDA is asked for in vain."""
     kind, _, index = device.partition(":")
     choose(kind, ("auto", "cpu", "cuda"), "device")
+    if device != kind and not (kind == "cuda" and index.isdigit()):
+        raise InputError(f"device is {device!r}: expected auto, cpu, cuda or cuda:<number>")
     available = torch.cuda.device_count()
-    if kind == "cuda" and (int(index) if index.isdigit() else 0) >= available:
+    if kind == "cuda" and int(index or 0) >= available:
         raise InputError(f"device {device!r} was asked for, but PyTorch finds {available} CUDA devices here")
     if needed and not available:
         raise InputError(

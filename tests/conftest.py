@@ -11,6 +11,12 @@ settings.register_profile("rsslib", deadline=None, derandomize=True, database=No
 settings.load_profile("rsslib")
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Every test starts from the same state of PyTorch's global generator, whichever ran before."""
+    torch.manual_seed(0)
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

@@ -39,12 +39,13 @@ def archs_of(space: SearchSpace) -> st.SearchStrategy[Arch]:
 
 
 @torch.no_grad()
-def randomise(supernet: SuperNet, seed: int = 0) -> SuperNet:
-    """Move every parameter and statistic away from its initial value, so that nothing is an identity by chance.
+def random_supernet(space: SearchSpace, dropout: float = 0.0, dtype=torch.float32, seed: int = 0) -> SuperNet:
+    """A supernet with every parameter and statistic off its initial value, so that nothing is an identity by chance.
 
-    Statistics become those of training on noise: with arbitrary ones the image would hardly reach the logits.
+    Statistics are those of training on noise: with arbitrary ones the image would hardly reach the logits.
     """
     generator = torch.Generator().manual_seed(seed)
+    supernet = SuperNet(space, dropout, generator).to(dtype)
 
     def noise(tensor):
         return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
@@ -52,8 +53,8 @@ def randomise(supernet: SuperNet, seed: int = 0) -> SuperNet:
     for name, parameter in supernet.named_parameters():
         if ".bn" in name or name.endswith(".bias") or "kernel_" in name:
             parameter.add_(0.1 * noise(parameter))
-    buffers, space, training = dict(supernet.named_buffers()), supernet.space, supernet.training
-    x = noise(torch.empty(16, space.in_channels, 32, 32, dtype=supernet.classifier.weight.dtype))
+    buffers = dict(supernet.named_buffers())
+    x = noise(torch.empty(16, space.in_channels, 32, 32, dtype=dtype))
 
     def norm(x, name, weight, bias):
         var, mean = torch.var_mean(x, (0, 2, 3))
@@ -65,7 +66,7 @@ def randomise(supernet: SuperNet, seed: int = 0) -> SuperNet:
     supernet.train()
     for arch in random_archs(space, 6, seed):
         supernet(x, arch)
-    return supernet.train(training)
+    return supernet
 
 
 def toy_data(train: int = 40, test: int = 30, channels: int = 3, classes: int = 4, seed: int = 0) -> Dataset:

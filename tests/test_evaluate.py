@@ -1,0 +1,204 @@
+"""rsslib.evaluate: statistics and accuracy of subnets."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, assert_close, corners, random_archs, random_supernet, sentence, toy_data
+from torch import nn
+
+from rsslib import evaluate
+from rsslib.errors import InputError
+from rsslib.evaluate import correct_answers, evaluate_population, recalibrate, recalibration_images
+from rsslib.space import BACKBONES, SearchSpace
+
+SPACE = SearchSpace(TINY, classes=4)
+COLUMNS = ["bucket", "subnet", "mflops", "kernel", "expand", "depth", "accuracy"]
+
+
+@pytest.fixture(scope="module")
+def supernet():
+    return random_supernet(SPACE, dropout=0.5).eval()
+
+
+@torch.no_grad()
+def plain_statistics(supernet, arch, images):
+    """The same by hooks on the extracted network: {BN name: ([mean of a batch], [biased variance of a batch])}."""
+    network, seen = supernet.extract(arch).train(), {}
+
+    def look(name):
+        def hook(module, inputs):
+            mean, var = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), correction=0)
+            for key, value in (("running_mean", mean), ("running_var", var)):
+                seen.setdefault(f"{name}.{key}", []).append(value)
+
+        return hook
+
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(look(name))
+    for batch in images.split(200):
+        network(batch)
+    return {name: torch.stack(values).mean(0) for name, values in seen.items()}
+
+
+def plain_answers(supernet, arch, images, labels, recalibration):
+    """Extract, set the statistics, predict: the number of right answers, and of near ties that may go either way."""
+    network = supernet.extract(arch).eval()
+    network.load_state_dict(plain_statistics(supernet, arch, recalibration), strict=False)
+    with torch.no_grad():
+        logits = network(images)
+    first, second = logits.topk(2).values.T
+    ties = int((first - second < 1e-3).sum())
+    assert ties <= 0.02 * len(images)
+    return int((logits.argmax(1) == labels).sum()), ties
+
+
+def normalised(data):
+    return ((data.x_test / 255 - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
+
+
+# --- recalibration
+
+
+@pytest.mark.parametrize("n", [400, 90])
+def test_statistics_are_means_over_batches_of_mean_and_biased_variance(supernet, n):
+    images = torch.randn((n, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    for arch in [*corners(SPACE), *random_archs(SPACE, 2)]:
+        result, expected = recalibrate(supernet, arch, images), plain_statistics(supernet, arch, images)
+        assert result.keys() == expected.keys()
+        for name, value in result.items():
+            torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_statistics_of_the_real_backbones(name):
+    supernet = random_supernet(SearchSpace(name))
+    images = torch.randn((60, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    arch = random_archs(supernet.space, 1)[0]
+    result, expected = recalibrate(supernet, arch, images), plain_statistics(supernet, arch, images)
+    assert result.keys() == expected.keys()
+    for key, value in result.items():
+        assert_close(value, expected[key], 1e-3, key)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_recalibration_leaves_the_supernet_as_it_was_and_no_gradients(supernet, training):
+    mine = copy.deepcopy(supernet).train(training)
+    images = torch.randn(30, 3, 32, 32)
+    statistics = recalibrate(mine, SPACE.middle, images)
+    assert mine.training == training
+    assert not any(value.requires_grad for value in statistics.values())
+    for name, tensor in mine.state_dict().items():
+        assert torch.equal(tensor, supernet.state_dict()[name]), name
+
+
+def test_every_call_gives_the_same_statistics_whatever_came_before(supernet):
+    mine, images = copy.deepcopy(supernet), torch.randn(30, 3, 32, 32)
+    first = recalibrate(mine, SPACE.middle, images)
+    recalibrate(mine, SPACE.largest, images.flip(0))
+    mine.train()(images, SPACE.largest)  # moves the running statistics, which do not count
+    again = recalibrate(mine, SPACE.middle, images)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("n", "used"), [(2500, 2000), (2000, 2000), (450, 400), (399, 200), (200, 200), (199, 199), (3, 3)]
+)
+def test_recalibration_takes_up_to_2000_training_images_in_whole_batches(n, used, monkeypatch):
+    data, taken = toy_data(train=n, channels=1), []
+    numbers = torch.arange(n)
+    x = torch.zeros(n, 1, 32, 32, dtype=torch.uint8)
+    x[:, 0, 0, 0], x[:, 0, 0, 1] = numbers % 256, numbers // 256
+
+    def augment(images, parameters, mean, std):
+        taken.append((images[:, 0, 0, 0].int() + 256 * images[:, 0, 0, 1].int()).tolist())
+        assert len(parameters.top) == len(images) and (mean, std) == (data.mean, data.std)
+        return images.float()
+
+    monkeypatch.setattr(evaluate, "augment", augment)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        assert recalibration_images(replace(data, x_train=x)).shape == (used, 1, 32, 32)
+    first, second = taken
+    assert len(set(first)) == used and first == second
+    assert used == n < 10 or first != sorted(first)
+
+
+def test_recalibration_images_are_augmented_and_always_the_same():
+    data = toy_data(train=300)
+    first, second = recalibration_images(data), recalibration_images(data)
+    assert torch.equal(first, second)
+    assert first.dtype == torch.float32 and first.shape == (200, 3, 32, 32)
+    plain = ((data.x_train / 255 - 0.5) / 0.5).flatten(1)
+    distances = torch.cdist(first.flatten(1), plain)
+    assert (distances.min(1).values > 1).all()
+
+
+# --- accuracy
+
+
+@pytest.fixture(scope="module")
+def data():
+    return toy_data(train=450, test=430)
+
+
+def test_answers_are_those_of_an_extracted_network_with_its_statistics_set(supernet, data):
+    images, recalibration = normalised(data), recalibration_images(data)
+    batches = list(zip(images.split(100), data.y_test.split(100), strict=True))
+    seen = set()
+    for arch in random_archs(SPACE, 8):
+        expected, ties = plain_answers(supernet, arch, images, data.y_test, recalibration)
+        assert correct_answers(supernet, arch, batches, recalibration) == pytest.approx(expected, abs=ties)
+        seen.add(expected)
+    assert len(seen) > 4
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_accuracy_on_a_real_backbone(name):
+    data = toy_data(train=60, test=50)
+    supernet = random_supernet(SearchSpace(name, classes=4))
+    population = [(8, arch) for arch in random_archs(supernet.space, 2)]
+    table = evaluate_population(supernet, population, data, progress=False)
+    recalibration = recalibration_images(data)
+    for (_, arch), accuracy in zip(population, table.accuracy, strict=True):
+        right, ties = plain_answers(supernet, arch, normalised(data), data.y_test, recalibration)
+        assert accuracy == pytest.approx(100 * right / 50, abs=100 * ties / 50 + 1e-9)
+
+
+def test_the_table_has_a_row_for_every_subnet(supernet, data):
+    archs = random_archs(SPACE, 5)
+    population = list(zip([2, 1, 2, 1.5, 2], archs, strict=True))
+    table = evaluate_population(supernet, population, data, progress=False)
+    assert list(table.columns) == COLUMNS and list(table.index) == list(range(5))
+    assert table.bucket.tolist() == [2.0, 1.0, 2.0, 1.5, 2.0]
+    assert table.subnet.tolist() == [0, 0, 1, 0, 2]
+    assert table.mflops.tolist() == [SearchSpace(TINY).macs(arch) / 1e6 for arch in archs]
+    for setting in ("kernel", "expand", "depth"):
+        assert [tuple(map(int, s.split("-"))) for s in table[setting]] == [getattr(a, setting) for a in archs]
+    images, recalibration = normalised(data), recalibration_images(data)
+    for arch, accuracy in zip(archs, table.accuracy, strict=True):
+        right, ties = plain_answers(supernet, arch, images, data.y_test, recalibration)
+        assert accuracy == pytest.approx(100 * right / 430, abs=100 * ties / 430 + 1e-9)
+
+
+def test_evaluation_repeats_exactly_in_any_order_and_mode(supernet, data):
+    population = [(1, arch) for arch in random_archs(SPACE, 4)]
+    first = evaluate_population(supernet, population, data, progress=False)
+    again = evaluate_population(copy.deepcopy(supernet).train(), population[::-1], data, progress=False)
+    np.testing.assert_array_equal(first.accuracy, again.accuracy[::-1])
+
+
+@pytest.mark.parametrize("train", [5, 150, 390])
+def test_few_training_images_are_enough(supernet, train):
+    table = evaluate_population(supernet, [(1, SPACE.middle)], toy_data(train=train, test=3), progress=False)
+    assert table.accuracy[0] in (0, pytest.approx(100 / 3), pytest.approx(200 / 3), 100)
+
+
+def test_no_test_images_are_an_input_error(supernet, data):
+    empty = replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])
+    with pytest.raises(InputError) as error:
+        evaluate_population(supernet, [(1, SPACE.middle)], empty, progress=False)
+    assert "no test images" in sentence(error)

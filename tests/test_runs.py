@@ -1,0 +1,566 @@
+"""rsslib.runs: results folders, and rsslib.errors."""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+from helpers import TINY, sentence
+
+from rsslib import runs, train
+from rsslib.errors import InputError, choose
+from rsslib.methods import TABLE_1, build, one_stage, override
+from rsslib.runs import (
+    Profile,
+    RunsFailed,
+    by_worth,
+    choose_device,
+    finished,
+    histories,
+    overview,
+    plan,
+    populations,
+    times,
+    trained_supernet,
+)
+from rsslib.samplers import Sequence
+from rsslib.space import BACKBONES, SearchSpace
+
+PROFILE = Profile(
+    "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
+)
+FILES = ["history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
+TINY_BUCKETS = len(TINY.buckets)
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbone(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "tiny", TINY)
+
+
+def tiny(*methods, profile=PROFILE, **settings):
+    """Runs of the tiny backbone at the test profile."""
+    return plan(profile, methods=methods or ("rss",), backbone="tiny", **settings)
+
+
+def complete(runs_, results, **settings):
+    runs.complete(runs_, results, **{"device": "cpu", "progress": False} | settings)
+
+
+def never(*arguments, **settings):
+    raise AssertionError("this should not have been called")
+
+
+def contents(folder):
+    """Every file below `folder`: its bytes and when it was written."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def tables(folder):
+    """The results as bytes, without the times."""
+    history = pd.read_csv(folder / "history.csv", dtype=str).drop(columns="seconds")
+    return (folder / "population.csv").read_bytes(), history.to_csv()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A results folder with the finished runs of two methods, and the runs; read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", TINY)
+        results = tmp_path_factory.mktemp("results")
+        made = tiny("ofa", "rss", "ofa-released")
+        complete(made, results)
+    return made, results
+
+
+@pytest.fixture
+def results(done, tmp_path):
+    """A copy of that folder, to be changed."""
+    shutil.copytree(done[1], tmp_path / "results")
+    return tmp_path / "results"
+
+
+# --- a finished run
+
+
+def test_a_finished_run_is_a_folder_of_five_files(done):
+    made, results = done
+    names = [f"test/digits/tiny/{method}/seed0" for method in ("ofa", "rss", "ofa-released")]
+    assert [run.name for run in made] == names
+    for run in made:
+        assert run.folder(results) == results / run.name
+        assert sorted(path.name for path in run.folder(results).iterdir()) == FILES  # nothing temporary, no checkpoint
+
+
+def test_run_json_says_what_was_run_where_and_how_long(done):
+    (ofa, *_), results = done
+    record = json.loads((ofa.folder(results) / "run.json").read_text())
+    assert record["status"] == "finished" and record["executor"] == "eager"
+    assert record["versions"]["torch"] == torch.__version__ and "threads" in record["hardware"]
+    assert record["started"] <= record["finished"]
+    training, evaluation = record["config"]["training"], record["config"]["evaluation"]
+    for key, value in {
+        "profile": "test", "dataset": "digits", "backbone": "tiny", "seed": 0, "train_images": 80, "precision": "fp32"
+    }.items():  # fmt: skip
+        assert training[key] == value
+    assert len(training["dataset_sha256"]) == 64
+    assert [stage["name"] for stage in training["method"]["stages"]] == [stage.name for stage in ofa.method.stages]
+    assert evaluation == {
+        "test_images": 60, "subnets_per_bucket": 2, "population_seed": 0, "recalibration_images": 2000
+    }  # fmt: skip
+    history = pd.read_csv(ofa.folder(results) / "history.csv")
+    assert record["training_seconds"] == pytest.approx(history.seconds.sum()) and record["evaluation_seconds"] > 0
+
+
+def test_history_and_population_are_complete(done):
+    for run, epochs in zip(done[0], (7, 7, 5), strict=True):  # the released code loses an epoch in some stages
+        history = pd.read_csv(run.folder(done[1]) / "history.csv")
+        assert history.epoch.tolist() == list(range(1, epochs + 1)) and set(history.images) == {80}
+        population = pd.read_csv(run.folder(done[1]) / "population.csv")
+        assert population.groupby("bucket").size().to_dict() == {1.0: 2, 1.5: 2, 2.0: 2}
+        assert population.accuracy.between(0, 100).all()
+
+
+def test_methods_are_evaluated_on_the_same_subnets(done):
+    made, results = done
+    ofa, rss, _ = (pd.read_csv(run.folder(results) / "population.csv").drop(columns="accuracy") for run in made)
+    pd.testing.assert_frame_equal(ofa, rss)
+    expected = ["-".join(map(str, arch.kernel)) for _, arch in SearchSpace("tiny").population(2)]
+    assert ofa.kernel.tolist() == expected
+
+
+def test_what_is_finished_is_not_run_again(results, monkeypatch):
+    before = contents(results)
+    monkeypatch.setattr(runs, "train", never)
+    monkeypatch.setattr(runs, "evaluate_population", never)
+    complete(tiny("ofa", "rss"), results)
+    assert contents(results) == before
+
+
+def test_results_repeat_byte_for_byte_in_another_folder(done, tmp_path):
+    run = tiny("rss")[0]
+    complete([run], tmp_path)
+    assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
+
+
+def test_another_seed_gives_another_result(done, tmp_path):
+    (run,) = tiny("rss", seeds=(1,))
+    complete([run], tmp_path)
+    assert run.name.endswith("rss/seed1")
+    assert tables(run.folder(tmp_path))[1] != tables(done[0][1].folder(done[1]))[1]
+
+
+def test_a_run_of_a_real_backbone(tmp_path):
+    profile = replace(PROFILE, supernet_epochs=1, shrinking_epochs=1, subnets_per_bucket=1, test_images=20)
+    made = plan(profile, methods=("rss",))
+    complete(made, tmp_path)
+    assert populations(made, tmp_path).bucket.tolist() == [4, 6, 8, 10, 12, 14]
+
+
+def test_weights_are_those_that_were_evaluated(done):
+    made, results = done
+    supernet, data = trained_supernet(made[1], results)
+    assert not supernet.training and len(data.x_test) == 60
+    table = runs.evaluate_population(supernet, SearchSpace("tiny").population(2), data, progress=False)
+    there = pd.read_csv(made[1].folder(results) / "population.csv")
+    np.testing.assert_allclose(table.accuracy, there.accuracy)
+
+
+def test_weights_that_stayed_elsewhere_are_an_input_error(results):
+    run = tiny("rss")[0]
+    (run.folder(results) / "weights.safetensors").unlink()
+    with pytest.raises(InputError, match="train the run here"):
+        trained_supernet(run, results)
+
+
+# --- going on after an interruption
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Counts training steps; the one after `last` raises `error`."""
+    count, step = SimpleNamespace(made=0, last=10**9, error=KeyboardInterrupt()), train.train_step
+
+    def counting(*arguments):
+        if count.made == count.last:
+            raise count.error
+        count.made += 1
+        return step(*arguments)
+
+    monkeypatch.setattr(train, "train_step", counting)
+    return count
+
+
+@pytest.mark.parametrize(  # in the first epoch, in the third, between the fourth and the fifth
+    ("method", "last"), [("rss", 1), ("rss", 5), ("ofa", 5), ("ofa", 8), ("ofa-released", 5)]
+)
+def test_an_interrupted_run_goes_on_to_the_same_result(method, last, done, tmp_path, steps):
+    (run,), folder = tiny(method), tmp_path / tiny(method)[0].name
+    steps.last = last
+    with pytest.raises(KeyboardInterrupt):
+        complete([run], tmp_path, checkpoint_seconds=0)
+    checkpoint = ["checkpoint.safetensors"] if last > 1 else []
+    assert sorted(path.name for path in folder.iterdir()) == [*checkpoint, "run.json", "run.lock"]
+    assert json.loads((folder / "run.json").read_text())["status"] == "training"
+    steps.made, steps.last = 0, 10**9
+    complete([run], tmp_path)
+    assert steps.made == 2 * (run.method.epochs - last // 2)
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert tables(folder) == tables(run.folder(done[1]))
+
+
+def test_no_checkpoint_is_written_before_its_time(tmp_path, steps):
+    run = tiny("rss")[0]
+    steps.last = 9
+    with pytest.raises(KeyboardInterrupt):
+        complete([run], tmp_path, checkpoint_seconds=1000)
+    assert not (run.folder(tmp_path) / "checkpoint.safetensors").exists()
+
+
+def test_a_run_interrupted_in_its_evaluation_is_not_trained_again(done, tmp_path, monkeypatch):
+    run = tiny("rss")[0]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runs, "evaluate_population", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        complete([run], tmp_path)
+    assert overview([run], tmp_path).status.tolist() == ["interrupted"]
+    monkeypatch.setattr(runs, "train", never)
+    complete([run], tmp_path)
+    assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
+    history = pd.read_csv(run.folder(tmp_path) / "history.csv")
+    assert times([run], tmp_path).training_seconds[0] == pytest.approx(history.seconds.sum())
+
+
+@pytest.mark.parametrize("file", ["history.csv", "weights.safetensors", "population.csv"])
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(file, done, tmp_path, monkeypatch):
+    run, replace_file = tiny("rss")[0], runs.os.replace
+
+    def full(source, target):
+        if target.name == file:
+            raise OSError("no space left on device")
+        replace_file(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(RunsFailed, match="no space left"):
+        patch.setattr(runs.os, "replace", full)
+        complete([run], tmp_path)
+    assert not {path.name for path in run.folder(tmp_path).iterdir()} - {*FILES}
+    assert not (run.folder(tmp_path) / file).exists()
+    complete([run], tmp_path)
+    assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
+
+
+def test_a_time_budget_stops_training_between_epochs(done, tmp_path, monkeypatch, steps):
+    run, clock = tiny("rss")[0], iter(range(100))  # each look at the clock takes a second
+    fake = SimpleNamespace(**{**vars(runs.time), "time": lambda: next(clock)})
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "time", fake)
+        complete([run], tmp_path, time_budget=3.5)  # one look before training, then one an epoch
+    assert steps.made == 2 * 3
+    assert overview([run], tmp_path).status.tolist() == ["interrupted"]
+    complete([run], tmp_path, time_budget=1000)
+    assert steps.made == 2 * 7
+    assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A sampler with a mistake."""
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        raise ZeroDivisionError("a mistake")
+
+
+def test_a_run_that_fails_stops_no_other(tmp_path):
+    broken, sound = tiny(one_stage("broken", 1, Broken()), "rss-short")
+    with pytest.raises(RunsFailed, match="a mistake") as error:
+        complete([broken, sound], tmp_path)
+    assert list(error.value.failures) == [broken.name]
+    assert isinstance(error.value.failures[broken.name], ZeroDivisionError)
+    assert overview([broken, sound], tmp_path).status.tolist() == ["interrupted", "finished"]
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_not_trained(done, tmp_path, monkeypatch):
+    run = tiny("rss")[0]
+
+    class Waiting(FileLock):
+        def __enter__(self):
+            shutil.copytree(run.folder(done[1]), run.folder(tmp_path), dirs_exist_ok=True)
+            return super().__enter__()
+
+    monkeypatch.setattr(runs, "FileLock", Waiting)
+    monkeypatch.setattr(runs, "train", never)
+    monkeypatch.setattr(runs, "evaluate_population", never)
+    complete([run], tmp_path)
+    assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
+
+
+def test_several_runs_at_once_finish_like_one_after_the_other(tmp_path):
+    profile = replace(PROFILE, supernet_epochs=1, subnets_per_bucket=1, train_images=64, test_images=10)
+    made = plan(profile, methods=("rss-short", "rss-short-largest"))
+    complete(made, tmp_path, jobs=2)
+    assert overview(made, tmp_path).status.tolist() == ["finished"] * 2
+    assert set(times(made, tmp_path).executor) == {"eager, 2 runs at once"}
+
+
+# --- folders that hold something else
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda run: replace(run, method=override(run.method, learning_rate_scale=2.0)), "learning_rate"),
+        (lambda run: replace(run, method=override(run.method, dropout=0.2)), "training.method.dropout is 0.1"),
+        (lambda run: replace(run, profile=replace(run.profile, train_images=70)), "training.train_images is 80"),
+        (lambda run: replace(run, method=replace(run.method, stages=one_stage("rss", 7, Broken()).stages)), "sampler"),
+    ],
+)
+def test_another_configuration_is_named_and_nothing_touched(change, named, results):
+    before = contents(results)
+    run = change(tiny("rss")[0])
+    with pytest.raises(InputError) as error:
+        complete([run], results)
+    assert str(run.folder(results)) in sentence(error) and " here)" in sentence(error)
+    assert named.removeprefix("training.") in sentence(error)
+    assert contents(results) == before
+    assert overview([run], results).status.tolist() == ["other"]
+
+
+def test_more_subnets_are_evaluated_without_training(results, monkeypatch):
+    monkeypatch.setattr(runs, "train", never)
+    made = tiny("rss", subnets_per_bucket=3)
+    folder = made[0].folder(results)
+    before, history = pd.read_csv(folder / "population.csv"), (folder / "history.csv").read_bytes()
+    complete(made, results)
+    after = pd.read_csv(folder / "population.csv")
+    assert len(after) == 3 * TINY_BUCKETS
+    pd.testing.assert_frame_equal(after[after.subnet < 2].reset_index(drop=True), before)
+    assert (folder / "history.csv").read_bytes() == history
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+
+
+def test_more_subnets_of_weights_that_are_gone_are_an_input_error(results):
+    made = tiny("rss", subnets_per_bucket=3)
+    (made[0].folder(results) / "weights.safetensors").unlink()
+    before = contents(results)
+    with pytest.raises(InputError, match="subnets_per_bucket is 2 there and 3 here"):
+        complete(made, results)
+    assert contents(results) == before
+
+
+def test_finished_results_need_no_weights(results, monkeypatch):
+    monkeypatch.setattr(runs, "train", never)
+    for run in tiny("ofa", "rss"):
+        (run.folder(results) / "weights.safetensors").unlink()
+    complete(tiny("ofa", "rss"), results)
+    assert len(populations(tiny("ofa", "rss"), results)) == 2 * 2 * TINY_BUCKETS
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "finished"}', '{"status": "finished", "config": 1}'])
+def test_a_damaged_record_is_an_input_error(text, results):
+    run = tiny("rss")[0]
+    (run.folder(results) / "run.json").write_text(text)
+    before = contents(results)
+    with pytest.raises(InputError) as error:
+        complete([run], results)
+    assert str(run.folder(results) / "run.json") in sentence(error) and "away to train anew" in sentence(error)
+    assert contents(results) == before
+
+
+def test_a_mistake_in_the_last_run_costs_nothing(tmp_path, results, monkeypatch):
+    monkeypatch.setattr(runs, "train", never)
+    wrong = replace(tiny("rss")[0], method=override(build("rss", 2, 5), dropout=0.2))
+    with pytest.raises(InputError):
+        complete([*tiny("rss", seeds=(5,)), wrong], results)
+    assert not tiny("rss", seeds=(5,))[0].folder(results).exists()
+
+
+# --- input
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"profile": "smokey"}, "unknown profile 'smokey' (did you mean 'smoke'?)"),
+        ({"backbone": "mobilenet_v2"}, "unknown backbone 'mobilenet_v2' (did you mean 'mobilenet_v3'?)"),
+        ({"methods": ["rss", "rss-shrt"]}, "unknown method 'rss-shrt' (did you mean 'rss-short'?)"),
+        ({"methods": "rss"}, "methods is 'rss': expected a list"),
+        ({"methods": []}, "methods is []"),
+        ({"datasets": "digits"}, "datasets is 'digits': expected a list"),
+        ({"datasets": []}, "datasets is []"),
+        ({"seeds": [0, -1]}, "seed is -1: expected a whole number"),
+        ({"seeds": [1.0]}, "seed is 1.0"),
+        ({"seeds": ["0"]}, "seed is '0'"),
+        ({"seeds": [True]}, "seed is True"),
+        ({"seeds": []}, "seeds is []"),
+        ({"seeds": 3}, "seeds is 3: expected a list"),
+        ({"datasets": 3}, "datasets is 3: expected a list"),
+        ({"subnets_per_bucket": 0}, "subnets_per_bucket is 0"),
+        ({"subnets_per_bucket": 2.5}, "subnets_per_bucket is 2.5"),
+        ({"subnets_per_bucket": "2"}, "subnets_per_bucket is '2'"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_an_input_error(settings, said):
+    with pytest.raises(InputError) as error:
+        plan(**settings)
+    assert said in sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("planned", "settings", "said"),
+    [
+        ({"datasets": ["digit"]}, {}, "unknown dataset 'digit' (did you mean 'digits'?)"),
+        ({}, {"device": "gpu"}, "unknown device 'gpu'"),
+        ({}, {"device": "cud"}, "did you mean 'cuda'"),
+        ({}, {"device": "cuda:99"}, "device 'cuda:99' was asked for, but PyTorch finds"),
+        ({}, {"device": "cpu:x"}, "device is 'cpu:x': expected auto, cpu, cuda or cuda:<number>"),
+        ({}, {"device": "cuda:first"}, "device is 'cuda:first'"),
+        ({}, {"precision": "fp16"}, "unknown precision 'fp16' (did you mean 'fp32'?)"),
+        ({}, {"jobs": 0}, "jobs is 0"),
+        ({"profile": replace(PROFILE, train_images=10**6)}, {}, "train_images is 1000000"),
+        ({"subnets_per_bucket": 10**9}, {}, "different subnets"),
+    ],
+)
+def test_what_cannot_be_run_is_an_input_error_before_anything_is_written(
+    planned, settings, said, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(SearchSpace.sample_bucket, "__defaults__", (0.5, 10_000))  # give up soon
+    made = tiny("rss", **planned)
+    with pytest.raises(InputError) as error:
+        complete(made, tmp_path / "results", data=tmp_path / "data", **settings)
+    assert said in sentence(error)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_is_missed_where_it_is_asked_for_or_needed(tmp_path):
+    for device in ("cuda", "cuda:0"):
+        with pytest.raises(InputError, match=f"device '{device}' was asked for, but PyTorch finds 0"):
+            complete(tiny("rss"), tmp_path / "results", device=device)
+    with pytest.raises(InputError, match="meant for a CUDA device"):
+        runs.complete(plan("paper"), tmp_path / "results", progress=False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    assert not (tmp_path / "results").exists()
+
+
+# --- plans
+
+
+def test_a_plan_goes_over_datasets_then_methods_then_seeds():
+    made = plan("paper", datasets=["mnist", "cifar100"], methods=["ofa", "rss"], seeds=(0, 7))
+    assert [(run.dataset, run.method.name, run.seed) for run in made] == [
+        (dataset, method, seed) for dataset in ("mnist", "cifar100") for method in ("ofa", "rss") for seed in (0, 7)
+    ]
+    assert [run.method.epochs for run in made[::2]] == [37, 37, 590, 590]
+    assert {run.name for run in made[:1]} == {"paper/mnist/mobilenet_v3/ofa/seed0"}
+
+
+def test_a_profile_gives_what_is_not_asked_for():
+    profile = Profile("own", ("mnist", "my_images"), 3, learning_rate_scale=2.0)
+    made = plan(profile, methods=("rss",))
+    assert [(run.dataset, run.profile.subnets_per_bucket) for run in made] == [("mnist", 3), ("my_images", 3)]
+    assert [run.method.epochs for run in made] == [sum(TABLE_1["mnist"]), sum(TABLE_1["cifar100"])]
+    assert made[0].method.stages[0].learning_rate == 0.02
+    assert [run.dataset for run in plan(profile, "hardest")] == ["my_images"] * 3
+    assert plan(profile, subnets_per_bucket=9)[0].profile.subnets_per_bucket == 9
+
+
+def test_a_method_of_ones_own_is_taken_as_it_is():
+    method = one_stage("mine", 3, Sequence(("smallest",)))
+    (run,) = plan(Profile("own", ("mnist",), 3, learning_rate_scale=2.0), methods=[method])
+    assert run.method is method and run.name == "own/mnist/mobilenet_v3/mine/seed0"
+
+
+def test_by_worth_keeps_all_runs_and_puts_first_seeds_and_main_results_first():
+    made = plan("paper", methods=["rss-largest", "ofa-released", "ofa", "rss-short-lr-0.02", "rss"], seeds=(1, 0))
+    made += plan("paper", "hardest", methods=["rss"], backbone="proxylessnas", seeds=(0,))
+    order = by_worth(made)
+    assert sorted(run.name for run in order) == sorted(run.name for run in made)
+    first = [run for run in order if run.seed == 0]
+    assert order[: len(first)] == first
+    assert [(run.dataset, run.method.name) for run in first[:4]] == [
+        ("cifar100", "rss"), ("cifar100", "ofa"), ("cifar100", "ofa-released"), ("cifar100", "rss-largest")
+    ]  # fmt: skip
+    assert {run.method.name for run in first[-5:]} == {"rss-short-lr-0.02", "rss"}
+
+
+# --- tables
+
+
+def test_tables_say_which_run_each_row_is_of(done):
+    made, results = done
+    for read, file in ((populations, "population.csv"), (histories, "history.csv")):
+        table = read(made, results)
+        assert list(table.columns[:4]) == ["dataset", "backbone", "method", "seed"]
+        for run in made:
+            own = table[table.method == run.method.name].reset_index(drop=True)
+            assert set(own.dataset) == {"digits"} and set(own.backbone) == {"tiny"} and set(own.seed) == {0}
+            pd.testing.assert_frame_equal(own.iloc[:, 4:], pd.read_csv(run.folder(results) / file))
+        assert table.index.is_unique
+
+
+def test_times_has_a_row_for_every_run(done):
+    made, results = done
+    table = times(made, results)
+    assert table.method.tolist() == [run.method.name for run in made]
+    for run, seconds in zip(made, table.training_seconds, strict=True):
+        assert seconds == json.loads((run.folder(results) / "run.json").read_text())["training_seconds"]
+    assert (table.evaluation_seconds > 0).all() and set(table.executor) == {"eager"}
+
+
+def test_runs_that_are_not_there_are_an_input_error(done, tmp_path):
+    for read in (populations, histories, times):
+        with pytest.raises(InputError) as error:
+            read(done[0], tmp_path)
+        assert done[0][0].name in sentence(error)
+
+
+def test_finished_leaves_out_the_others_and_says_so(done, capsys):
+    made, results = done
+    missing = tiny("rss", seeds=(8,))
+    assert finished([*missing, *made], results) == made
+    assert missing[0].name in capsys.readouterr().out
+    with pytest.raises(InputError, match="is finished in"):
+        finished(missing, results)
+
+
+def test_overview_tells_what_is_finished_running_interrupted_and_missing(results, steps):
+    done_, other, missing = tiny("rss")[0], tiny("rss", seeds=(3,))[0], tiny("rss", seeds=(4,))[0]
+    steps.last = 3
+    with pytest.raises(KeyboardInterrupt):
+        complete([other], results)
+    table = overview([done_, other, missing], results)
+    assert table.status.tolist() == ["finished", "interrupted", "missing"]
+    assert table.epochs.tolist() == [7, 7, 7]
+    hours = times([done_], results).training_seconds[0] / 3600
+    assert table.estimated_hours.tolist() == pytest.approx([0, hours, hours])
+    with FileLock(other.folder(results) / "run.lock"):
+        assert overview([other], results).status.tolist() == ["running"]
+
+
+# --- rsslib.errors
+
+
+def test_choose_returns_what_is_valid():
+    assert choose("rss", ["ofa", "rss"], "method") == "rss"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("rs", "unknown method 'rs' (did you mean 'rss'?): expected one of ofa, rss"),
+        ("xyz", "unknown method 'xyz': expected one of ofa, rss"),
+        ("", "unknown method '': expected one of ofa, rss"),
+        (7, "unknown method 7: expected one of ofa, rss"),
+        (None, "unknown method None: expected one of ofa, rss"),
+    ],
+)
+def test_choose_names_the_valid_values_and_the_closest(value, message):
+    with pytest.raises(InputError) as error:
+        choose(value, iter(["ofa", "rss"]), "method")
+    assert sentence(error) == message
+    assert error.value._render_traceback_() == [f"InputError: {message}"]  # a notebook shows this and no stack

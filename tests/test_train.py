@@ -1,0 +1,547 @@
+"""rsslib.train: what a step, a stage and a run do to the weights."""
+
+import copy
+import itertools
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import TINY, assert_close, random_archs, random_supernet, toy_data
+
+from rsslib import train as training
+from rsslib.evaluate import evaluate_population
+from rsslib.methods import Method, Stage, build, one_stage
+from rsslib.runs import load_checkpoint, save_checkpoint
+from rsslib.samplers import Sequence, Uniform
+from rsslib.space import Arch, SearchSpace
+from rsslib.supernet import Network, SuperNet
+from rsslib.train import TrainingState, new_optimizer, start, steps_per_epoch, train, train_step
+
+SPACE = SearchSpace(TINY, classes=4)
+
+
+def shortened(name, epochs=1):
+    """A method of the study with `epochs` epochs in each stage."""
+    method = build(name, 180, 410)
+    return replace(method, batch_size=16, stages=tuple(replace(stage, epochs=epochs) for stage in method.stages))
+
+
+def run(method, data=None, seed=0, space=SPACE, **settings):
+    data = toy_data() if data is None else data
+    return train(start(space, method, seed), method, data, seed, progress=False, **settings)
+
+
+def weights(state):
+    return {name: tensor.clone() for name, tensor in state.supernet.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """A list that gets (state, subnets, dropout, x, y, learning rates) at the start of every step."""
+    calls = []
+
+    def step(state, parameters, buffers, x, y, subnets, dropout, generator, distill):
+        rates = [group["lr"] for group in state.optimizer.param_groups]
+        calls.append((state, subnets, dropout, x, y, rates))
+        return train_step(state, parameters, buffers, x, y, subnets, dropout, generator, distill)
+
+    monkeypatch.setattr(training, "train_step", step)
+    return calls
+
+
+# --- one step
+
+
+def plain_sgd(supernet, steps, teacher):
+    """Training as on PyTorch 1.x: autograd through full-size weights, gradients that are zeroed and stay."""
+    supernet.train()
+    parameters = list(supernet.parameters())
+    vectors = [p for p in parameters if p.ndim == 1]  # biases and batch norm
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 3e-5},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, foreach=False, fused=False)
+    losses = []
+    for x, y, archs, rate in steps:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=False)
+        for arch in archs:
+            logits = supernet(x, arch)
+            loss = F.cross_entropy(logits, y)
+            if teacher is not None:
+                with torch.no_grad():
+                    soft_labels = teacher(x).softmax(1)
+                loss = loss - (soft_labels * logits.log_softmax(1)).sum(1).mean()
+            loss.backward()
+            losses.append(loss.item())
+        optimizer.step()
+    return losses
+
+
+@pytest.mark.parametrize("distill", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_steps_are_those_of_plain_sgd_with_zero_gradients_for_idle_weights(count, distill):
+    supernet = random_supernet(SPACE, dtype=torch.float64)
+    plain, teacher = copy.deepcopy(supernet), None
+    if distill:
+        other = random_supernet(SPACE, dtype=torch.float64, seed=1)
+        teacher = other.extract(SPACE.largest).train().requires_grad_(False)
+    state = TrainingState(supernet, new_optimizer(supernet), copy.deepcopy(teacher))
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    steps = [
+        (
+            torch.randn((8, 3, 32, 32), generator=generator, dtype=torch.float64),
+            torch.randint(4, (8,), generator=generator),
+            tuple(SPACE.sample_arch(rng, depths=(2, 3)) for _ in range(count)),
+            rate,
+        )
+        for rate in (0.3, 0.2, 0.1, 0.05)
+    ]
+    before = weights(state)
+    losses = []
+    parameters, buffers = dict(supernet.named_parameters()), dict(supernet.named_buffers())
+    for x, y, archs, rate in steps:
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        losses.append(train_step(state, parameters, buffers, x, y, archs, 0.0, generator, distill).item())
+    expected = plain_sgd(plain, steps, teacher)
+    np.testing.assert_allclose(losses, np.reshape(expected, (-1, count)).mean(1), rtol=1e-6)
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(supernet.state_dict()[name], tensor, atol=1e-11, rtol=0, msg=name)
+    idle = [name for name in before if name.startswith(("blocks.3.", "blocks.7."))]
+    assert all(torch.equal(before[name], supernet.state_dict()[name]) for name in idle)
+
+
+def test_a_step_of_a_real_backbone_is_one_of_plain_sgd():
+    space = SearchSpace("proxylessnas", classes=4)
+    supernet = random_supernet(space, dtype=torch.float64)
+    plain, state = copy.deepcopy(supernet), TrainingState(supernet, new_optimizer(supernet))
+    x, y = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.arange(4)
+    archs = tuple(random_archs(space, 2))
+    for group in state.optimizer.param_groups:
+        group["lr"] = 0.1
+    parameters, buffers = dict(supernet.named_parameters()), dict(supernet.named_buffers())
+    train_step(state, parameters, buffers, x, y, archs, 0.0, torch.Generator(), False)
+    plain_sgd(plain, [(x, y, archs, 0.1)], None)
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(supernet.state_dict()[name], tensor, atol=1e-9, rtol=0, msg=name)
+
+
+# --- weights that no subnet uses
+
+
+def test_kernel_matrices_stay_the_identity_while_the_largest_trains():
+    state = run(one_stage("largest", 2, Sequence(("largest",)), batch_size=16))
+    matrices = {name: p for name, p in state.supernet.named_parameters() if "kernel_" in name}
+    assert len(matrices) == 16
+    for name, parameter in matrices.items():
+        assert torch.equal(parameter, torch.eye(len(parameter))), name
+
+
+def test_what_only_larger_subnets_use_decays_with_momentum_once_its_tensor_was_used():
+    method = one_stage("smallest", 2, Sequence(("smallest",)), "constant", batch_size=16)
+    method = replace(method, stages=(replace(method.stages[0], learning_rate=0.5),))
+    before = weights(start(SPACE, method, 0))
+    state = run(method)
+    after = weights(state)
+    steps, momentum, factor = 2 * 3, 0.0, 1.0
+    for _ in range(steps):  # a zero gradient leaves weight decay and momentum, here of a weight of one
+        gradient = 3e-5 * factor
+        momentum = 0.9 * momentum + gradient
+        factor -= 0.5 * (gradient + 0.9 * momentum)
+    assert factor < 0.9998  # decay without momentum would leave 0.9999
+    for i, layer in enumerate(SPACE.layers):
+        block, hidden = f"blocks.{i}.", layer.hidden(3)
+        if layer.index >= 2:
+            unused = [name for name in before if name.startswith(block)]
+            assert all(torch.equal(after[name], before[name]) for name in unused)
+            continue
+        for name in ("conv_pw.weight", "conv_dw.weight"):
+            torch.testing.assert_close(after[block + name][hidden:], before[block + name][hidden:] * factor)
+        torch.testing.assert_close(
+            after[f"{block}conv_pwl.weight"][:, hidden:], before[f"{block}conv_pwl.weight"][:, hidden:] * factor
+        )
+        for name in ("bn1.weight", "bn1.bias", "bn2.weight", "bn1.running_mean", "bn2.running_var"):
+            assert torch.equal(after[block + name][hidden:], before[block + name][hidden:])
+            assert not torch.equal(after[block + name][:hidden], before[block + name][:hidden])
+
+
+def test_weights_that_idle_in_a_later_stage_keep_moving_by_momentum_only_where_it_carries_over():
+    largest, smallest = (Stage(size, 1, 0.1, Sequence((size,)), "constant") for size in ("largest", "smallest"))
+    name, moved = "blocks.0.bn1.weight", {}
+    for fresh in (True, False):
+        method = Method("two", (largest, smallest), batch_size=16, fresh_optimizer=fresh)
+        seen = []
+        run(method, after_epoch=lambda state, seen=seen: seen.append(weights(state)[name][SPACE.layers[0].hidden(3) :]))
+        moved[fresh] = not torch.equal(*seen)
+    assert moved == {True: False, False: True}
+
+
+# --- batches
+
+
+def numbered(n):
+    """n images of a single value each, which is their number."""
+    data = toy_data(n)
+    x = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 32, 32)
+    return replace(data, x_train=x.contiguous(memory_format=torch.channels_last), y_train=torch.arange(n) % 4)
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(32, [16, 16]), (34, [16, 16, 2]), (33, [16, 16]), (47, [16, 16, 15]), (10, [10])]
+)
+def test_the_last_partial_batch_is_kept_and_a_single_image_dropped(n, sizes, spy):
+    run(one_stage("rss", 1, Uniform(), batch_size=16), numbered(n))
+    assert [len(x) for _, _, _, x, _, _ in spy] == sizes
+    assert steps_per_epoch(n, 16) == len(sizes)
+
+
+def test_an_epoch_shows_every_image_once_with_its_label_and_each_in_another_order(monkeypatch):
+    seen = []
+
+    def augment(images, *parameters):
+        seen.append(images[:, 0, 0, 0].tolist())
+        return torch.rand(len(images), 3, 32, 32)
+
+    labels = []
+
+    def step(state, parameters, buffers, x, y, *rest):
+        labels.append(y.tolist())
+        return torch.zeros(())
+
+    monkeypatch.setattr(training, "augment", augment)
+    monkeypatch.setattr(training, "train_step", step)
+    run(one_stage("rss", 2, Uniform(), batch_size=16), numbered(40))
+    epochs = [list(itertools.chain(*seen[i : i + 3])) for i in (0, 3)]
+    assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert [[i % 4 for i in batch] for batch in seen] == labels
+
+
+def test_methods_of_one_seed_see_the_same_batches(spy):
+    for sampler in (Sequence(("largest",)), Uniform(per="batch")):
+        run(one_stage("any", 1, sampler, batch_size=16), seed=3)
+    assert len(spy) == 6
+    for (_, _, _, x, y, _), (_, _, _, other_x, other_y, _) in zip(spy[:3], spy[3:], strict=True):
+        assert torch.equal(x, other_x) and torch.equal(y, other_y)
+
+
+def test_augmentation_is_drawn_anew_each_epoch(spy):
+    data = numbered(16)
+    data.x_train.copy_(torch.randint(256, data.x_train.shape, dtype=torch.uint8))
+    run(one_stage("rss", 2, Uniform(), batch_size=16), data)
+    first, second = (torch.stack([x[y == label].mean((0, 2, 3)) for label in range(4)]) for *_, x, y, _ in spy)
+    assert (first - second).abs().max() > 1e-3
+
+
+# --- subnets, rates, history
+
+
+@dataclass(frozen=True)
+class Widening:
+    """A user's own sampler: e3 in the first epoch, e6 afterwards, with two subnets in every second step."""
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        arch = space.uniform(3, 6 if epoch else 3, 2)
+        return [(arch,) if step % 2 else (arch, space.middle) for step in range(steps)]
+
+
+def test_a_sampler_of_ones_own_decides_the_subnets_of_every_step(spy):
+    run(one_stage("mine", 2, Widening(), batch_size=16))
+    small, large, middle = SPACE.uniform(3, 3, 2), SPACE.uniform(3, 6, 2), SPACE.middle
+    assert [subnets for _, subnets, *_ in spy] == [
+        (small, middle), (small,), (small, middle), (large, middle), (large,), (large, middle)
+    ]  # fmt: skip
+
+
+def test_a_single_answer_of_a_sampler_holds_for_the_epoch(spy):
+    run(one_stage("rss", 3, Uniform(), batch_size=16))
+    archs = [subnets for _, subnets, *_ in spy]
+    assert archs[0::3] == archs[1::3] == archs[2::3] and len(set(archs)) == 3
+
+
+def test_a_sampler_gets_randomness_of_the_epoch_alone(spy):
+    seen = []
+
+    class Spying:
+        def subnets(self, space, rng, epoch, epochs, steps):
+            seen.append((epoch, epochs, steps, rng.random()))
+            return [(space.smallest,)]
+
+    method = Method("two", tuple(Stage(name, 2, 0.01, Spying()) for name in "ab"), batch_size=16)
+    run(method, seed=1)
+    run(method, seed=1)
+    assert [call[:3] for call in seen[:4]] == [(0, 2, 3), (1, 2, 3)] * 2
+    assert seen[:4] == seen[4:]
+    assert len({number for *_, number in seen}) == 4
+
+
+def test_every_step_has_the_rate_of_its_stage(spy):
+    method = shortened("ofa", epochs=2)
+    run(method, toy_data(20))
+    expected = [s.rate(epoch, step, 2) for s in method.stages for epoch in range(2) for step in range(2)]
+    assert len(set(expected)) == 16  # depth and width have the same rates
+    assert [rates for *_, rates in spy] == [[rate, rate] for rate in expected]
+
+
+def test_history_has_a_row_for_every_epoch(monkeypatch):
+    losses = iter(range(100))
+    monkeypatch.setattr(training, "train_step", lambda *arguments: torch.tensor(float(next(losses))))
+    stages = (Stage("one", 1, 0.2, Widening()), Stage("two", 2, 0.1, Sequence(("largest",))))
+    state = run(Method("both", stages, batch_size=16))
+    state_seconds, seconds = state.seconds, [row.pop("seconds") for row in state.history]
+    assert state_seconds == sum(seconds) and all(0 < s < 60 for s in seconds)
+    reference = SearchSpace(TINY)  # sizes are those for 100 classes
+    pair = [SPACE.uniform(3, 3, 2), SPACE.middle] * 3
+    del pair[3]
+    mflops = np.mean([reference.macs(arch) for arch in pair]) / 1e6
+    largest = reference.macs(SPACE.largest) / 1e6
+    assert state.history == [
+        {"stage": "one", "epoch": 1, "learning_rate": 0.2, "mflops": pytest.approx(mflops), "loss": 1.0, "images": 40},
+        {"stage": "two", "epoch": 2, "learning_rate": 0.1, "mflops": largest, "loss": 4.0, "images": 40},
+        {"stage": "two", "epoch": 3, "learning_rate": 0.05, "mflops": largest, "loss": 7.0, "images": 40},
+    ]
+
+
+def test_seconds_are_those_of_the_epochs_without_what_comes_after_them(monkeypatch):
+    clock = itertools.count()  # each look at the clock takes a second
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+    state = run(one_stage("rss", 3, Uniform(), batch_size=16), after_epoch=lambda state: next(clock) and None)
+    assert [row["seconds"] for row in state.history] == [1.0, 1.0, 1.0]
+
+
+def test_dropout_of_the_method_reaches_the_subnets(spy):
+    method = one_stage("rss", 1, Uniform(), batch_size=16)
+    results = [weights(run(replace(method, dropout=dropout))) for dropout in (0.0, 0.5)]
+    assert [dropout for _, _, dropout, *_ in spy] == [0.0] * 3 + [0.5] * 3
+    assert not torch.equal(*(result["classifier.weight"] for result in results))
+
+
+# --- stages of progressive shrinking
+
+
+def momentum(state):
+    return sum(s["momentum_buffer"].abs().sum().item() for s in state.optimizer.state.values())
+
+
+@pytest.mark.parametrize(("name", "fresh"), [("ofa", True), ("ofa-released", False)])
+def test_a_stage_starts_with_a_fresh_optimizer_or_with_the_momentum_of_the_last(name, fresh, monkeypatch):
+    entering = []
+
+    def step(state, *arguments):
+        entering.append(momentum(state))
+        return train_step(state, *arguments)
+
+    monkeypatch.setattr(training, "train_step", step)
+    run(shortened(name))
+    assert len(entering) == 6 * 3
+    assert entering[0] == 0
+    assert [m == 0 for m in entering[3::3]] == [fresh] * 5
+    assert all(entering[1::3]) and all(entering[2::3])
+
+
+def test_a_fresh_optimizer_forgets_which_weights_were_ever_used():
+    """In a stage's own process only tensors that this stage uses decay."""
+    largest, smallest = (Stage(size, 1, 0.1, Sequence((size,)), "constant") for size in ("largest", "smallest"))
+    for fresh in (True, False):
+        seen = []
+        run(
+            Method("two", (largest, smallest), batch_size=16, fresh_optimizer=fresh),
+            after_epoch=lambda state, seen=seen: seen.append(weights(state)["blocks.3.conv_pw.weight"]),
+        )
+        assert torch.equal(*seen) == fresh
+
+
+def test_the_teacher_of_ofa_is_the_largest_subnet_as_trained_in_the_first_stage():
+    seen = []
+
+    def after_epoch(state):
+        if len(state.history) == 1:
+            assert state.teacher is None
+            seen.append(state.supernet.extract(SPACE.largest))
+        else:
+            seen.append(copy.deepcopy(state.teacher))
+
+    run(shortened("ofa"), after_epoch=after_epoch)
+    expected = dict(seen[0].named_parameters())
+    assert len(seen) == 6
+    for teacher in seen[1:]:
+        assert same(dict(teacher.named_parameters()), expected)
+        assert teacher.training and teacher.dropout.p == 0
+        assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_the_teacher_uses_the_statistics_of_the_batch():
+    state = start(SPACE, shortened("ofa"), 0)
+    training.enter_stage(state, shortened("ofa"), shortened("ofa").stages[1], 0)
+    x = torch.randn(8, 3, 32, 32)
+    alone, beside = state.teacher(x[:4]), state.teacher(x)[:4]
+    assert not torch.allclose(alone, beside, atol=1e-3)
+    for bn in state.teacher.modules():
+        if isinstance(bn, torch.nn.BatchNorm2d):
+            bn.running_mean.fill_(7.0)
+    assert torch.equal(state.teacher(x[:4]), alone)
+
+
+def released_teacher(space, seed):
+    method = build("ofa-released", 180, 410)
+    state = start(space, method, seed)
+    before = torch.get_rng_state()
+    for stage in method.stages[:2]:
+        training.enter_stage(state, method, stage, seed)
+    assert torch.equal(torch.get_rng_state(), before)
+    return state.teacher
+
+
+def test_the_released_teacher_is_an_untrained_network_with_nearly_uniform_soft_labels(mobilenet):
+    teacher = released_teacher(mobilenet, 0)
+    assert type(teacher) is Network and teacher.training
+    x = torch.randn((64, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        soft_labels = teacher(x).softmax(1)
+    entropy = -(soft_labels * soft_labels.log()).sum(1).mean()
+    assert entropy == pytest.approx(4.600, abs=0.003)
+
+
+def test_the_released_teacher_never_changes():
+    seen = []
+    run(shortened("ofa-released"), after_epoch=lambda state: seen.append(copy.deepcopy(state.teacher)))
+    assert seen[0] is None
+    expected = dict(released_teacher(SPACE, 0).named_parameters())
+    for teacher in seen[1:]:
+        assert same(dict(teacher.named_parameters()), expected)
+    assert not same(dict(released_teacher(SPACE, 1).named_parameters()), expected)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("ofa", {4: (), 5: (4,)}), ("ofa-released", {})])
+def test_channels_are_sorted_before_the_width_stages_of_ofa_alone(name, expected, monkeypatch):
+    sorts = {}
+    sort, epochs = SuperNet.sort_channels, []
+
+    def sort_channels(self, boundaries=()):
+        sorts[len(epochs)] = boundaries
+        sort(self, boundaries)
+
+    monkeypatch.setattr(SuperNet, "sort_channels", sort_channels)
+    run(shortened(name), after_epoch=lambda state: epochs.append(1) and None)
+    assert sorts == expected
+
+
+def test_distillation_adds_the_soft_cross_entropy():
+    supernet = SuperNet(SPACE, 0.0)
+    x, y = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
+    losses = {}
+    for distill in (False, True):
+        state = TrainingState(copy.deepcopy(supernet), None, teacher=Network(SPACE, SPACE.smallest).train())
+        state.optimizer = new_optimizer(state.supernet)
+        parts = dict(state.supernet.named_parameters()), dict(state.supernet.named_buffers())
+        losses[distill] = train_step(state, *parts, x, y, (SPACE.middle,), 0.0, torch.Generator(), distill).item()
+    with torch.no_grad():
+        teacher, student = state.teacher(x).softmax(1), copy.deepcopy(supernet).train()(x, SPACE.middle)
+    soft = -(teacher * student.log_softmax(1)).sum(1).mean().item()
+    assert losses[True] - losses[False] == pytest.approx(soft, rel=1e-4)
+
+
+# --- reproducible, and able to go on
+
+
+@pytest.mark.parametrize("name", ["rss", "ofa"])
+def test_one_seed_gives_the_same_weights_bit_for_bit_and_another_does_not(name):
+    method = shortened(name)
+    first, second, other = (run(method, toy_data(20), seed) for seed in (5, 5, 6))
+    assert same(weights(first), weights(second))
+    assert [row["loss"] for row in first.history] == [row["loss"] for row in second.history]
+    for key, tensor in weights(first).items():
+        if tensor.ndim > 1 and "kernel" not in key:
+            assert not torch.equal(tensor, weights(other)[key]), key
+
+
+def test_training_does_not_depend_on_global_random_state():
+    results = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        results.append(weights(run(shortened("ofa-released"), toy_data(20))))
+    assert same(*results)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "stop"),
+    [("rss", 3, "return"), ("rss", 3, "raise"), ("ofa", 2, "return"), ("ofa-released", 1, "raise")],
+)
+def test_training_that_stopped_goes_on_to_the_same_weights(name, epochs, stop, tmp_path):
+    method, data = shortened(name, epochs), toy_data(20)
+    whole = run(method, data)
+    state, starts = start(SPACE, method, 0), 0
+
+    def after_epoch(state):
+        save_checkpoint(state, tmp_path / "checkpoint")
+        if stop == "raise":
+            raise Stopped
+        return True
+
+    while len(state.history) < method.epochs:  # stops after every single epoch
+        state = start(SPACE, method, 0)
+        if starts:
+            load_checkpoint(state, tmp_path / "checkpoint")
+        try:
+            train(state, method, data, 0, after_epoch, progress=False)
+        except Stopped:
+            pass
+        starts += 1
+        assert len(state.history) == starts
+    assert starts == method.epochs
+    assert same(weights(state), weights(whole))
+    for mine, expected in zip(state.history, whole.history, strict=True):
+        assert mine | {"seconds": 0} == expected | {"seconds": 0}
+
+
+def test_a_finished_training_is_left_alone():
+    method = shortened("rss", 2)
+    state = run(method)
+    before, history = weights(state), list(state.history)
+    train(state, method, toy_data(), 0, progress=False)
+    assert same(weights(state), before) and state.history == history
+
+
+def test_training_learns():
+    data = toy_data(train=128, test=100, classes=4)
+    method = one_stage("rss", 10, Uniform(per="batch"), batch_size=16)
+    method = replace(method, stages=(replace(method.stages[0], learning_rate=0.1),))
+    state = run(method, data)
+    losses = [row["loss"] for row in state.history]
+    assert losses[-1] < 0.7 * losses[0]
+    population = [(1, arch) for arch in (SPACE.smallest, SPACE.middle, SPACE.largest)]
+    table = evaluate_population(state.supernet.eval(), population, data, progress=False)
+    assert (table.accuracy > 75).all()
+
+
+def test_an_untouched_architecture_is_not_needed_for_training():
+    """A sampler may return an architecture made by hand."""
+
+    class Fixed:
+        def subnets(self, space, rng, epoch, epochs, steps):
+            return [(Arch((7, 5) * 4, (6, 3) * 4, (2, 4)),)]
+
+    state = run(one_stage("fixed", 1, Fixed(), batch_size=16))
+    assert_close(state.supernet.blocks["0"].kernel_7to5.detach(), torch.eye(25), 0.0)
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_is_located(monkeypatch):
+    losses = iter([1.0, 1.0, 1.0, 1.0, float("nan"), 1.0])
+    monkeypatch.setattr(training, "train_step", lambda *arguments: torch.tensor(next(losses)))
+    method, data, epochs = one_stage("rss", 3, Uniform(), batch_size=16), toy_data(), []
+    with pytest.raises(FloatingPointError, match="nan in stage 'rss', epoch 2, step 2"):
+        train(start(SPACE, method, 0), method, data, 0, lambda state: epochs.append(len(state.history)), progress=False)
+    assert epochs == [1]
