@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "runs":
             print(overview(list(runs.values()), options["results"]).to_string(index=False))
             return 0
+        if command == "figures":
+            parameters = with_results(parameters, options["results"])
         failed = train(list(runs.values()), options, jobs) if command == "reproduce" else []
         failed += execute(parameters, options)
     except InputError as error:
@@ -74,6 +76,20 @@ def train(runs: list[Run], options: dict, jobs: int) -> list[str]:
     done = (overview(runs, options["results"])["status"] == "finished").sum()
     print(f"{done} of {len(runs)} runs are finished" + ("" if done == len(runs) else "; the same command goes on"))
     return []
+
+
+def with_results(parameters: dict[Path, dict], results: str) -> dict[Path, dict]:
+    """Those notebooks that need no runs or have a finished one; says which are left out, raises InputError if all."""
+    result = {}
+    for path, values in parameters.items():
+        runs = notebook_runs(values)
+        if not runs or "finished" in set(overview(runs, results)["status"]):
+            result[path] = values
+        else:
+            print(f"{path.name} is left out: none of its runs is finished in {results}")
+    if not result:
+        raise InputError(f"there is nothing to draw in {results}: train with `python -m rsslib reproduce` first")
+    return result
 
 
 def seconds(text: str) -> float:
