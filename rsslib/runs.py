@@ -79,7 +79,7 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", ("digits",), subnets_per_bucket=5, supernet_epochs=6, shrinking_epochs=12,
+        Profile("smoke", ("digits",), subnets_per_bucket=4, supernet_epochs=5, shrinking_epochs=11,
                 learning_rate_scale=8.0),
         Profile("quick", ("fashion_mnist",), subnets_per_bucket=15, supernet_epochs=12, shrinking_epochs=27,
                 train_images=6_400, test_images=2_000, learning_rate_scale=4.0),
@@ -198,9 +198,13 @@ def complete(
             lines.put(line)
         with ProcessPoolExecutor(jobs, context, _start_worker, (threads, lines, context.RLock())) as pool:
             futures = {pool.submit(_complete, run, *arguments): run for run in todo}
-            for future in as_completed(futures):
-                if error := future.exception():
-                    failures[futures[future].name] = error
+            try:
+                for future in as_completed(futures):
+                    if error := future.exception():
+                        failures[futures[future].name] = error
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     if failures:
         raise RunsFailed(failures) from next(iter(failures.values()))
 
