@@ -28,8 +28,8 @@ test: lint ## lint, then run the tests (ARGS="-k name", ARGS="-m long")
 	$(PY) -m pytest $(ARGS)
 
 test-browser: $(INSTALLED) ## drive the explorer notebook in a real browser and take its screenshot
-	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { echo 'make test-browser needs \
-	Chromium and its driver: on Debian, apt-get install chromium chromium-driver' >&2; exit 1; }
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null \
+	    || { echo 'needs Chromium and its driver: on Debian, apt-get install chromium chromium-driver' >&2; exit 1; }
 	$(PY) -m pytest -m browser -n 0 $(ARGS)
 
 lint: $(INSTALLED) ## check the code and the notebooks with ruff

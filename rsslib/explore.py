@@ -1,0 +1,338 @@
+"""The explorer of notebook 00: choose two subnets by hand, see them drawn, measured, evaluated and compared.
+
+`Explorer` is a box of widgets around two architectures, A and B, of which one is edited at a time. All that it shows
+can be had from code too: `explorer.arch`, `explorer.comparison()`, `explorer.place()`, `explorer.evaluate()`.
+"""
+
+import html
+import io
+import json
+import time
+from collections.abc import Container, Mapping
+from dataclasses import replace
+from functools import partial, wraps
+from itertools import zip_longest
+from pathlib import Path
+from threading import RLock
+
+import ipywidgets as widgets
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rsslib.diagrams import draw_subnet
+from rsslib.errors import InputError
+from rsslib.evaluate import evaluate_population
+from rsslib.figures import ACCURACY, BACKBONE_LABELS, COLUMN, SIZE, check, method_styles, panel_label
+from rsslib.methods import Method
+from rsslib.runs import Profile, Run, choose_device, trained_supernet
+from rsslib.space import Arch, SearchSpace
+
+COLOURS = {"A": "#c1121f", "B": "#6a3fa0"}
+LABELS = {"kernel": "Kernel", "expand": "Width", "depth": "Depth"}  # of the fields of Arch
+UNIFORM_DRAWS = 100_000
+CSS = """<style>
+.rsslib-explorer .widget-toggle-buttons { display: flex; align-items: center; width: auto; }
+.rsslib-explorer .widget-toggle-buttons > label { width: auto !important; margin: 0 5px 0 10px; }
+.rsslib-explorer .widget-button { padding: 0 4px; }
+.rsslib-explorer .widget-toggle-button { padding: 0; margin: 1px; height: 22px; line-height: 22px; }
+.rsslib-explorer .widget-toggle-button.mod-active { background: #1f5a99; color: white; }
+.rsslib-explorer .widget-toggle-button:disabled { opacity: 0.3; }
+.rsslib-explorer table { font-size: 12px; line-height: 1.4; }
+.rsslib-explorer th, .rsslib-explorer td { padding: 1px 12px 1px 0; text-align: left !important; white-space: nowrap; }
+.rsslib-explorer .text { line-height: 1.35; padding: 2px 0; }
+</style>"""
+
+
+def finished_runs(results: str | Path, profile: str, backbone: str) -> dict[Run, str]:
+    """The finished runs of a profile and a backbone below `results`, each with the checksum of its dataset.
+
+    They are found by their records, so that runs of your own count too. The stages of their methods are left empty.
+    """
+    runs = {}
+    for path in sorted(Path(results, profile).glob(f"*/{backbone}/*/seed*/run.json")):
+        try:
+            record = json.loads(path.read_text())
+            training, evaluation = record["config"]["training"], record["config"]["evaluation"]
+            images = {"train_images": training["train_images"], "test_images": evaluation["test_images"]}
+            scale = Profile(profile, (training["dataset"],), evaluation["subnets_per_bucket"], **images)
+            method = Method(training["method"]["name"], (), dropout=training["method"]["dropout"])
+            run = Run(scale, training["dataset"], backbone, method, training["seed"])
+            if record["status"] == "finished" and (run.folder(results) / "population.csv").exists():
+                runs[run] = training["dataset_sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not the record of a run
+    return runs
+
+
+def run_label(run: Run) -> str:
+    """Dataset, method and seed of a run in words."""
+    return f"{panel_label(run.dataset)}, {method_styles([run.method.name])[run.method.name].label}, seed {run.seed}"
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG, the same bytes for the same figure."""
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "rsslib"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def _one_at_a_time(method):
+    """JupyterLab may deliver what the user does on several threads of the kernel."""
+
+    @wraps(method)
+    def locked(self, *arguments):
+        with self._lock:
+            return method(self, *arguments)
+
+    return locked
+
+
+class Explorer(widgets.VBox):
+    """Controls for two subnets of a backbone, what they look like, how large and how accurate they are.
+
+    The finished runs of `profile` below `results` are offered for the evaluation; `data` and `device` are those of
+    `runs.complete`, `seed` is that of the random presets.
+    """
+
+    def __init__(
+        self,
+        profile: str = "smoke",
+        results: str | Path = "data/results",
+        data: str | Path = "data",
+        backbone: str = "mobilenet_v3",
+        device: str = "auto",
+        seed: int = 0,
+    ):
+        self.space = space = SearchSpace(backbone)
+        self.profile, self.results, self.data, self.device = profile, Path(results), data, str(choose_device(device))
+        self.runs, self.population = finished_runs(results, profile, backbone), None
+        self.rng = np.random.default_rng(seed)
+        self.sizes = np.sort(space.macs(space.sample(UNIFORM_DRAWS, np.random.default_rng(0))))
+        self.subnets = {"A": space.middle, "B": space.largest}
+        self.accuracies: dict[tuple[Run, Arch], float] = {}
+        self._loaded: tuple = (None,)  # the run whose supernet is in memory, the supernet, its dataset
+        self._showing = False  # while controls are set from the subnet, their changes are not the user's
+        self._lock = RLock()
+
+        def toggles(field: str, label: str = "", width: str = "20px") -> widgets.ToggleButtons:
+            choices, style = sorted(getattr(space, f"{field}s")), {"button_width": width}
+            return widgets.ToggleButtons(options=choices, description=label, value=None, style=style)
+
+        self.edited = widgets.ToggleButtons(options=["A", "B"], description="Edit", style={"button_width": "40px"})
+        self.everywhere = {field: toggles(field, label, "28px") for field, label in LABELS.items()}
+        self.detail = {field: [toggles(field) for _ in getattr(space.middle, field)] for field in LABELS}
+        self.presets = {}
+        for name in ("smallest", "middle", "largest", "random", *(f"{bucket:g}" for bucket in space.backbone.buckets)):
+            width = "38px" if name.isdigit() else "74px"
+            self.presets[name] = widgets.Button(description=name, layout={"width": width})
+            self.presets[name].on_click(lambda button: self.preset(button.description))
+        options = [(run_label(run), run) for run in self.runs] or [("no finished run", None)]
+        self.run = widgets.Dropdown(options=options, description="Run", layout={"width": "290px"})
+        self.run.style.description_width = "35px"
+        self.button = widgets.Button(button_style="primary", layout={"width": "110px"})
+        a, b, self.placing = (widgets.Image(format="svg+xml", layout={"width": "100%"}) for _ in range(3))
+        self.drawings = {"A": a, "B": b}
+        self.status, self.table = widgets.HTML(), widgets.HTML()
+
+        self.edited.observe(lambda change: self._show(), "value")
+        self.run.observe(lambda change: self._choose_run(), "value")
+        self.button.on_click(lambda button: self.evaluate())
+        for field, ones in self.detail.items():
+            everywhere = range(len(ones))
+            self.everywhere[field].observe(partial(self._set, field, everywhere), "value")
+            for i in everywhere:
+                ones[i].observe(partial(self._set, field, (i,)), "value")
+        super().__init__([widgets.HTML(CSS), self._arranged()])
+        self.add_class("rsslib-explorer")
+        self._draw("B")
+        self._choose_run()
+
+    def _arranged(self) -> widgets.Box:
+        """All controls and figures in two columns, one below the other where the page is narrow."""
+        layers = max(stage.layers for stage in self.space.backbone.stages)
+        cells: list[widgets.Widget] = [widgets.Label(text) for text in ("", "Depth")]
+        cells += [widgets.Label(f"{text} {i + 1}") for i in range(layers) for text in ("Kernel", "Width")]
+        depths = iter(self.detail["depth"])
+        for s, stage in enumerate(self.space.backbone.stages):
+            row = [widgets.Label(f"Stage {s + 1}, {stage.channels} ch")]
+            row.append(next(depths) if stage.elastic_depth else widgets.Label())
+            for i in (i for i, layer in enumerate(self.space.layers) if layer.stage == s):
+                row += [self.detail["kernel"][i], self.detail["expand"][i]]
+            cells += row + [widgets.Label() for _ in range(2 + 2 * layers - len(row))]
+        grid = widgets.GridBox(cells, layout={"grid_template_columns": f"108px 76px repeat({layers}, 67px 74px)"})
+        named, buckets = list(self.presets.values())[:4], list(self.presets.values())[4:]
+        presets = widgets.HBox([self.edited, *named, widgets.Label("MFLOPs:"), *buckets])
+        uniform = widgets.HBox([widgets.Label("All layers:"), *self.everywhere.values()])
+        left = widgets.VBox([presets, uniform, grid, *self.drawings.values()], layout={"width": "765px"})
+        right = [widgets.HBox([self.run, self.button]), self.status, self.placing, self.table]
+        right = widgets.VBox(right, layout={"width": "425px", "margin": "0 0 0 10px"})
+        return widgets.Box([left, right], layout={"flex_flow": "row wrap"})
+
+    # --- the subnet
+
+    @property
+    def arch(self) -> Arch:
+        """The subnet being edited; set it to move the controls."""
+        return self.subnets[self.edited.value]
+
+    @arch.setter
+    def arch(self, arch: Arch) -> None:
+        self.subnets[self.edited.value] = self.space.validate(arch)
+        self._show()
+
+    @_one_at_a_time
+    def preset(self, name: str) -> None:
+        """Edit the smallest, middle, largest or a random subnet; or "4", a random one of that bucket of the study."""
+        if name == "random":
+            self.arch = self.space.sample_arch(self.rng)
+        elif name.isdigit():
+            self.arch = self.space.to_arch(self.space.sample_bucket(int(name), 1, self.rng)[0])
+        else:
+            self.arch = getattr(self.space, name)
+
+    @_one_at_a_time
+    def _set(self, field: str, places: Container[int], change: Mapping) -> None:
+        if change["new"] is not None and not self._showing:
+            values = [change["new"] if i in places else value for i, value in enumerate(getattr(self.arch, field))]
+            self.arch = replace(self.arch, **{field: tuple(values)})
+
+    @_one_at_a_time
+    def _show(self) -> None:
+        """Set every control from the subnet, and draw it."""
+        used = {i for i, *_ in self.space.active(self.arch)}
+        self._showing = True
+        for field, ones in self.detail.items():
+            values = getattr(self.arch, field)
+            self.everywhere[field].value = values[0] if len(set(values)) == 1 else None
+            for i, (one, value) in enumerate(zip(ones, values, strict=True)):
+                one.value, one.disabled = value, field != "depth" and i not in used
+        self._showing = False
+        self.button.description = f"Evaluate {self.edited.value}"
+        self._say(self.hint)
+        self._draw(self.edited.value)
+        self._show_results()
+
+    def _draw(self, name: str) -> None:
+        figure = draw_subnet(self.space, self.subnets[name])
+        figure.axes[0].set_title(f"{name}: {figure.axes[0].get_title()}", color=COLOURS[name])
+        self.drawings[name].value = svg(figure)
+
+    # --- its accuracy
+
+    @_one_at_a_time
+    def _choose_run(self) -> None:
+        run, self.population, self.button.disabled = self.run.value, None, True
+        if run is None:
+            backbone = BACKBONE_LABELS.get(self.space.backbone.name, self.space.backbone.name)
+            self.hint = (
+                f"There is no finished run of {backbone} at profile {self.profile} yet, so no subnet can be evaluated; "
+                "the rest works without. Notebook 02_main_results trains some: then run this cell again."
+            )
+        else:
+            self.population = pd.read_csv(run.folder(self.results) / "population.csv")
+            check(self.population, ("mflops", "accuracy"), "population")
+            self.button.disabled = not (run.folder(self.results) / "weights.safetensors").exists()
+            self.hint = "Ready to evaluate subnets with this run."
+            if self.button.disabled:
+                self.hint = (
+                    "The weights of this run are not here, they stay on the machine that trained it: its population "
+                    "is shown, but no other subnet can be evaluated."
+                )
+        self._show()
+
+    @_one_at_a_time
+    def evaluate(self) -> float | None:
+        """Test accuracy in percent of the subnet being edited, with the chosen run, after recalibration of its BN.
+
+        None if it cannot be evaluated; the status line says why.
+        """
+        name, arch, run = self.edited.value, self.arch, self.run.value
+        if self.button.disabled:
+            return None
+        self._say(f"Evaluating {name} ...")
+        began = time.perf_counter()
+        try:
+            if self._loaded[0] != run:
+                self._loaded = run, *trained_supernet(run, self.results, self.data, self.device)
+            _, supernet, images = self._loaded
+            if images.checksum != self.runs[run]:
+                raise InputError(f"the dataset {run.dataset} here is another than the one that this run was trained on")
+            accuracy = evaluate_population(supernet, [(0, arch)], images, progress=False)["accuracy"].item()
+        except InputError as error:
+            self._say(f"{name} was not evaluated: {error}")
+            return None
+        self.accuracies[run, arch] = accuracy
+        seconds = time.perf_counter() - began
+        self._say(f"{name}: {accuracy:.2f} % of {len(images.x_test):,} test images correct, in {seconds:.1f} s.")
+        self._show_results()
+        return accuracy
+
+    @property
+    def evaluated(self) -> dict[str, float]:
+        """Accuracy in percent of those of A and B that were evaluated with the chosen run."""
+        known = {name: self.accuracies.get((self.run.value, arch)) for name, arch in self.subnets.items()}
+        return {name: accuracy for name, accuracy in known.items() if accuracy is not None}
+
+    def _say(self, text: str) -> None:
+        self.status.value = f'<div class="text">{html.escape(text)}</div>'
+
+    # --- what is shown of both
+
+    def _show_results(self) -> None:
+        self.placing.value = svg(self.place())
+        note = "Stages: kernel/width of each layer. Sizes are those for 3×32×32 images and 100 classes."
+        self.table.value = f'{self.comparison().to_html(border=0, justify="left")}<div class="text">{note}</div>'
+
+    def comparison(self) -> pd.DataFrame:
+        """A and B side by side, as text: sizes, share of uniform draws that are smaller, accuracy, settings."""
+        space, subnets, rows = self.space, list(self.subnets.values()), {}
+        macs = [space.macs(arch) for arch in subnets]
+        for name, (a, b) in {
+            "MFLOPs": [m / 1e6 for m in macs],
+            "parameters (M)": [space.parameters(arch) / 1e6 for arch in subnets],
+            "larger than (% of draws)": 100 * np.searchsorted(self.sizes, macs) / len(self.sizes),
+            "accuracy (%)": [self.evaluated.get(name, np.nan) for name in self.subnets],
+        }.items():
+            rows[name] = [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}"]
+        for s in range(len(space.backbone.stages)):
+            a, b = ([f"{k}/{e}" for _, layer, k, e in space.active(arch) if layer.stage == s] for arch in subnets)
+            different = sum(one != other for one, other in zip_longest(a, b))
+            rows[f"stage {s + 1}"] = [" ".join(a), " ".join(b), f"{different} differ" if different else "same"]
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=["A", "B", "B - A"])
+        return table.replace({"nan": "–", "+nan": "–"})
+
+    def place(self) -> Figure:
+        """Where A and B lie among uniform draws and in the chosen run's population; a star is an evaluated subnet."""
+        space, rows = self.space, 1 if self.population is None else 2
+        figure = Figure((COLUMN, 1.6 * rows), layout="constrained")
+        panels = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
+        low, high = (space.macs(arch) / 1e6 for arch in (space.smallest, space.largest))
+        edges = np.arange(np.floor(low), np.ceil(high) + 0.05, 0.1)
+        share = 100 * np.histogram(self.sizes / 1e6, edges)[0] / len(self.sizes)
+        panels[0].stairs(share, edges, fill=True, color="0.7")
+        panels[0].set(ylabel="Share (%)", title=f"{len(self.sizes):,} uniform draws", ylim=(0, 1.15 * share.max()))
+        if self.population is not None:
+            colour = method_styles([self.run.value.method.name])[self.run.value.method.name].colour
+            dots = {"s": 9, "color": colour, "alpha": 0.8, "linewidths": 0, "gid": "population"}
+            panels[1].scatter(self.population["mflops"], self.population["accuracy"], **dots)
+            panels[1].set(ylabel=ACCURACY, title=run_label(self.run.value))
+        larger = max("BA", key=lambda name: space.macs(self.subnets[name]))
+        for name, arch in self.subnets.items():
+            x, right = space.macs(arch) / 1e6, name == larger
+            look = {"color": COLOURS[name], "linestyle": "-" if name == "A" else "--", "linewidth": 1.2, "zorder": 3}
+            for axes in panels:
+                axes.axvline(x, **look, gid=f"marker {name}")
+            note = {"textcoords": "offset points", "xytext": (2 if right else -2, -2), "va": "top"}
+            note |= {"xycoords": ("data", "axes fraction"), "ha": "left" if right else "right", "fontweight": "bold"}
+            panels[0].annotate(name, (x, 1), color=COLOURS[name], **note)
+            if name in self.evaluated:
+                star = {"marker": "*", "markersize": 13, "color": COLOURS[name], "markeredgecolor": "white"}
+                panels[1].plot(x, self.evaluated[name], gid=f"star {name}", zorder=5, **star)
+        for axes in panels:
+            for bucket in space.backbone.buckets:
+                axes.axvspan(bucket - 0.5, bucket + 0.5, color="0.95", linewidth=0, zorder=0)
+        panels[-1].set(xlabel=f"{SIZE}; grey: buckets", xlim=(low - 0.8, high + 0.8), xticks=space.backbone.buckets)
+        return figure

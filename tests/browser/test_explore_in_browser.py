@@ -1,0 +1,200 @@
+"""Notebook 00 in a real JupyterLab, in a real Chromium: `make test-browser`."""
+
+import inspect
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from rsslib import runs
+
+pytestmark = pytest.mark.browser
+ROOT = Path(__file__).resolve().parent.parent.parent
+TOKEN = "explorer"
+WINDOW = (1400, 1050)
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+)  # fmt: skip
+EXPLORER = "//div[contains(@class, 'rsslib-explorer')]"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A folder with a copy of the notebook and one finished run, found by the notebook's own default paths."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "00_explore.ipynb", folder / "notebooks")
+    planned = runs.plan("smoke", methods=["rss-short"])
+    runs.complete(planned, folder / "data" / "results", folder / "data", "cpu", progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(project) -> str:
+    """The address of a JupyterLab with settings of its own, which asks no questions."""
+    settings = project / "jupyter" / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text(
+        '{"fetchNews": "false", "checkForUpdates": false, "doNotDisturbMode": true}'
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+    own |= {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    environment = os.environ | {name: str(project / "jupyter" / value) for name, value in own.items()}
+    options = [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}", "--no-browser"]
+    options += ["--ip=127.0.0.1", "--allow-root", f"--ServerApp.root_dir={project}"]
+    with open(project / "jupyter.log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=log, stderr=log, cwd=project
+        )
+    address = f"http://127.0.0.1:{port}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        for _ in range(600):
+            try:
+                opener.open(f"{address}/api/status?token={TOKEN}", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                assert process.poll() is None, (project / "jupyter.log").read_text()
+                time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory, monkeypatch_module) -> Chrome:
+    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
+    if None in programs:
+        pytest.fail("needs Chromium and its driver: on Debian, apt-get install chromium chromium-driver", pytrace=False)
+    monkeypatch_module.setenv("NO_PROXY", "127.0.0.1,localhost")
+    options = ChromeOptions()
+    options.binary_location = programs[0]
+    size, profile = ",".join(map(str, WINDOW)), tmp_path_factory.mktemp("chromium")
+    for flag in (*FLAGS, f"--window-size={size}", f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    driver = Chrome(options, Service(programs[1]))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def page(browser, server, project) -> "Page":
+    """The notebook with all cells run."""
+    browser.get(f"{server}/doc/tree/notebooks/00_explore.ipynb?token={TOKEN}")
+    page = Page(browser, project / "failure.png")
+    page.find("//*[@id='jp-main-statusbar']//span[contains(text(), '(ipykernel) | Idle')]")
+    page.click("//div[contains(@class, 'lm-MenuBar-itemLabel') and text()='Run']")
+    page.click("//li[@data-command='runmenu:run-all']")
+    page.wait(lambda: page.drawn_layers() > 0)
+    return page
+
+
+class Page:
+    """What the test does and sees in the browser."""
+
+    def __init__(self, driver: Chrome, failure: Path):
+        self.driver, self.failure = driver, failure
+
+    def wait(self, condition, seconds: float = 120):
+        """Until `condition()` holds, elements that are being replaced meanwhile notwithstanding."""
+        try:
+            return WebDriverWait(self.driver, seconds, 0.1, (Exception,)).until(lambda _: condition())
+        except TimeoutException:
+            self.driver.save_screenshot(self.failure)
+            raise AssertionError(f"not within {seconds} s: {inspect.getsource(condition)}see {self.failure}") from None
+
+    def find(self, path: str):
+        return self.wait(lambda: self.driver.find_element(By.XPATH, path))
+
+    def click(self, path: str) -> None:
+        self.wait(lambda: self.driver.find_element(By.XPATH, path).click() is None)
+
+    def press(self, label: str) -> None:
+        """A button of the explorer by its text."""
+        self.click(f"{EXPLORER}//button[normalize-space()='{label}' and contains(@class, 'widget-button')]")
+
+    def toggle(self, group: str, label: str) -> None:
+        """A button in the explorer's row of toggles that is labelled `group`."""
+        row = f"{EXPLORER}//div[contains(@class, 'widget-toggle-buttons')][label[normalize-space()='{group}']]"
+        self.click(f"{row}//button[normalize-space()='{label}']")
+
+    def image(self, number: int) -> str:
+        """The SVG that the explorer shows: 0 subnet A, 1 subnet B, 2 their place in the population."""
+        return self.driver.execute_async_script(
+            "const [path, number, done] = arguments;"
+            "const all = document.evaluate(path, document, null, XPathResult.ORDERED_NODE_SNAPSHOT_TYPE);"
+            "fetch(all.snapshotItem(number).src).then(r => r.text()).then(done, e => done(''));",
+            f"{EXPLORER}//img", number,
+        )  # fmt: skip
+
+    def drawn_layers(self) -> int:
+        return len(re.findall(r'id="layer \d+"', self.image(0)))
+
+    def numbers(self) -> dict[str, list[str]]:
+        """The table of A, B and their difference by the row's name."""
+        rows = [row.text for row in self.driver.find_elements(By.XPATH, f"{EXPLORER}//table//tr")]
+        matches = [re.fullmatch(r"(.*?) (\S+) (\S+) (\S+)", row) for row in rows]
+        return {match[1]: list(match.groups()[1:]) for match in matches if match}
+
+    def status(self) -> str:
+        return self.driver.find_element(By.XPATH, EXPLORER).text
+
+
+def test_controls_change_the_drawing_and_the_numbers(page):
+    before = page.image(0)
+    page.wait(lambda: page.numbers()["MFLOPs"] == ["7.20", "15.31", "+8.11"])
+    page.toggle("Kernel", "3")
+    page.wait(lambda: page.image(0) != before and page.drawn_layers() == 15)
+    page.toggle("Width", "3")
+    page.toggle("Depth", "2")
+    page.wait(lambda: page.numbers()["MFLOPs"][0] == "4.05")
+    page.wait(lambda: page.drawn_layers() == 10)
+    smallest = page.image(0)
+    page.press("largest")
+    page.wait(lambda: page.numbers()["MFLOPs"][0] == "15.31" and page.drawn_layers() == 20)
+    assert page.image(0) != smallest
+
+
+def test_evaluates_and_compares_two_subnets(page):
+    page.press("middle")
+    page.wait(lambda: page.numbers()["MFLOPs"][0] == "7.20")
+    assert "star A" not in page.image(2) and 'id="population"' in page.image(2)
+    page.press("Evaluate A")
+    page.wait(lambda: 'id="star A"' in page.image(2))
+    page.wait(lambda: re.search(r"A: [\d.]+ % of [\d,]+ test images", page.status()))
+    page.toggle("Edit", "B")
+    before = page.image(1)
+    page.press("random")
+    page.wait(lambda: page.image(1) != before)
+    page.press("Evaluate B")
+    page.wait(lambda: 'id="star B"' in page.image(2) and 'id="star A"' in page.image(2))
+    page.wait(lambda: re.search(r"B: [\d.]+ % of [\d,]+ test images", page.status()))
+    a, b, _ = page.numbers()["accuracy (%)"]
+    assert f"B: {b} %" in page.status() and 0 < float(a) <= 100
+
+    page.driver.execute_script("arguments[0].scrollIntoView()", page.find(EXPLORER))
+    assert page.driver.save_screenshot(ROOT / "figures" / "explore.png")

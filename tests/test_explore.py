@@ -1,0 +1,326 @@
+"""rsslib.explore without a browser: controls, subnet, numbers and figures agree; evaluation is the package's."""
+
+import json
+import re
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from helpers import sentence
+
+from rsslib import explore, runs
+from rsslib.diagrams import draw_subnet
+from rsslib.errors import InputError
+from rsslib.explore import Explorer, finished_runs
+from rsslib.figures import set_style
+from rsslib.space import Arch
+
+TINY = replace(
+    runs.PROFILES["smoke"], train_images=64, test_images=60, supernet_epochs=1, shrinking_epochs=1, subnets_per_bucket=1
+)
+
+
+REAL_SVG = explore.svg
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch):
+    """Few draws, and instead of rendered figures the ids in them."""
+    set_style()
+    monkeypatch.setattr(explore, "UNIFORM_DRAWS", 2_000)
+    monkeypatch.setattr(explore, "svg", lambda figure: "".join(f'id="{gid}"' for gid in gids(figure)).encode())
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """With rendered figures after all; to be named before the explorer."""
+    monkeypatch.setattr(explore, "svg", REAL_SVG)
+
+
+def gids(figure) -> list[str]:
+    return [artist.get_gid() for artist in figure.findobj(lambda artist: artist.get_gid())]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A results folder with one finished run."""
+    results = tmp_path_factory.mktemp("results")
+    runs.complete(runs.plan(TINY, methods=["rss-short"]), results, device="cpu", progress=False)
+    return results
+
+
+@pytest.fixture
+def results(trained, tmp_path):
+    """A copy of it, to be changed."""
+    return shutil.copytree(trained, tmp_path / "results")
+
+
+def run_folder(results):
+    (record,) = results.glob("*/*/*/*/*/run.json")
+    return record.parent
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """An explorer without runs."""
+    return Explorer(results=tmp_path)
+
+
+def text(widget) -> str:
+    return re.sub(r"<[^>]*>", "", widget.value)
+
+
+def drawn(image) -> set[str]:
+    """The ids of everything of ours in an SVG."""
+    return set(re.findall(r'id="((?:layer|star|marker|population)[^"]*)"', bytes(image.value).decode()))
+
+
+def controls(explorer) -> Arch:
+    """The architecture that the controls of each layer and stage show."""
+    return Arch(**{field: tuple(one.value for one in ones) for field, ones in explorer.detail.items()})
+
+
+def assert_shows(explorer, arch: Arch) -> None:
+    """Controls, numbers and drawing are those of `arch`."""
+    space, name = explorer.space, explorer.edited.value
+    assert explorer.arch == explorer.subnets[name] == controls(explorer) == arch
+    for field, control in explorer.everywhere.items():
+        values = set(getattr(arch, field))
+        assert control.value == (values.pop() if len(values) == 1 else None)
+    used = {i for i, *_ in space.active(arch)}
+    for field in ("kernel", "expand"):
+        assert [not one.disabled for one in explorer.detail[field]] == [i in used for i in range(space.n_layers)]
+    assert drawn(explorer.drawings[name]) >= {f"layer {i}" for i in used}
+    assert sum(gid.startswith("layer") for gid in drawn(explorer.drawings[name])) == len(used)
+    table = explorer.comparison()
+    assert table.loc["MFLOPs", name] == f"{space.macs(arch) / 1e6:.2f}"
+    assert table.loc["parameters (M)", name] == f"{space.parameters(arch) / 1e6:.2f}"
+    assert f">{table.loc['MFLOPs', name]}<" in explorer.table.value
+
+
+# --- choosing
+
+
+def test_starts_with_the_middle_and_the_largest(rendered, bare):
+    assert_shows(bare, bare.space.middle)
+    assert bare.subnets["B"] == bare.space.largest and len(drawn(bare.drawings["B"])) == 20
+
+
+def test_a_dimension_is_set_everywhere(rendered, bare):
+    before = bytes(bare.drawings["A"].value), bytes(bare.placing.value), bare.table.value
+    bare.everywhere["kernel"].value = 3
+    assert_shows(bare, bare.space.uniform(3, 4, 3))
+    after = bytes(bare.drawings["A"].value), bytes(bare.placing.value), bare.table.value
+    assert all(a != b for a, b in zip(before, after, strict=True))
+    bare.everywhere["expand"].value = 3
+    bare.everywhere["depth"].value = 2
+    assert_shows(bare, bare.space.smallest)
+    assert bare.comparison().loc["MFLOPs", "A"] == "4.05"
+
+
+def test_single_layers_and_stages_are_set(bare):
+    bare.detail["kernel"][6].value = 7
+    bare.detail["expand"][0].value = 6
+    bare.detail["depth"][4].value = 2
+    middle = bare.space.middle
+    kernel = (*middle.kernel[:6], 7, *middle.kernel[7:])
+    assert_shows(bare, Arch(kernel, (6, *middle.expand[1:]), (*middle.depth[:4], 2)))
+
+
+def test_layers_left_out_keep_their_settings(bare):
+    bare.detail["kernel"][19].value = 7
+    bare.detail["depth"][4].value = 4
+    assert bare.arch.kernel[19] == 7
+    assert_shows(bare, bare.arch)
+
+
+@pytest.mark.parametrize("name, mflops", [("smallest", "4.05"), ("middle", "7.20"), ("largest", "15.31")])
+def test_named_presets(bare, name, mflops):
+    bare.presets[name].click()
+    assert_shows(bare, getattr(bare.space, name))
+    assert bare.comparison().loc["MFLOPs", "A"] == mflops
+
+
+def test_random_presets_are_drawn_from_the_seed(bare, tmp_path):
+    again = Explorer(results=tmp_path)
+    for name in ("random", "4", "12", "14"):
+        bare.presets[name].click()
+        again.preset(name)
+        assert_shows(bare, again.arch)
+        if name != "random":
+            assert abs(bare.space.macs(bare.arch) / 1e6 - int(name)) <= 0.5
+    assert set(bare.presets) == {"smallest", "middle", "largest", "random", "4", "6", "8", "10", "12", "14"}
+
+
+def test_setting_the_subnet_moves_the_controls(bare, mobilenet):
+    arch = mobilenet.uniform(7, 3, 2)
+    bare.arch = arch
+    assert_shows(bare, arch)
+    with pytest.raises(InputError) as error:
+        bare.arch = replace(arch, kernel=(9,) * 20)
+    assert "kernel[0] is 9" in sentence(error)
+    assert_shows(bare, arch)
+
+
+def test_threads_take_turns(bare, monkeypatch):
+    """JupyterLab may deliver several clicks on several threads."""
+    inside, most = [], []
+
+    def draw(space, arch):
+        inside.append(arch)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.remove(arch)
+        return draw_subnet(space, arch)
+
+    monkeypatch.setattr(explore, "draw_subnet", draw)
+    clicks = [bare.presets[name].click for name in ("smallest", "largest", "random")] * 2
+    clicks += [lambda: bare.everywhere["kernel"].set_trait("value", 7), bare.evaluate]
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(click) for click in clicks]:
+            done.result()
+    assert len(most) >= 6 and max(most) == 1
+    assert_shows(bare, bare.arch)
+
+
+def test_proxylessnas_has_a_layer_that_is_always_there(tmp_path):
+    explorer = Explorer(results=tmp_path, backbone="proxylessnas")
+    explorer.presets["smallest"].click()
+    assert_shows(explorer, explorer.space.smallest)
+    assert explorer.comparison().loc["MFLOPs", "A"] == "3.25"
+    assert not explorer.detail["kernel"][20].disabled and len(explorer.detail["depth"]) == 5
+    assert "ProxylessNAS" in text(explorer.status)
+
+
+# --- measuring and comparing
+
+
+def test_the_other_subnet_stays_while_one_is_edited(bare):
+    a = bare.arch
+    bare.edited.value = "B"
+    assert_shows(bare, bare.space.largest)
+    bare.presets["smallest"].click()
+    assert_shows(bare, bare.space.smallest)
+    assert bare.button.description == "Evaluate B"
+    bare.edited.value = "A"
+    assert_shows(bare, a)
+
+
+def test_comparison_of_two_subnets(bare, mobilenet):
+    bare.arch = mobilenet.smallest
+    table = bare.comparison()
+    assert table.loc["MFLOPs"].tolist() == ["4.05", "15.31", "+11.26"]
+    assert table.loc["accuracy (%)"].tolist() == ["–", "–", "–"]
+    assert table.loc["larger than (% of draws)"].tolist() == ["0.00", "100.00", "+100.00"]
+    assert table.loc["stage 1"].tolist() == ["3/3 3/3", "7/6 7/6 7/6 7/6", "4 differ"]
+    bare.arch = replace(mobilenet.largest, kernel=(3, *mobilenet.largest.kernel[1:]))
+    table = bare.comparison()
+    assert table.loc["stage 1"].tolist() == ["3/6 7/6 7/6 7/6", "7/6 7/6 7/6 7/6", "1 differ"]
+    assert set(table["B - A"].iloc[5:]) == {"same"}
+
+
+def test_place_among_uniform_draws(bare):
+    macs = bare.space.macs(bare.arch)
+    share = 100 * sum(size < macs for size in bare.sizes) / len(bare.sizes)
+    assert bare.comparison().loc["larger than (% of draws)", "A"] == f"{share:.2f}"
+    figure = bare.place()
+    lines = {line.get_gid(): line.get_xdata()[0] for line in figure.axes[0].lines}
+    assert lines == {"marker A": macs / 1e6, "marker B": bare.space.macs(bare.space.largest) / 1e6}
+    assert len(figure.axes) == 1
+
+
+def test_the_same_figure_gives_the_same_bytes(bare):
+    assert REAL_SVG(bare.place()) == REAL_SVG(bare.place())
+
+
+# --- evaluating
+
+
+def test_without_runs_a_sentence_says_so(bare):
+    assert "no finished run of MobileNetV3 at profile smoke" in text(bare.status)
+    assert bare.button.disabled and bare.run.value is None
+    assert bare.evaluate() is None and bare.evaluated == {}
+
+
+def test_evaluation_is_that_of_the_population(trained):
+    explorer = Explorer(results=trained)
+    population = pd.read_csv(run_folder(trained) / "population.csv")
+    subnets = [arch for _, arch in explorer.space.population(1, seed=runs.POPULATION_SEED)]
+    for i in (0, 3):
+        explorer.arch = subnets[i]
+        explorer.button.click()
+        assert explorer.evaluated["A"] == population["accuracy"][i]
+        assert f"A: {population['accuracy'][i]:.2f} % of 60 test images correct" in text(explorer.status)
+        assert explorer.comparison().loc["accuracy (%)", "A"] == f"{population['accuracy'][i]:.2f}"
+
+
+def test_an_evaluated_subnet_is_a_star_in_the_population(rendered, trained):
+    explorer = Explorer(results=trained)
+    assert explorer.run.options[0][0] == "Digits, RSS-Short, seed 0"
+    assert drawn(explorer.placing) == {"population", "marker A", "marker B"}
+    accuracy = explorer.evaluate()
+    assert drawn(explorer.placing) == {"population", "marker A", "marker B", "star A"}
+    (star,) = (line for line in explorer.place().axes[1].lines if line.get_gid() == "star A")
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (pytest.approx(7.198784), accuracy)
+    explorer.presets["random"].click()
+    assert "star A" not in drawn(explorer.placing) and "correct" not in text(explorer.status)
+    explorer.presets["middle"].click()
+    assert "star A" in drawn(explorer.placing)
+
+
+def test_without_weights_the_population_is_shown(results):
+    (run_folder(results) / "weights.safetensors").unlink()
+    explorer = Explorer(results=results)
+    assert "population" in drawn(explorer.placing)
+    assert explorer.button.disabled and explorer.evaluate() is None
+    assert "weights of this run are not here" in text(explorer.status)
+
+
+def test_weights_that_vanish_are_a_sentence(results):
+    explorer = Explorer(results=results)
+    (run_folder(results) / "weights.safetensors").unlink()
+    assert explorer.evaluate() is None
+    assert "A was not evaluated" in text(explorer.status) and "weights.safetensors" in text(explorer.status)
+
+
+def test_another_dataset_than_the_runs_is_refused(results):
+    path = run_folder(results) / "run.json"
+    record = json.loads(path.read_text())
+    record["config"]["training"]["dataset_sha256"] = "another"
+    path.write_text(json.dumps(record))
+    explorer = Explorer(results=results)
+    assert explorer.evaluate() is None
+    assert "digits here is another than the one" in text(explorer.status)
+
+
+def test_choosing_another_run_shows_its_population(results):
+    folder = run_folder(results)
+    other = shutil.copytree(folder, folder.parent / "seed7")
+    record = json.loads((other / "run.json").read_text())
+    record["config"]["training"]["seed"] = 7
+    (other / "run.json").write_text(json.dumps(record))
+    (other / "weights.safetensors").unlink()
+    explorer = Explorer(results=results)
+    explorer.evaluate()
+    first, second = (run for _, run in explorer.run.options)
+    explorer.run.value = second
+    assert explorer.button.disabled and explorer.evaluated == {} and "star A" not in drawn(explorer.placing)
+    explorer.run.value = first
+    assert not explorer.button.disabled and "star A" in drawn(explorer.placing)
+
+
+def test_only_finished_runs_are_found(results):
+    folder = run_folder(results)
+    (run,) = finished_runs(results, "smoke", "mobilenet_v3")
+    assert run.folder(results) == folder and run.method.name == "rss-short"
+    assert not finished_runs(results, "quick", "mobilenet_v3") and not finished_runs(results, "smoke", "proxylessnas")
+    record = (folder / "run.json").read_text()
+    for broken in (record.replace('"finished"', '"trained"', 1), "{", "[]", "null", '{"status": "finished"}'):
+        (folder / "run.json").write_text(broken)
+        assert not finished_runs(results, "smoke", "mobilenet_v3")
+    (folder / "run.json").write_text(record)
+    (folder / "population.csv").unlink()
+    assert not finished_runs(results, "smoke", "mobilenet_v3")
