@@ -22,7 +22,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from rsslib.errors import InputError, choose
-from rsslib.methods import TABLE_1
+from rsslib.methods import METHODS, TABLE_1
 from rsslib.runs import Run, atomic_path
 
 
@@ -61,6 +61,7 @@ METHOD_STYLES |= {
     f"{base}-{suffix}": replace(style, label=f"{METHOD_STYLES[base].label}, {style.label}")
     for base in METHOD_STYLES
     for suffix, style in VARIANT_STYLES.items()
+    if f"{base}-{suffix}" in METHODS
 }
 OTHER_STYLES = (("#c7667f", "\\\\\\\\\\"), ("#8a6fb0", "-----"), ("#9a9a9a", "|||||"), ("#5b4636", "+++++"))
 BASELINES = ("ofa", "ofa-released")

@@ -142,18 +142,18 @@ def test_recalibration_images_are_augmented_and_always_the_same():
 
 @pytest.fixture(scope="module")
 def data():
-    return toy_data(train=450, test=430)
+    return toy_data(train=250, test=230)
 
 
 def test_answers_are_those_of_an_extracted_network_with_its_statistics_set(supernet, data):
     images, recalibration = normalised(data), recalibration_images(data)
     batches = list(zip(images.split(100), data.y_test.split(100), strict=True))
     seen = set()
-    for arch in random_archs(SPACE, 8):
+    for arch in random_archs(SPACE, 6):
         expected, ties = plain_answers(supernet, arch, images, data.y_test, recalibration)
         assert correct_answers(supernet, arch, batches, recalibration) == pytest.approx(expected, abs=ties)
         seen.add(expected)
-    assert len(seen) > 4
+    assert len(seen) > 3
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -181,7 +181,7 @@ def test_the_table_has_a_row_for_every_subnet(supernet, data):
     images, recalibration = normalised(data), recalibration_images(data)
     for arch, accuracy in zip(archs, table.accuracy, strict=True):
         right, ties = plain_answers(supernet, arch, images, data.y_test, recalibration)
-        assert accuracy == pytest.approx(100 * right / 430, abs=100 * ties / 430 + 1e-9)
+        assert accuracy == pytest.approx(100 * right / 230, abs=100 * ties / 230 + 1e-9)
 
 
 def test_evaluation_repeats_exactly_in_any_order_and_mode(supernet, data):

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from rsslib import figures, runs
+from rsslib import figures, methods, runs
 from rsslib.errors import InputError
 
 BUCKETS = (4.0, 8.0, 12.0)
@@ -440,11 +440,37 @@ def test_legend_is_inside_the_figure_and_above_the_panels():
 
 
 def test_methods_differ_without_colour():
-    styles = figures.METHOD_STYLES
+    mains = ("ofa", "ofa-released", "rss-short", "rss")
+    styles = {method: figures.METHOD_STYLES[method] for method in mains}
     assert len({style.hatch for style in styles.values()}) == len({style.label for style in styles.values()}) == 4
     luma = [np.dot([int(s.colour[i : i + 2], 16) for i in (1, 3, 5)], [0.299, 0.587, 0.114]) for s in styles.values()]
     order = [luma[list(styles).index(m)] for m in ("ofa", "rss", "rss-short")]
     assert np.diff(order).min() > 30
+
+
+def test_every_method_has_a_label_and_what_is_compared_differs_in_hatch():
+    assert set(figures.METHOD_STYLES) == set(methods.METHODS)
+    assert len({style.label for style in figures.METHOD_STYLES.values()}) == len(methods.METHODS)
+    for base in ("rss", "rss-short"):
+        for group in (("", "-per-batch", "-2-per-batch"), ("-smallest", "-middle", "-largest"),
+                      ("", "-max-then-min", "-min-then-max", "-alternating"), ("", "-batch-128")):  # fmt: skip
+            names = [base + suffix for suffix in group if base + suffix in methods.METHODS]
+            assert len({figures.METHOD_STYLES[name].hatch for name in names}) == len(names)
+
+
+def test_a_figure_of_unfinished_runs_is_a_sentence_and_a_split_makes_panels(tmp_path):
+    table, times = made_up(methods=("rss", "ofa"))
+    words = figures.population_figure(table, times, [], ["rss-largest"], tmp_path, "figure_6")
+    assert "figure_6 is not drawn" in words and "rss-largest" in words
+    figure = figures.population_boxes(table, split={"(a) RSS": ["rss"], "(b) OFA": ["ofa"]})
+    assert [axes.get_title() for axes in figure.axes] == ["(a) RSS", "(b) OFA"]
+
+
+def test_variants_are_compared_with_their_unchanged_method():
+    table, _ = made_up(methods=("rss", "rss-per-batch", "rss-short-per-batch"))
+    words = figures.comparisons(table, ["rss", "rss-short"], "smoke")
+    assert "decides nothing" in words
+    assert "RSS, 1 per batch" in words and "rss-short was not run" in words
 
 
 def test_save_writes_both_files_the_same_every_time(tmp_path):

@@ -299,6 +299,7 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained(done, tmp_
     assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
 
 
+@pytest.mark.long  # each process imports PyTorch
 def test_several_runs_at_once_finish_like_one_after_the_other(tmp_path):
     profile = replace(PROFILE, supernet_epochs=1, subnets_per_bucket=1, train_images=64, test_images=10)
     made = plan(profile, methods=("rss-short", "rss-short-largest"))

@@ -70,8 +70,9 @@ def test_an_extracted_network_gives_the_logits_of_the_subnet(name, supernet, ima
 @torch.no_grad()
 def test_extraction_is_exact(name, images):
     supernet = random_supernet(SPACES[name], dtype=torch.float64).eval()
-    for arch in [*corners(supernet.space), *random_archs(supernet.space, 2, seed=1)]:
-        assert_close(supernet.extract(arch)(images.double()), supernet(images.double(), arch), 1e-9, arch)
+    images = images[:2].double()
+    for arch in corners(supernet.space):
+        assert_close(supernet.extract(arch)(images), supernet(images, arch), 1e-9, arch)
 
 
 @by_name
@@ -170,6 +171,7 @@ def test_a_subnet_depends_on_each_of_its_settings(name, supernet, images):
     space = supernet.space
     arch = space.uniform(5, 4, 4)
     with torch.no_grad():
+        images = images[:2]
         expected = supernet(images, arch)
         for what, value in (("kernel", 3), ("kernel", 7), ("expand", 3), ("expand", 6), ("depth", 3)):
             settings = getattr(arch, what)
