@@ -185,7 +185,7 @@ def complete(
     if jobs <= 1:
         for run in todo:
             try:
-                _complete(run, *arguments)
+                complete_run(run, *arguments)
             except Exception as error:
                 failures[run.name] = error
     else:
@@ -197,7 +197,7 @@ def complete(
         for line in range(jobs):
             lines.put(line)
         with ProcessPoolExecutor(jobs, context, _start_worker, (threads, lines, context.RLock())) as pool:
-            futures = {pool.submit(_complete, run, *arguments): run for run in todo}
+            futures = {pool.submit(complete_run, run, *arguments): run for run in todo}
             try:
                 for future in as_completed(futures):
                     if error := future.exception():
@@ -246,7 +246,7 @@ def _start_worker(threads: int, lines, lock) -> None:
     start_worker(lines, lock)
 
 
-def _complete(
+def complete_run(
     run: Run,
     results: str,
     data: str,
@@ -257,6 +257,12 @@ def _complete(
     progress: bool,
     checkpoint_seconds: float,
 ) -> None:
+    """Make one run finished, in this process; the parameters are those of `complete`, all of them picklable.
+
+    `device` is cpu, cuda or cuda:<n>. `jobs` is how many runs train at once on this machine and is only recorded.
+    `deadline` is a time as of `time.time` at whose end training stops between epochs, with a checkpoint; the run is
+    then not finished and no error is raised.
+    """
     if deadline is not None and time.time() >= deadline:
         return
     set_precision(precision)
