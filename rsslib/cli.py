@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from rsslib import cluster
 from rsslib.errors import InputError, choose
 from rsslib.runs import Run, RunsFailed, by_worth, complete, overview, plan
 
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: %(default)s)")
             command.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 1; smoke: one per core)")
             command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
+            command.add_argument("--engine", choices=("local", "ray"), default="local", help="who places the runs")
+            command.add_argument("--address", help="a Ray cluster's, as host:port or auto")
     options = vars(parser.parse_args(arguments))
     command = options.pop("command")
     jobs = options.pop("jobs", None) or (os.cpu_count() if options["profile"] == "smoke" else 1)
@@ -68,9 +72,12 @@ def train(runs: list[Run], options: dict, jobs: int) -> list[str]:
     """Train every missing run; returns a sentence for each that failed."""
     try:
         budget = seconds(options["time_budget"]) if options["time_budget"] else None
-        complete(
-            by_worth(runs), options["results"], options["data"], options["device"], jobs=jobs, time_budget=budget
-        )
+        engine = complete
+        if options["engine"] == "ray":
+            engine = partial(cluster.complete, address=options["address"])
+        elif options["address"]:
+            raise InputError(f"address {options['address']!r} is a Ray cluster's: give --engine ray too")
+        engine(by_worth(runs), options["results"], options["data"], options["device"], jobs=jobs, time_budget=budget)
     except RunsFailed as error:
         return [f"{name}: {type(why).__name__}: {why}" for name, why in error.failures.items()]
     done = (overview(runs, options["results"])["status"] == "finished").sum()

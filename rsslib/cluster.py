@@ -1,0 +1,213 @@
+"""The runs of a campaign placed by Ray, on this machine's devices or on the nodes of a cluster.
+
+`runs.complete` needs none of this: Ray is an extra, `pip install rsslib[cluster]`, and imported only when asked for.
+"""
+
+import os
+import platform
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rsslib import runs as local
+from rsslib.errors import InputError, choose
+from rsslib.progress import progress_bar
+from rsslib.runs import Run, RunsFailed, atomic_path, choose_device, complete_run, overview
+
+RETRIES = 5  # how often a run may lose its process or node
+
+
+def complete(
+    runs: Sequence[Run],
+    results: str | Path = "data/results",
+    data: str | Path = "data",
+    device: str = "auto",
+    precision: str = "fp32",
+    jobs: int = 1,
+    time_budget: float | None = None,
+    progress: bool = True,
+    checkpoint_seconds: float = 20.0,
+    address: str | None = None,
+) -> None:
+    """Make every run finished, as `runs.complete` does, where Ray finds room.
+
+    Without `address` Ray starts on this machine, takes all of its devices and ends with the campaign; an address,
+    host:port or auto, is that of a cluster which this machine has joined. `device` is auto (CUDA if a node has it),
+    cpu or cuda; `jobs` runs share each GPU or, on CPUs, each machine. A run whose process or node dies goes on
+    elsewhere from its last checkpoint; one that raises an exception is not tried again.
+
+    A node that does not share the folder `results` with this machine trains in a temporary one, and its files are
+    brought back when the run ends: if it dies, so do its checkpoints. `data` is read on each node or downloaded there.
+    """
+    deadline = None if time_budget is None else time.time() + time_budget
+    if not isinstance(jobs, int) or jobs < 1:
+        raise InputError(f"jobs is {jobs!r}: expected a whole number of at least 1")
+    choose(device, ("auto", "cpu", "cuda"), "device for Ray")
+    ray = _import_ray()
+    local.complete(runs, results, data, "cpu", precision, time_budget=0, progress=False)  # checks all, trains nothing
+    status = dict(overview(runs, results)[["run", "status"]].to_numpy())
+    todo = [run for run in runs if status[run.name] != "finished"]
+    if not todo:
+        return
+    if time_budget is None:
+        todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no device idles at the end
+    results, data = Path(results).resolve(), Path(data).resolve()
+    token = results / f".{uuid.uuid4().hex}"  # a node that sees this file shares the folder
+    started = not ray.is_initialized()
+    try:
+        if started:
+            _connect(ray, address)
+        device, threads, share = _share(ray, device, jobs, any(run.profile.needs_cuda for run in todo))
+        results.mkdir(parents=True, exist_ok=True)
+        token.touch()
+        settings = (str(results), str(data), device, precision, jobs, deadline, False, checkpoint_seconds)
+        train = ray.remote(_train).options(max_retries=RETRIES, **share)
+        desk = _open_desk(ray)
+        tasks = {train.remote(run, desk, str(token), threads, settings): run for run in todo}
+        failures = _follow(ray, tasks, desk, results, progress)
+    finally:
+        token.unlink(missing_ok=True)
+        if started:
+            ray.shutdown()
+    if failures:
+        raise RunsFailed(failures) from next(iter(failures.values()))
+
+
+def _import_ray():
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, or it warns
+    try:
+        import ray
+    except ImportError:
+        raise InputError("the engine ray needs Ray, which is not installed: pip install rsslib[cluster]") from None
+    return ray
+
+
+def _connect(ray, address: str | None) -> None:
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        ray.init("local", object_store_memory=100 * 2**20, **quiet)  # which hardly anything passes through
+        return
+    try:
+        ray.init(address, **quiet)
+    except Exception as error:  # of many types, one for each way of not being there
+        raise InputError(
+            f"no Ray cluster can be joined at {address!r} ({str(error).strip().splitlines()[0]}): "
+            "start its first node with `ray start --head`, and join it from here with `ray start --address`"
+        ) from None
+
+
+def _share(ray, device: str, jobs: int, needs_cuda: bool) -> tuple[str, int, dict[str, float]]:
+    """The device, the number of threads and the share of a node that one run gets."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes):
+        return "cuda", 1, {"num_gpus": 1 / jobs, "num_cpus": 0}
+    if device == "cuda" or (device == "auto" and needs_cuda):
+        raise InputError("these runs need a GPU and Ray finds none: start a node that has one, or give device cpu")
+    cores = min((int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1), default=0)
+    if not cores:
+        raise InputError("Ray finds no node with a CPU to give: start one without --num-cpus=0")
+    threads = max(1, cores // jobs)
+    return "cpu", threads, {"num_gpus": 0, "num_cpus": threads}
+
+
+def _follow(ray, tasks: dict, desk, results: Path, progress: bool) -> dict[str, Exception]:
+    """Wait for all runs, tell how each goes, write the files that are brought back; returns the failures."""
+    failures, running, seen = {}, {}, 0
+    with progress_bar(shown=progress, total=len(tasks), unit="run") as bar:
+        try:
+            while tasks:
+                done, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=1)
+                lines = []
+                for name, node in ray.get(desk.begun.remote(seen)):
+                    seen += 1
+                    lines.append(f"{name}: {'begins again' if name in running else 'begins'} on {node}")
+                    running[name] = node
+                for task in done:
+                    run = tasks.pop(task)
+                    running.pop(run.name, None)
+                    try:
+                        error, files = ray.get(task)
+                        if files:
+                            _unpack(run.folder(results), files)
+                    except (ray.exceptions.RayError, OSError) as lost:
+                        error = lost
+                    if error is None:
+                        lines.append(f"{run.name}: {overview([run], results).status[0]}")
+                    else:
+                        failures[run.name] = error
+                        lines.append(f"{run.name}: failed, {type(error).__name__}: {error}")
+                    bar.update()
+                if lines and progress:
+                    bar.write("\n".join(lines))
+                bar.set_postfix_str(f"{len(failures)} failed, running: {', '.join(running) or 'none'}")
+        finally:
+            for task in tasks:  # an interrupt: let the runs that train write their checkpoints
+                ray.cancel(task)
+            if tasks:
+                ray.wait(list(tasks), num_returns=len(tasks), timeout=60)
+    return failures
+
+
+class _Desk:
+    """Sits on the machine that asked and deals with the nodes."""
+
+    def __init__(self):
+        self.log: list[tuple[str, str]] = []
+
+    def begin(self, name: str, node: str) -> None:
+        self.log.append((name, node))
+
+    def begun(self, start: int) -> list[tuple[str, str]]:
+        """The runs begun and their nodes, in order, from entry `start` on; a run is there again if it was lost."""
+        return self.log[start:]
+
+    def files(self, folder: Path) -> dict[str, bytes]:
+        return _pack(folder)
+
+
+def _open_desk(ray):
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    restart = {"max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(_Desk).options(num_cpus=0, scheduling_strategy=here, **restart).remote()
+
+
+def _train(run: Run, desk, token: str, threads: int, settings: tuple) -> tuple[Exception | None, dict[str, bytes]]:
+    """`complete_run` on a node; returns its exception, and its files if the results folder is not shared."""
+    import ray
+
+    results, data, device, *others = settings
+    ray.get(desk.begin.remote(run.name, platform.node()))
+    torch.set_num_threads(threads)
+    shared = Path(token).exists()
+    with tempfile.TemporaryDirectory() as temporary:
+        if not shared:
+            _unpack(run.folder(temporary), ray.get(desk.files.remote(run.folder(results))))
+        error = None
+        try:
+            choose_device(device)
+            complete_run(run, results if shared else temporary, data, device, *others)
+        except Exception as failure:  # returned, since Ray would wrap what is raised
+            error = failure
+        return error, {} if shared else _pack(run.folder(temporary))
+
+
+def _pack(folder: Path) -> dict[str, bytes]:
+    """The files of a results folder, but for locks and temporary ones."""
+    files = [path for path in folder.glob("[!.]*") if path.suffix != ".lock"]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def _unpack(folder: Path, files: dict[str, bytes]) -> None:
+    """Make the folder hold these files and no others; run.json, which says what is there, is written last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in sorted(files, key=lambda name: name == "run.json"):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes(files[name])
+    for name in _pack(folder).keys() - files.keys():
+        (folder / name).unlink()
