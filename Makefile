@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-browser lint reproduce figures lab lock
+.PHONY: help setup test test-long test-browser lint reproduce figures lab lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -24,8 +24,11 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## install the pinned packages into .venv (the other targets do this when needed)
 
-test: lint ## lint, then run the tests (ARGS="-k name", ARGS="-m long")
+test: lint ## lint, then run the tests (ARGS="-k name")
 	$(PY) -m pytest $(ARGS)
+
+test-long: $(INSTALLED) ## run the soak tests, minutes each (last result: tests/LONG.md)
+	$(PY) -m pytest -m long $(ARGS)
 
 test-browser: $(INSTALLED) ## drive the explorer notebook in a real browser and take its screenshot
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null \
@@ -45,7 +48,7 @@ lab: $(INSTALLED) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 lock: $(INSTALLED) ## bring requirements.lock in line with pyproject.toml (ARGS=--upgrade for newer versions)
-	$(UV) pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes \
+	$(UV) pip compile pyproject.toml --extra test --extra cluster --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-emit-index-url --no-annotate -o requirements.lock $(ARGS)
 
 # The packages. A .venv made by another Python is made anew. pip fetches only uv, in the lock's version and
