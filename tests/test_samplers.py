@@ -4,11 +4,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from rsslib.errors import InputError
-from rsslib.methods import build
-from rsslib.samplers import Alternating, Sequence, Uniform
+from rsslib.methods import METHODS, build
+from rsslib.samplers import SIZES, Alternating, Sequence, Uniform
 from rsslib.space import SearchSpace
 
 SPACE = SearchSpace("mobilenet_v3")
@@ -56,6 +58,55 @@ def test_per_batch_draws_new_subnets_for_every_step(count):
 def test_the_same_generator_gives_the_same_subnets():
     sampler = Uniform(per="batch", count=2)
     assert sampler.subnets(SPACE, rng(), 0, 1, 20) == sampler.subnets(SPACE, rng(), 5, 9, 20)
+
+
+def some_of(*settings):
+    return st.none() | st.lists(st.sampled_from(settings), min_size=1, unique=True).map(tuple)
+
+
+@given(
+    per=st.sampled_from(["epoch", "batch"]),
+    count=st.integers(1, 5),
+    kernels=some_of(3, 5, 7),
+    expands=some_of(3, 4, 6),
+    depths=some_of(2, 3, 4),
+    seed=st.integers(0, 2**64 - 1),
+    steps=st.integers(1, 20),
+)
+def test_any_uniform_sampler_draws_as_many_as_it_says_from_its_set(per, count, kernels, expands, depths, seed, steps):
+    sampler = Uniform(per, count, kernels, expands, depths)
+    drawn, again = (sampler.subnets(SPACE, np.random.default_rng(seed), 3, 9, steps) for _ in range(2))
+    assert drawn == again
+    assert [len(step) for step in drawn] == [count] * (steps if per == "batch" else 1)
+    for arch in all_archs(drawn):
+        assert SPACE.validate(arch) is arch
+        assert set(arch.kernel) <= set(kernels or SPACE.kernels)
+        assert set(arch.expand) <= set(expands or SPACE.expands)
+        assert set(arch.depth) <= set(depths or SPACE.depths)
+
+
+@given(st.data())
+def test_every_epoch_of_every_method_has_its_subnets(data):
+    method = build(data.draw(st.sampled_from(METHODS)), data.draw(st.integers(1, 200)), data.draw(st.integers(1, 500)))
+    stage = data.draw(st.sampled_from([stage for stage in method.stages if stage.epochs]))
+    epoch, steps = data.draw(st.integers(0, stage.epochs - 1)), data.draw(st.integers(1, 8))
+    seed = data.draw(st.integers(0, 2**32))
+    drawn, again = (
+        stage.sampler.subnets(SPACE, np.random.default_rng(seed), epoch, stage.epochs, steps) for _ in range(2)
+    )
+    assert drawn == again and len(drawn) in (1, steps)
+    assert {len(step) for step in drawn} == {getattr(stage.sampler, "count", 1)}
+    assert all(SPACE.validate(arch) for arch in all_archs(drawn))
+
+
+@given(sizes=st.lists(st.sampled_from(SIZES), min_size=1, max_size=4), epochs=st.integers(1, 40))
+def test_named_subnets_follow_or_take_turns(sizes, epochs):
+    share, more = divmod(epochs, len(sizes))
+    blocks = [size for i, size in enumerate(sizes) for _ in range(share + (i < more))]
+    turns = [sizes[epoch % len(sizes)] for epoch in range(epochs)]
+    for sampler, expected in ((Sequence, blocks), (Alternating, turns)):
+        drawn = [sampler(tuple(sizes)).subnets(SPACE, rng(), epoch, epochs, 3) for epoch in range(epochs)]
+        assert drawn == [[(getattr(SPACE, size),)] for size in expected]
 
 
 # Cai et al. 2020, section 3.2, as the study runs it: kernel sizes, expand ratios, depths, subnets a step.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import archs_of, corners, idle_from, random_archs, sentence
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ptflops import get_model_complexity_info
 from scipy import stats
@@ -122,6 +122,24 @@ def test_rows_give_the_sizes_of_their_architectures(name, data):
     assert space.macs(rows).tolist() == [space.macs(arch) for arch in archs]
     assert space.parameters(rows).tolist() == [space.parameters(arch) for arch in archs]
     assert space.active_mask(rows).sum(axis=1).tolist() == [len(network_of(space, arch)) for arch in archs]
+
+
+@by_name
+@given(st.data())
+def test_a_larger_setting_costs_more_exactly_where_it_is_used(name, data):
+    space = SPACES[name]
+    arch = data.draw(archs_of(space))
+    what = data.draw(st.sampled_from(["kernel", "expand", "depth"]))
+    values = list(getattr(arch, what))
+    i = data.draw(st.integers(0, len(values) - 1))
+    larger = [value for value in getattr(space, f"{what}s") if value > values[i]]
+    assume(larger)
+    values[i] = data.draw(st.sampled_from(larger))
+    grown = replace(arch, **{what: tuple(values)})
+    used = what == "depth" or i in {layer for layer, *_ in space.active(arch)}
+    for size in (space.macs, space.parameters):
+        assert size(grown) > size(arch) if used else size(grown) == size(arch)
+        assert size(space.smallest) <= size(arch) <= size(space.largest)
 
 
 # --- architectures as values
@@ -337,6 +355,18 @@ def test_a_population_fills_every_bucket(name, population):
 def test_a_population_holds_no_network_twice(name, population):
     networks = [network_of(SPACES[name], arch) for _, arch in population[name]]
     assert len(set(networks)) == len(networks)
+
+
+@by_name
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 3))
+@settings(max_examples=8)
+def test_a_population_of_any_seed_lies_in_its_buckets(name, seed, n):
+    space = SPACES[name]
+    drawn = space.population(n, seed=seed)
+    assert [bucket for bucket, _ in drawn] == [bucket for bucket in space.backbone.buckets for _ in range(n)]
+    assert len({network_of(space, arch) for _, arch in drawn}) == len(drawn)
+    for bucket, arch in drawn:
+        assert space.validate(arch) is arch and abs(space.macs(arch) / 1e6 - bucket) <= 0.5
 
 
 @by_name
