@@ -2,20 +2,22 @@
 
 import argparse
 import ast
-import multiprocessing
 import os
+import re
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
 
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from rsslib import cluster
+from rsslib import cluster, data
 from rsslib.errors import InputError, choose
+from rsslib.files import check_writable
 from rsslib.runs import Run, RunsFailed, by_worth, complete, overview, plan
+from rsslib.workers import worker_processes
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -42,17 +44,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: %(default)s)")
             command.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 1; smoke: one per core)")
             command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
+            command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
             command.add_argument("--engine", choices=("local", "ray"), default="local", help="who places the runs")
             command.add_argument("--address", help="a Ray cluster's, as host:port or auto")
     options = vars(parser.parse_args(arguments))
     command = options.pop("command")
-    jobs = options.pop("jobs", None) or (os.cpu_count() if options["profile"] == "smoke" else 1)
+    jobs = options.pop("jobs", None)
+    if jobs is None:
+        jobs = os.cpu_count() if options["profile"] == "smoke" else 1
     try:
         parameters = notebook_parameters(options)
         runs = {run.name: run for values in parameters.values() for run in notebook_runs(values)}
+        for run in runs.values():
+            if not Path(options["results"], run.profile.name, run.dataset).exists():
+                data.check_name(run.dataset, options["data"])
         if command == "runs":
             print(overview(list(runs.values()), options["results"]).to_string(index=False))
             return 0
+        check_writable(options["figures"], "figures")
         if command == "figures":
             parameters = with_results(parameters, options["results"])
         failed = train(list(runs.values()), options, jobs) if command == "reproduce" else []
@@ -71,13 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(runs: list[Run], options: dict, jobs: int) -> list[str]:
     """Train every missing run; returns a sentence for each that failed."""
     try:
-        budget = seconds(options["time_budget"]) if options["time_budget"] else None
+        budget = None if options["time_budget"] is None else seconds(options["time_budget"])
         engine = complete
         if options["engine"] == "ray":
             engine = partial(cluster.complete, address=options["address"])
         elif options["address"]:
             raise InputError(f"address {options['address']!r} is a Ray cluster's: give --engine ray too")
-        engine(by_worth(runs), options["results"], options["data"], options["device"], jobs=jobs, time_budget=budget)
+        engine(
+            by_worth(runs), options["results"], options["data"], options["device"], jobs=jobs, time_budget=budget,
+            rebuild=options["rebuild"],
+        )  # fmt: skip
     except RunsFailed as error:
         return [f"{name}: {type(why).__name__}: {why}" for name, why in error.failures.items()]
     done = (overview(runs, options["results"])["status"] == "finished").sum()
@@ -102,8 +114,8 @@ def with_results(parameters: dict[Path, dict], results: str) -> dict[Path, dict]
 def seconds(text: str) -> float:
     """The seconds in a duration such as 90s, 25m or 2h."""
     number, unit = text[:-1], {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
-    if unit is None or not number.replace(".", "", 1).isdigit():
-        raise InputError(f"time budget is {text!r}: expected a number and a unit, as 90s, 25m or 2h")
+    if unit is None or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) or float(number) == 0:
+        raise InputError(f"time budget is {text!r}: expected a number above 0 and a unit, as 90s, 25m or 2h")
     return float(number) * unit
 
 
@@ -112,8 +124,7 @@ def execute(parameters: dict[Path, dict], options: dict) -> list[str]:
     failed = []
     folder = Path(options["figures"]) / options["profile"] / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(len(parameters), os.cpu_count() or 1), context) as pool:
+    with worker_processes(min(len(parameters), os.cpu_count() or 1)) as pool:
         futures = {pool.submit(execute_notebook, path, folder, values): path for path, values in parameters.items()}
         for future in as_completed(futures):
             path = futures[future]

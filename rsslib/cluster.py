@@ -31,6 +31,7 @@ def complete(
     time_budget: float | None = None,
     progress: bool = True,
     checkpoint_seconds: float = 20.0,
+    rebuild: bool = False,
     address: str | None = None,
 ) -> None:
     """Make every run finished, as `runs.complete` does, where Ray finds room.
@@ -48,7 +49,8 @@ def complete(
         raise InputError(f"jobs is {jobs!r}: expected a whole number of at least 1")
     choose(device, ("auto", "cpu", "cuda"), "device for Ray")
     ray = _import_ray()
-    local.complete(runs, results, data, "cpu", precision, time_budget=0, progress=False)  # checks all, trains nothing
+    check = {"time_budget": 0, "progress": False, "rebuild": rebuild}  # checks all, trains nothing
+    local.complete(runs, results, data, "cpu", precision, checkpoint_seconds=checkpoint_seconds, **check)
     status = dict(overview(runs, results)[["run", "status"]].to_numpy())
     todo = [run for run in runs if status[run.name] != "finished"]
     if not todo:

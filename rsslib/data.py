@@ -2,14 +2,13 @@
 
 import hashlib
 import math
-import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from rsslib.errors import InputError, choose
+from rsslib.files import atomic_path, remove_temporary, write
 
 SIZE = 32
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
@@ -97,8 +97,10 @@ def load(
     seed and whatever the order of rows on disk. `digits` has no test images of its own; the first fifth of
     it are. `train_images` and `test_images` keep only the first so many training and test images.
 
-    Raises InputError if there is no such dataset, its files cannot be used, the download fails, `device`
-    cannot be used, or more images are asked for than there are.
+    The checksum at first use is kept in `root/<name>.sha256` and compared at every later one.
+
+    Raises InputError if there is no such dataset, its files cannot be used or have changed, the download
+    fails, `device` cannot be used, or more images are asked for than there are.
     """
     try:
         device = torch.empty(0, device=device).device
@@ -116,11 +118,10 @@ def load(
             _download(name, path)
         if path.exists():
             train, test, classes = _read_npz(path)
-        elif folder.is_dir():
+        else:
+            check_name(name, root)
             path = folder
             train, test, classes = _read_folder(folder)
-        else:
-            _raise_unknown(name, path, folder)
     classes = _check_classes(train.y, test.y, classes, path)
 
     order, test_order = _order(train), _order(test)
@@ -128,6 +129,9 @@ def load(
     for rows, by_hash in ((train, order), (test, test_order)):
         checksum.update(f"{len(by_hash)} rows".encode())
         checksum.update(rows.keys[by_hash].astype(">u8").tobytes() + rows.y[by_hash].astype(">i8").tobytes())
+    checksum = checksum.hexdigest()
+    if name != "digits":
+        _check_unchanged(path, checksum, root / f"{name}.sha256")
     n_val = min(VALIDATION_IMAGES, len(order) // 5)
     if n_val == 0:
         raise InputError(f"{path} has {len(order)} training images, expected 5 or more: add images")
@@ -148,7 +152,7 @@ def load(
         classes=classes,
         mean=None if grey else IMAGENET_MEAN,
         std=None if grey else IMAGENET_STD,
-        checksum=checksum.hexdigest(),
+        checksum=checksum,
     )
 
 
@@ -337,7 +341,9 @@ def _read_digits() -> tuple[_Rows, _Rows, tuple[str, ...]]:
 
 def _read_npz(path: Path) -> tuple[_Rows, _Rows, tuple[str, ...] | None]:
     try:
-        zipfile.ZipFile(path).close()  # np.load tries other formats as well, with misleading errors
+        with zipfile.ZipFile(path) as file:  # np.load tries other formats as well, with misleading errors
+            if damaged := file.testzip():  # and checks no array whose header asks for too few bytes
+                raise ValueError(f"{damaged} is damaged")
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in (*KEYS, "classes") if key in file}
     except Exception as error:  # zipfile, zlib and NumPy raise many types on damaged files
@@ -480,7 +486,6 @@ def _read_image(path: Path, grey: bool) -> np.ndarray:
 
 def _download(name: str, path: Path) -> None:
     """Write `path` from torchvision's download: all or nothing, and once if several processes want it."""
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
         from torchvision import datasets  # here, because it takes seconds to import
 
@@ -489,20 +494,17 @@ def _download(name: str, path: Path) -> None:
         with FileLock(downloads / f"{name}.lock"):
             if path.exists():
                 return
+            remove_temporary(path.parent, path.name)
             arrays = {}
             for split in ("train", "test"):
                 part = getattr(datasets, _TORCHVISION[name])(downloads, train=split == "train", download=True)
                 arrays[f"x_{split}"] = np.asarray(part.data)
                 arrays[f"y_{split}"] = np.asarray(part.targets, dtype=np.uint8)
             classes = np.array([label.split(" - ")[0] for label in part.classes])  # MNIST's are "0 - zero"
-            try:
-                with open(temporary, "wb") as file:
-                    np.savez(file, **arrays, classes=classes)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **arrays, classes=classes)
+    except InputError:
+        raise
     except Exception as error:  # no network, no space, no permission, a damaged archive
         raise InputError(
             f"{path} is missing and torchvision's download of {name} failed ({_reason(error)}): put "
@@ -510,7 +512,25 @@ def _download(name: str, path: Path) -> None:
         ) from None
 
 
-def _raise_unknown(name: str, path: Path, folder: Path) -> NoReturn:
+def _check_unchanged(path: Path, checksum: str, record: Path) -> None:
+    try:
+        known = record.read_bytes().strip()
+    except FileNotFoundError:
+        with suppress(InputError):  # a shared folder may be read-only
+            write(record, f"{checksum}\n".encode())
+        return
+    if known != checksum.encode():
+        raise InputError(
+            f"{path} is not what it was at its first use, according to {record}: restore it, or delete {record} "
+            "if the change is meant, and rebuild the runs that were trained on the old images"
+        )
+
+
+def check_name(name: str, root: str | Path = "data") -> None:
+    """Raise InputError unless `name` is a dataset known here or files of that name are in `root`."""
+    path, folder = Path(root, f"{name}.npz"), Path(root, str(name))
+    if name in DATASETS or path.exists() or folder.is_dir():
+        return
     try:
         choose(name, DATASETS, "dataset")
     except InputError as error:

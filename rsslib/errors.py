@@ -11,6 +11,13 @@ class InputError(ValueError):
         return [f"InputError: {self}"]
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C; the message says how to go on."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Stopped: {self}"]
+
+
 def choose(value: str, valid: Iterable[str], what: str) -> str:
     """Return `value` if it is one of `valid`; else raise InputError naming the valid values and the closest one.
 

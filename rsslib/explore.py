@@ -6,7 +6,6 @@ can be had from code too: `explorer.arch`, `explorer.comparison()`, `explorer.pl
 
 import html
 import io
-import json
 import time
 from collections.abc import Container, Mapping
 from dataclasses import replace
@@ -25,6 +24,7 @@ from rsslib.diagrams import draw_subnet
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
 from rsslib.figures import ACCURACY, BACKBONE_LABELS, COLUMN, SIZE, check, method_styles, panel_label
+from rsslib.files import read, read_record
 from rsslib.methods import Method
 from rsslib.runs import Profile, Run, choose_device, trained_supernet
 from rsslib.space import Arch, SearchSpace
@@ -45,24 +45,25 @@ CSS = """<style>
 </style>"""
 
 
-def finished_runs(results: str | Path, profile: str, backbone: str) -> dict[Run, str]:
-    """The finished runs of a profile and a backbone below `results`, each with the checksum of its dataset.
+def finished_runs(results: str | Path, profile: str, backbone: str) -> list[Run]:
+    """The finished and undamaged runs of a profile and a backbone below `results`.
 
     They are found by their records, so that runs of your own count too. The stages of their methods are left empty.
     """
-    runs = {}
+    runs = []
     for path in sorted(Path(results, profile).glob(f"*/{backbone}/*/seed*/run.json")):
         try:
-            record = json.loads(path.read_text())
+            record = read_record(path.parent)
             training, evaluation = record["config"]["training"], record["config"]["evaluation"]
             images = {"train_images": training["train_images"], "test_images": evaluation["test_images"]}
             scale = Profile(profile, (training["dataset"],), evaluation["subnets_per_bucket"], **images)
             method = Method(training["method"]["name"], (), dropout=training["method"]["dropout"])
             run = Run(scale, training["dataset"], backbone, method, training["seed"])
-            if record["status"] == "finished" and (run.folder(results) / "population.csv").exists():
-                runs[run] = training["dataset_sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # not the record of a run
+            if record["status"] == "finished":
+                read(path.with_name("population.csv"), record)  # raises if it is not as the run wrote it
+                runs.append(run)
+        except (ValueError, KeyError, TypeError):
+            continue  # not the record of a run, or damaged
     return runs
 
 
@@ -258,8 +259,6 @@ class Explorer(widgets.VBox):
             if self._loaded[0] != run:
                 self._loaded = run, *trained_supernet(run, self.results, self.data, self.device)
             _, supernet, images = self._loaded
-            if images.checksum != self.runs[run]:
-                raise InputError(f"the dataset {run.dataset} here is another than the one that this run was trained on")
             accuracy = evaluate_population(supernet, [(0, arch)], images, progress=False)["accuracy"].item()
         except InputError as error:
             self._say(f"{name} was not evaluated: {error}")

@@ -4,18 +4,18 @@ Notebooks ask for runs with `plan` and `complete`; finished ones load at once, m
 figures are drawn from come from `populations`, `histories` and `times`.
 """
 
-import ctypes
 import dataclasses
+import io
 import json
 import math
-import multiprocessing
 import os
-import platform
-import tempfile
+import re
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,21 +25,24 @@ from typing import Literal
 import numpy
 import pandas as pd
 import torch
-import torchvision
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file, safe_open, save_file
 
+from rsslib import checkpoints, files
 from rsslib import data as datasets
-from rsslib.errors import InputError, choose
+from rsslib.errors import InputError, Stopped, choose
 from rsslib.evaluate import RECALIBRATION_IMAGES, evaluate_population
+from rsslib.files import REBUILD, atomic_path, read_record, write_record  # noqa: F401 (figures take atomic_path here)
+from rsslib.machine import PRECISIONS, choose_device, environment, keep_freed_memory, set_precision
 from rsslib.methods import LEARNING_RATE, OVERRIDES, TABLE_1, Method, build, override
-from rsslib.progress import start_worker
 from rsslib.space import BACKBONES, SearchSpace
-from rsslib.supernet import Network, SuperNet
+from rsslib.supernet import SuperNet
 from rsslib.train import TrainingState, start, train
+from rsslib.workers import worker_processes
 
 MAIN_METHODS = ("ofa", "rss", "rss-short")
 POPULATION_SEED = 0
+HISTORY, POPULATION, WEIGHTS, LOCK = "history.csv", "population.csv", "weights.safetensors", "run.lock"
+CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
 
 
 @dataclass(frozen=True)
@@ -120,11 +123,10 @@ def plan(
     ablations. None for `subnets_per_bucket` takes the profile's. Raises InputError for an unknown name or a value out
     of range.
     """
-    if isinstance(profile, str):
+    if not isinstance(profile, Profile):
         profile = PROFILES[choose(profile, PROFILES, "profile")]
     if subnets_per_bucket is not None:
-        if not isinstance(subnets_per_bucket, int) or subnets_per_bucket < 1:
-            raise InputError(f"subnets_per_bucket is {subnets_per_bucket!r}: expected a whole number of at least 1")
+        _check_number(subnets_per_bucket, "subnets_per_bucket", 1, whole=True)
         profile = dataclasses.replace(profile, subnets_per_bucket=subnets_per_bucket)
     choose(backbone, BACKBONES, "backbone")
     if datasets is None or datasets == "hardest":
@@ -132,9 +134,14 @@ def plan(
     for what, values in (("datasets", datasets), ("methods", methods), ("seeds", seeds)):
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise InputError(f"{what} is {values!r}: expected a list with at least one entry")
+        twice = [value for i, value in enumerate(values) if value in values[:i]]
+        if twice:
+            raise InputError(f"{what} holds {getattr(twice[0], 'name', twice[0])!r} twice: expected different entries")
     for seed in seeds:
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise InputError(f"seed is {seed!r}: expected a whole number of at least 0")
+        _check_number(seed, "seed", 0, whole=True)
+    for name in (*datasets, *(getattr(method, "name", method) for method in methods)):
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):  # it names a folder
+            raise InputError(f"{name!r} cannot name a dataset or method: expected letters, digits, '-', '_' and '.'")
     runs = []
     for dataset in datasets:
         for method in methods:
@@ -144,6 +151,13 @@ def plan(
                 )
             runs += [Run(profile, dataset, backbone, method, seed) for seed in seeds]
     return runs
+
+
+def _check_number(value: float, what: str, least: float, whole: bool = False) -> None:
+    kind = int if whole else (int, float)
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value < math.inf:
+        expected = "whole number" if whole else "number"
+        raise InputError(f"{what} is {value!r}: expected a {expected} of at least {least}")
 
 
 def complete(
@@ -156,57 +170,108 @@ def complete(
     time_budget: float | None = None,
     progress: bool = True,
     checkpoint_seconds: float = 20.0,
+    rebuild: bool = False,
 ) -> None:
     """Make every run finished: load what is there, go on with what was interrupted, train what is missing.
 
     `results` is the folder for all runs, `data` the one with datasets. `device` is auto, cpu, cuda or cuda:<n>;
     `precision` of matrix products on CUDA is fp32 or tf32. `jobs` runs train at once, each in a process of its own that
     gets an equal share of the processor's cores. After `time_budget` seconds training stops between epochs, with
-    a checkpoint to go on from; `by_worth` puts the runs in an order in which what is finished by then is worth most.
-    A checkpoint is also written after an epoch if the last one is `checkpoint_seconds` old.
+    a checkpoint to go on from (0 only checks); `by_worth` puts the runs in an order in which what is finished by then
+    is worth most. A checkpoint is also written after an epoch if the last one is `checkpoint_seconds` old.
 
-    Everything is checked before anything is trained: raises InputError. A run that fails does not stop the others;
-    RunsFailed, at the end, names it.
+    Any number of processes may be asked for the same runs, also from several machines that share the folder: one
+    trains, the others take the runs that are free and wait for the rest at the end.
+
+    Everything is checked before anything is trained: raises InputError. A folder that holds another configuration,
+    code version or dataset's run, or a damaged one, is refused, or with `rebuild` set aside beside its place. A run
+    that fails does not stop the others; RunsFailed, at the end, names it. Ctrl-C stops all at once (Stopped); the same
+    call goes on from the last checkpoints.
     """
+    _check_number(jobs, "jobs", 1, whole=True)
+    _check_number(checkpoint_seconds, "checkpoint_seconds", 0)
+    if time_budget is not None:
+        _check_number(time_budget, "time_budget", 0)
     deadline = None if time_budget is None else time.time() + time_budget
-    if not isinstance(jobs, int) or jobs < 1:
-        raise InputError(f"jobs is {jobs!r}: expected a whole number of at least 1")
     choose(precision, PRECISIONS, "precision")
+    files.check_writable(results, "results")
     where = choose_device(device, needed=any(run.profile.needs_cuda for run in runs) and device == "auto")
-    todo = []
-    for run in runs:  # first look at everything, so that a mistake in the last run costs nothing
+    todo, refused = [], []
+    for run in _different(runs):  # first look at everything, so that a mistake in the last run costs nothing
         images = _dataset(run.dataset, str(data), str(where), run.profile.train_images, run.profile.test_images)
         _population(run.backbone, run.profile.subnets_per_bucket)
-        if _status(run, results, configuration(run, images, precision)) != "finished":
-            todo.append(run)
-    jobs = min(jobs, len(todo))
-    arguments = (str(results), str(data), str(where), precision, jobs, deadline, progress, checkpoint_seconds)
-    failures = {}
-    if jobs <= 1:
-        for run in todo:
-            try:
-                complete_run(run, *arguments)
-            except Exception as error:
-                failures[run.name] = error
-    else:
-        if time_budget is None:
-            todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no core idles at the end
-        context = multiprocessing.get_context("spawn")
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        lines = context.Queue()  # each worker's line for its progress bar
-        for line in range(jobs):
-            lines.put(line)
-        with ProcessPoolExecutor(jobs, context, _start_worker, (threads, lines, context.RLock())) as pool:
-            futures = {pool.submit(complete_run, run, *arguments): run for run in todo}
-            try:
-                for future in as_completed(futures):
-                    if error := future.exception():
-                        failures[futures[future].name] = error
-            except KeyboardInterrupt:
-                pool.shutdown(wait=False, cancel_futures=True)
+        config = configuration(run, images, precision)
+        try:
+            if _status(run, results, config, weights=True) != "finished":
+                todo.append(run)
+        except InputError:
+            if not rebuild:
                 raise
+            todo.append(run)
+            refused.append((run, config))
+    for run, config in refused:
+        _set_aside(run, results, config)
+    jobs = min(jobs, len(todo))
+    if jobs > 1 and time_budget is None:
+        todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no core idles at the end
+    arguments = (str(results), str(data), str(where), precision, jobs, deadline, progress, checkpoint_seconds)
+    threads = max(1, (os.cpu_count() or 1) // max(1, jobs))
+    failures = {}
+    try:
+        with worker_processes(jobs, _start_worker, threads) if jobs > 1 else nullcontext() as pool:
+            for wait in (False, True):  # at the end come back to what other processes were at
+                todo, before = [], todo
+                for run, outcome in _outcomes(pool, before, arguments, wait):
+                    if isinstance(outcome, BrokenProcessPool):
+                        raise InputError(
+                            "a worker process was killed, as the system does where memory runs out: choose fewer jobs "
+                            f"at once than {jobs}; the same call goes on from the last checkpoints"
+                        )
+                    if isinstance(outcome, Exception):
+                        failures[run.name] = outcome
+                    elif not outcome:
+                        todo.append(run)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; the same call goes on from the last checkpoints") from None
     if failures:
         raise RunsFailed(failures) from next(iter(failures.values()))
+
+
+def _different(runs: Iterable[Run]) -> list[Run]:
+    """The runs, each once; raises InputError if two different ones would share a folder."""
+    by_name: dict[str, Run] = {}
+    for run in runs:
+        if by_name.setdefault(run.name, run) != run:
+            raise InputError(f"two different runs are called {run.name}: give their methods different names")
+    return list(by_name.values())
+
+
+def _set_aside(run: Run, results: str | Path, config: dict) -> None:
+    folder = run.folder(results)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            try:
+                _status(run, results, config, weights=True)  # another process may have set it aside meanwhile
+            except InputError:
+                print(f"{run.name} is rebuilt; what was there is in {files.set_aside(folder)}")
+    except Timeout:
+        raise InputError(f"{folder} cannot be rebuilt while another process is at it: try again later") from None
+
+
+def _outcomes(
+    pool: Executor | None, runs: Sequence[Run], arguments: tuple, wait: bool
+) -> Iterator[tuple[Run, bool | Exception]]:
+    """What `complete_run` returned or raised for each run, as they end; without a pool in this process."""
+    if pool is None:
+        for run in runs:
+            try:
+                yield run, complete_run(run, *arguments, wait)
+            except Exception as error:
+                yield run, error
+    else:
+        futures = {pool.submit(complete_run, run, *arguments, wait): run for run in runs}
+        for future in as_completed(futures):
+            yield futures[future], future.exception() or future.result()
 
 
 def by_worth(runs: Sequence[Run]) -> list[Run]:
@@ -239,11 +304,14 @@ class RunsFailed(RuntimeError):
         texts = [f"{name} ({type(error).__name__}: {error})" for name, error in failures.items()]
         super().__init__(f"{len(failures)} of the runs failed: {'; '.join(texts)}")
 
+    def _render_traceback_(self) -> list[str]:  # in a notebook a stack only for what nobody expected
+        unexpected = [e for e in self.failures.values() if not isinstance(e, (InputError, FloatingPointError))]
+        return [*("".join(traceback.format_exception(error)) for error in unexpected), f"RunsFailed: {self}"]
 
-def _start_worker(threads: int, lines, lock) -> None:
+
+def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
     keep_freed_memory()
-    start_worker(lines, lock)
 
 
 def complete_run(
@@ -256,69 +324,136 @@ def complete_run(
     deadline: float | None,
     progress: bool,
     checkpoint_seconds: float,
-) -> None:
-    """Make one run finished, in this process; the parameters are those of `complete`, all of them picklable.
+    wait: bool = True,
+) -> bool:
+    """Make one run finished, in this process; returns whether it is. Parameters are `complete`'s, all picklable.
 
     `device` is cpu, cuda or cuda:<n>. `jobs` is how many runs train at once on this machine and is only recorded.
-    `deadline` is a time as of `time.time` at whose end training stops between epochs, with a checkpoint; the run is
-    then not finished and no error is raised.
+    `deadline` is a time as of `time.time` after which training stops between epochs, with a checkpoint. If another
+    process is at the run, this one waits for it, or without `wait` returns False at once.
+
+    A process may be killed at any moment: the next call goes on from the last checkpoint, and on a CPU the numbers are
+    those of an uninterrupted run. Every epoch's time counts once: that of epochs before the checkpoint is kept in it,
+    that of epochs lost after it is taken again. Raises InputError if memory or disk space run out.
     """
     if deadline is not None and time.time() >= deadline:
-        return
+        return False
     set_precision(precision)
-    images = _dataset(run.dataset, data, device, run.profile.train_images, run.profile.test_images)
-    config = configuration(run, images, precision)
     folder = run.folder(results)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "run.lock"):  # another process may be at it: wait, then find it finished
-        status = _status(run, results, config)
-        if status == "finished":
-            return
-        record = {"status": "training", "config": config, "started": _now(), **environment(images.device, jobs)}
-        if status == "missing":
-            write_json(folder / "run.json", record)
-        else:
-            record["started"] = _read_json(folder / "run.json")["started"]
-        space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
-        checkpoint, weights = folder / "checkpoint.safetensors", folder / "weights.safetensors"
-        state = start(space, run.method, run.seed, images.device)
-        if status == "trained":
-            state.supernet.load_state_dict(load_file(weights))
-            record |= {"training_seconds": _read_json(folder / "run.json")["training_seconds"]}
-        else:
-            if checkpoint.exists():
-                load_checkpoint(state, checkpoint)
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    patience = 0 if not wait else -1 if deadline is None else deadline - time.time()
+    try:
+        with FileLock(folder / LOCK, timeout=patience), _out_of_memory(run, device, jobs):  # a crash releases the lock
+            files.remove_temporary(folder)
+            images = _dataset(run.dataset, data, device, run.profile.train_images, run.profile.test_images)
+            config = configuration(run, images, precision)
+            status = _status(run, results, config, weights=True)
+            if status == "finished":
+                return True
+            machine = environment(images.device, jobs)
+            record = {"started": _now(), **machine} if status == "missing" else read_record(folder)
+            record["config"] = config
+            space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
+            state = start(space, run.method, run.seed, images.device)
+            if status == "trained":
+                state.supernet.load_state_dict(files.read_tensors(folder / WEIGHTS, record))
+            elif not _train(run, folder, record, state, images, machine, deadline, progress, checkpoint_seconds):
+                return False
+            _evaluate(run, folder, record, state.supernet, images, machine, progress)
+            return True
+    except Timeout:
+        return False
+
+
+def _train(
+    run: Run,
+    folder: Path,
+    record: dict,
+    state: TrainingState,
+    images: datasets.Dataset,
+    machine: dict,
+    deadline: float | None,
+    progress: bool,
+    checkpoint_seconds: float,
+) -> bool:
+    """Train from the last checkpoint to the end; returns False if the deadline came first."""
+    identity = files.sha256(json.dumps(record["config"]["training"], sort_keys=True).encode())
+    if checkpoints.load_checkpoint(state, folder, identity):
+        record |= _machines(record, machine, run)
+    else:
+        record |= {"started": _now(), **machine}
+        record.pop("machines", None)
+    record["status"] = "training"
+    write_record(folder, record)
+    saved = time.monotonic()
+
+    def after_epoch(state: TrainingState) -> bool:
+        nonlocal saved
+        stop = deadline is not None and time.time() >= deadline
+        if stop or time.monotonic() - saved >= checkpoint_seconds:
+            checkpoints.save_checkpoint(state, folder, identity)
             saved = time.monotonic()
+        return stop
 
-            def after_epoch(state: TrainingState) -> bool:
-                nonlocal saved
-                stop = deadline is not None and time.time() >= deadline
-                if stop or time.monotonic() - saved >= checkpoint_seconds:
-                    save_checkpoint(state, checkpoint)
-                    saved = time.monotonic()
-                return stop
+    train(state, run.method, images, run.seed, after_epoch, run.name, progress)
+    if len(state.history) < run.method.epochs:
+        return False
+    record["training_seconds"] = state.seconds
+    record["sha256"] = {
+        HISTORY: files.write_csv(folder / HISTORY, pd.DataFrame(state.history)),
+        WEIGHTS: files.write_tensors(folder / WEIGHTS, state.supernet.state_dict()),
+    }
+    return True
 
-            train(state, run.method, images, run.seed, after_epoch, run.name, progress)
-            if len(state.history) < run.method.epochs:
-                return
-            write_csv(folder / "history.csv", pd.DataFrame(state.history))
-            write_tensors(weights, state.supernet.state_dict())
-            record |= {"status": "trained", "training_seconds": state.seconds}
-            write_json(folder / "run.json", record)
-            checkpoint.unlink(missing_ok=True)
-        began = time.perf_counter()
-        population = _population(run.backbone, run.profile.subnets_per_bucket)
-        table = evaluate_population(state.supernet.eval(), population, images, f"{run.name}: evaluate", progress)
-        write_csv(folder / "population.csv", table)
-        record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began, "finished": _now()}
-        write_json(folder / "run.json", record)
+
+def _machines(record: dict, here: dict, run: Run) -> dict:
+    """What the record says of hardware and executor once the run has gone on `here`: all that it was trained on.
+
+    If there are several they are marked as this run's own, so that its time is never compared with another's.
+    """
+    machines = record.get("machines", [{key: record[key] for key in here}])
+    if here in machines:
+        return {}
+    machines = [*machines, here]
+    names = {key: " + ".join(dict.fromkeys(machine[key] for machine in machines)) for key in ("hardware", "executor")}
+    return {key: f"{name} ({run.name})" for key, name in names.items()} | {"machines": machines}
+
+
+def _evaluate(
+    run: Run, folder: Path, record: dict, supernet: SuperNet, images: datasets.Dataset, machine: dict, progress: bool
+) -> None:
+    record["status"] = "trained"
+    write_record(folder, record)  # before the population changes: the record of a finished run vouches for it
+    for checkpoint in checkpoints.checkpoints(folder):
+        checkpoint.unlink()
+    began = time.perf_counter()
+    population = _population(run.backbone, run.profile.subnets_per_bucket)
+    table = evaluate_population(supernet.eval(), population, images, f"{run.name}: evaluate", progress)
+    record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began}
+    record |= {"evaluation_hardware": machine["hardware"], "finished": _now()}
+    record["sha256"][POPULATION] = files.write_csv(folder / POPULATION, table)
+    write_record(folder, record)
+
+
+@contextmanager
+def _out_of_memory(run: Run, device: str, jobs: int) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        lower = f"lower jobs (now {jobs})" if jobs > 1 else "choose a method with a smaller batch size"
+        raise InputError(
+            f"{run.name} ran out of memory on {device}: {lower} or another device; the last checkpoint is kept"
+        ) from error
 
 
 # --- what a run is made of --------------------------------------------------------------------------------------------
 
 
 def configuration(run: Run, images: datasets.Dataset | None = None, precision: str | None = None) -> dict:
-    """Everything that decides a run's numbers, as JSON; two runs with equal ones are the same run.
+    """Everything that decides a run's numbers, the version of the code too, as JSON; equal ones are the same run.
 
     Without a dataset or a precision, what depends on them is None and matches anything.
     """
@@ -329,6 +464,7 @@ def configuration(run: Run, images: datasets.Dataset | None = None, precision: s
         json.dumps(
             {
                 "training": {
+                    "code_version": CODE_VERSION,
                     "profile": run.profile.name,
                     "dataset": run.dataset,
                     "dataset_sha256": images and images.checksum,
@@ -349,36 +485,45 @@ def configuration(run: Run, images: datasets.Dataset | None = None, precision: s
     )
 
 
-def _status(run: Run, results: str | Path, config: dict) -> str:
-    """missing, training, trained (to be evaluated) or finished; raises InputError if the folder holds another run."""
+def _status(run: Run, results: str | Path, config: dict, weights: bool = False) -> str:
+    """missing, training, trained (to be evaluated) or finished.
+
+    Raises InputError if the folder holds another run, or files that are not as the run wrote them; of weights only if
+    `weights`, since they are large and not needed for tables.
+    """
     folder = run.folder(results)
-    if not (folder / "run.json").exists():
+    if not (folder / files.RECORD).exists():
         return "missing"
-    record = _read_json(folder / "run.json")
+    record = read_record(folder)
     try:
         status, there = record["status"], record["config"]
         differs = _difference(there["training"], config["training"])
         evaluation_differs = _difference(there["evaluation"], config["evaluation"])
     except (KeyError, TypeError):
-        raise InputError(f"{folder / 'run.json'} is not a run's record: move the folder away to train anew") from None
-    trained = (folder / "weights.safetensors").exists()
+        raise InputError(f"{folder / files.RECORD} is not the record of a run: {REBUILD}") from None
+    trained = (folder / WEIGHTS).exists()
     if status == "finished" and not trained:  # nothing left to evaluate anew
         differs = differs or evaluation_differs
     if differs:
         raise InputError(
-            f"{folder} holds a run of another configuration ({differs}): "
-            "give another results folder, or move this one away to train anew"
+            f"{folder} holds a run of another configuration ({differs}): give another results folder, or {REBUILD}"
         )
-    if status == "finished" and not evaluation_differs and (folder / "population.csv").exists():
+    if status == "training" or not (trained or status == "finished"):
+        return "training"
+    files.read(folder / HISTORY, record)
+    if trained and weights:
+        files.read(folder / WEIGHTS, record)
+    if status == "finished" and not evaluation_differs and (not trained or (folder / POPULATION).exists()):
+        files.read(folder / POPULATION, record)
         return "finished"
-    return "trained" if status != "training" and trained else "training"
+    return "trained"
 
 
 def overview(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataFrame:
     """One row a run: run, status, epochs, subnet_epochs (epochs times subnets a step) and estimated_hours of training.
 
     The status is finished, running (some process is at it), interrupted, missing or other (the folder holds another
-    configuration's run). Hours are estimated from the finished runs of the same dataset, where there are any.
+    configuration's run, or damaged files). Hours are estimated from the finished runs of the same dataset, if any.
     """
     rows, rates = [], {}
     for run in runs:
@@ -389,7 +534,7 @@ def overview(runs: Sequence[Run], results: str | Path = "data/results") -> pd.Da
         if status in ("training", "trained"):
             status = "running" if _locked(run.folder(results)) else "interrupted"
         if status == "finished":
-            seconds = _read_json(run.folder(results) / "run.json")["training_seconds"]
+            seconds = read_record(run.folder(results))["training_seconds"]
             rates.setdefault(run.dataset, []).append(seconds / run.method.subnet_epochs)
         rows.append((run, status))
     return pd.DataFrame(
@@ -408,7 +553,7 @@ def overview(runs: Sequence[Run], results: str | Path = "data/results") -> pd.Da
 
 def _locked(folder: Path) -> bool:
     try:
-        with FileLock(folder / "run.lock", timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
             return False
     except Timeout:
         return True
@@ -435,67 +580,6 @@ def _population(backbone: str, subnets_per_bucket: int):
     return SearchSpace(backbone).population(subnets_per_bucket, seed=POPULATION_SEED)
 
 
-def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
-    """The device of that name; auto is CUDA where there is one. Raises InputError where CUDA is asked for in vain."""
-    kind, _, index = device.partition(":")
-    choose(kind, ("auto", "cpu", "cuda"), "device")
-    if device != kind and not (kind == "cuda" and index.isdigit()):
-        raise InputError(f"device is {device!r}: expected auto, cpu, cuda or cuda:<number>")
-    available = torch.cuda.device_count()
-    if kind == "cuda" and int(index or 0) >= available:
-        raise InputError(f"device {device!r} was asked for, but PyTorch finds {available} CUDA devices here")
-    if needed and not available:
-        raise InputError(
-            "this profile is meant for a CUDA device and PyTorch finds none here: "
-            "choose profile smoke or quick, or give device cpu if weeks of computing are what you want"
-        )
-    if kind == "auto":
-        device = "cuda" if available else "cpu"
-    if device == "cpu":
-        keep_freed_memory()
-    return torch.device(device)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc's allocator keep what PyTorch frees, for the rest of the process; elsewhere this does nothing.
-
-    By default every large tensor is mapped anew, and a CPU step spends a quarter of its time on page faults.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-PRECISIONS = {"fp32": "ieee", "tf32": "tf32"}
-
-
-def set_precision(precision: str) -> None:
-    """fp32 (as the study) or tf32 for matrix products and convolutions on CUDA."""
-    mode = PRECISIONS[choose(precision, PRECISIONS, "precision")]
-    torch.backends.cuda.matmul.fp32_precision = mode
-    torch.backends.cudnn.conv.fp32_precision = mode
-
-
-def environment(device: torch.device, jobs: int = 1) -> dict:
-    """Versions, hardware and executor (how steps are run, and how many runs at once), for run.json."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{_processor()}, threads: {torch.get_num_threads()}"
-    executor = "eager" if jobs <= 1 else f"eager, {jobs} runs at once"
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-    return {"hardware": name, "versions": {**versions, "torchvision": torchvision.__version__}, "executor": executor}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -504,7 +588,10 @@ def _now() -> str:
 
 
 def finished(runs: Sequence[Run], results: str | Path = "data/results") -> list[Run]:
-    """Those of `runs` that are finished; prints the names of the others, raises InputError if none is."""
+    """Those of `runs` that are finished; prints the names of the others, raises InputError if none is.
+
+    Raises InputError too, as the next three do, for a folder of another configuration and for altered files.
+    """
     done = []
     for run in runs:
         if _status(run, results, configuration(run)) == "finished":
@@ -529,11 +616,11 @@ def histories(runs: Sequence[Run], results: str | Path = "data/results") -> pd.D
 def _tables(runs: Sequence[Run], results: str | Path, file: str) -> pd.DataFrame:
     tables = []
     for run in runs:
-        path = run.folder(results) / file
         if (status := _status(run, results, configuration(run))) != "finished":
             raise InputError(f"{run.name} is {status} in {results}: train it first")
         keys = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
-        tables.append(pd.read_csv(path).assign(**keys))
+        content = files.read(run.folder(results) / file, read_record(run.folder(results)))
+        tables.append(pd.read_csv(io.BytesIO(content)).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
     first = ["dataset", "backbone", "method", "seed"]
     return table[first + [column for column in table.columns if column not in first]]
@@ -543,7 +630,7 @@ def times(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataF
     """One row a run: dataset, backbone, method, seed, training_seconds, evaluation_seconds, hardware, executor."""
     rows = []
     for run in runs:
-        record = _read_json(run.folder(results) / "run.json")
+        record = read_record(run.folder(results))
         keys = ("training_seconds", "evaluation_seconds", "hardware", "executor")
         names = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
         rows.append(names | {key: record.get(key, math.nan) for key in keys})
@@ -553,88 +640,21 @@ def times(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataF
 def trained_supernet(
     run: Run, results: str | Path = "data/results", data: str | Path = "data", device: str = "cpu"
 ) -> tuple[SuperNet, datasets.Dataset]:
-    """The supernet of a finished run in eval mode, with its dataset; raises InputError if its weights are not there."""
-    path = run.folder(results) / "weights.safetensors"
+    """The supernet of a finished run in eval mode, with its dataset.
+
+    Raises InputError if its weights are not there or altered, and if the dataset is not the one it was trained on.
+    """
+    path = run.folder(results) / WEIGHTS
     if not path.exists():
         raise InputError(f"{path} does not exist: weights stay on the machine that trained them, so train the run here")
+    record = read_record(path.parent)
     images = _dataset(run.dataset, str(data), device, run.profile.train_images, run.profile.test_images)
+    if images.checksum != record["config"]["training"]["dataset_sha256"]:
+        raise InputError(
+            f"the dataset {run.dataset} here is another than the one that {run.name} was trained on: "
+            f"restore it in {data}, or {REBUILD}"
+        )
     space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
     supernet = SuperNet(space, run.method.dropout).to(device)
-    supernet.load_state_dict(load_file(path))
+    supernet.load_state_dict(files.read_tensors(path, record))
     return supernet.eval(), images
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def atomic_path(path: Path):
-    """A temporary path beside `path` that replaces it, fsynced, if the block succeeds, and vanishes if not."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        yield Path(name)
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
-
-
-def write_json(path: Path, record: dict) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): move its folder away to train anew") from None
-
-
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    with atomic_path(path) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
-
-
-def save_checkpoint(state: TrainingState, path: Path) -> None:
-    """Weights, momentum, teacher, position and history in one safetensors file."""
-    tensors = {f"weights.{name}": t for name, t in state.supernet.state_dict().items()}
-    for name, parameter in state.supernet.named_parameters():
-        if parameter.grad is not None:  # tensors that never had a gradient have no momentum either
-            tensors[f"momentum.{name}"] = state.optimizer.state[parameter]["momentum_buffer"]
-    if state.teacher is not None:
-        tensors |= {f"teacher.{name}": t for name, t in state.teacher.state_dict().items()}
-    position = {"stage": state.stage, "epoch": state.epoch, "history": state.history}
-    write_tensors(path, tensors, {"state": json.dumps(position)})
-
-
-def load_checkpoint(state: TrainingState, path: Path) -> None:
-    """Bring a new `state` to where the checkpoint was written."""
-    device = state.supernet.classifier.weight.device
-    with safe_open(path, "pt") as file:
-        position = json.loads(file.metadata()["state"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "momentum": {}, "teacher": {}}
-    for name, tensor in tensors.items():
-        part, _, name = name.partition(".")
-        parts[part][name] = tensor
-    state.supernet.load_state_dict(parts["weights"])
-    for name, parameter in state.supernet.named_parameters():
-        if name in parts["momentum"]:
-            parameter.grad = torch.zeros_like(parameter)
-            state.optimizer.state[parameter]["momentum_buffer"].copy_(parts["momentum"][name])
-    if parts["teacher"]:
-        space = state.supernet.space
-        state.teacher = Network(space, space.largest).to(device, memory_format=torch.channels_last)
-        state.teacher.load_state_dict(parts["teacher"])
-        state.teacher.requires_grad_(False).train()
-    state.stage, state.epoch, state.history = position["stage"], position["epoch"], position["history"]

@@ -165,7 +165,7 @@ def test_a_missing_file_is_downloaded_once(tmp_path, monkeypatch, name, shape, l
     assert_same(first, again)
     assert_same(first, load("toy", write(tmp_path, **data)))
     assert first.classes == tuple(label.split(" - ")[0] for label in labels)
-    assert {p.name for p in (tmp_path / "new").iterdir()} == {f"{ours}.npz", "downloads"}
+    assert {p.name for p in (tmp_path / "new").iterdir()} == {f"{ours}.npz", f"{ours}.sha256", "downloads"}
 
 
 def test_a_failed_download_says_so_and_leaves_nothing(tmp_path, monkeypatch):
@@ -258,7 +258,7 @@ def test_the_checksum_sees_one_pixel_and_one_label(tmp_path, key):
     assert len(before) == 64
     changed = data | {key: data[key].copy()}
     changed[key].reshape(-1)[-1] ^= 1
-    assert load("toy", write(tmp_path, **changed)).checksum != before
+    assert load("toy", write(tmp_path / "changed", **changed)).checksum != before
 
 
 def test_fewer_images_are_the_first_ones(tmp_path):

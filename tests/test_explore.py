@@ -1,6 +1,5 @@
 """rsslib.explore without a browser: controls, subnet, numbers and figures agree; evaluation is the package's."""
 
-import json
 import re
 import shutil
 import time
@@ -16,6 +15,7 @@ from rsslib.diagrams import draw_subnet
 from rsslib.errors import InputError
 from rsslib.explore import Explorer, finished_runs
 from rsslib.figures import set_style
+from rsslib.files import read_record, write_record
 from rsslib.space import Arch
 
 TINY = replace(
@@ -287,10 +287,9 @@ def test_weights_that_vanish_are_a_sentence(results):
 
 
 def test_another_dataset_than_the_runs_is_refused(results):
-    path = run_folder(results) / "run.json"
-    record = json.loads(path.read_text())
+    record = read_record(run_folder(results))
     record["config"]["training"]["dataset_sha256"] = "another"
-    path.write_text(json.dumps(record))
+    write_record(run_folder(results), record)
     explorer = Explorer(results=results)
     assert explorer.evaluate() is None
     assert "digits here is another than the one" in text(explorer.status)
@@ -299,9 +298,9 @@ def test_another_dataset_than_the_runs_is_refused(results):
 def test_choosing_another_run_shows_its_population(results):
     folder = run_folder(results)
     other = shutil.copytree(folder, folder.parent / "seed7")
-    record = json.loads((other / "run.json").read_text())
+    record = read_record(other)
     record["config"]["training"]["seed"] = 7
-    (other / "run.json").write_text(json.dumps(record))
+    write_record(other, record)
     (other / "weights.safetensors").unlink()
     explorer = Explorer(results=results)
     explorer.evaluate()

@@ -205,8 +205,9 @@ def test_an_interrupted_run_goes_on_to_the_same_result(method, last, done, tmp_p
     steps.last = last
     with pytest.raises(KeyboardInterrupt):
         complete([run], tmp_path, checkpoint_seconds=0)
-    checkpoint = ["checkpoint.safetensors"] if last > 1 else []
-    assert sorted(path.name for path in folder.iterdir()) == [*checkpoint, "run.json", "run.lock"]
+    kept = sorted(path.name for path in folder.iterdir() if path.suffix != ".safetensors")
+    assert kept == ["run.json", "run.lock"]
+    assert len(list(folder.glob("checkpoint-*"))) == min(2, last // 2)
     assert json.loads((folder / "run.json").read_text())["status"] == "training"
     steps.made, steps.last = 0, 10**9
     complete([run], tmp_path)
@@ -220,7 +221,7 @@ def test_no_checkpoint_is_written_before_its_time(tmp_path, steps):
     steps.last = 9
     with pytest.raises(KeyboardInterrupt):
         complete([run], tmp_path, checkpoint_seconds=1000)
-    assert not (run.folder(tmp_path) / "checkpoint.safetensors").exists()
+    assert not list(run.folder(tmp_path).glob("*.safetensors"))
 
 
 def test_a_run_interrupted_in_its_evaluation_is_not_trained_again(done, tmp_path, monkeypatch):
@@ -368,7 +369,7 @@ def test_a_damaged_record_is_an_input_error(text, results):
     before = contents(results)
     with pytest.raises(InputError) as error:
         complete([run], results)
-    assert str(run.folder(results) / "run.json") in sentence(error) and "away to train anew" in sentence(error)
+    assert str(run.folder(results) / "run.json") in sentence(error) and "rebuild the run" in sentence(error)
     assert contents(results) == before
 
 
@@ -400,7 +401,16 @@ def test_a_mistake_in_the_last_run_costs_nothing(tmp_path, results, monkeypatch)
         ({"seeds": []}, "seeds is []"),
         ({"seeds": 3}, "seeds is 3: expected a list"),
         ({"datasets": 3}, "datasets is 3: expected a list"),
+        ({"seeds": [0, 1, 0]}, "seeds holds 0 twice: expected different entries"),
+        ({"datasets": ["digits", "digits"]}, "datasets holds 'digits' twice"),
+        ({"methods": ["rss", "ofa", "rss"]}, "methods holds 'rss' twice"),
+        ({"datasets": ["../digits"]}, "'../digits' cannot name a dataset or method"),
+        ({"datasets": [None]}, "None cannot name a dataset"),
+        ({"methods": [one_stage("my/rss", 1, Sequence(("smallest",)))]}, "'my/rss' cannot name a dataset or method"),
+        ({"methods": [7]}, "7 cannot name"),
+        ({"profile": None}, "unknown profile None"),
         ({"subnets_per_bucket": 0}, "subnets_per_bucket is 0"),
+        ({"subnets_per_bucket": True}, "subnets_per_bucket is True"),
         ({"subnets_per_bucket": 2.5}, "subnets_per_bucket is 2.5"),
         ({"subnets_per_bucket": "2"}, "subnets_per_bucket is '2'"),
     ],
@@ -422,6 +432,12 @@ def test_a_plan_that_cannot_be_is_an_input_error(settings, said):
         ({}, {"device": "cuda:first"}, "device is 'cuda:first'"),
         ({}, {"precision": "fp16"}, "unknown precision 'fp16' (did you mean 'fp32'?)"),
         ({}, {"jobs": 0}, "jobs is 0"),
+        ({}, {"jobs": True}, "jobs is True"),
+        ({}, {"time_budget": -1}, "time_budget is -1: expected a number of at least 0"),
+        ({}, {"time_budget": "25m"}, "time_budget is '25m'"),
+        ({}, {"time_budget": float("nan")}, "time_budget is nan"),
+        ({}, {"checkpoint_seconds": -0.1}, "checkpoint_seconds is -0.1"),
+        ({}, {"checkpoint_seconds": None}, "checkpoint_seconds is None"),
         ({"profile": replace(PROFILE, train_images=10**6)}, {}, "train_images is 1000000"),
         ({"subnets_per_bucket": 10**9}, {}, "different subnets"),
     ],
@@ -435,6 +451,26 @@ def test_what_cannot_be_run_is_an_input_error_before_anything_is_written(
         complete(made, tmp_path / "results", data=tmp_path / "data", **settings)
     assert said in sentence(error)
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("results", [7, None, "file", "file/below"])
+def test_results_that_cannot_be_a_folder_are_an_input_error(results, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"results is {results!r}.*expected a folder") as error:
+        complete(tiny("rss"), results)
+    assert sentence(error)
+
+
+def test_two_different_runs_of_one_name_are_an_input_error(tmp_path):
+    other = replace(tiny("rss")[0], method=override(build("rss", 2, 5), dropout=0.2))
+    with pytest.raises(InputError, match="two different runs are called test/digits/tiny/rss/seed0"):
+        complete([*tiny("rss"), other], tmp_path)
+
+
+def test_a_run_that_is_asked_for_twice_is_trained_once(tmp_path, steps):
+    complete([*tiny("rss"), *tiny("rss")], tmp_path)
+    assert steps.made == 2 * 7
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

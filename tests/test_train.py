@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from helpers import TINY, assert_close, random_archs, random_supernet, toy_data
 
 from rsslib import train as training
+from rsslib.checkpoints import load_checkpoint, save_checkpoint
 from rsslib.evaluate import evaluate_population
 from rsslib.methods import Method, Stage, build, one_stage
-from rsslib.runs import load_checkpoint, save_checkpoint
 from rsslib.samplers import Sequence, Uniform
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import Network, SuperNet
@@ -493,7 +493,7 @@ def test_training_that_stopped_goes_on_to_the_same_weights(name, epochs, stop, t
     state, starts = start(SPACE, method, 0), 0
 
     def after_epoch(state):
-        save_checkpoint(state, tmp_path / "checkpoint")
+        save_checkpoint(state, tmp_path)
         if stop == "raise":
             raise Stopped
         return True
@@ -501,7 +501,7 @@ def test_training_that_stopped_goes_on_to_the_same_weights(name, epochs, stop, t
     while len(state.history) < method.epochs:  # stops after every single epoch
         state = start(SPACE, method, 0)
         if starts:
-            load_checkpoint(state, tmp_path / "checkpoint")
+            load_checkpoint(state, tmp_path)
         try:
             train(state, method, data, 0, after_epoch, progress=False)
         except Stopped:

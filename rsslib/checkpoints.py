@@ -1,0 +1,87 @@
+"""Checkpoints: the last two states of a training, to go on from after a crash."""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from rsslib import files
+from rsslib.supernet import Network
+from rsslib.train import TrainingState
+
+KEPT = 2
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the last first: checkpoint-<epochs done>-<start of SHA-256>.safetensors."""
+    return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
+
+
+def save_checkpoint(state: TrainingState, folder: Path, run: str = "") -> None:
+    """Write weights, momentum, teacher, position and history (which has the seconds so far); keep the last two.
+
+    `run` names the configuration; who loads the checkpoint gives the same. No random state is needed, since every
+    epoch derives its own from seed, stage and epoch. Raises FloatingPointError, before anything is written, if a
+    tensor is not finite.
+    """
+    tensors = {f"weights.{name}": t for name, t in state.supernet.state_dict().items()}
+    for name, parameter in state.supernet.named_parameters():
+        if parameter.grad is not None:  # tensors that never had a gradient have no momentum either
+            tensors[f"momentum.{name}"] = state.optimizer.state[parameter]["momentum_buffer"]
+    if state.teacher is not None:
+        tensors |= {f"teacher.{name}": t for name, t in state.teacher.state_dict().items()}
+    position = {"run": run, "stage": state.stage, "epoch": state.epoch, "history": state.history}
+    tensors["position"] = torch.frombuffer(bytearray(json.dumps(position).encode()), dtype=torch.uint8)
+    content = files.tensor_bytes(tensors)
+    files.write(folder / f"checkpoint-{len(state.history):06}-{files.sha256(content)[:32]}.safetensors", content)
+    for path in checkpoints(folder)[KEPT:]:
+        path.unlink()
+
+
+def load_checkpoint(state: TrainingState, folder: Path, run: str = "") -> bool:
+    """Bring a new `state` to where the last checkpoint was written; returns whether there was one to use.
+
+    One that is damaged, or of another `run`, is removed with a warning that says so, and the one before it used.
+    """
+    unusable = []
+    for path in checkpoints(folder):
+        try:
+            content = path.read_bytes()
+            if files.sha256(content)[:32] != path.stem.rpartition("-")[2]:
+                raise ValueError("damaged: its checksum differs")
+            tensors = load(content)
+            position = json.loads(bytes(tensors.pop("position").numpy()))
+            if position["run"] != run:
+                raise ValueError("of another run")
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            unusable.append(f"checkpoint {path} cannot be used ({error})")
+            path.unlink()
+            continue
+        if unusable:
+            warnings.warn(f"{'; '.join(unusable)}: training goes on from {path.name}", stacklevel=2)
+        _restore(state, tensors, position)
+        return True
+    if unusable:
+        warnings.warn(f"{'; '.join(unusable)}: training starts anew", stacklevel=2)
+    return False
+
+
+def _restore(state: TrainingState, tensors: dict[str, torch.Tensor], position: dict) -> None:
+    parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "momentum": {}, "teacher": {}}
+    for name, tensor in tensors.items():
+        part, _, name = name.partition(".")
+        parts[part][name] = tensor
+    state.supernet.load_state_dict(parts["weights"])
+    for name, parameter in state.supernet.named_parameters():
+        if name in parts["momentum"]:
+            parameter.grad = torch.zeros_like(parameter)
+            state.optimizer.state[parameter]["momentum_buffer"].copy_(parts["momentum"][name])
+    if parts["teacher"]:
+        space, device = state.supernet.space, state.supernet.classifier.weight.device
+        state.teacher = Network(space, space.largest).to(device, memory_format=torch.channels_last)
+        state.teacher.load_state_dict(parts["teacher"])
+        state.teacher.requires_grad_(False).train()
+    state.stage, state.epoch, state.history = position["stage"], position["epoch"], position["history"]

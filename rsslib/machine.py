@@ -1,0 +1,72 @@
+"""The machine that runs train on: device, precision, memory, and what the record says of it."""
+
+import ctypes
+import platform
+from pathlib import Path
+
+import numpy
+import torch
+import torchvision
+
+from rsslib.errors import InputError, choose
+
+
+def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
+    """The device of that name; auto is CUDA where there is one. Raises InputError where CUDA is asked for in vain."""
+    kind, _, index = device.partition(":")
+    choose(kind, ("auto", "cpu", "cuda"), "device")
+    if device != kind and not (kind == "cuda" and index.isdigit()):
+        raise InputError(f"device is {device!r}: expected auto, cpu, cuda or cuda:<number>")
+    available = torch.cuda.device_count()
+    if kind == "cuda" and int(index or 0) >= available:
+        raise InputError(f"device {device!r} was asked for, but PyTorch finds {available} CUDA devices here")
+    if needed and not available:
+        raise InputError(
+            "this profile is meant for a CUDA device and PyTorch finds none here: "
+            "choose profile smoke or quick, or give device cpu if weeks of computing are what you want"
+        )
+    if kind == "auto":
+        device = "cuda" if available else "cpu"
+    if device == "cpu":
+        keep_freed_memory()
+    return torch.device(device)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's allocator keep what PyTorch frees, for the rest of the process; elsewhere this does nothing.
+
+    By default every large tensor is mapped anew, and a CPU step spends a quarter of its time on page faults.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+PRECISIONS = {"fp32": "ieee", "tf32": "tf32"}
+
+
+def set_precision(precision: str) -> None:
+    """fp32 (as the study) or tf32 for matrix products and convolutions on CUDA."""
+    mode = PRECISIONS[choose(precision, PRECISIONS, "precision")]
+    torch.backends.cuda.matmul.fp32_precision = mode
+    torch.backends.cudnn.conv.fp32_precision = mode
+
+
+def environment(device: torch.device, jobs: int = 1) -> dict:
+    """Versions, hardware and executor (how steps are run, and how many runs at once), for run.json."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{_processor()}, threads: {torch.get_num_threads()}"
+    executor = "eager" if jobs <= 1 else f"eager, {jobs} runs at once"
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    return {"hardware": name, "versions": {**versions, "torchvision": torchvision.__version__}, "executor": executor}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,732 @@
+"""Runs survive crashes, damage, full disks, interrupts and each other; what others made cannot run code here."""
+
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+from helpers import TINY, sentence
+
+from rsslib import checkpoints, files, runs, train
+from rsslib.checkpoints import load_checkpoint, save_checkpoint
+from rsslib.data import load
+from rsslib.errors import InputError, Stopped
+from rsslib.runs import Profile, RunsFailed, overview, plan, populations, times, trained_supernet
+from rsslib.space import BACKBONES, SearchSpace
+
+PROFILE = Profile(
+    "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
+)
+FILES = ["history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbone(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "tiny", TINY)
+
+
+def tiny(*methods, profile=PROFILE, **settings):
+    return plan(profile, methods=methods or ("rss",), backbone="tiny", **settings)
+
+
+def complete(planned, results, **settings):
+    runs.complete(planned, results, **{"device": "cpu", "progress": False, "checkpoint_seconds": 0} | settings)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def tables(folder):
+    """The results as bytes, without the times."""
+    history = pd.read_csv(folder / "history.csv", dtype=str).drop(columns="seconds")
+    return (folder / "population.csv").read_bytes(), history.to_csv()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished run and its results folder; read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", TINY)
+        results = tmp_path_factory.mktemp("results")
+        complete(tiny(), results)
+        return tiny()[0], results
+
+
+@pytest.fixture
+def folder(done, tmp_path):
+    """The finished run's folder in a copy at `tmp_path`, to be damaged."""
+    shutil.copytree(done[1], tmp_path, dirs_exist_ok=True)
+    return done[0].folder(tmp_path)
+
+
+def new_state(run):
+    return train.start(SearchSpace(run.backbone, in_channels=1, classes=10), run.method, run.seed)
+
+
+def identity(folder):
+    """What the checkpoints of the run in the folder are marked with."""
+    config = files.read_record(folder)["config"]["training"]
+    return files.sha256(json.dumps(config, sort_keys=True).encode())
+
+
+@contextmanager
+def interrupted_after(monkeypatch, epochs, error=KeyboardInterrupt):
+    """Within the block, training raises `error` in the epoch after this many (of two steps each)."""
+    step, made = train.train_step, 0
+
+    def counting(*arguments):
+        nonlocal made
+        made += 1
+        if made > 2 * epochs + 1:
+            raise error
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", counting)
+        yield
+
+
+@pytest.fixture
+def interrupted(done, tmp_path, monkeypatch):
+    """The folder of a run stopped in its fifth epoch, at `tmp_path`."""
+    with interrupted_after(monkeypatch, 4), pytest.raises(Stopped, match="the same call goes on"):
+        complete([done[0]], tmp_path)
+    return done[0].folder(tmp_path)
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Starts a function of this module in a process of its own; returns the process and a connection to it.
+
+    It is a fork of one that has imported everything and started no thread.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["test_faults", "sklearn.datasets", "torch._dynamo"])
+        started = []
+
+        def begin(function, *arguments):
+            ours, theirs = context.Pipe()
+            started.append(context.Process(target=function, args=(theirs, *arguments)))
+            started[-1].start()
+            theirs.close()
+            return started[-1], ours
+
+        yield begin
+        for process in started:
+            process.kill()
+
+
+def child(connection, results, methods, log=None, **settings):
+    """Complete the runs, once the parent has heard that this process is ready; sends what became of it."""
+    torch.set_num_threads(1)
+    BACKBONES["tiny"] = TINY
+    if log is not None:
+        really = runs.train
+
+        def logged(state, method, data, seed, *arguments):
+            with open(log, "a") as file:
+                file.write(f"{method.name} {seed} {os.getpid()}\n")
+            return really(state, method, data, seed, *arguments)
+
+        runs.train = logged
+    planned = tiny(*methods, **{key: settings.pop(key) for key in ("seeds",) if key in settings})
+    connection.send("ready")
+    connection.recv()
+    try:
+        complete(planned, results, **settings)
+        connection.send("done")
+    except BaseException as error:
+        connection.send(f"{type(error).__name__}: {error}")
+
+
+def seeds_child(connection, results, log, seeds):
+    child(connection, results, ("rss-short",), log, seeds=seeds)
+
+
+def kill_and_go_on(done, start, tmp_path, kills):
+    """Kill this many processes at random moments; every run that they get finished equals the uninterrupted one."""
+    random_ = random.Random(0)
+    process, connection = start(child, tmp_path / "whole", ("rss",))
+    connection.recv()
+    began = time.perf_counter()
+    connection.send("go")
+    assert connection.recv() == "done"
+    whole = time.perf_counter() - began
+    lives, results = 0, tmp_path / "0"
+    while lives < kills or not results.exists() or overview([done[0]], results).status[0] != "finished":
+        process, connection = start(child, results, ("rss",))
+        connection.recv()
+        connection.send("go")
+        if lives < kills:
+            time.sleep(random_.uniform(0, 0.6 * whole))
+            process.kill()
+        process.join()
+        lives += 1
+        if results.exists() and overview([done[0]], results).status[0] == "finished":
+            folder = done[0].folder(results)
+            assert names(folder) == FILES
+            assert tables(folder) == tables(done[0].folder(done[1]))
+            if lives < kills:
+                results = tmp_path / str(lives)
+    return lives
+
+
+def test_a_run_killed_at_random_moments_gives_the_same_files(done, start, tmp_path):
+    kill_and_go_on(done, start, tmp_path, 4)
+
+
+@pytest.mark.long
+def test_a_run_killed_at_fifty_random_moments_gives_the_same_files(done, start, tmp_path):
+    assert kill_and_go_on(done, start, tmp_path, 50) >= 50
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_that_race_train_every_run_once(processes, start, tmp_path):
+    seeds = list(range(5))
+    racers = [start(seeds_child, tmp_path / "results", tmp_path / "log", seeds) for _ in range(processes)]
+    for _, connection in racers:
+        connection.recv()
+    for _, connection in racers:
+        connection.send("go")
+    assert [connection.recv() for _, connection in racers] == ["done"] * processes
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert sorted(int(seed) for _, seed, _ in lines) == seeds
+    assert len({pid for *_, pid in lines}) > 1  # they share the work
+    made = tiny("rss-short", seeds=seeds)
+    assert set(overview(made, tmp_path / "results").status) == {"finished"}
+    for run in made:
+        assert names(run.folder(tmp_path / "results")) == FILES
+
+
+def hold(connection, lock):
+    with FileLock(lock):
+        connection.send("held")
+        connection.recv()
+
+
+def test_the_lock_of_a_process_that_died_is_free(start, tmp_path):
+    process, connection = start(hold, tmp_path / "run.lock")
+    assert connection.recv() == "held" and runs._locked(tmp_path)
+    process.kill()
+    process.join()
+    assert not runs._locked(tmp_path)
+
+
+def test_a_run_that_another_process_is_at_comes_last(tmp_path, monkeypatch):
+    first, second = tiny("rss-short", seeds=(0, 1))
+    first.folder(tmp_path).mkdir(parents=True)
+    lock, order, really = FileLock(first.folder(tmp_path) / "run.lock"), [], runs.train
+
+    def logged(state, method, data, seed, *arguments):
+        order.append(seed)
+        lock.release()
+        return really(state, method, data, seed, *arguments)
+
+    monkeypatch.setattr(runs, "train", logged)
+    lock.acquire()
+    complete([first, second], tmp_path)
+    assert order == [1, 0]
+    assert overview([first, second], tmp_path).status.tolist() == ["finished"] * 2
+
+
+def test_waiting_for_another_process_ends_with_the_time_budget(tmp_path):
+    (run,) = tiny("rss-short")
+    run.folder(tmp_path).mkdir(parents=True)
+    with FileLock(run.folder(tmp_path) / "run.lock"):
+        began = time.monotonic()
+        complete([run], tmp_path, time_budget=0.3)
+    assert time.monotonic() - began < 5 and not (run.folder(tmp_path) / "run.json").exists()
+
+
+# --- interrupts -------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_stops_a_run_that_can_go_on(done, start, tmp_path):
+    run, results = done[0], tmp_path / "results"
+    process, connection = start(child, results, ("rss",))
+    connection.recv()
+    connection.send("go")
+    while not checkpoints.checkpoints(run.folder(results)):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGINT)
+    assert connection.recv() == "Stopped: stopped; the same call goes on from the last checkpoints"
+    assert overview([run], results).status.tolist() == ["interrupted"]
+    assert not list(run.folder(results).glob(".*"))
+    complete([run], results)
+    assert tables(run.folder(results)) == tables(run.folder(done[1]))
+
+
+ENDLESS = replace(PROFILE, shrinking_epochs=100_000, train_images=64)  # of a backbone that worker processes know
+
+
+def two_workers(connection, results, errors):
+    os.setsid()  # a terminal of its own, as it were
+    os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
+    connection.send(os.getpid())
+    try:
+        complete(plan(ENDLESS, methods=("rss",), seeds=(0, 1)), results, jobs=2)
+    except BaseException as error:
+        connection.send(f"{type(error).__name__}: {error}")
+
+
+def both_at_work(results, start, errors):
+    process, connection = start(two_workers, results, errors)
+    group, folders = connection.recv(), [run.folder(results) for run in plan(ENDLESS, methods=("rss",), seeds=(0, 1))]
+    while not all(checkpoints.checkpoints(folder) for folder in folders):
+        assert process.is_alive(), errors.read_text()
+        time.sleep(0.1)
+    return process, connection, group, folders
+
+
+def test_ctrl_c_stops_two_workers(start, tmp_path):
+    results, errors = tmp_path / "results", tmp_path / "errors"
+    process, connection, group, folders = both_at_work(results, start, errors)
+    os.killpg(group, signal.SIGINT)  # as a terminal does: to all processes
+    assert connection.poll(20) and connection.recv().startswith("Stopped: stopped; the same call goes on")
+    process.join(20)
+    assert process.exitcode == 0 and errors.read_text() == ""
+    for folder in folders:
+        assert not runs._locked(folder)
+        assert load_checkpoint(*resumable(folder))
+
+
+def resumable(folder):
+    """What `load_checkpoint` needs to go on with the run in the folder."""
+    (run,) = (run for run in plan(ENDLESS, methods=("rss",), seeds=(0, 1)) if run.name in str(folder))
+    return new_state(run), folder, identity(folder)
+
+
+@pytest.mark.long
+def test_workers_end_with_the_process_that_started_them(start, tmp_path):
+    process, _, _, folders = both_at_work(tmp_path / "results", start, tmp_path / "errors")
+    process.kill()
+    deadline = time.monotonic() + 20
+    while any(runs._locked(folder) for folder in folders):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_line_stops_in_a_sentence(number, tmp_path):
+    arguments = ["--results", str(tmp_path / "results"), "--figures", str(tmp_path / "figures"), "--jobs", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rsslib", "reproduce", "--notebooks", "02_main_results", *arguments],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not list(tmp_path.glob("results/**/run.json")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, number)
+    _, text = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in text
+    assert text.rstrip().splitlines()[-1] == "rsslib: stopped; the same command goes on from the last checkpoint"
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_two_checkpoints_are_kept(interrupted):
+    assert [path.name[11:17] for path in checkpoints.checkpoints(interrupted)] == ["000004", "000003"]
+    assert names(interrupted)[2:] == ["run.json", "run.lock"]
+
+
+def damaged(content, positions=80, cuts=20):
+    """Copies with one bit flipped, in each of the first bytes and at steps through the rest, and copies cut short."""
+    size = len(content)
+    for i in sorted({*range(min(16, size)), *range(0, size, max(1, size // positions)), size - 1}):
+        yield content[:i] + bytes([content[i] ^ 1 << i % 8]) + content[i + 1 :]
+    for length in range(0, size, max(1, size // cuts)):
+        yield content[:length]
+    yield content + b"\0"
+
+
+def test_any_damage_to_a_checkpoint_is_noticed(interrupted, done):
+    run, (last, before) = done[0], checkpoints.checkpoints(interrupted)
+    good, other = last.read_bytes(), before.read_bytes()
+    state = new_state(run)
+    assert load_checkpoint(state, interrupted, identity(interrupted)) and len(state.history) == 4
+    for content in damaged(good):
+        last.write_bytes(content)
+        with pytest.warns(UserWarning, match=f"{last.name} cannot be used .*: training goes on from {before.name}"):
+            assert load_checkpoint(state, interrupted, identity(interrupted))
+        assert len(state.history) == 3 and not last.exists()
+    last.write_bytes(good[:100])
+    before.write_bytes(other[:-1])
+    with pytest.warns(UserWarning, match=f"{last.name} .*; checkpoint .*{before.name} .*: training starts anew"):
+        assert not load_checkpoint(state, interrupted, identity(interrupted))
+
+
+@pytest.mark.parametrize("broken", [1, 2])
+def test_training_goes_on_from_what_is_not_damaged(broken, interrupted, done, tmp_path):
+    for path in checkpoints.checkpoints(interrupted)[:broken]:
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="goes on from checkpoint-000003" if broken == 1 else "starts anew"):
+        complete([done[0]], tmp_path)
+    assert tables(interrupted) == tables(done[0].folder(done[1])) and names(interrupted) == FILES
+
+
+def test_a_checkpoint_of_another_run_is_not_used(interrupted, done, tmp_path):
+    (other,) = tiny(seeds=(1,))
+    shutil.copytree(interrupted, other.folder(tmp_path))
+    (other.folder(tmp_path) / "run.json").unlink()
+    with pytest.warns(UserWarning, match="of another run.*starts anew"):
+        complete([other], tmp_path)
+    complete([other], tmp_path / "alone")
+    assert tables(other.folder(tmp_path)) == tables(other.folder(tmp_path / "alone"))
+
+
+def test_time_before_a_crash_counts(interrupted, done, tmp_path):
+    state = new_state(done[0])
+    load_checkpoint(state, interrupted, identity(interrupted))
+    complete([done[0]], tmp_path)
+    history = pd.read_csv(interrupted / "history.csv")
+    assert history.seconds.tolist()[:4] == [row["seconds"] for row in state.history]
+    assert times([done[0]], tmp_path).training_seconds[0] == pytest.approx(history.seconds.sum())
+
+
+def test_a_run_that_goes_on_on_another_machine_has_a_hardware_of_its_own(interrupted, done, tmp_path, monkeypatch):
+    here = runs.environment(torch.device("cpu"))
+    with monkeypatch.context() as patch, interrupted_after(monkeypatch, 1), pytest.raises(KeyboardInterrupt):
+        patch.setattr(runs, "environment", lambda device, jobs: here | {"hardware": "Abacus"})
+        complete([done[0]], tmp_path)
+    complete([done[0]], tmp_path)
+    record = files.read_record(interrupted)
+    assert record["hardware"] == f"{here['hardware']} + Abacus ({done[0].name})"
+    assert record["executor"] == f"eager ({done[0].name})"
+    assert record["machines"] == [here, here | {"hardware": "Abacus"}]
+    assert tables(interrupted) == tables(done[0].folder(done[1]))
+
+
+# --- damaged results --------------------------------------------------------------------------------------------------
+
+
+def test_any_damage_to_a_table_is_refused(done, folder, tmp_path):
+    for name, read in (("population.csv", populations), ("history.csv", runs.histories)):
+        path = folder / name
+        good = path.read_bytes()
+        for content in damaged(good, 200, 30):
+            path.write_bytes(content)
+            with pytest.raises(InputError, match="was damaged or altered after the run wrote it") as error:
+                read([done[0]], tmp_path)
+            assert str(path) in sentence(error)
+        with pytest.raises(InputError, match="damaged or altered"):
+            complete([done[0]], tmp_path)
+        path.write_bytes(good)
+    complete([done[0]], tmp_path)
+
+
+def test_any_damage_to_a_record_is_refused_or_harmless(done, folder, tmp_path):
+    run, path = done[0], folder / "run.json"
+    good, expected = path.read_bytes(), times([done[0]], tmp_path)
+    refused = harmless = 0
+    for content in damaged(good, 1000, 30):
+        path.write_bytes(content)
+        try:
+            pd.testing.assert_frame_equal(times([run], tmp_path), expected)
+            harmless += 1  # white space, or an escape of the same character
+        except InputError:
+            refused += 1
+            assert overview([run], tmp_path).status.tolist() == ["other"]
+    assert refused > 10 * harmless
+
+
+def test_any_damage_to_weights_is_refused(done, folder, tmp_path):
+    path = folder / "weights.safetensors"
+    for content in damaged(path.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="weights.safetensors was damaged or altered"):
+            trained_supernet(done[0], tmp_path)
+    with pytest.raises(InputError, match="weights.safetensors was damaged or altered"):
+        complete(tiny(subnets_per_bucket=3), tmp_path)
+
+
+def test_a_killed_evaluation_of_more_subnets_goes_on(done, folder, tmp_path, monkeypatch):
+    made, write = tiny(subnets_per_bucket=3), files.write_record
+
+    def killed(folder, record):
+        if record["status"] == "finished":
+            raise KeyboardInterrupt
+        write(folder, record)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(runs, "write_record", killed)
+        complete(made, tmp_path)  # the population is there, but the record does not vouch for it yet
+    with pytest.raises(InputError, match="is trained in"):
+        populations(made, tmp_path)
+    complete(made, tmp_path)
+    assert len(populations(made, tmp_path)) == 9
+
+
+def images():
+    random_ = np.random.default_rng(0)
+    return {
+        "x_train": random_.integers(0, 256, (30, 4, 4), dtype=np.uint8), "y_train": np.arange(30, dtype=np.uint8) % 3,
+        "x_test": random_.integers(0, 256, (9, 4, 4), dtype=np.uint8), "y_test": np.arange(9, dtype=np.uint8) % 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("save_npz", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("first_use", [True, False])
+def test_any_damage_to_a_dataset_is_refused_or_harmless(save_npz, first_use, tmp_path):
+    path = tmp_path / "toy.npz"
+    save_npz(path, **images())
+    good, expected = path.read_bytes(), load("toy", tmp_path)
+    refused = 0
+    for content in damaged(good, 300, 30):
+        path.write_bytes(content)
+        if first_use:
+            (tmp_path / "toy.sha256").unlink(missing_ok=True)
+        try:
+            data = load("toy", tmp_path)
+        except InputError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            for name in ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"):
+                assert torch.equal(getattr(data, name), getattr(expected, name))
+            assert data.checksum == expected.checksum
+    assert refused > 150
+
+
+def test_a_dataset_that_changed_is_refused(tmp_path):
+    np.savez(tmp_path / "toy.npz", **images())
+    checksum = load("toy", tmp_path).checksum
+    assert (tmp_path / "toy.sha256").read_text() == f"{checksum}\n"
+    changed = images()
+    changed["y_test"][0] = 1
+    np.savez(tmp_path / "toy.npz", **changed)
+    with pytest.raises(InputError, match="toy.npz is not what it was at its first use") as error:
+        load("toy", tmp_path)
+    assert str(tmp_path / "toy.sha256") in sentence(error)
+    (tmp_path / "toy.sha256").unlink()
+    assert load("toy", tmp_path).checksum != checksum
+
+
+def test_weights_are_not_used_with_another_dataset(tmp_path):
+    profile = replace(PROFILE, datasets=("toy",), train_images=None, test_images=None)
+    np.savez(tmp_path / "toy.npz", **images())
+    (run,) = tiny("rss-short", profile=profile)
+    complete([run], tmp_path / "results", data=tmp_path)
+    trained_supernet(run, tmp_path / "results", tmp_path)
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other/toy.npz", **{**images(), "y_test": np.zeros(9, np.uint8)})
+    with pytest.raises(InputError, match="is another than the one that test/toy/tiny/rss-short/seed0 was trained on"):
+        trained_supernet(run, tmp_path / "results", tmp_path / "other")
+    with pytest.raises(InputError, match="dataset_sha256 is"):
+        complete([run], tmp_path / "results", data=tmp_path / "other")
+
+
+# --- what is refused is rebuilt on request ----------------------------------------------------------------------------
+
+
+def break_record(folder):
+    (folder / "run.json").write_text("{")
+
+
+def break_population(folder):
+    (folder / "population.csv").write_text("bucket,accuracy\n1,99\n")
+
+
+def break_weights(folder):
+    (folder / "weights.safetensors").write_bytes(b"")
+
+
+def older_code(folder):
+    record = files.read_record(folder)
+    record["config"]["training"]["code_version"] = 0
+    files.write_record(folder, record)
+
+
+@pytest.mark.parametrize("change", [break_record, break_population, break_weights, older_code])
+def test_what_is_refused_is_set_aside_and_rebuilt_on_request(change, done, folder, tmp_path, capsys):
+    change(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"}
+    with pytest.raises(InputError, match="rebuild=True"):
+        complete([done[0]], tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"} == before
+    complete([done[0]], tmp_path, rebuild=True)
+    assert tables(folder) == tables(done[0].folder(done[1])) and names(folder) == FILES
+    aside = folder.with_name("replaced-seed0-1")
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+    assert str(aside) in capsys.readouterr().out
+    complete([done[0]], tmp_path, rebuild=True)  # nothing is refused now
+    assert names(folder.parent) == ["replaced-seed0-1", "seed0"]
+
+
+def test_a_run_that_another_process_is_at_is_not_rebuilt(done, folder, tmp_path):
+    break_record(folder)
+    with FileLock(folder / "run.lock"), pytest.raises(InputError, match="while another process is at it"):
+        complete([done[0]], tmp_path, rebuild=True)
+    assert names(folder) == FILES
+
+
+# --- faults in training -----------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_keeps_the_checkpoint_before_it(done, tmp_path, monkeypatch):
+    run, step, losses = done[0], train.train_step, [1.0] * 5 + [float("nan")] * 9
+    with monkeypatch.context() as patch, pytest.raises(RunsFailed) as error:
+        patch.setattr(train, "train_step", lambda *a: step(*a) * losses.pop(0))
+        complete([run], tmp_path)
+    text = sentence(error)
+    assert "the loss is nan in stage 'rss', epoch 3, step 2, learning rate 0.0" in text and "subnets (Arch(" in text
+    assert [len(e) for e in error.value._render_traceback_()] == [len(f"RunsFailed: {text}")]
+    assert checkpoints.checkpoints(run.folder(tmp_path))[0].name.startswith("checkpoint-000002")
+    complete([run], tmp_path)
+    assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
+
+
+def test_weights_that_are_not_finite_are_never_written(done, tmp_path):
+    state = new_state(done[0])
+    save_checkpoint(state, tmp_path)
+    before = names(tmp_path)
+    with torch.no_grad():
+        state.supernet.classifier.weight[0, 0] = torch.inf
+    with pytest.raises(FloatingPointError, match="weights.classifier.weight is not finite"):
+        save_checkpoint(state, tmp_path)
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory: 9 GB")]
+)
+def test_out_of_memory_says_what_to_lower(error, done, tmp_path, monkeypatch):
+    arguments = (str(tmp_path), "data", "cpu", "fp32", 3, None, False, 0.0)
+    with interrupted_after(monkeypatch, 2, error), pytest.raises(InputError) as caught:
+        runs.complete_run(done[0], *arguments)
+    assert "ran out of memory on cpu: lower jobs (now 3) or another device" in sentence(caught)
+    assert len(checkpoints.checkpoints(done[0].folder(tmp_path))) == 2
+    assert runs.complete_run(done[0], *arguments)
+
+
+# --- full disks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("function", "lasts"), [("mkdir", [0, 2]), ("fsync", range(0, 99, 3))])
+def test_a_disk_that_is_full_at_any_write_corrupts_nothing(function, lasts, tmp_path, monkeypatch):
+    (run,), really, writes = tiny("rss-short"), getattr(os, function), 0
+    complete([run], tmp_path / "whole")
+    for last in lasts:
+        results, writes = tmp_path / str(last), 0
+
+        def full(*arguments, last=last, results=results, **settings):
+            nonlocal writes
+            writes += 1
+            if writes > last:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return really(*arguments, **settings)
+
+        folder = run.folder(results)
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, function, full)
+                complete([run], results)
+            break
+        except RunsFailed as error:
+            (reason,) = error.failures.values()
+            assert isinstance(reason, InputError) and str(folder) in str(reason)
+            assert "cannot be written (No space left on device)" in str(reason) and "\n" not in str(reason)
+        assert not folder.exists() or not list(folder.glob(".*"))
+        complete([run], results)
+        assert tables(folder) == tables(run.folder(tmp_path / "whole")) and names(folder) == FILES
+    assert last > 1 and (function == "mkdir" or last >= writes > 12)
+
+
+def test_a_disk_that_is_really_full(done, tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs a user who may mount a tmpfs")
+    try:
+        with pytest.raises(RunsFailed, match="No space left on device"):
+            complete([done[0]], tmp_path)
+        folder = done[0].folder(tmp_path)
+        assert overview([done[0]], tmp_path).status.tolist() == ["interrupted"] and not list(folder.glob(".*"))
+        subprocess.run(["mount", "-o", "remount,size=50m", str(tmp_path)], check=True)
+        complete([done[0]], tmp_path)
+        assert tables(folder) == tables(done[0].folder(done[1]))
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_what_a_killed_process_left_half_written_is_removed(interrupted, done, tmp_path):
+    (interrupted / ".weights.safetensors.x1y2.tmp").write_bytes(b"half")
+    complete([done[0]], tmp_path)
+    assert names(interrupted) == FILES
+
+
+# --- hostile files ----------------------------------------------------------------------------------------------------
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def payloads(path):
+    """Pickles that would run code, alone and in the formats that hide them."""
+    yield pickle.dumps(Payload(path))
+    torch.save({"weights": Payload(path)}, path.with_suffix(".pt"))
+    yield path.with_suffix(".pt").read_bytes()
+    np.savez(path.with_suffix(".npz"), x_train=np.array([Payload(path)], dtype=object))
+    yield path.with_suffix(".npz").read_bytes()
+
+
+def test_a_hostile_checkpoint_is_refused(interrupted, done, tmp_path):
+    for content in payloads(tmp_path / "ran"):
+        for path in checkpoints.checkpoints(interrupted):
+            path.unlink()
+        (interrupted / f"checkpoint-000004-{files.sha256(content)[:32]}.safetensors").write_bytes(content)
+        state = new_state(done[0])
+        with pytest.warns(UserWarning, match="cannot be used .*training starts anew"):
+            assert not load_checkpoint(state, interrupted)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_hostile_weights_are_refused(done, folder, tmp_path):
+    for content in payloads(tmp_path / "ran"):
+        record = files.read_record(folder)
+        record["sha256"]["weights.safetensors"] = files.write(folder / "weights.safetensors", content)
+        files.write_record(folder, record)
+        with pytest.raises(InputError, match="is not a safetensors file"):
+            trained_supernet(done[0], tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_hostile_dataset_is_refused(tmp_path):
+    for content in payloads(tmp_path / "ran"):
+        (tmp_path / "toy.npz").write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read as an .npz file|has no x_train"):
+            load("toy", tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_payload_would_run(tmp_path):
+    pickle.loads(next(payloads(tmp_path / "ran")))
+    assert (tmp_path / "ran").is_dir()
