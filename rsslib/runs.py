@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +43,7 @@ from rsslib.workers import worker_processes
 MAIN_METHODS = ("ofa", "rss", "rss-short")
 POPULATION_SEED = 0
 HISTORY, POPULATION, WEIGHTS, LOCK = "history.csv", "population.csv", "weights.safetensors", "run.lock"
+MOST_SUBNETS = 10_000  # in a bucket; rarer sizes hold hardly more that can be found
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
 
 
@@ -126,7 +128,7 @@ def plan(
     if not isinstance(profile, Profile):
         profile = PROFILES[choose(profile, PROFILES, "profile")]
     if subnets_per_bucket is not None:
-        _check_number(subnets_per_bucket, "subnets_per_bucket", 1, whole=True)
+        _check_number(subnets_per_bucket, "subnets_per_bucket", 1, MOST_SUBNETS, whole=True)
         profile = dataclasses.replace(profile, subnets_per_bucket=subnets_per_bucket)
     choose(backbone, BACKBONES, "backbone")
     if datasets is None or datasets == "hardest":
@@ -138,10 +140,10 @@ def plan(
         if twice:
             raise InputError(f"{what} holds {getattr(twice[0], 'name', twice[0])!r} twice: expected different entries")
     for seed in seeds:
-        _check_number(seed, "seed", 0, whole=True)
-    for name in (*datasets, *(getattr(method, "name", method) for method in methods)):
+        _check_number(seed, "seed", 0, 2**63 - 1, whole=True)
+    for name in (profile.name, *datasets, *(getattr(method, "name", method) for method in methods)):
         if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):  # it names a folder
-            raise InputError(f"{name!r} cannot name a dataset or method: expected letters, digits, '-', '_' and '.'")
+            raise InputError(f"{name!r} cannot name a profile, dataset or method: expected letters, digits, - _ and .")
     runs = []
     for dataset in datasets:
         for method in methods:
@@ -153,11 +155,11 @@ def plan(
     return runs
 
 
-def _check_number(value: float, what: str, least: float, whole: bool = False) -> None:
+def _check_number(value: float, what: str, least: float, most: float | None = None, whole: bool = False) -> None:
     kind = int if whole else (int, float)
-    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value < math.inf:
-        expected = "whole number" if whole else "number"
-        raise InputError(f"{what} is {value!r}: expected a {expected} of at least {least}")
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= (most or sys.float_info.max):
+        expected = f"{'whole ' * whole}number of at least {least}" + (f" and at most {most}" if most else "")
+        raise InputError(f"{what} is {value!r}: expected a {expected}")
 
 
 def complete(
