@@ -1,0 +1,70 @@
+"""rsslib.cli: options are checked before any work, and what ends a command is one sentence."""
+
+import pytest
+
+from rsslib import cli
+from rsslib.errors import Stopped
+from rsslib.runs import RunsFailed
+
+
+def run(arguments, folder):
+    """The exit status of a command on folders below `folder`."""
+    settings = {"--results": folder / "results", "--figures": folder / "figures", "--data": folder / "data"}
+    for name, path in settings.items():
+        arguments += [] if name in arguments else [name, str(path)]
+    return cli.main([*arguments, "--notebooks", "02_main_results"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--profile", "smokey"], "did you mean 'smoke'?"),
+        (["--datasets", "digit"], "did you mean 'digits'?"),
+        (["--datasets", "digits", "digits"], "datasets holds 'digits' twice"),
+        (["--seeds", "0", "1", "0"], "seeds holds 0 twice"),
+        (["--seeds", "-1"], "seed is -1"),
+        (["--subnets-per-bucket", "0"], "subnets_per_bucket is 0"),
+        (["--jobs", "0"], "jobs is 0"),
+        (["--jobs", "-2"], "jobs is -2"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["--results", __file__], "is a file: expected a folder"),
+        (["--figures", __file__], "is a file: expected a folder"),
+        *((["--time-budget", text], f"time budget is {text!r}") for text in ("", "0m", "5", "m", "1.2.3m", "²m")),
+    ],
+)
+def test_an_option_that_cannot_be_is_one_sentence(options, said, tmp_path, capsys):
+    assert run(["reproduce", *options], tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rsslib: ") and error.count("\n") == 1 and said in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_dataset_is_not_listed(tmp_path, capsys):
+    assert run(["runs", "--datasets", "cifar-100"], tmp_path) == 2
+    assert "did you mean 'cifar100'?" in capsys.readouterr().err
+    (tmp_path / "results/smoke/pets").mkdir(parents=True)  # results of images that stayed elsewhere
+    assert run(["runs", "--datasets", "pets"], tmp_path) == 0
+    assert capsys.readouterr().out.count("smoke/pets/mobilenet_v3/") == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (Stopped(), 130, "rsslib: stopped; the same command goes on from the last checkpoint\n"),
+        (RunsFailed({"smoke/a": MemoryError("all of it")}), 1, "rsslib: failed: smoke/a: MemoryError: all of it\n"),
+    ],
+)
+def test_the_exit_status_tells_how_a_command_ended(error, status, said, tmp_path, capsys, monkeypatch):
+    def complete(*arguments, rebuild, **settings):
+        assert rebuild
+        raise error
+
+    monkeypatch.setattr(cli, "complete", complete)
+    monkeypatch.setattr(cli, "execute", lambda *arguments: [])
+    assert run(["reproduce", "--rebuild"], tmp_path) == status
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("1.5h", 5400)])
+def test_durations(text, seconds):
+    assert cli.seconds(text) == seconds
