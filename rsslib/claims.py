@@ -1,36 +1,24 @@
-"""One verdict for each claim of the paper, from results tables alone: estimate, 95 % interval and the deciding rule.
+"""One verdict for each claim of the paper: an estimate, its 95 % interval and the rule that decides.
 
-Every claim is a function of an `Evidence`, the checked and paired results, and says in its docstring where the paper
-makes it, what is estimated, with which interval, and what decides. `decide` calls them all.
+Every method is evaluated on the same subnets, so comparisons are differences within subnet and seed. Their standard
+errors come from a hierarchical bootstrap: draw seeds with replacement, then subnets within each size bucket, the same
+for all methods; one fewer than there are of each, which leaves the variance of a mean unbiased (Rao and Wu, 1988). An
+interval is the estimate plus or minus Student's t times the standard error, with one degree of freedom fewer than there
+are seeds: the seed is the unit of replication, and percentiles of so few would be far too narrow. With one seed only
+subnets are drawn, the interval is silent about other seeds, and the verdict says so.
 
-How an interval is made. All methods are evaluated on the same subnets, and a run is known by its seed, so every
-comparison is a difference within subnet and seed. Seeds and subnets are crossed: each seed has every subnet. The
-bootstrap is therefore hierarchical with one draw of subnets for all seeds: draw seeds with replacement, then subnets
-with replacement within each size bucket, and average over the seeds drawn (as Owen's pigeonhole bootstrap, 2007). It
-draws one fewer than there are, of seeds and of a bucket's subnets, which makes the variance of a mean unbiased (Rao and
-Wu, 1988). The interval is the estimate plus or minus the bootstrap's standard error times Student's t with one degree
-of freedom fewer than there are seeds: the seed is the unit of replication, and with so few of them a bootstrap's
-percentiles would be far too narrow. With one seed only subnets are drawn, the interval is silent about other seeds, and
-the verdict says so. The test images are taken as they are.
-
-How parts become a verdict. Most claims are conjunctions (at every size, every adjacent pair) and hold if the smallest
-of their parts is above 0. The estimate is the smallest part's. Its lower limit is the smallest of the parts' lower
-limits, without correction (an intersection-union test); its upper limit is corrected for the number of parts
-(Bonferroni), or that of the mean of the parts if lower, each at half the error rate, since the smallest part is at most
-the mean. Then
-
-- reproduced: the interval is above 0;
-- not reproduced: the interval is below 0;
-- inconclusive: it holds 0, or there is none;
-- not run: results are missing, and those there do not refute the claim already;
-- scale decides nothing: the runs are not at the paper's epochs.
+Most claims are conjunctions: they hold if every one of several parts is above 0. They are reproduced if all lower
+limits are above 0 (an intersection-union test, which needs no correction) and not reproduced if some upper limit is
+below 0 after Bonferroni's correction for the number of parts; else inconclusive. The estimate is the smallest part's,
+and its interval goes from the smallest of these lower to the smallest of these upper limits. Where runs are missing the
+verdict is not run, unless those there refute the claim; and at any profile but paper the scale decides nothing.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,52 +27,54 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.markers import CARETLEFT, CARETRIGHT
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from rsslib.errors import InputError, choose
-from rsslib.methods import METHODS, TABLE_1, build
-from rsslib.runs import PROFILES, atomic_path
-from rsslib.space import SearchSpace
+from rsslib.figures import BASELINES, METHOD_STYLES, panel_label
+from rsslib.files import atomic_path, write_csv
+from rsslib.methods import METHODS, OVERRIDES, TABLE_1
+from rsslib.runs import MAIN_METHODS, PROFILES, Run, overview, plan, populations, times
+from rsslib.space import BACKBONES, SearchSpace
 
 REPRODUCED, REFUTED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 NOT_RUN, NO_SCALE = "not run", "scale decides nothing"
 ONE_SEED = " (one seed)"
-
 MOBILENET, PROXYLESS = "mobilenet_v3", "proxylessnas"
-BASELINES = {"ofa": "OFA", "ofa-released": "OFA (released code)"}
-LABELS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-SCHEMES = ("smallest", "middle", "largest")
-CHANGES = {"batch-128": "batch size 128", "dropout-0.3": "dropout 0.3", "lr-0.02": "learning rate 0.02"}
-NOTEBOOKS = {
-    "figure_1": "02_main_results",
-    "figure_3": "02_main_results",
-    "figure_4": "02_main_results",
-    "figure_5": "03_subnets_per_update",
-    "figure_S1": "03_subnets_per_update",
-    "figure_6": "04_selection_schemes",
-    "figure_7": "04_selection_schemes",
-    "figure_S2": "04_selection_schemes",
-    "figure_S4": "05_hyperparameters",
-    "figure_S5": "05_hyperparameters",
-    "figure_S6": "05_hyperparameters",
-    "figure_S7": "06_proxylessnas",
-}
 
 TAIL = 0.025  # error rate on either side of an interval
+RESAMPLES = 2_000
 EXTREME = 0.05  # the best and the worst subnets are this share of the population
-TOLERANCE = 0.2  # of a published speed-up
-SPEED_UPS = {"rss": 1.9, "rss-short": 6.1}
-EVALUATION_KEYS = ("bucket", "subnet")
-POPULATION_COLUMNS = (
-    "dataset", "backbone", "method", "seed", "bucket", "subnet", "mflops", "kernel", "expand", "depth", "accuracy",
-)  # fmt: skip
-TIMES_COLUMNS = (
-    "dataset", "backbone", "method", "seed", "training_seconds", "evaluation_seconds", "hardware", "executor",
-)  # fmt: skip
-TRAIN_IMAGES = {"mnist": 50_000, "fashion_mnist": 50_000, "cifar10": 40_000, "cifar100": 40_000}
-TEST_IMAGES = 10_000
+SPEED_UPS, TOLERANCE = {"6a": 1.9, "6b": 6.1}, 0.2  # as published, by claim; relative
+SUBNET = ["bucket", "subnet", "mflops", "kernel", "expand", "depth"]  # columns that tell subnets apart
+
+
+# --- the runs that the claims rest on ---------------------------------------------------------------------------------
+
+
+def study(
+    profile: str = "smoke",
+    datasets: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    subnets_per_bucket: int | None = None,
+) -> list[Run]:
+    """Every run of the paper, and those of the released code: the main methods on all datasets, the ablations and
+    ProxylessNAS on the hardest. Parameters and errors are those of `runs.plan`."""
+    main, shared = (*MAIN_METHODS, "ofa-released"), {"seeds": seeds, "subnets_per_bucket": subnets_per_bucket}
+    ablations, hardest = [method for method in METHODS if method not in main], datasets[-1:] if datasets else "hardest"
+    return (
+        plan(profile, datasets, main, **shared)
+        + plan(profile, hardest, ablations, **shared)
+        + plan(profile, hardest, main, PROXYLESS, **shared)
+    )
+
+
+def tables(planned: Sequence[Run], results: str | Path = "data/results") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`runs.populations` and `runs.times` of those runs that are finished; both empty if none is."""
+    status = overview(planned, results)["status"]
+    found = [run for run, there in zip(planned, status == "finished", strict=True) if there]
+    return (populations(found, results), times(found, results)) if found else (pd.DataFrame(), pd.DataFrame())
 
 
 # --- what is estimated ------------------------------------------------------------------------------------------------
@@ -92,15 +82,14 @@ TEST_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class Part:
-    """One number that a claim rests on: positive if it agrees with the claim, unless the claim says otherwise."""
+    """One number that a claim rests on; above 0 if it agrees with the claim."""
 
     label: str
     estimate: float = math.nan
-    error: float = math.nan  # standard error; NaN: there is no interval
-    degrees: int = 0  # of freedom
+    error: float = math.nan  # standard error
+    degrees: int = 0  # of freedom; 0: there is no interval
     seeds: int = 0
-    missing: tuple[str, ...] = ()  # runs that it needs and that are not there
-    replicates: np.ndarray | None = field(default=None, repr=False, compare=False)  # [resamples]
+    missing: tuple[str, ...] = ()  # what it needs and is not there
 
     def low(self, tail: float = TAIL) -> float:
         """Lower confidence limit with error rate `tail`."""
@@ -111,344 +100,337 @@ class Part:
         return self.estimate + self._margin(tail)
 
     def _margin(self, tail: float) -> float:
-        return stats.t.isf(tail, self.degrees) * self.error if self.degrees and not math.isnan(self.error) else math.nan
-
-    def parts(self) -> list["Part"]:
-        return [self]
-
-    def __neg__(self) -> "Part":
-        replicates = None if self.replicates is None else -self.replicates
-        return Part(self.label, -self.estimate, self.error, self.degrees, self.seeds, self.missing, replicates)
+        return stats.t.isf(tail, self.degrees) * self.error if self.degrees else math.nan
 
 
-@dataclass(frozen=True)
-class All:
-    """The smallest of several quantities: above 0 if all are. Members without results are left out."""
-
-    label: str
-    of: tuple
-
-    @property
-    def there(self) -> list:
-        return [part for part in self.of if not math.isnan(part.estimate)]
-
-    @property
-    def estimate(self) -> float:
-        return min((part.estimate for part in self.there), default=math.nan)
-
-    def low(self, tail: float = TAIL) -> float:
-        """The smallest lower limit: the smallest quantity is below its own limit with probability `tail` at most."""
-        return _worst(min, [part.low(tail) for part in self.there])
-
-    def high(self, tail: float = TAIL) -> float:
-        """The smallest simultaneous upper limit, or that of the mean, which no smallest quantity exceeds."""
-        members = self.there
-        if len(members) < 2:
-            return members[0].high(tail) if members else math.nan
-        if not all(isinstance(part, Part) and part.replicates is not None for part in members):
-            return _worst(min, [part.high(tail / len(members)) for part in members])
-        limits = [part.high(tail / 2 / len(members)) for part in members]
-        return _worst(min, [*limits, _mean(members).high(tail / 2)])
-
-    def parts(self) -> list[Part]:
-        return [leaf for part in self.of for leaf in part.parts()]
+Terms = dict[tuple[str, str], float]  # {(dataset, method): weight}
+# A statistic of a population: (accuracy [..., buckets, subnets], MFLOPs of the same shape) -> [...].
+Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True)
-class SameSign:
-    """Two quantities as one that is above 0 if both are, or if both are below: the larger of both smallest."""
-
-    label: str
-    of: tuple[Part, Part]
-
-    @property
-    def _ways(self) -> tuple[All, All]:
-        return All(self.label, self.of), All(self.label, tuple(-part for part in self.of))
-
-    @property
-    def estimate(self) -> float:
-        whole = not any(math.isnan(part.estimate) for part in self.of)
-        return max(way.estimate for way in self._ways) if whole else math.nan
-
-    def low(self, tail: float = TAIL) -> float:
-        return _worst(max, [way.low(tail / 2) for way in self._ways])
-
-    def high(self, tail: float = TAIL) -> float:
-        return _worst(max, [way.high(tail) for way in self._ways])
-
-    def parts(self) -> list[Part]:
-        return list(self.of)
+def mean(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+    """Mean accuracy of all subnets."""
+    return accuracy.mean((-2, -1))
 
 
-def _worst(choose_from: Callable, limits: list[float]) -> float:
-    """min or max of `limits`; NaN if any is, since a limit that is not known may be anything."""
-    return choose_from(limits) if limits and not any(map(math.isnan, limits)) else math.nan
+@cache
+def mean_of_bucket(index: int) -> Statistic:
+    """Mean accuracy of one size bucket."""
+    return lambda accuracy, mflops: accuracy[..., index, :].mean(-1)
 
 
-def _mean(parts: Sequence[Part]) -> Part:
-    replicates = np.mean([part.replicates for part in parts], axis=0)
-    estimate = float(np.mean([part.estimate for part in parts]))
-    degrees, seeds = (min(getattr(part, name) for part in parts) for name in ("degrees", "seeds"))
-    error = math.nan if any(math.isnan(part.error) for part in parts) else float(replicates.std(ddof=1))
-    return Part("mean", estimate, error, degrees, seeds, (), replicates)
+def median(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+    """Median accuracy of all subnets."""
+    return np.median(accuracy, (-2, -1))
 
 
-@dataclass(frozen=True)
-class Subnets:
-    """The evaluated subnets of a backbone and how often each resample draws them."""
-
-    mflops: np.ndarray  # [subnets]
-    buckets: tuple[float, ...]
-    groups: tuple[slice, ...]  # one a bucket
-    weights: np.ndarray | None  # [subnets, resamples]; None if a bucket has a single subnet
-
-    @property
-    def smallest_group(self) -> int:
-        return min(group.stop - group.start for group in self.groups)
+def best(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+    """Mean accuracy of the best 5 % of all subnets (a mean, since the bootstrap fails for a single maximum)."""
+    flat = accuracy.reshape(*accuracy.shape[:-2], -1)
+    count = max(1, round(EXTREME * flat.shape[-1]))
+    return np.partition(flat, -count)[..., -count:].mean(-1)
 
 
-# A statistic of one run: (weights [subnets, R], accuracy [seeds, subnets], subnets) -> [values, seeds, R].
-Statistic = Callable[[np.ndarray, np.ndarray, Subnets], np.ndarray]
+def spread(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+    """Mean accuracy of the best 5 % of all subnets minus that of the worst 5 %."""
+    return best(accuracy, mflops) + best(-accuracy, mflops)
 
 
-def bucket_means(weights: np.ndarray, accuracy: np.ndarray, subnets: Subnets) -> np.ndarray:
-    """Mean accuracy of each size bucket."""
-    return np.stack([accuracy[:, g] @ weights[g] / weights[g, 0].sum() for g in subnets.groups])
+def slope(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+    """Slope of the least-squares line of accuracy on size, in points per MFLOPs."""
+    x = mflops - mflops.mean((-2, -1), keepdims=True)
+    return (x * accuracy).sum((-2, -1)) / (x * x).sum((-2, -1))
 
 
-def population_mean(weights: np.ndarray, accuracy: np.ndarray, subnets: Subnets) -> np.ndarray:
-    """Mean over the buckets of their mean accuracy."""
-    return bucket_means(weights, accuracy, subnets).mean(0, keepdims=True)
-
-
-def median(weights: np.ndarray, accuracy: np.ndarray, subnets: Subnets) -> np.ndarray:
-    """Median accuracy of the whole population."""
-    values = []
-    for row in accuracy:
-        order = np.argsort(row, kind="stable")
-        drawn = _running_sum(weights[order])
-        half = drawn[-1] / 2
-        lower, upper = (drawn < half).sum(0), (drawn <= half).sum(0)
-        values.append((row[order[lower]] + row[order[upper]]) / 2)
-    return np.stack(values)[None]
-
-
-def best(weights: np.ndarray, accuracy: np.ndarray, subnets: Subnets) -> np.ndarray:
-    """Mean accuracy of the population's best 5 %."""
-    return np.stack([-_lowest(weights, -row) for row in accuracy])[None]
-
-
-def spread(weights: np.ndarray, accuracy: np.ndarray, subnets: Subnets) -> np.ndarray:
-    """Mean accuracy of the population's best 5 % minus that of its worst 5 %."""
-    worst = np.stack([_lowest(weights, row) for row in accuracy])
-    return best(weights, accuracy, subnets) - worst
-
-
-def _lowest(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    order = np.argsort(values, kind="stable")
-    count = max(1.0, EXTREME * weights[:, 0].sum())
-    first = order[: math.ceil(1.5 * count) + 20]  # enough in nearly every resample
-    drawn = _running_sum(weights[first])
-    if drawn[-1].min() < count:
-        first, drawn = order, _running_sum(weights[order])
-    drawn = np.minimum(drawn, count, out=drawn)
-    return values[first[-1]] - np.diff(values[first]) @ drawn[:-1] / count  # summed by parts
-
-
-def _running_sum(weights: np.ndarray) -> np.ndarray:
-    """Cumulative sum over the first axis, in place: row by row, many times as fast as cumsum on such long rows."""
-    for above, row in pairwise(weights):
-        row += above
-    return weights
-
-
-def slope(weights: np.ndarray, accuracy: np.ndarray, subnets: Subnets, away_from: float | None = None) -> np.ndarray:
-    """Slope of the least-squares line of accuracy on size in MFLOPs, or on the distance to the size `away_from`."""
-    x = subnets.mflops if away_from is None else np.abs(subnets.mflops - away_from)
-    x, y = x - x.mean(), accuracy - accuracy.mean()
-    means = np.vstack([x, x * x, y, x * y]) @ weights / weights[:, 0].sum()
-    x_mean, x_square, y_mean, xy_mean = means[0], means[1], means[2 : 2 + len(y)], means[2 + len(y) :]
-    return ((xy_mean - x_mean * y_mean) / (x_square - x_mean**2))[None]
+@cache
+def loss_away_from(size: float) -> Statistic:
+    """Points of accuracy lost per MFLOPs of distance to `size`."""
+    return lambda accuracy, mflops: -slope(accuracy, np.abs(mflops - size))
 
 
 class Evidence:
-    """Results tables, checked and paired, with the resamples that all claims share.
+    """Results tables, paired by subnet and seed, and the resamples that all claims share.
 
     `population` and `times` are tables as from `rsslib.runs`; either may be empty. The claims are about the paper's
-    four datasets; at another scale `datasets`, by default those in `population`, stand in for them, the hardest last.
-    Raises InputError for tables that cannot be used, above all if methods were not evaluated on the same subnets.
+    four datasets; at another profile `datasets`, by default the profile's, stand in for them, the hardest last. Raises
+    InputError for an unknown profile and for runs that were not evaluated on the same subnets.
     """
 
     def __init__(
         self,
         population: pd.DataFrame,
         times: pd.DataFrame,
-        scale_is_paper: bool,
+        profile: str,
         datasets: Sequence[str] | None = None,
-        resamples: int = 10_000,
-        seed: int = 0,
+        resamples: int = RESAMPLES,
     ):
-        if not isinstance(resamples, int) or resamples < 100:
-            raise InputError(f"resamples is {resamples!r}: expected a whole number of at least 100")
-        _check_table(population, POPULATION_COLUMNS, "population", "accuracy", EVALUATION_KEYS)
-        _check_table(times, TIMES_COLUMNS, "times", "training_seconds", ())
-        self.times, self.scale_is_paper, self.resamples, self.seed = times, scale_is_paper, resamples, seed
-        stand_ins = datasets or _difficulty_order(population.get("dataset", ()))
-        self.datasets = tuple(TABLE_1) if scale_is_paper else tuple(stand_ins)
+        scale = PROFILES[choose(profile, PROFILES, "profile")]
+        self.decides, self.times, self.resamples = profile == "paper", times, resamples
+        self.datasets = tuple(datasets) if datasets and not self.decides else scale.datasets
+        self.hardest = self.datasets[-1]  # that of the paper's ablations, or what stands in for it
         methods = {*population.get("method", ()), *times.get("method", ())}
-        self.baselines = [b for b in BASELINES if b == "ofa" or any(m.startswith(b) for m in methods)]
-        self._accuracy: dict[tuple[str, str, str], tuple[list[int], np.ndarray]] = {}
-        self._subnets: dict[str, Subnets] = {}
-        self._cache: dict[tuple, tuple[np.ndarray, np.ndarray | None]] = {}
-        if len(population):
-            for backbone, table in population.reset_index(drop=True).groupby("backbone"):
-                self._add(backbone, table)
+        self.baselines = [b for b in BASELINES if b == "ofa" or any(method.startswith(b) for method in methods)]
+        self._accuracy: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}  # by run: {seed: [buckets, subnets]}
+        self._mflops: dict[str, np.ndarray] = {}  # by backbone: [buckets, subnets]
+        self._drawn: dict[str, np.ndarray] = {}  # by backbone: places in the flattened population, [resamples, ...]
+        self._values: dict[tuple, np.ndarray] = {}
+        for backbone, rows in population.groupby("backbone") if len(population) else ():
+            wide = rows.pivot(index=SUBNET, columns=["dataset", "method", "seed"], values="accuracy")
+            sizes = wide.groupby(level="bucket").size()
+            if wide.isna().any(axis=None) or sizes.nunique() > 1:
+                raise InputError(
+                    f"the runs with {backbone} were not all evaluated on the same subnets, as many of each size: "
+                    "evaluate them with one subnets_per_bucket"
+                )
+            mflops = wide.index.get_level_values("mflops").to_numpy(float).reshape(len(sizes), -1)
+            self._mflops[backbone], self._drawn[backbone] = mflops, _draw(*mflops.shape, resamples)
+            for (dataset, method, seed), accuracy in wide.items():
+                seeds = self._accuracy.setdefault((dataset, backbone, method), {})
+                seeds[seed] = accuracy.to_numpy(float).reshape(len(sizes), -1)
 
-    @property
-    def hardest(self) -> str:
-        """The dataset of the paper's ablations, or what stands in for it."""
-        return "cifar100" if "cifar100" in self.datasets else self.datasets[-1]
-
-    def _add(self, backbone: str, table: pd.DataFrame) -> None:
-        _check_same_subnets(backbone, table)
-        table = table.sort_values(["seed", *EVALUATION_KEYS], kind="stable")
-        for (dataset, method), rows in table.groupby(["dataset", "method"]):
-            seeds = sorted(rows["seed"].unique())
-            self._accuracy[dataset, backbone, method] = seeds, rows["accuracy"].to_numpy(float).reshape(len(seeds), -1)
-        rows = table[table.groupby(list(EVALUATION_KEYS)).cumcount() == 0].sort_values(list(EVALUATION_KEYS))
-        edges = [0, *np.cumsum(rows.groupby("bucket").size())]
-        groups = tuple(slice(int(a), int(b)) for a, b in pairwise(edges))
-        rng, weights = np.random.default_rng(self.seed), None
-        if all(group.stop - group.start > 1 for group in groups):
-            weights = np.concatenate([_draw(rng, group.stop - group.start, self.resamples) for group in groups])
-        buckets = tuple(float(bucket) for bucket in rows["bucket"].unique())
-        self._subnets[backbone] = Subnets(rows["mflops"].to_numpy(float), buckets, groups, weights)
-
-    def buckets(self, backbone: str = MOBILENET) -> tuple[float, ...]:
-        """Size buckets in MFLOPs; none if nothing was evaluated."""
-        return self._subnets[backbone].buckets if backbone in self._subnets else ()
-
-    def contrast(
-        self,
-        labels: str | Sequence[str],
-        terms: Sequence[tuple[float, str, str]],
-        statistic: Statistic = population_mean,
-        backbone: str = MOBILENET,
-    ) -> list[Part]:
-        """A weighted sum of one statistic over runs: a part for each of its values.
-
-        `terms` are (weight, dataset, method). Only seeds that all terms have are used, each paired with itself.
-        """
-        labels = [labels] if isinstance(labels, str) else labels
-        keys = [(dataset, backbone, method) for _, dataset, method in terms]
-        if missing := [_name(*key) for key in keys if key not in self._accuracy]:
-            return [Part(labels[0] if len(labels) == 1 else _name(*keys[0]), missing=tuple(missing))]
-        seeds = sorted(set.intersection(*(set(self._accuracy[key][0]) for key in keys)))
+    def contrast(self, label: str, terms: Terms, statistic: Statistic = mean, backbone: str = MOBILENET) -> Part:
+        """A statistic summed over `terms`; mean over the seeds that all of them have."""
+        runs = {(dataset, backbone, method): weight for (dataset, method), weight in terms.items()}
+        names = {run: f"{run[2]} on {run[0]}" + f" with {backbone}" * (backbone != MOBILENET) for run in runs}
+        if missing := tuple(names[run] for run in runs if run not in self._accuracy):
+            return Part(label, missing=missing)
+        seeds = sorted(set.intersection(*(set(self._accuracy[run]) for run in runs)))
         if not seeds:
-            return [Part(labels[0], missing=("a seed common to " + " and ".join(_name(*key) for key in keys),))]
-        subnets, draws = self._subnets[backbone], self._seed_draws(len(seeds))
-        estimate, replicates = 0.0, 0.0
-        for (weight, *_), key in zip(terms, keys, strict=True):
-            rows = [self._accuracy[key][0].index(seed) for seed in seeds]
-            point, boot = self._values(key, statistic)
-            estimate = estimate + weight * point[:, rows].mean(1)
-            replicates = None if boot is None else replicates + weight * np.einsum("vsr,sr->vr", boot[:, rows], draws)
-        if replicates is None:
-            errors, replicates = np.full(len(estimate), np.nan), [None] * len(estimate)
-        else:
-            errors = replicates.std(axis=1, ddof=1).round(9)
-        degrees = len(seeds) - 1 if len(seeds) > 1 else subnets.smallest_group - 1
-        numbers = zip(labels, estimate.round(9) + 0.0, errors, replicates, strict=True)
-        return [Part(label, float(e), float(se), degrees, len(seeds), (), r) for label, e, se, r in numbers]
+            return Part(label, missing=(f"a seed common to {' and '.join(names.values())}",))
+        values = np.array([sum(w * self._resampled(r, seed, statistic) for r, w in runs.items()) for seed in seeds])
+        estimate, resamples, degrees = values[:, 0].mean(), values[0, 1:], self._mflops[backbone].shape[1] - 1
+        if len(seeds) > 1:
+            drawn = np.random.default_rng(0).integers(len(seeds), size=(len(seeds) - 1, self.resamples))
+            resamples, degrees = np.take_along_axis(values[:, 1:], drawn, 0).mean(0), len(seeds) - 1
+        # rounded, so that equal numbers differ by nothing
+        return Part(label, float(estimate.round(9)) + 0.0, float(resamples.std(ddof=1).round(9)), degrees, len(seeds))
 
-    def _values(self, key: tuple[str, str, str], statistic: Statistic) -> tuple[np.ndarray, np.ndarray | None]:
-        """A statistic of every seed of a run: [values, seeds], and of every resample of subnets, [values, seeds, R]."""
-        if (key, statistic) not in self._cache:
-            accuracy, subnets = self._accuracy[key][1], self._subnets[key[1]]
-            point = statistic(np.ones((accuracy.shape[1], 1)), accuracy, subnets)[..., 0]
-            boot = None if subnets.weights is None else statistic(subnets.weights, accuracy, subnets)
-            self._cache[key, statistic] = point, boot
-        return self._cache[key, statistic]
+    def _resampled(self, run: tuple[str, str, str], seed: int, statistic: Statistic) -> np.ndarray:
+        """A statistic of one population, then of every resample of its subnets: [1 + resamples]."""
+        if (run, seed, statistic) not in self._values:
+            accuracy, mflops, drawn = self._accuracy[run][seed], self._mflops[run[1]], self._drawn[run[1]]
+            of_each = statistic(accuracy.take(drawn), mflops.take(drawn))
+            self._values[run, seed, statistic] = np.append(statistic(accuracy, mflops), of_each)
+        return self._values[run, seed, statistic]
 
-    def _seed_draws(self, seeds: int) -> np.ndarray:
-        """[seeds, resamples]: the share of each seed in each resample."""
-        if seeds == 1:
-            return np.ones((1, self.resamples))
-        return _draw(np.random.default_rng([self.seed, seeds]), seeds, self.resamples) / (seeds - 1)
+    def leads(self, *best_first: str, backbone: str = MOBILENET) -> list[Part]:
+        """For each adjacent pair of methods, the difference of their mean accuracies on the hardest dataset."""
+        terms = [{(self.hardest, a): 1, (self.hardest, b): -1} for a, b in pairwise(best_first)]
+        labels = [f"{_label(a)} minus {_label(b)}" for a, b in pairwise(best_first)]
+        return [self.contrast(*pair, mean, backbone) for pair in zip(labels, terms, strict=True)]
 
 
-def _draw(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:
-    """[n, resamples]: how often each of n things is in a sample of n - 1 with replacement."""
-    cells = rng.integers(n, size=(n - 1, resamples)) * resamples + np.arange(resamples)
-    return np.bincount(cells.ravel(), minlength=n * resamples).reshape(n, resamples).astype(float)
+def _draw(buckets: int, n: int, resamples: int) -> np.ndarray:
+    """Places in a flattened [buckets, n] array: for each resample and bucket, n - 1 of the bucket's."""
+    within = np.random.default_rng(1).integers(n, size=(resamples, buckets, max(1, n - 1)))
+    return within + n * np.arange(buckets)[:, None]
 
 
-def _difficulty_order(datasets: Iterable[str]) -> list[str]:
-    """The paper's datasets, easiest first, then others; all of the paper's if none are given."""
-    given = list(dict.fromkeys(datasets)) or list(TABLE_1)
-    return [d for d in TABLE_1 if d in given] + sorted(d for d in given if d not in TABLE_1)
+def _label(name: str) -> str:
+    return METHOD_STYLES[name].label
 
 
-def _name(dataset: str, backbone: str, method: str) -> str:
-    return f"{method} on {dataset}" + (f" with {backbone}" if backbone != MOBILENET else "")
+# --- the claims: where the paper makes them, and the parts that must be above 0 ---------------------------------------
 
 
-def _check_table(table: pd.DataFrame, columns: Sequence[str], what: str, value: str, more: Sequence[str]) -> None:
-    if table.empty:
-        return
-    if missing := [column for column in columns if column not in table]:
-        raise InputError(f"the table {what} has no column {', '.join(missing)}: expected {', '.join(columns)}")
-    if not np.isfinite(table[value].to_numpy(float)).all():
-        raise InputError(f"the table {what} holds {value} that are no finite numbers: expected one for every row")
-    keys = ["dataset", "backbone", "method", "seed", *more]
-    if (twice := table.duplicated(keys)).any():
-        row = ", ".join(f"{key} {value}" for key, value in table.loc[twice, keys].iloc[0].items())
-        raise InputError(f"the table {what} has more than one row for {row}: expected one")
+def above_at_every_size(evidence: Evidence, baseline: str) -> list[Part]:
+    """Section 6.2: "Across all datasets, RSS achieves the best performing subnet population".
+
+    Parts: for each dataset and size bucket, RSS's mean accuracy minus OFA's.
+    """
+    return [
+        evidence.contrast(f"{panel_label(d)} at {b} MFLOPs", {(d, "rss"): 1, (d, baseline): -1}, mean_of_bucket(i))
+        for d in evidence.datasets
+        for i, b in enumerate(BACKBONES[MOBILENET].buckets)
+    ]
 
 
-def _check_same_subnets(backbone: str, table: pd.DataFrame) -> None:
-    """Raise InputError unless every run of the backbone was evaluated on the same subnets."""
-    settings = {"kernel": str, "expand": str, "depth": str}
-    subnets = table[[*EVALUATION_KEYS, *settings]].astype(settings).assign(mflops=table["mflops"].round(6))
-    identity = pd.util.hash_pandas_object(subnets, index=False).to_numpy()
-    (first, rows), *others = table.groupby(["dataset", "method", "seed"]).indices.items()
-    expected = np.sort(identity[rows])
-    for run, there in others:
-        if not np.array_equal(np.sort(identity[there]), expected):
-            odd = subnets.iloc[np.concatenate([rows, there])].drop_duplicates(keep=False)
-            bucket, subnet = odd.sort_values(list(EVALUATION_KEYS))[list(EVALUATION_KEYS)].iloc[0]
-            a, b = (f"{method} on {dataset}, seed {seed}" for dataset, method, seed in (first, run))
-            raise InputError(
-                f"the runs with {backbone} were not all evaluated on the same subnets: subnet {subnet:g} of bucket "
-                f"{bucket:g} is not the same in {a} and in {b}; evaluate all runs with one subnets_per_bucket"
-            )
+def short_above_ofa(evidence: Evidence, baseline: str) -> list[Part]:
+    """Section 1, Fig. 1b: "Both proposed variants have better top performing subnets"; section 6.3.
+
+    Parts: on CIFAR-100, RSS-Short minus OFA, of the medians and of the means of each one's best 5 % of subnets.
+    """
+    terms = {(evidence.hardest, "rss-short"): 1, (evidence.hardest, baseline): -1}
+    return [evidence.contrast("median", terms, median), evidence.contrast("best 5 %", terms, best)]
 
 
-# --- from an estimate to a verdict ------------------------------------------------------------------------------------
+def gap_grows(evidence: Evidence, baseline: str) -> list[Part]:
+    """Section 6.2: "The gap between RSS and OFA grows larger as the difficulty of the dataset increases".
+
+    Parts: for each adjacent pair of MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, the harder one's mean lead of RSS over
+    OFA minus the easier one's, in points.
+    """
+    parts = []
+    for easy, hard in pairwise(dataset for dataset in TABLE_1 if dataset in evidence.datasets):
+        terms = {(hard, "rss"): 1, (hard, baseline): -1, (easy, "rss"): -1, (easy, baseline): 1}
+        parts.append(evidence.contrast(f"{panel_label(easy)} to {panel_label(hard)}", terms))
+    return parts or [Part("steps", missing=("two datasets that the paper ranks by difficulty",))]
+
+
+def smaller_range(evidence: Evidence, baseline: str) -> list[Part]:
+    """Section 6.2: the range from the best to the worst subnet "is significantly smaller for RSS methods".
+
+    Parts: for each dataset, OFA's range minus RSS's and minus RSS-Short's; a range is the mean of the best 5 % of
+    subnets minus that of the worst 5 %.
+    """
+    return [
+        evidence.contrast(f"{_label(m)} on {panel_label(d)}", {(d, baseline): 1, (d, m): -1}, spread)
+        for d in evidence.datasets
+        for m in ("rss", "rss-short")
+    ]
+
+
+def biased_to_large(evidence: Evidence, baseline: str) -> list[Part]:
+    """Section 6.2: "OFA shows a significant bias towards larger subnets in all datasets"; section 5.
+
+    Parts: for each dataset OFA's slope of accuracy on size, and by how much it exceeds RSS's, since larger networks are
+    somewhat better without any bias.
+    """
+    return [
+        evidence.contrast(f"{words} on {panel_label(d)}", {(d, baseline): 1} | others, slope)
+        for d in evidence.datasets
+        for words, others in (("OFA's slope", {}), ("OFA's slope minus RSS's", {(d, "rss"): -1}))
+    ]
+
+
+def faster(evidence: Evidence, baseline: str, method: str) -> list[Part]:
+    """Abstract, section 6.2, Fig. 4: on average over the datasets RSS is 1.9 times and RSS-Short 6.1 times as fast.
+
+    Part: the logarithm of OFA's training time over the method's, both of one seed, hardware and executor, mean over
+    the datasets, then over the seeds, which are the replicates of a t interval.
+    """
+    if evidence.times.empty:
+        logs = pd.DataFrame()
+    else:
+        clocks = evidence.times[evidence.times["backbone"] == MOBILENET]
+        clocks = clocks.set_index(["hardware", "executor", "seed", "dataset"])
+        ofa, mine = (clocks.loc[clocks["method"] == name, "training_seconds"] for name in (baseline, method))
+        logs = np.log(ofa / mine).dropna().unstack("dataset")
+    missing = tuple(
+        f"times of {baseline} and {method} on {dataset} of one seed, hardware and executor"
+        for dataset in evidence.datasets
+        if dataset not in logs
+    )
+    there = logs[[dataset for dataset in evidence.datasets if dataset in logs]]
+    machines = ", ".join(dict.fromkeys(f"{hardware} ({executor})" for hardware, executor, _ in there.index))
+    by_seed = there.groupby("seed").mean().dropna().mean(axis=1) if machines else pd.Series(dtype=float)
+    error = float(by_seed.sem()) if len(by_seed) > 1 else math.nan
+    return [Part(machines, float(by_seed.mean()), error, max(0, len(by_seed) - 1), len(by_seed), missing)]
+
+
+def in_order(
+    evidence: Evidence, baseline: str = "", best_first: Sequence[str] = (), backbone: str = MOBILENET
+) -> list[Part]:
+    """Sections 6.3.1 (Fig. 5) and 6.3.2 (Fig. 7), supplement 1.1 (Fig. S1) and 3 (Fig. S7), all on CIFAR-100: which
+    schemes train better populations than others; the supplement does not repeat Fig. 7's order for RSS-Short.
+
+    Parts: the mean difference of each adjacent pair, the baseline last.
+    """
+    return evidence.leads(*best_first, *[baseline] * bool(baseline), backbone=backbone)
+
+
+def skewed_to_own_size(evidence: Evidence, base: str) -> list[Part]:
+    """Section 6.3.2, Fig. 6 for RSS, and supplement 1.2, Fig. S2 for RSS-Short: with a single trained subnet, accuracy
+    "is skewed towards the size of the selected subnet".
+
+    Parts: for the smallest, the middle and the largest subnet, the points lost per MFLOPs of distance to its size, and
+    that minus the same of the unbiased scheme, since larger networks are somewhat better anyway.
+    """
+    space, parts = SearchSpace(MOBILENET), []
+    for scheme in ("smallest", "middle", "largest"):
+        loss = loss_away_from(float(space.reference.macs(getattr(space, scheme))) / 1e6)
+        alone, unbiased = (evidence.hardest, f"{base}-{scheme}"), (evidence.hardest, base)
+        parts.append(evidence.contrast(f"{scheme} only", {alone: 1}, loss))
+        parts.append(evidence.contrast(f"{scheme} only, beyond {_label(base)}", {alone: 1, unbiased: -1}, loss))
+    return parts
+
+
+def changes_agree(evidence: Evidence, baseline: str) -> list[Part]:
+    """Supplement 2, Fig. S4 to S6: batch size, dropout and learning rate move OFA and RSS-Short the same way.
+
+    Parts: for each change the mean effect (changed minus unchanged) on both methods, with both signs turned if the
+    clearer of the two is a loss. So both are above 0 if they have one sign, and one is decidedly below if they are
+    decidedly of opposite signs.
+    """
+    parts = []
+    for change in OVERRIDES:
+        effects = [part for m in (baseline, "rss-short") for part in evidence.leads(f"{m}-{change}", m)]
+        clearer = max((p for p in effects if p.seeds), key=lambda p: abs(p.estimate) / (p.error or 1e-9), default=None)
+        lowers = clearer is not None and clearer.estimate < 0
+        parts += [replace(p, label=f"{p.label}, turned", estimate=-p.estimate) if lowers else p for p in effects]
+    return parts
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A claim of the paper."""
+
+    number: str
+    parts: Callable[..., list[Part]] = field(repr=False)  # of the evidence and, if it is about OFA, of a baseline
+    text: str
+    where: str
+    figure: str  # name of our figure's file; several are separated by ", "
+    statistic: str  # of which all must be above 0, or the ratio that must be near the published one
+    unit: str = "points"
+    about_ofa: bool = True
+
+
+PAIRS = "mean difference of each adjacent pair"
+STATEMENTS = (
+    Statement("1", above_at_every_size, "RSS is above OFA at every size, on every dataset",
+              "Section 6.2, Fig. 3", "figure_3", "mean difference for each dataset and size"),
+    Statement("2", short_above_ofa, "RSS-Short is above OFA in median and in its best subnets",
+              "Section 1, Fig. 1b", "figure_1", "difference of the medians, and of the means of the best 5 %"),
+    Statement("3", gap_grows, "RSS's lead over OFA grows with the dataset's difficulty",
+              "Section 6.2, Fig. 3", "figure_3", "growth of the mean difference from each dataset to the next"),
+    Statement("4", smaller_range, "The range best to worst is smaller for RSS and RSS-Short",
+              "Section 6.2, Fig. 3", "figure_3", "difference of ranges (best 5 % minus worst 5 %) on each dataset"),
+    Statement("5", biased_to_large, "OFA favours large subnets more than RSS does",
+              "Sections 5 and 6.2, Fig. 3", "figure_3",
+              "slope of accuracy on size, and its excess over RSS's, on each dataset", "points per MFLOPs"),
+    Statement("6a", partial(faster, method="rss"), "RSS is 1.9 times as fast as OFA",
+              "Abstract, section 6.2, Fig. 4", "figure_4", "ratio of training times, geometric mean", "times"),
+    Statement("6b", partial(faster, method="rss-short"), "RSS-Short is 6.1 times as fast as OFA",
+              "Abstract, section 6.2, Fig. 4", "figure_4", "ratio of training times, geometric mean", "times"),
+    Statement("7a", partial(in_order, best_first=("rss", "rss-per-batch", "rss-2-per-batch")),
+              "RSS: one an epoch > one a batch > two a batch", "Section 6.3.1, Fig. 5", "figure_5", PAIRS,
+              about_ofa=False),
+    Statement("7b", partial(in_order, best_first=("rss-short", "rss-short-per-batch", "rss-short-2-per-batch")),
+              "RSS-Short: one an epoch > one a batch > two a batch", "Supplement 1.1, Fig. S1", "figure_S1", PAIRS,
+              about_ofa=False),
+    Statement("8a", partial(skewed_to_own_size, base="rss"), "RSS: a single trained subnet skews to its size",
+              "Section 6.3.2, Fig. 6", "figure_6", "loss per MFLOPs of distance to its size, and excess over RSS's",
+              "points per MFLOPs", about_ofa=False),
+    Statement("8b", partial(skewed_to_own_size, base="rss-short"),
+              "RSS-Short: a single trained subnet skews to its size", "Supplement 1.2, Fig. S2", "figure_S2",
+              "loss per MFLOPs of distance to its size, and excess over RSS-Short's", "points per MFLOPs",
+              about_ofa=False),
+    Statement("9", partial(in_order, best_first=("rss", "rss-alternating", "rss-min-then-max", "rss-max-then-min")),
+              "Max then Min < Min then Max < Alternating < RSS", "Section 6.3.2, Fig. 7", "figure_7", PAIRS,
+              about_ofa=False),
+    Statement("10", changes_agree, "Hyper-parameters move OFA and RSS-Short alike",
+              "Supplement 2, Fig. S4 to S6", "figure_S4, figure_S5, figure_S6",
+              "mean effect of each change on both, in the direction of the clearer one"),
+    Statement("11", partial(in_order, best_first=("rss", "rss-short"), backbone=PROXYLESS),
+              "OFA < RSS-Short < RSS on ProxylessNAS too", "Supplement 3, Fig. S7", "figure_S7", PAIRS),
+)  # fmt: skip
+
+
+# --- from parts to a verdict ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper with our verdict on it, against one PS baseline where it is about one."""
+    """A statement with our verdict on it, against one PS baseline if it is about OFA."""
 
-    number: str
-    text: str
-    where: str
-    statistic: str
-    figure: str  # name of our figure's file; several are separated by ", "
+    statement: Statement
+    baseline: str  # method name, or empty
+    parts: tuple[Part, ...] = field(repr=False)
     estimate: float
     low: float
     high: float
-    unit: str
     verdict: str
     reason: str
-    baseline: str = ""  # method name; empty if the claim is not about OFA
-    parts: tuple[Part, ...] = field(default=(), repr=False, compare=False)
-
-    @property
-    def notebook(self) -> str:
-        """The notebook that draws the figure."""
-        return NOTEBOOKS[self.figure.split(", ")[0]]
 
     @property
     def kind(self) -> str:
@@ -456,704 +438,152 @@ class Claim:
         return self.verdict.removesuffix(ONE_SEED)
 
 
-def _judge(evidence: Evidence, quantity: All | Part, baseline: str = "", **words: str) -> Claim:
-    """The claim that `quantity` is above 0."""
-    estimate, low, high = quantity.estimate, quantity.low(), quantity.high()
-    kind = REPRODUCED if low > 0 else REFUTED if high < 0 else INCONCLUSIVE
-    return _claim(
-        evidence, quantity, kind, (estimate, low, high), _in_numbers(quantity, words["unit"]), baseline, words
-    )
-
-
-def _claim(
-    evidence: Evidence,
-    quantity: All | Part,
-    kind: str,
-    numbers: tuple[float, float, float],
-    sentence: str,
-    baseline: str,
-    words: dict[str, str],
-) -> Claim:
-    """The claim with its verdict: `kind` where the numbers alone decide, unless runs or their scale forbid it."""
-    parts = quantity.parts()
-    missing = dict.fromkeys(name for part in parts for name in part.missing)
-    seeds = min((part.seeds for part in parts if not math.isnan(part.estimate)), default=0)
-    if missing and not (kind == REFUTED and evidence.scale_is_paper):
-        verdict = NOT_RUN
-    elif not evidence.scale_is_paper:
-        verdict = NO_SCALE
-    else:
-        verdict = kind + (ONE_SEED if seeds == 1 else "")
-    reason = [sentence] if seeds else []
-    if missing:
-        reason.append(f"missing: {', '.join(missing)}")
-    if seeds:
-        reason.append("one seed, which says nothing about others" if seeds == 1 else f"{seeds} seeds")
-    if verdict == NO_SCALE:
-        reason.append("not the paper's epochs, so the scale decides nothing")
-    text = "; ".join(reason)
-    return Claim(
-        estimate=numbers[0], low=numbers[1], high=numbers[2], verdict=verdict, reason=text[:1].upper() + text[1:] + ".",
-        baseline=baseline, parts=tuple(parts), **words,
-    )  # fmt: skip
-
-
-def _in_numbers(quantity: All | Part, unit: str) -> str:
-    members = quantity.there if isinstance(quantity, All) else [quantity]
-    if not members:
-        return ""
-    low, high = quantity.low(), quantity.high()
-    interval = "without an interval" if math.isnan(low) else f"[{_signed(low)}, {_signed(high)}]"
-    least = min(members, key=lambda part: part.estimate)
-    number = f"{_signed(least.estimate)} {unit} {interval}"
-    if len(members) == 1:
-        return f"{least.label}: {number}"
-    above = sum(part.estimate > 0 for part in members)
-    return f"{above} of {len(members)} are above 0, the smallest ({least.label}) is {number}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}" if abs(value) < 0.1 else f"{value:+.2f}"
-
-
-def _label(dataset: str) -> str:
-    return LABELS.get(dataset, dataset)
-
-
-# --- the claims -------------------------------------------------------------------------------------------------------
-
-
-def above_at_every_size(evidence: Evidence, baseline: str) -> Claim:
-    """Claim 1: RSS is above OFA at every size, on every dataset.
-
-    Paper: section 6.2, Fig. 3 ("Across all datasets, RSS achieves the best performing subnet population").
-    Estimand: for every dataset and size bucket the mean, over seeds and the bucket's subnets, of RSS's accuracy minus
-    OFA's on the same subnet and seed; then the smallest of these.
-    Interval: of the smallest mean (see the module's text): pointwise below, simultaneous over all cells above.
-    Rule: reproduced if every cell's difference is above 0, not reproduced if the smallest is below 0.
-    """
-    cells = []
-    for dataset in evidence.datasets:
-        labels = [f"{_label(dataset)} at {bucket:g} MFLOPs" for bucket in evidence.buckets()]
-        cells += evidence.contrast(labels or [dataset], [(1, dataset, "rss"), (-1, dataset, baseline)], bucket_means)
-    return _judge(
-        evidence, All("cells", tuple(cells)), baseline, number="1", figure="figure_3", unit="points",
-        text="RSS is above OFA at every size, on every dataset", where="Section 6.2, Fig. 3",
-        statistic="smallest mean paired difference over datasets and size buckets",
-    )  # fmt: skip
-
-
-def short_above_ofa(evidence: Evidence, baseline: str) -> Claim:
-    """Claim 2: RSS-Short is above OFA on CIFAR-100, in median and in its best subnets.
-
-    Paper: Fig. 1b and section 1 ("Both proposed variants have better top performing subnets"), sections 6.2 and 6.3.
-    Estimand: per seed, median accuracy of the whole population, RSS-Short minus OFA; and the same of the mean accuracy
-    of each method's best 5 % of subnets (a mean, since the bootstrap fails for a single maximum); means over seeds.
-    Interval: of the smaller of both. Rule: reproduced if both are above 0, not reproduced if the smaller is below 0.
-    """
-    terms = [(1, evidence.hardest, "rss-short"), (-1, evidence.hardest, baseline)]
-    parts = evidence.contrast("median", terms, median) + evidence.contrast("best 5 % of subnets", terms, best)
-    return _judge(
-        evidence, All("both", tuple(parts)), baseline, number="2", figure="figure_1", unit="points",
-        text=f"RSS-Short is above OFA on {_label(evidence.hardest)}, median and best",
-        where="Section 1, Fig. 1b",
-        statistic="smaller of two differences: of the population's median and of the mean of its best 5 %",
-    )  # fmt: skip
-
-
-def gap_grows(evidence: Evidence, baseline: str) -> Claim:
-    """Claim 3: the gap between RSS and OFA grows with the dataset's difficulty.
-
-    Paper: section 6.2, Fig. 3 ("The gap between RSS and OFA grows larger as the difficulty of the dataset increases").
-    Estimand: the gap is the mean paired difference over all subnets (buckets weigh alike), in points; for every
-    adjacent pair in the order MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, the harder dataset's gap minus the easier's.
-    Interval: of the smallest step. Rule: reproduced if every step is above 0, not reproduced if the smallest is below.
-    """
-    steps = []
-    for easy, hard in pairwise(d for d in TABLE_1 if d in evidence.datasets):
-        terms = [(1, hard, "rss"), (-1, hard, baseline), (-1, easy, "rss"), (1, easy, baseline)]
-        steps += evidence.contrast(f"{_label(easy)} to {_label(hard)}", terms)
-    if not steps:
-        steps = [Part("steps", missing=("two datasets that the paper ranks by difficulty",))]
-    return _judge(
-        evidence, All("steps", tuple(steps)), baseline, number="3", figure="figure_3", unit="points",
-        text="RSS's lead over OFA grows with the dataset's difficulty", where="Section 6.2, Fig. 3",
-        statistic="smallest growth of the mean paired difference between adjacent datasets",
-    )  # fmt: skip
-
-
-def smaller_range(evidence: Evidence, baseline: str) -> Claim:
-    """Claim 4: the range from the best to the worst subnet is smaller for the RSS methods.
-
-    Paper: section 6.2, Fig. 3 ("the range of best performing to worst performing subnets is significantly smaller for
-    RSS methods"); hence RSS and RSS-Short, on every dataset.
-    Estimand: range is the mean accuracy of the best 5 % of all subnets minus that of the worst 5 % (the bootstrap fails
-    for a single maximum or minimum); OFA's range minus RSS's, and minus RSS-Short's; means over seeds.
-    Interval: of the smallest of these. Rule: reproduced if all are above 0, not reproduced if the smallest is below.
-    """
-    parts = []
-    for dataset in evidence.datasets:
-        for method, name in (("rss", "RSS"), ("rss-short", "RSS-Short")):
-            terms = [(1, dataset, baseline), (-1, dataset, method)]
-            parts += evidence.contrast(f"{name} on {_label(dataset)}", terms, spread)
-    return _judge(
-        evidence, All("ranges", tuple(parts)), baseline, number="4", figure="figure_3", unit="points",
-        text="The range best to worst is smaller for RSS and RSS-Short", where="Section 6.2, Fig. 3",
-        statistic="smallest difference of ranges (best 5 % minus worst 5 %), OFA's minus RSS's or RSS-Short's",
-    )  # fmt: skip
-
-
-def biased_to_large(evidence: Evidence, baseline: str) -> Claim:
-    """Claim 5: OFA is biased toward large subnets.
-
-    Paper: sections 5 and 6.2, Fig. 3 ("OFA shows a significant bias towards larger subnets in all datasets").
-    Estimand: slope of the least-squares line of accuracy on MFLOPs over all subnets, per seed; for every dataset OFA's
-    slope, and OFA's minus RSS's, since larger networks are somewhat better without any bias; means over seeds.
-    Interval: of the smallest of these. Rule: reproduced if all are above 0, not reproduced if the smallest is below.
-    """
-    parts = []
-    for dataset in evidence.datasets:
-        parts += evidence.contrast(f"OFA's on {_label(dataset)}", [(1, dataset, baseline)], slope)
-        terms = [(1, dataset, baseline), (-1, dataset, "rss")]
-        parts += evidence.contrast(f"OFA's minus RSS's on {_label(dataset)}", terms, slope)
-    return _judge(
-        evidence, All("slopes", tuple(parts)), baseline, number="5", figure="figure_3", unit="points per MFLOPs",
-        text="OFA favours large subnets more than RSS does", where="Sections 5 and 6.2, Fig. 3",
-        statistic="smallest of OFA's slope of accuracy on MFLOPs and its excess over RSS's, over datasets",
-    )  # fmt: skip
-
-
-def faster(evidence: Evidence, baseline: str, method: str) -> Claim:
-    """Claims 6a and 6b: RSS is 1.9 times and RSS-Short 6.1 times as fast as OFA.
-
-    Paper: abstract, section 6.2, Fig. 4, an average over the datasets, from an RTX 3080 and the authors' own pipeline.
-    Estimand: OFA's training seconds over the method's, same dataset, seed, hardware and executor; the geometric mean
-    over seeds, then over the datasets. Runs of different hardware or executors are never compared.
-    Interval: Student's t on the logarithm, seeds as replicates, with the fewest seeds of a dataset; none with one seed.
-    Rule: the published ratio with a tolerance of 20 % either way, which includes the direction: both bounds exceed 1.
-    Reproduced if the interval, or with one seed the ratio, is within; not reproduced if it is outside; else
-    inconclusive. A ratio that is beyond the tolerance for being faster is not the published one either; the reason
-    gives the value.
-    """
-    logs, seeds, missing, compared = [], [], [], {}
-    for dataset in evidence.datasets:
-        pairs = _paired_times(evidence.times, dataset, baseline, method)
-        if pairs.empty:
-            run = {m for m in (baseline, method) if len(_clocks(evidence.times, dataset, m))}
-            absent = [_name(dataset, MOBILENET, m) for m in (baseline, method) if m not in run]
-            missing += absent or [f"{baseline} and {method} on {dataset} of the same seed, hardware and executor"]
-            continue
-        logs.append(np.log(pairs["training_seconds_baseline"] / pairs["training_seconds"]).to_numpy())
-        seeds.append(len(pairs))
-        compared |= {f"{row.hardware} ({row.executor})": None for row in pairs.itertuples()}
-    center, error, degrees = math.nan, math.nan, min(seeds, default=1) - 1
-    if logs:
-        center = float(np.mean([log.mean() for log in logs]))
-    if degrees:
-        error = math.sqrt(sum(log.var(ddof=1) / len(log) for log in logs)) / len(logs)
-    quantity = Part("log ratio", center, error, degrees, min(seeds, default=0), tuple(missing))
-    published = SPEED_UPS[method]
-    bounds = (1 - TOLERANCE) * published, (1 + TOLERANCE) * published
-    ratio, low, high = (math.exp(value) for value in (center, quantity.low(), quantity.high()))
-    first, last = (ratio, ratio) if math.isnan(low) else (low, high)
-    kind = INCONCLUSIVE
-    if bounds[0] <= first and last <= bounds[1]:
-        kind = REPRODUCED
-    elif (last < bounds[0] or first > bounds[1]) and not missing:  # a mean over fewer datasets refutes nothing
-        kind = REFUTED
-    sentence = f"{ratio:.2f} times as fast" + ("" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]")
-    sentence += f", where {bounds[0]:.2f} to {bounds[1]:.2f} counts as the published {published}"
-    sentence += f" (RTX 3080, the authors' pipeline); compared on {', '.join(compared)}"
-    name = {"rss": "RSS", "rss-short": "RSS-Short"}[method]
-    words = {
-        "number": {"rss": "6a", "rss-short": "6b"}[method], "figure": "figure_4", "unit": "times",
-        "text": f"{name} is {published} times as fast as OFA", "where": "Abstract, section 6.2, Fig. 4",
-        "statistic": "ratio of training seconds, geometric mean over seeds and datasets; published value within 20 %",
-    }  # fmt: skip
-    return _claim(evidence, quantity, kind, (ratio, low, high), sentence, baseline, words)
-
-
-def _clocks(times: pd.DataFrame, dataset: str, method: str) -> pd.DataFrame:
-    if times.empty:
-        return pd.DataFrame(columns=list(TIMES_COLUMNS))
-    same = (times["dataset"] == dataset) & (times["backbone"] == MOBILENET) & (times["method"] == method)
-    return times[same].sort_values("seed")
-
-
-def _paired_times(times: pd.DataFrame, dataset: str, baseline: str, method: str) -> pd.DataFrame:
-    mine, theirs = (_clocks(times, dataset, m) for m in (method, baseline))
-    return mine.merge(theirs, on=["seed", "hardware", "executor"], suffixes=("", "_baseline"))
-
-
-def fewer_subnets_better(evidence: Evidence, base: str) -> Claim:
-    """Claims 7a and 7b: one subnet an epoch is above one a batch, which is above two a batch.
-
-    Paper: section 6.3.1, Fig. 5 for RSS; supplement 1.1, Fig. S1 for RSS-Short; CIFAR-100.
-    Estimand: mean paired difference over all subnets (buckets weigh alike) of both adjacent pairs.
-    Interval: of the smaller. Rule: reproduced if both are above 0, not reproduced if the smaller is below 0.
-    """
-    order = [(base, "one an epoch"), (f"{base}-per-batch", "one a batch"), (f"{base}-2-per-batch", "two a batch")]
-    rss = base == "rss"
-    return _judge(
-        evidence, _ordered(evidence, order), number="7a" if rss else "7b", unit="points",
-        figure="figure_5" if rss else "figure_S1",
-        where="Section 6.3.1, Fig. 5" if rss else "Supplement 1.1, Fig. S1",
-        text=f"{'RSS' if rss else 'RSS-Short'}: one an epoch > one a batch > two a batch",
-        statistic="smaller mean paired difference of adjacent schemes",
-    )  # fmt: skip
-
-
-def _ordered(
-    evidence: Evidence, best_first: Sequence[tuple[str, str]], dataset: str | None = None, backbone: str = MOBILENET
-) -> All:
-    """That each (method, label) is above the next one in the mean over all subnets."""
-    dataset, parts = dataset or evidence.hardest, []
-    for (better, name), (worse, other) in pairwise(best_first):
-        terms = [(1, dataset, better), (-1, dataset, worse)]
-        parts += evidence.contrast(f"{name} minus {other}", terms, backbone=backbone)
-    return All("adjacent pairs", tuple(parts))
-
-
-def skewed_to_own_size(evidence: Evidence, base: str) -> Claim:
-    """Claims 8a and 8b: training a single subnet skews accuracy toward its own size.
-
-    Paper: section 6.3.2, Fig. 6 for RSS; supplement 1.2, Fig. S2 for RSS-Short; CIFAR-100. Performance "is skewed
-    towards the size of the selected subnet" and "drops off as soon as the subnet size deviates" from it.
-    Estimand: for the smallest, the middle and the largest subnet trained alone, the points of accuracy lost per MFLOPs
-    of distance to its size (the slope of the least-squares line, with the sign changed), and this minus the same of the
-    unbiased scheme (RSS or RSS-Short), which takes out that larger networks are better anyway; means over seeds.
-    Interval: of the smallest of the six. Rule: reproduced if all are above 0, not reproduced if the smallest is below.
-    """
-    rss, space, parts = base == "rss", SearchSpace(MOBILENET), []
-    for scheme in SCHEMES:
-        own = float(space.reference.macs(getattr(space, scheme))) / 1e6
-        loss, method = partial(slope, away_from=own), f"{base}-{scheme}"
-        parts += evidence.contrast(f"{scheme} only", [(-1, evidence.hardest, method)], loss)
-        terms = [(-1, evidence.hardest, method), (1, evidence.hardest, base)]
-        parts += evidence.contrast(f"{scheme} only, beyond {'RSS' if rss else 'RSS-Short'}", terms, loss)
-    return _judge(
-        evidence, All("losses", tuple(parts)), number="8a" if rss else "8b", unit="points per MFLOPs",
-        figure="figure_6" if rss else "figure_S2",
-        where="Section 6.3.2, Fig. 6" if rss else "Supplement 1.2, Fig. S2",
-        text=f"{'RSS' if rss else 'RSS-Short'}: a single trained subnet skews to its size",
-        statistic="smallest loss of accuracy per MFLOPs of distance to the trained subnet's size, and beyond RSS's",
-    )  # fmt: skip
-
-
-def less_biased_is_better(evidence: Evidence) -> Claim:
-    """Claim 9: Max then Min is below Min then Max, below Alternating, below RSS.
-
-    Paper: section 6.3.2, Fig. 7, CIFAR-100. (The supplement makes no such claim for RSS-Short.)
-    Estimand: mean paired difference over all subnets (buckets weigh alike) of the three adjacent pairs.
-    Interval: of the smallest. Rule: reproduced if all three are above 0, not reproduced if the smallest is below 0.
-    """
-    order = [
-        ("rss", "RSS"), ("rss-alternating", "Alternating"), ("rss-min-then-max", "Min then Max"),
-        ("rss-max-then-min", "Max then Min"),
-    ]  # fmt: skip
-    return _judge(
-        evidence, _ordered(evidence, order), number="9", figure="figure_7", unit="points",
-        text="Max then Min < Min then Max < Alternating < RSS", where="Section 6.3.2, Fig. 7",
-        statistic="smallest mean paired difference of adjacent schemes",
-    )  # fmt: skip
-
-
-def changes_agree(evidence: Evidence, baseline: str) -> Claim:
-    """Claim 10: each change of a hyper-parameter moves OFA and RSS-Short the same way.
-
-    Paper: supplement 2, Fig. S4 to S6, CIFAR-100 (batch size 128, dropout 0.3, learning rate 0.02).
-    Estimand: for each change both methods' mean paired difference over all subnets, changed minus unchanged. The
-    agreement of a change is the smaller of both effects' sizes, with a minus sign if their directions differ.
-    Interval: of the smallest agreement, which takes in both directions (up together or down together).
-    Rule: reproduced if both effects of every change are decidedly of one sign, not reproduced if those of some change
-    are decidedly of opposite signs.
-    """
-    pairs = []
-    for change, words in CHANGES.items():
-        effects = [
-            evidence.contrast(
-                f"{words}: {name}", [(1, evidence.hardest, f"{m}-{change}"), (-1, evidence.hardest, m)]
-            )[0]
-            for m, name in ((baseline, BASELINES[baseline]), ("rss-short", "RSS-Short"))
-        ]  # fmt: skip
-        pairs.append(SameSign(words, tuple(effects)))
-    return _judge(
-        evidence, All("changes", tuple(pairs)), baseline, number="10", figure="figure_S4, figure_S5, figure_S6",
-        text="Hyper-parameters move OFA and RSS-Short alike", where="Supplement 2, Fig. S4 to S6", unit="points",
-        statistic="smallest agreement: the smaller of both methods' effects, negative if their signs differ",
-    )  # fmt: skip
-
-
-def order_on_proxylessnas(evidence: Evidence, baseline: str) -> Claim:
-    """Claim 11: the order of the methods (OFA below RSS-Short below RSS) holds on ProxylessNAS.
-
-    Paper: supplement 3, Fig. S7, CIFAR-100.
-    Estimand: mean paired difference over all subnets (buckets weigh alike) of both adjacent pairs.
-    Interval: of the smaller. Rule: reproduced if both are above 0, not reproduced if the smaller is below 0.
-    """
-    order = [("rss", "RSS"), ("rss-short", "RSS-Short"), (baseline, BASELINES[baseline])]
-    return _judge(
-        evidence, _ordered(evidence, order, backbone=PROXYLESS), baseline, number="11", figure="figure_S7",
-        text="OFA < RSS-Short < RSS on ProxylessNAS too", where="Supplement 3, Fig. S7", unit="points",
-        statistic="smaller mean paired difference of adjacent methods",
-    )  # fmt: skip
-
-
-# In the order of the table. The first take the baseline, the others do not depend on it.
-AGAINST_BASELINE = (
-    above_at_every_size,
-    short_above_ofa,
-    gap_grows,
-    smaller_range,
-    biased_to_large,
-    partial(faster, method="rss"),
-    partial(faster, method="rss-short"),
-    changes_agree,
-    order_on_proxylessnas,
-)
-WITHOUT_BASELINE = (
-    partial(fewer_subnets_better, base="rss"),
-    partial(fewer_subnets_better, base="rss-short"),
-    partial(skewed_to_own_size, base="rss"),
-    partial(skewed_to_own_size, base="rss-short"),
-    less_biased_is_better,
-)
-
-
 def decide(
     population: pd.DataFrame,
     times: pd.DataFrame,
-    scale_is_paper: bool,
+    profile: str,
     datasets: Sequence[str] | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> list[Claim]:
     """Every claim with its verdict, in the paper's order; those about OFA once against each PS baseline that was run.
 
-    `scale_is_paper`: whether the runs have the paper's epochs; if not, no claim is decided. `datasets` are those that
-    the claims are about at another scale (see `Evidence`). Missing runs give the verdict "not run"; raises InputError
-    for tables that cannot be used.
+    Parameters and errors are those of `Evidence`. Missing runs give the verdict "not run".
     """
-    evidence = Evidence(population, times, scale_is_paper, datasets, resamples, seed)
-    claims = [claim(evidence, baseline) for claim in AGAINST_BASELINE for baseline in evidence.baselines]
-    claims += [claim(evidence) for claim in WITHOUT_BASELINE]
-    return sorted(claims, key=lambda claim: (int(claim.number.rstrip("ab")), claim.number))
+    evidence = Evidence(population, times, profile, datasets, resamples)
+    claims = []
+    for statement in STATEMENTS:
+        for arguments in [(b,) for b in evidence.baselines] if statement.about_ofa else [()]:
+            claims.append(_judge(statement, statement.parts(evidence, *arguments), evidence.decides, *arguments))
+    return claims
 
 
-# --- reading finished runs --------------------------------------------------------------------------------------------
+def _judge(statement: Statement, parts: list[Part], decides: bool, baseline: str = "") -> Claim:
+    """Apply the rule of the statement, unless missing runs or their scale forbid a verdict."""
+    there = [part for part in parts if part.seeds]
+    missing = list(dict.fromkeys(name for part in parts for name in part.missing))
+    seeds = min((part.seeds for part in there), default=0)
+    kind, numbers, reasons = INCONCLUSIVE, (math.nan, math.nan, math.nan), []
+    if there:
+        kind, numbers, words = (_near if statement.unit == "times" else _all_above_zero)(statement, there)
+        reasons = [words, f"{seeds} seeds" if seeds > 1 else "one seed, which says nothing about others"]
+    if missing:
+        reasons.append(f"missing: {', '.join(missing)}")
+    verdict = kind + ONE_SEED * (seeds == 1)
+    refuted = kind == REFUTED and statement.unit != "times"  # a mean over fewer datasets refutes nothing
+    if missing and not (refuted and decides):
+        verdict = NOT_RUN
+    elif not decides:
+        verdict = NO_SCALE
+    reason = "; ".join(reasons)
+    return Claim(statement, baseline, tuple(parts), *numbers, verdict, f"{reason[:1].upper()}{reason[1:]}.")
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What `finished` found: tables for `decide`, and remarks on what was left out."""
-
-    population: pd.DataFrame
-    times: pd.DataFrame
-    scale_is_paper: bool
-    datasets: tuple[str, ...] | None
-    remarks: tuple[str, ...]
+Judged = tuple[str, tuple[float, float, float], str]  # verdict; estimate, low and high; why
 
 
-def finished(
-    results: str | Path,
-    profile: str,
-    datasets: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    subnets_per_bucket: int | None = None,
-) -> Finished:
-    """All finished runs under `results`/`profile`; nothing is trained and nothing has to be there.
-
-    None for `datasets`, `seeds` and `subnets_per_bucket` takes any. A run is at the paper's scale if its record has the
-    epochs and rates of Table 1 and all images, whatever its profile is called; if there are such runs, only they are
-    used. Raises InputError for a profile that is neither known nor there, and for a file that cannot be read.
-    """
-    folder = Path(results) / profile
-    if not folder.is_dir():
-        choose(profile, PROFILES, "profile")
-    found, remarks = [], []
-    unfinished, other_seeds, other_sizes = 0, set(), 0
-    for path in sorted(folder.glob("*/*/*/seed*/run.json")):
-        record = _read(path)
-        try:
-            training, evaluation = record["config"]["training"], record["config"]["evaluation"]
-            names = {key: training[key] for key in ("dataset", "backbone", "seed")}
-            names["method"] = training["method"]["name"]
-            status, count = record["status"], evaluation["subnets_per_bucket"]
-        except (KeyError, TypeError):
-            raise InputError(f"{path} is not a run's record: move its folder away") from None
-        if names["method"] not in METHODS or (datasets and names["dataset"] not in datasets):
-            continue
-        if status != "finished" or not path.with_name("population.csv").exists():
-            unfinished += 1
-        elif seeds is not None and names["seed"] not in seeds:
-            other_seeds.add(names["seed"])
-        elif subnets_per_bucket is not None and count != subnets_per_bucket:
-            other_sizes += 1
-        else:
-            found.append((path, names, record, at_paper_scale(record["config"])))
-    at_scale = [run for run in found if run[-1]]
-    scale_is_paper = bool(at_scale) or (not found and profile == "paper")
-    if at_scale and len(at_scale) < len(found):
-        remarks.append(f"Runs left out because they are not at the paper's scale: {len(found) - len(at_scale)}.")
-    if unfinished:
-        remarks.append(f"Runs left out because they are not finished: {unfinished}.")
-    if other_seeds:
-        remarks.append(f"Seeds that are there too, but were not asked for: {', '.join(map(str, sorted(other_seeds)))}.")
-    if other_sizes:
-        remarks.append(f"Runs left out because of another number of subnets a bucket: {other_sizes}.")
-    if not scale_is_paper and datasets is None and profile in PROFILES:
-        datasets = PROFILES[profile].datasets
-    datasets = None if scale_is_paper else tuple(_difficulty_order(datasets)) if datasets else None
-    population, times = _tables(at_scale or found)
-    return Finished(population, times, scale_is_paper, datasets, tuple(remarks))
+def _all_above_zero(statement: Statement, parts: list[Part]) -> Judged:
+    """The rule for conjunctions, as the module's text states it."""
+    least = min(parts, key=lambda part: part.estimate)
+    low = float(np.min([part.low() for part in parts]))
+    high = float(np.min([part.high(TAIL / len(parts)) for part in parts]))
+    kind = REPRODUCED if low > 0 else REFUTED if high < 0 else INCONCLUSIVE
+    above = sum(part.estimate > 0 for part in parts)
+    words = f"{above} of {len(parts)} above 0, smallest: {least.label}, {least.estimate:+.2f} {statement.unit}"
+    return kind, (least.estimate, low, high), words
 
 
-def _tables(runs: Sequence[tuple]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    populations, rows = [], []
-    for path, names, record, _ in runs:
-        settings = {"kernel": str, "expand": str, "depth": str}
-        populations.append(pd.read_csv(path.with_name("population.csv"), dtype=settings).assign(**names))
-        rows.append(names | {key: record.get(key, math.nan) for key in TIMES_COLUMNS[4:]})
-    if not runs:
-        return pd.DataFrame(columns=list(POPULATION_COLUMNS)), pd.DataFrame(columns=list(TIMES_COLUMNS))
-    return pd.concat(populations, ignore_index=True)[list(POPULATION_COLUMNS)], pd.DataFrame(rows)[list(TIMES_COLUMNS)]
+def _near(statement: Statement, parts: list[Part]) -> Judged:
+    """The rule for a published ratio: reproduced if the interval (with one seed, the ratio) is within 20 % of it, not
+    reproduced if it is outside, on whichever side."""
+    (part,), published = parts, SPEED_UPS[statement.number]
+    numbers = tuple(math.exp(value) for value in (part.estimate, part.low(), part.high()))
+    first, last = numbers[1:] if part.degrees else (numbers[0],) * 2
+    least, most = ((1 + sign * TOLERANCE) * published for sign in (-1, 1))
+    inside, outside = least <= first and last <= most, last < least or first > most
+    words = f"{numbers[0]:.2f} times as fast on {part.label}; {least:.2f} to {most:.2f} counts as the published "
+    words += f"{published} (RTX 3080, the authors' pipeline)"
+    return REPRODUCED if inside else REFUTED if outside else INCONCLUSIVE, numbers, words
 
 
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): move its folder away") from None
-
-
-def at_paper_scale(config: dict) -> bool:
-    """Whether a run's configuration has the paper's epochs, learning rates and batch size, and all images."""
-    training, method = config["training"], config["training"]["method"]
-    dataset, name = training["dataset"], method["name"]
-    if dataset not in TABLE_1 or name not in METHODS:
-        return False
-    expected = build(name, *TABLE_1[dataset])
-    stages = [(stage["epochs"], stage["learning_rate"]) for stage in method["stages"]]
-    images = training["train_images"], config["evaluation"]["test_images"]
-    return (
-        stages == [(stage.epochs, stage.learning_rate) for stage in expected.stages]
-        and method["batch_size"] == expected.batch_size
-        and images == (TRAIN_IMAGES[dataset], TEST_IMAGES)
-    )
-
-
-# --- tables, words and the figure -------------------------------------------------------------------------------------
+# --- tables and words -------------------------------------------------------------------------------------------------
 
 
 def table(claims: Sequence[Claim]) -> pd.DataFrame:
-    """One row a claim and baseline: the paper's claim, what decides it, our estimate, the verdict, the figure."""
+    """One row a claim and baseline: what the paper says and where, our estimate, the verdict and why, the figure."""
+    ours = ("baseline", "estimate", "low", "high", "verdict", "reason")
+    theirs = ("number", "text", "where", "statistic", "figure", "unit")
     return pd.DataFrame(
-        {
-            "claim": [claim.number for claim in claims],
-            "text": [claim.text for claim in claims],
-            "baseline": [BASELINES.get(claim.baseline, "") for claim in claims],
-            "where": [claim.where for claim in claims],
-            "statistic": [claim.statistic for claim in claims],
-            "estimate": [claim.estimate for claim in claims],
-            "low": [claim.low for claim in claims],
-            "high": [claim.high for claim in claims],
-            "unit": [claim.unit for claim in claims],
-            "verdict": [claim.verdict for claim in claims],
-            "reason": [claim.reason for claim in claims],
-            "figure": [claim.figure for claim in claims],
-            "notebook": [claim.notebook for claim in claims],
-        }
+        [{n: getattr(c.statement, n) for n in theirs} | {n: getattr(c, n) for n in ours} for c in claims]
     )
 
 
 def components(claims: Sequence[Claim]) -> pd.DataFrame:
-    """One row for each number that a claim rests on, with its own (pointwise) 95 % interval.
-
-    Those of claims 6a and 6b are logarithms of ratios.
-    """
-    columns = ["claim", "baseline", "part", "estimate", "low", "high", "seeds", "missing"]
-    rows = [
-        (c.number, BASELINES.get(c.baseline, ""), p.label, p.estimate, p.low(), p.high(), p.seeds, ", ".join(p.missing))
-        for c in claims
-        for p in c.parts
-    ]
+    """One row for each number that a claim rests on, with its own 95 % interval (those of 6a and 6b are logarithms)."""
+    columns = ["claim", "baseline", "part", "estimate", "low", "high", "seeds"]
+    parts = [(claim.statement.number, claim.baseline, part) for claim in claims for part in claim.parts]
+    rows = [(n, baseline, p.label, p.estimate, p.low(), p.high(), p.seeds) for n, baseline, p in parts]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _link(figure: str, folder: Path, prefix: str, form: str) -> str:
-    """Links to those of the figures that exist in `folder`, the names of the others."""
-    names = figure.split(", ")
-    return ", ".join(
-        form.format(name=n, url=f"{prefix}{n}.png") if (folder / f"{n}.png").exists() else f"{n} (not drawn)"
-        for n in names
-    )
-
-
-def shown(claims: Sequence[Claim], folder: str | Path, prefix: str, form: str) -> pd.DataFrame:
-    """The table as it is read: numbers rounded, the interval in one column, figures of `folder` linked by `form`."""
-    rows = table(claims)
-    estimates = ["" if math.isnan(row.estimate) else f"{row.estimate:.2f} {row.unit}" for row in rows.itertuples()]
-    intervals = ["" if math.isnan(row.low) else f"{row.low:.2f} to {row.high:.2f}" for row in rows.itertuples()]
-    return pd.DataFrame(
-        {
-            "Claim": rows["claim"],
-            "The paper says": rows["text"],
-            "Where": rows["where"],
-            "Baseline": rows["baseline"],
-            "Statistic": rows["statistic"],
-            "Estimate": estimates,
-            "95 % interval": intervals,
-            "Verdict": rows["verdict"],
-            "Why": rows["reason"],
-            "Figure": [_link(figure, Path(folder), prefix, form) for figure in rows["figure"]],
-        }
-    )
-
-
-VERDICT_COLOURS = {REPRODUCED: "#d5ebe3", REFUTED: "#f6d5d5", INCONCLUSIVE: "#fbecc8"}
-
-
-def styled(claims: Sequence[Claim], folder: str | Path, prefix: str = ""):
-    """The table as a pandas Styler whose figures are links; `prefix` leads from the notebook to `folder`."""
-    colours = [VERDICT_COLOURS.get(claim.kind, "#ececec") for claim in claims]
-    rows = shown(claims, folder, prefix, '<a href="{url}">{name}</a>')
-    return (
-        rows.style.hide(axis="index")
-        .format(escape="html", subset=[column for column in rows if column != "Figure"])
-        .apply(lambda column: [f"background-color: {c}; color: black" for c in colours], subset=["Verdict"])
-        .set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "normal"})
-        .set_table_styles([{"selector": "th", "props": "text-align: left; white-space: nowrap"}])
-    )
-
-
 def markdown(claims: Sequence[Claim], folder: str | Path, prefix: str = "") -> str:
-    """The table in Markdown."""
-    rows = shown(claims, folder, prefix, "[{name}]({url})")
-    lines = [list(rows.columns), ["---"] * rows.shape[1], *rows.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    """The table to read, in Markdown. Figures in `folder` are links; `prefix` leads from the page to the folder."""
+    rows = [("Claim", "The paper says", "Baseline", "Statistic", "Estimate, 95 % interval", "Verdict", "Why", "Figure")]
+    rows.append([":---"] * len(rows[0]))
+    for row in table(claims).itertuples():
+        number = "" if math.isnan(row.estimate) else f"{row.estimate:.2f} {row.unit}"
+        number += "" if math.isnan(row.low) else f", {row.low:.2f} to {row.high:.2f}"
+        there = {name: (Path(folder) / f"{name}.png").exists() for name in row.figure.split(", ")}
+        links = [f"[{n}]({prefix}{n}.png)" if drawn else f"{n} (not drawn)" for n, drawn in there.items()]
+        text, baseline = f"{row.text} ({row.where})", _label(row.baseline) if row.baseline else ""
+        rows.append((row.number, text, baseline, row.statistic, number, row.verdict, row.reason, ", ".join(links)))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def save(claims: Sequence[Claim], folder: str | Path) -> list[Path]:
-    """Write claims.csv and claims.md into `folder`, whole or not at all, and return their paths."""
+def save(claims: Sequence[Claim], folder: str | Path) -> None:
+    """Write claims.csv and claims.md into `folder`, each whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "claims.csv": table(claims).to_csv(index=False, lineterminator="\n"),
-        "claims.md": f"# Claims\n\n{markdown(claims, folder)}\n{conclusions(claims)}",
-    }
-    for name, text in texts.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return [folder / name for name in texts]
+    write_csv(folder / "claims.csv", table(claims))
+    with atomic_path(folder / "claims.md") as temporary:
+        temporary.write_text(f"# Claims\n\n{markdown(claims, folder)}\n{conclusions(claims)}", encoding="utf-8")
 
 
-def _status(claims: Sequence[Claim]) -> str:
-    """carried if all are reproduced, contradicted if one is not, else open."""
-    kinds = [claim.kind for claim in claims]
-    if REFUTED in kinds:
-        return "contradicted"
-    return "carried" if kinds and all(kind == REPRODUCED for kind in kinds) else "open"
-
-
-# The claims that each explanation rests on, and what may be said once they are judged.
+# What the paper argues, and the claims that it rests on.
+AGAINST_INTERFERENCE = "RSS does nothing against interference, and trains the better population"
+SAMPLING_BIAS = "Populations lean toward what was trained most, and less bias is better"
 ARGUMENTS = {
-    "Interference between subnets trained one at a time": (
-        ("1", "11"),
-        {
-            "carried": "RSS, which does nothing against interference, trains the better population: the evidence is "
-            "against interference as what limits it.",
-            "contradicted": "RSS, which does nothing against interference, is not above progressive shrinking "
-            "throughout: the paper's argument against interference does not stand on this evidence.",
-        },
-    ),
-    "Interference from combined gradients": (
-        ("7a", "7b"),
-        {
-            "carried": "Accuracy falls from one subnet an epoch to one a batch, and again to two a batch, as "
-            "interference within an update would have it.",
-            "contradicted": "More subnets an update do not lower accuracy throughout: the evidence does not carry it.",
-        },
-    ),
-    "Sampling bias": (
-        ("5", "8a", "8b", "9"),
-        {
-            "carried": "Populations lean toward what was trained most, and less biased schemes are better: the "
-            "evidence carries sampling bias.",
-            "contradicted": "At least one of its consequences does not show: the evidence does not carry sampling bias "
-            "as the paper states it.",
-        },
-    ),
+    AGAINST_INTERFERENCE: ("1", "11"),
+    "More subnets in an update interfere, and lower the accuracy": ("7a", "7b"),
+    SAMPLING_BIAS: ("5", "8a", "8b", "9"),
 }
 
 
 def conclusions(claims: Sequence[Claim]) -> str:
     """What the verdicts say about interference and sampling bias, in Markdown, from the verdicts alone."""
-    kinds = [claim.kind for claim in claims]
-    counts = {kind: kinds.count(kind) for kind in (REPRODUCED, REFUTED, INCONCLUSIVE, NO_SCALE, NOT_RUN)}
-    lines = ["**Verdicts.** " + ", ".join(f"{kind}: {count}" for kind, count in counts.items() if count) + "."]
-    if NO_SCALE in kinds:
-        lines.append(
-            "**Scale.** These runs are not at the paper's epochs. They show how verdicts are made and decide nothing: "
-            "neither interference nor sampling bias gains or loses by them."
-        )
-        return "\n\n".join(lines) + "\n"
-    baselines = [b for b in BASELINES if any(claim.baseline == b for claim in claims)]
-    statuses: dict[str, list[str]] = {baseline: [] for baseline in baselines}
-    for argument, (numbers, words) in ARGUMENTS.items():
-        members = [claim for claim in claims if claim.number in numbers]
-        for baseline in baselines:
-            statuses[baseline].append(_status([m for m in members if m.baseline in ("", baseline)]))
-        sentences = {b: words.get(statuses[b][-1], "Undecided by these results.") for b in baselines}
-        lines.append(f"**{argument}** ({_listed(members)}). {_for_each(sentences)}")
-    answers = {baseline: _answer(*status) for baseline, status in statuses.items()}
-    lines.append(f"**Which explanation the evidence carries.** {_for_each(answers)}")
-    if words := _baseline_words(claims):
-        lines.append(f"**Does the answer survive a PS baseline trained as its authors train it?** {words}")
+    counts = Counter(claim.kind for claim in claims)
+    lines = [f"Verdicts: {', '.join(f'{kind} {n}' for kind, n in counts.items())}."]
+    if counts[NO_SCALE]:
+        return lines[0] + " These runs are not at the paper's scale: they decide nothing about either explanation.\n"
+    lines.append("*Supported*: all claims are reproduced; *contradicted*: one is not reproduced; else *open*.")
+    for baseline in dict.fromkeys(claim.baseline for claim in claims if claim.baseline):
+        status, bullets = {}, [f"With {_label(baseline)} as the baseline:\n"]
+        for argument, numbers in ARGUMENTS.items():
+            members = [c for c in claims if c.statement.number in numbers and c.baseline in ("", baseline)]
+            kinds = {claim.kind for claim in members}
+            status[argument] = "contradicted" if REFUTED in kinds else "supported" if kinds == {REPRODUCED} else "open"
+            verdicts = ", ".join(f"{claim.statement.number} {claim.verdict}" for claim in members)
+            bullets.append(f"- {argument}: {status[argument]} ({verdicts}).")
+        interference, bias = status[AGAINST_INTERFERENCE], status[SAMPLING_BIAS]
+        answer = f"not settled: the argument against interference is {interference}, that for sampling bias {bias}"
+        if interference == bias == "supported":
+            answer = "sampling bias and not interference, as the paper says"
+        lines.append("\n".join([*bullets, f"- Which explanation the evidence carries: {answer}."]))
     if any(claim.verdict.endswith(ONE_SEED) for claim in claims):
-        lines.append("**Seeds.** Verdicts with one seed may change with another: their intervals cover subnets alone.")
+        lines.append("Verdicts with one seed may change with another: their intervals cover subnets alone.")
     return "\n\n".join(lines) + "\n"
 
 
-def _answer(one_at_a_time: str, gradients: str, bias: str) -> str:
-    """What the statuses of the three arguments say together; the second does not decide between the explanations."""
-    interference = {"carried": "is not what limits the population", "contradicted": "is not ruled out"}
-    sampling = {"carried": "carried", "contradicted": "not carried throughout"}
-    answer = f"Interference {interference.get(one_at_a_time, 'is undecided')}; "
-    answer += f"sampling bias is {sampling.get(bias, 'undecided')}."
-    return answer + (" That is the paper's answer." if one_at_a_time == bias == "carried" else "")
-
-
-def _for_each(sentences: dict[str, str]) -> str:
-    """One sentence if all baselines have the same, else each with its baseline."""
-    if len(set(sentences.values())) == 1:
-        return next(iter(sentences.values()))
-    return " ".join(f"With {BASELINES[baseline]} as the baseline: {text}" for baseline, text in sentences.items())
-
-
-def _listed(claims: Sequence[Claim]) -> str:
-    """The claims' verdicts, as "1 reproduced against OFA; 11 not run"."""
-    both = len({claim.baseline for claim in claims if claim.baseline}) > 1
-    against = [f" against {BASELINES[c.baseline]}" if both and c.baseline else "" for c in claims]
-    return "; ".join(f"{c.number} {c.verdict}{words}" for c, words in zip(claims, against, strict=True))
-
-
-def _baseline_words(claims: Sequence[Claim]) -> str:
-    """How the verdicts differ between the two PS baselines; empty if there is one."""
-    kinds: dict[str, dict[str, str]] = {}
-    for claim in claims:
-        if claim.baseline:
-            kinds.setdefault(claim.number, {})[claim.baseline] = claim.kind
-    both = {number: (k["ofa"], k["ofa-released"]) for number, k in kinds.items() if len(k) == 2}
-    pairs = {number: pair for number, pair in both.items() if NOT_RUN not in pair}
-    if not pairs:
-        return "Undecided: no claim has results against both baselines." if both else ""
-    differ = {number: pair for number, pair in pairs.items() if pair[0] != pair[1]}
-    if not differ:
-        return f"Yes in that every claim judged against both baselines has one verdict ({', '.join(pairs)})."
-    words = "; ".join(f"claim {n} is {a} against OFA and {b} against the released code" for n, (a, b) in differ.items())
-    same = [number for number in pairs if number not in differ]
-    return f"Not in every claim: {words}." + (f" Same verdict: {', '.join(same)}." if same else "")
-
+# --- the figure -------------------------------------------------------------------------------------------------------
 
 MARKERS = {REPRODUCED: ("o", True), REFUTED: ("X", True), INCONCLUSIVE: ("o", False), NO_SCALE: ("D", False),
            NOT_RUN: ("D", False)}  # fmt: skip
@@ -1163,115 +593,70 @@ PANELS = {
     "points per MFLOPs": "points of accuracy per MFLOPs (the claim: above 0)",
     "times": "times as fast as OFA (shaded: published value ± 20 %)",
 }
-WIDTH, ROW, LABEL_WIDTH, VERDICT_WIDTH = 7.8, 0.185, 3.25, 1.5  # inches
+WIDTH, LEFT, RIGHT, ROW, GAP = 7.8, 3.25, 1.5, 0.19, 0.47  # inches: page, texts beside the panels, rows, between panels
 
 
 def figure_claims(claims: Sequence[Claim], caption: str = "") -> Figure:
-    """Estimate and interval of every claim, a panel a unit, with the verdict in words beside it.
+    """Estimate and 95 % interval of every claim, a panel a unit, beside the claim and the verdict in words.
 
-    A claim holds to the right of the line at 0, or, for a ratio, in the shaded range. Intervals that leave the panel
-    end in an arrow. `caption` goes under the figure.
+    An interval that reaches the edge of its panel goes on beyond it. `caption` goes under the figure.
     """
-    if not claims:
-        raise InputError("there are no claims to draw: expected those of decide")
-    groups = {unit: [claim for claim in claims if claim.unit == unit] for unit in PANELS}
-    groups = {unit: members for unit, members in groups.items() if members}
-    top, gap, bottom = 0.3, 0.47, 0.4 + (0.15 if caption else 0.0)
-    height = top + bottom + ROW * len(claims) + gap * (len(groups) - 1)
-    figure = Figure((WIDTH, height))
-    y = height - top
+    groups = {unit: [claim for claim in claims if claim.statement.unit == unit] for unit in PANELS}
+    height = 0.85 + ROW * len(claims) + GAP * (len(groups) - 1)
+    figure, y = Figure((WIDTH, height)), height - 0.3
     for unit, members in groups.items():
         y -= ROW * len(members)
-        width = WIDTH - LABEL_WIDTH - VERDICT_WIDTH
-        axes = figure.add_axes((LABEL_WIDTH / WIDTH, y / height, width / WIDTH, ROW * len(members) / height))
-        _draw_claims(axes, members, unit)
-        _write_rows(axes, members, width)
-        y -= gap
-    figure.legend(
-        handles=_legend_handles(claims), loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=8, frameon=False,
-        fontsize=6.8, handletextpad=0.4, columnspacing=1.2, handlelength=1.2, borderpad=0.5,
-    )  # fmt: skip
-    if caption:
-        figure.text(0.06 / WIDTH, 0.06 / height, caption, fontsize=6.2, color="0.3", va="bottom", gid="caption")
+        place = (LEFT / WIDTH, y / height, 1 - (LEFT + RIGHT) / WIDTH, ROW * len(members) / height)
+        _draw_claims(figure.add_axes(place), members, unit)
+        y -= GAP
+    kinds, baselines = {c.kind for c in claims if not math.isnan(c.estimate)}, {c.baseline for c in claims}
+    handles: list = [
+        Line2D([], [], linestyle="", marker=marker, markersize=5, color="0.3", label=kind,
+               markerfacecolor="0.3" if filled else "white")
+        for kind, (marker, filled) in MARKERS.items() if kind in kinds
+    ]  # fmt: skip
+    names = {baseline: f"against {_label(baseline)}" if baseline else "no baseline" for baseline in baselines}
+    handles += [Patch(color=COLOURS[b], label=names[b]) for b in COLOURS if b in baselines]
+    figure.legend(handles=handles, loc="upper center", ncols=8, frameon=False, fontsize=6.8, handletextpad=0.4,
+                  columnspacing=1.2, handlelength=1.2, borderpad=0.3)  # fmt: skip
+    figure.text(0.08 / WIDTH, 0.06 / height, caption, fontsize=6.2, color="0.3", va="bottom", gid="caption")
     return figure
 
 
-def _write_rows(axes: Axes, claims: Sequence[Claim], width: float) -> None:
-    """Number, claim and verdict of each row, beside a panel `width` inches wide."""
-    style = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 7}
-    for y, claim in enumerate(claims):
-        if y > 0 and claims[y - 1].number == claim.number:
-            words = f"the same against {BASELINES[claim.baseline]}"
-        else:
-            words = claim.text
-            axes.text((0.08 - LABEL_WIDTH) / width, y, claim.number, **style)
-        axes.text((0.34 - LABEL_WIDTH) / width, y, words, **style)
-        axes.text(1 + 0.12 / width, y, claim.verdict, **style)
-
-
 def _draw_claims(axes: Axes, claims: Sequence[Claim], unit: str) -> None:
-    ratio, limits = unit == "times", _limits(claims, unit == "times")
-    if ratio:
-        axes.set_xscale("log")
-        axes.set_xticks(ticks := [t for t in (0.5, 1, 2, 4, 8, 16, 32) if limits[0] <= t <= limits[1]], ticks)
-        axes.minorticks_off()
-    axes.set_xlim(limits)
+    """The claims of one unit, one below the other, with number and text to the left and the verdict to the right."""
+    shown = [1, *SPEED_UPS.values()] if unit == "times" else [0]
+    shown += [claim.estimate for claim in claims if not math.isnan(claim.estimate)]
+    if unit == "times":
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(min(shown) / 1.5, max(shown) * 1.5)
+    else:
+        widths = [claim.high - claim.low for claim in claims if not math.isnan(claim.low)]
+        room = max(0.35 * np.ptp(shown), 0.6 * np.median(widths or [0])) or 1.0  # no single wide interval decides
+        axes.set_xlim(min(shown) - room, max(shown) + room)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_ylim(len(claims) - 0.5, -0.5)
-    axes.axvline(1 if ratio else 0, color="0.2", linewidth=0.8, zorder=1)
+    axes.axvline(1 if unit == "times" else 0, color="0.2", linewidth=0.8, zorder=1)
+    width, text = WIDTH - LEFT - RIGHT, {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 7}
     for y, claim in enumerate(claims):
-        if ratio:
-            published = SPEED_UPS["rss" if claim.number == "6a" else "rss-short"]
-            left, right = ((1 + sign * TOLERANCE) * published for sign in (-1, 1))
-            axes.fill_betweenx([y - 0.42, y + 0.42], left, right, color="0.87", linewidth=0, zorder=0)
-        if y > 0 and claims[y - 1].number != claim.number:
+        first = y == 0 or claims[y - 1].statement.number != claim.statement.number
+        if first:
+            axes.text((0.08 - LEFT) / width, y, claim.statement.number, **text)
             axes.axhline(y - 0.5, color="0.9", linewidth=0.5, zorder=0)
+        words = claim.statement.text if first else f"the same against {_label(claim.baseline)}"
+        axes.text((0.34 - LEFT) / width, y, words, **text)
+        axes.text(1 + 0.12 / width, y, claim.verdict, **text)
+        if unit == "times":
+            low, high = ((1 + sign * TOLERANCE) * SPEED_UPS[claim.statement.number] for sign in (-1, 1))
+            axes.fill_betweenx([y - 0.42, y + 0.42], low, high, color="0.87", linewidth=0, zorder=0)
         if not math.isnan(claim.estimate):
-            _draw_interval(axes, y, claim, limits)
+            (marker, filled), colour = MARKERS[claim.kind], COLOURS[claim.baseline]
+            error = None if math.isnan(claim.low) else [[claim.estimate - claim.low], [claim.high - claim.estimate]]
+            axes.errorbar(claim.estimate, y, xerr=error, marker=marker, color=colour, markersize=5, capsize=2, zorder=3,
+                          markerfacecolor=colour if filled else "white", linewidth=1.3)  # fmt: skip
     axes.set_yticks([])
     axes.tick_params(axis="x", labelsize=7, pad=2)
     axes.grid(axis="x", linewidth=0.4, color="0.9")
     axes.set_axisbelow(True)
     axes.set_xlabel(PANELS[unit], fontsize=7.5, labelpad=2)
-
-
-def _draw_interval(axes: Axes, y: int, claim: Claim, limits: tuple[float, float]) -> None:
-    colour = COLOURS[claim.baseline]
-    if not math.isnan(claim.low):
-        low, high = max(claim.low, limits[0]), min(claim.high, limits[1])
-        axes.plot([low, high], [y, y], color=colour, linewidth=1.3, zorder=2, solid_capstyle="butt")
-        for end, inside, arrow in (
-            (low, claim.low >= limits[0], CARETLEFT),
-            (high, claim.high <= limits[1], CARETRIGHT),
-        ):
-            mark = "|" if inside else arrow  # an arrow's tip is at the edge of the panel
-            axes.plot(end, y, marker=mark, markersize=5, color=colour, zorder=2, clip_on=False)
-    marker, filled = MARKERS[claim.kind]
-    axes.plot(claim.estimate, y, marker=marker, markersize=4.5 if marker == "D" else 5.5, color=colour, zorder=3,
-              markerfacecolor=colour if filled else "white", markeredgecolor="white" if marker == "X" else colour,
-              markeredgewidth=0.4 if marker == "X" else 1.0, gid=f"claim {claim.number} {claim.baseline}")  # fmt: skip
-
-
-def _limits(claims: Sequence[Claim], ratio: bool) -> tuple[float, float]:
-    """x limits that show every estimate and, unless it is very wide, its interval."""
-    transform, back = (math.log, math.exp) if ratio else (float, float)
-    centers = [transform(claim.estimate) for claim in claims if not math.isnan(claim.estimate)]
-    centers += [transform(f * v) for v in SPEED_UPS.values() for f in (1 - TOLERANCE, 1 + TOLERANCE)] if ratio else []
-    low, high = min([0.0, *centers]), max([0.0, *centers])
-    room = 0.6 * (high - low) or 1.0
-    ends = [transform(end) for claim in claims if not math.isnan(claim.low) for end in (claim.low, claim.high) if
-            end > 0 or not ratio]  # fmt: skip
-    first, last = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
-    margin = 0.06 * ((last - first) or 1.0)
-    return back(first - margin), back(last + margin)
-
-
-def _legend_handles(claims: Sequence[Claim]) -> list[Line2D | Patch]:
-    kinds = dict.fromkeys(claim.kind for claim in claims if not math.isnan(claim.estimate))
-    handles: list[Line2D | Patch] = []
-    for kind in (k for k in MARKERS if k in kinds):
-        marker, filled = MARKERS[kind]
-        handles.append(Line2D([], [], linestyle="", marker=marker, markersize=5, color="0.3", label=kind,
-                              markerfacecolor="0.3" if filled else "white"))  # fmt: skip
-    baselines = dict.fromkeys(claim.baseline for claim in claims)
-    names = {b: f"against {BASELINES[b]}" if b else "no baseline" for b in baselines}
-    return handles + [Patch(color=COLOURS[b], label=names[b]) for b in COLOURS if b in baselines]

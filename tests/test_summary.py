@@ -1,0 +1,117 @@
+"""rsslib.summary: tables and sentences, on made-up tables whose answers are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import BUCKETS, made_up
+from scipy import stats
+
+from rsslib import methods, summary
+from rsslib.errors import InputError
+
+
+def row(table: pd.DataFrame, method: str, quantity: str = "all") -> pd.Series:
+    (found,) = table[(table["method"] == method) & (table["quantity"] == quantity)].itertuples()
+    return found
+
+
+def test_medians_spread_and_slope():
+    population, _ = made_up(["digits"], medians={"ofa": (10.0, 30.0, 50.0), "rss": (50.0, 50.0, 50.0)})
+    table = summary.medians(population.sample(frac=1, random_state=0))
+    assert list(table["quantity"].unique()) == ["4 MFLOPs", "8 MFLOPs", "12 MFLOPs", "all", "spread", "slope"]
+    assert list(table["method"].unique()) == ["OFA", "RSS-Short", "RSS"] and set(table["dataset"]) == {"Digits"}
+    rss = table[table["method"] == "RSS"]
+    assert list(rss["mean"][:5]) == [50, 50, 50, 50, 4] and rss["low"].isna().all() and set(rss["seeds"]) == {1}
+    expected = np.polyfit(*population.query("method == 'rss'")[["mflops", "accuracy"]].to_numpy().T, 1)[0]
+    assert row(table, "RSS", "slope").mean == pytest.approx(expected)
+
+
+def test_the_interval_is_students_over_seeds():
+    population, _ = made_up(methods=["rss"], seeds=(0, 1, 5))  # medians 50, 51, 55
+    found = row(summary.medians(population), "RSS", "4 MFLOPs")
+    interval = stats.ttest_1samp([50, 51, 55], 0).confidence_interval(0.95)
+    assert found.mean == 52 and (found.low, found.high) == pytest.approx(tuple(interval))
+    assert row(summary.medians(population), "RSS", "spread").mean == 6  # within a seed
+
+
+def test_differences_are_paired_by_subnet_and_seed():
+    population, _ = made_up(seeds=(0, 1))
+    population.loc[population["method"].eq("rss") & population["seed"].eq(1), "accuracy"] += 2
+    shuffled = population.sample(frac=1, random_state=0)
+    table = summary.differences(shuffled)
+    assert [row(table, "RSS minus OFA", f"{b:g} MFLOPs").mean for b in BUCKETS] == [11, 7, 3]
+    whole = row(table, "RSS minus OFA")
+    interval = stats.ttest_1samp([6, 8], 0).confidence_interval(0.95)
+    assert whole.mean == 7 and (whole.low, whole.high) == pytest.approx(tuple(interval))
+    one = population[~((population["method"] == "ofa") & (population["seed"] == 1))]
+    whole = row(summary.differences(one), "RSS minus OFA")
+    assert (whole.mean, whole.seeds) == (6, 1) and np.isnan(whole.low)
+
+
+@pytest.mark.parametrize("method, expected", [
+    ("ofa", ()), ("ofa-released", ("ofa",)), ("rss", ("ofa", "ofa-released")), ("rss-short", ("ofa", "ofa-released")),
+    ("rss-per-batch", ("rss",)), ("rss-short-per-batch", ("rss-short",)), ("ofa-lr-0.02", ("ofa",)),
+    ("ofa-released-lr-0.02", ("ofa-released",)), ("growing", ("ofa", "ofa-released")),
+])  # fmt: skip
+def test_what_is_compared_with_what(method, expected):
+    assert tuple(summary.baselines_of(method)) == expected
+    assert method in methods.METHODS or method == "growing"
+
+
+def test_readable_tables():
+    population, _ = made_up(["mnist", "cifar100"], methods=["rss", "ofa"], seeds=(0, 1))
+    table = summary.readable(summary.medians(population))
+    assert list(table.index) == [(d, m, 2) for d in ("MNIST", "CIFAR-100") for m in ("OFA", "RSS")]
+    assert table.loc[("MNIST", "RSS", 2), "4 MFLOPs"] == "50.50 ± 6.35"
+    one = summary.readable(summary.differences(population[population["seed"] == 0]))
+    assert list(one.loc[("CIFAR-100", "RSS minus OFA", 1)]) == ["10.00", "6.00", "2.00", "6.00"]
+
+
+def test_nothing_to_compare():
+    population, times = made_up(methods=["rss"])
+    assert summary.differences(population).empty and summary.readable(summary.differences(population)).empty
+    assert "Nothing that is to be compared" in summary.findings(population, times, "paper")
+
+
+def test_against_published():
+    population, times = made_up(["mnist", "cifar100"])
+    table = summary.against_published(population, times)
+    found = table[(table["method"] == "RSS") & (table["quantity"] == "median at 4 MFLOPs (%)")].iloc[0]
+    assert (found["ours"], found["published"]) == (50, 51.8) and found["difference"] == pytest.approx(-1.8)
+    speeds = table[table["quantity"] == "speed-up over OFA"].set_index("method")
+    assert speeds["published"].to_dict() == {"RSS-Short": 6.1, "RSS": 1.9}
+    assert speeds["ours"].to_dict() == pytest.approx({"RSS-Short": 6, "RSS": 2})
+    assert set(speeds["dataset"]) == {"MNIST, CIFAR-100"}
+    assert len(table) == 3 * len(BUCKETS) + 2
+
+
+@pytest.mark.parametrize("kind", [{"datasets": ["cifar10"]}, {"backbone": "proxylessnas"}])
+def test_nothing_is_published_of_others(kind):
+    table = summary.against_published(*made_up(**kind))
+    assert table.empty and "ours" in table
+
+
+def test_findings_of_one_seed():
+    text = summary.findings(*made_up(), "paper")
+    assert "- CIFAR-100, RSS minus OFA: +6.00 points on the same subnets; above 0 at 3 of 3 sizes." in text
+    assert "- CIFAR-100, RSS-Short minus OFA: +1.67 points on the same subnets; above 0 at 1 of 3 sizes." in text
+    assert "- CIFAR-100: RSS trained 2.00 times as fast as OFA." in text
+    assert "There is one seed" in text and "scale" not in text
+
+
+def test_findings_of_several_seeds_and_another_scale():
+    population, times = made_up(seeds=(0, 1))
+    times.loc[times["method"] == "rss", "hardware"] = "Quipu"
+    text = summary.findings(population, times, "smoke")
+    assert "RSS minus OFA: +6.00 points on the same subnets (95 % interval +6.00 to +6.00, 2 seeds)" in text
+    assert "Profile `smoke` is not the paper's scale" in text and "one seed" not in text
+    assert "RSS-Short trained" in text and "RSS trained" not in text  # nothing between unlike machines
+
+
+@pytest.mark.parametrize("function", [summary.medians, summary.differences])
+def test_tables_that_cannot_be_used(function):
+    population, _ = made_up()
+    with pytest.raises(InputError, match="the table population has no rows"):
+        function(population[:0])
+    with pytest.raises(InputError, match="has no column method and seed: expected dataset, backbone"):
+        function(population.drop(columns=["method", "seed"]))
