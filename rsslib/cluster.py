@@ -7,16 +7,18 @@ import os
 import platform
 import tempfile
 import time
+import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from rsslib import runs as local
-from rsslib.errors import InputError, choose
+from rsslib.errors import InputError, Stopped, choose
+from rsslib.files import RECORD, write
 from rsslib.progress import progress_bar
-from rsslib.runs import Run, RunsFailed, atomic_path, choose_device, complete_run, overview
+from rsslib.runs import Run, RunsFailed, choose_device, complete_run, overview
 
 RETRIES = 5  # how often a run may lose its process or node
 
@@ -52,7 +54,7 @@ def complete(
     check = {"time_budget": 0, "progress": False, "rebuild": rebuild}  # checks all, trains nothing
     local.complete(runs, results, data, "cpu", precision, checkpoint_seconds=checkpoint_seconds, **check)
     status = dict(overview(runs, results)[["run", "status"]].to_numpy())
-    todo = [run for run in runs if status[run.name] != "finished"]
+    todo = [run for run in {run.name: run for run in runs}.values() if status[run.name] != "finished"]
     if not todo:
         return
     if time_budget is None:
@@ -69,8 +71,13 @@ def complete(
         settings = (str(results), str(data), device, precision, jobs, deadline, False, checkpoint_seconds)
         train = ray.remote(_train).options(max_retries=RETRIES, **share)
         desk = _open_desk(ray)
-        tasks = {train.remote(run, desk, str(token), threads, settings): run for run in todo}
-        failures = _follow(ray, tasks, desk, results, progress)
+
+        def submit(run: Run, files: dict[str, bytes] | None):
+            return train.remote(run, files, desk, str(token), threads, settings)
+
+        failures = _follow(ray, submit, todo, desk, results, progress)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; the same call goes on from the last checkpoints") from None
     finally:
         token.unlink(missing_ok=True)
         if started:
@@ -116,61 +123,6 @@ def _share(ray, device: str, jobs: int, needs_cuda: bool) -> tuple[str, int, dic
     return "cpu", threads, {"num_gpus": 0, "num_cpus": threads}
 
 
-def _follow(ray, tasks: dict, desk, results: Path, progress: bool) -> dict[str, Exception]:
-    """Wait for all runs, tell how each goes, write the files that are brought back; returns the failures."""
-    failures, running, seen = {}, {}, 0
-    with progress_bar(shown=progress, total=len(tasks), unit="run") as bar:
-        try:
-            while tasks:
-                done, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=1)
-                lines = []
-                for name, node in ray.get(desk.begun.remote(seen)):
-                    seen += 1
-                    lines.append(f"{name}: {'begins again' if name in running else 'begins'} on {node}")
-                    running[name] = node
-                for task in done:
-                    run = tasks.pop(task)
-                    running.pop(run.name, None)
-                    try:
-                        error, files = ray.get(task)
-                        if files:
-                            _unpack(run.folder(results), files)
-                    except (ray.exceptions.RayError, OSError) as lost:
-                        error = lost
-                    if error is None:
-                        lines.append(f"{run.name}: {overview([run], results).status[0]}")
-                    else:
-                        failures[run.name] = error
-                        lines.append(f"{run.name}: failed, {type(error).__name__}: {error}")
-                    bar.update()
-                if lines and progress:
-                    bar.write("\n".join(lines))
-                bar.set_postfix_str(f"{len(failures)} failed, running: {', '.join(running) or 'none'}")
-        finally:
-            for task in tasks:  # an interrupt: let the runs that train write their checkpoints
-                ray.cancel(task)
-            if tasks:
-                ray.wait(list(tasks), num_returns=len(tasks), timeout=60)
-    return failures
-
-
-class _Desk:
-    """Sits on the machine that asked and deals with the nodes."""
-
-    def __init__(self):
-        self.log: list[tuple[str, str]] = []
-
-    def begin(self, name: str, node: str) -> None:
-        self.log.append((name, node))
-
-    def begun(self, start: int) -> list[tuple[str, str]]:
-        """The runs begun and their nodes, in order, from entry `start` on; a run is there again if it was lost."""
-        return self.log[start:]
-
-    def files(self, folder: Path) -> dict[str, bytes]:
-        return _pack(folder)
-
-
 def _open_desk(ray):
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -179,23 +131,84 @@ def _open_desk(ray):
     return ray.remote(_Desk).options(num_cpus=0, scheduling_strategy=here, **restart).remote()
 
 
-def _train(run: Run, desk, token: str, threads: int, settings: tuple) -> tuple[Exception | None, dict[str, bytes]]:
-    """`complete_run` on a node; returns its exception, and its files if the results folder is not shared."""
-    import ray
+class _Desk:
+    """Sits beside the process that asked and takes down which runs begin where; one is there again if it was lost."""
 
-    results, data, device, *others = settings
-    ray.get(desk.begin.remote(run.name, platform.node()))
-    torch.set_num_threads(threads)
+    def __init__(self):
+        self.log: list[tuple[str, str]] = []
+
+    def begin(self, name: str, node: str) -> None:
+        self.log.append((name, node))
+
+    def begun(self, start: int) -> list[tuple[str, str]]:
+        return self.log[start:]
+
+
+def _follow(ray, submit: Callable, todo: list[Run], desk, results: Path, progress: bool) -> dict[str, Exception]:
+    """Submit the runs and wait for them, tell how each goes, write what they bring back; returns the failures."""
+    # None: there are files, to be sent if the node does not see them
+    tasks = {submit(run, None if run.folder(results).exists() else {}): run for run in todo}
+    failures, running, seen = {}, {}, 0
+    with progress_bar(shown=progress, total=len(tasks), unit="run") as bar:
+        try:
+            while tasks:
+                done, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=1)
+                lines = []
+                for name, node in ray.get(desk.begun.remote(seen)):
+                    seen += 1
+                    if any(name == run.name for run in tasks.values()):
+                        lines.append(f"{name}: {'begins again' if name in running else 'begins'} on {node}")
+                        running[name] = node
+                for task in done:
+                    run = tasks.pop(task)
+                    try:
+                        error, files = ray.get(task)
+                        if files is None:
+                            tasks[submit(run, _pack(run.folder(results)))] = run
+                            continue
+                        if files:
+                            _unpack(run.folder(results), files)
+                    except (ray.exceptions.RayError, InputError) as lost:  # the node, or room to write
+                        error = lost
+                    running.pop(run.name, None)
+                    if error is None:
+                        lines.append(f"{run.name}: {overview([run], results).status[0]}")
+                    else:
+                        failures[run.name] = error
+                        lines.append(f"{run.name}: failed, {type(error).__name__}: {error}")
+                    bar.update()
+                if lines and progress:
+                    bar.write("\n".join(lines))
+                    bar.set_postfix_str(f"{len(failures)} failed, running: {', '.join(running) or 'none'}")
+        finally:
+            for task in tasks:  # after an interrupt; what runs write survives being killed
+                ray.cancel(task, force=True)
+    return failures
+
+
+def _train(
+    run: Run, files: dict[str, bytes] | None, desk, token: str, threads: int, settings: tuple
+) -> tuple[Exception | None, dict[str, bytes] | None]:
+    """`complete_run` on a node; returns its exception, and its files if the results folder is not shared.
+
+    `files` is what that folder holds, or None if it is to be asked for where it is needed, by returning None.
+    """
     shared = Path(token).exists()
+    if not shared and files is None:
+        return None, None
+    results, data, device, *others = settings
+    desk.begin.remote(run.name, platform.node())  # not waited for: Ray would give this run's CPU to another meanwhile
+    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as temporary:
         if not shared:
-            _unpack(run.folder(temporary), ray.get(desk.files.remote(run.folder(results))))
+            _unpack(run.folder(temporary), files)
         error = None
         try:
             choose_device(device)
             complete_run(run, results if shared else temporary, data, device, *others)
         except Exception as failure:  # returned, since Ray would wrap what is raised
             error = failure
+            error.add_note(traceback.format_exc())
         return error, {} if shared else _pack(run.folder(temporary))
 
 
@@ -206,10 +219,9 @@ def _pack(folder: Path) -> dict[str, bytes]:
 
 
 def _unpack(folder: Path, files: dict[str, bytes]) -> None:
-    """Make the folder hold these files and no others; run.json, which says what is there, is written last."""
+    """Make the folder hold these files and no others; the record, which says what is there, is written last."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in sorted(files, key=lambda name: name == "run.json"):
-        with atomic_path(folder / name) as temporary:
-            temporary.write_bytes(files[name])
+    for name in sorted(files, key=lambda name: name == RECORD):
+        write(folder / name, files[name])
     for name in _pack(folder).keys() - files.keys():
         (folder / name).unlink()
