@@ -314,6 +314,8 @@ def faster(evidence: Evidence, baseline: str, method: str) -> list[Part]:
     there = logs[[dataset for dataset in evidence.datasets if dataset in logs]]
     machines = ", ".join(dict.fromkeys(f"{hardware} ({executor})" for hardware, executor, _ in there.index))
     by_seed = there.groupby("seed").mean().dropna().mean(axis=1) if machines else pd.Series(dtype=float)
+    if by_seed.empty and not missing:
+        missing = ("a seed of which all datasets have times",)
     error = float(by_seed.sem()) if len(by_seed) > 1 else math.nan
     return [Part(machines, float(by_seed.mean()), error, max(0, len(by_seed) - 1), len(by_seed), missing)]
 

@@ -264,6 +264,9 @@ def test_times_of_unlike_machines_are_not_compared(column):
     claim = one(decide(NOTHING, table), "6a")
     assert claim.verdict == "not run" and "one seed, hardware and executor" in claim.reason
     assert one(decide(NOTHING, times(["ofa", "rss"])), "6b").reason.startswith("Missing: times of ofa and rss-short on")
+    table = times()
+    apart = table[(table["dataset"] == "mnist") == (table["seed"] == 0)]
+    assert "a seed of which all datasets" in one(decide(NOTHING, apart), "6a").reason
 
 
 def test_both_baselines_are_judged():
