@@ -1,6 +1,8 @@
-"""What the benchmarks share: the official package's way of training and evaluating, fair timing, one table each."""
+"""What the benchmarks share: ours and the official package's way of training, fair timing, one table each."""
 
+import argparse
 import platform
+import statistics
 import time
 from collections.abc import Callable
 
@@ -12,30 +14,66 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision import transforms
 
-from rsslib.data import IMAGENET_MEAN, IMAGENET_STD
-from rsslib.runs import choose_device, environment, keep_freed_memory
+from rsslib.data import IMAGENET_MEAN, IMAGENET_STD, Dataset, draw_augmentation
+from rsslib.graphs import GraphedSteps
+from rsslib.machine import choose_device, environment, keep_freed_memory
+from rsslib.methods import BATCH_SIZE, build
+from rsslib.progress import progress_bar
+from rsslib.samplers import Step
 from rsslib.space import Arch, SearchSpace
-from rsslib.train import MOMENTUM, WEIGHT_DECAY
+from rsslib.train import MOMENTUM, WEIGHT_DECAY, EagerSteps, enter_stage, own_stream, start
 
 SPACE = SearchSpace("mobilenet_v3")
 DEVICE = choose_device("auto")
+CUDA = DEVICE.type == "cuda"
 
 
-def random_images(n: int) -> tuple[np.ndarray, torch.Tensor]:
-    """uint8 images [n, 32, 32, 3] and labels [n] of 100 classes; timing does not depend on what they show."""
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), torch.from_numpy(rng.integers(0, 100, n))
+def random_data(train: int, test: int = 2) -> Dataset:
+    """Images [n, 3, 32, 32] of 100 classes; what they show does not matter for time or memory."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
+        return x.to(DEVICE), torch.randint(0, 100, (n,), generator=generator).to(DEVICE)
+
+    classes = tuple(map(str, range(100)))
+    return Dataset("random", *split(train), *split(2), *split(test), classes, IMAGENET_MEAN, IMAGENET_STD, "random")
 
 
-def subnets_of_sizes() -> dict[str, list[Arch]]:
-    """The subnets that steps are timed on; "uniform" are five of RSS's draws."""
+def subnets_of_sizes(draws: int = 5) -> dict[str, list[Arch]]:
+    """The subnets that are timed; "uniform" are draws as RSS makes them."""
     rng = np.random.default_rng(0)
     named = {name: [getattr(SPACE, name)] for name in ("smallest", "middle", "largest")}
-    return named | {"uniform": [SPACE.sample_arch(rng) for _ in range(5)]}
+    return named | {"uniform": [SPACE.sample_arch(rng) for _ in range(draws)]}
+
+
+class Ours:
+    """A stage's executor as the trainer uses it, on epochs of so many steps."""
+
+    def __init__(self, steps: int, distill: bool = False):
+        method = build("ofa" if distill else "rss", 1, 410)
+        self.stage = method.stages[-1 if distill else 0]
+        self.data, self.generator = random_data(steps * BATCH_SIZE), torch.Generator(DEVICE).manual_seed(0)
+        state = start(SPACE, method, 0, DEVICE)
+        enter_stage(state, method, self.stage, 0)
+        executor = GraphedSteps if CUDA else EagerSteps
+        self.steps, self.executor = steps, executor(state, method, self.stage, self.data, self.generator)
+
+    def seconds(self, subnets: list[Step]) -> float:
+        """Seconds a step of an epoch with these subnets, drawing and augmenting included, and capturing on CUDA."""
+
+        def epoch() -> None:
+            n = len(self.data.x_train)
+            order = torch.randperm(n, generator=self.generator, device=DEVICE)
+            crops = draw_augmentation(n, self.generator)
+            with progress_bar(shown=False) as bar, own_stream(DEVICE):
+                self.executor.epoch(subnets, order, crops, [1e-4] * self.steps, bar).sum().item()
+
+        return timed(epoch) / self.steps
 
 
 class Official:
-    """Cai et al.'s network and the usual pipeline of PIL transforms, in this process and memory format by default."""
+    """Cai et al.'s network with the usual pipeline of PIL transforms, in this process, in its own memory format."""
 
     augment = transforms.Compose(
         [
@@ -56,59 +94,70 @@ class Official:
         decayed = [p for name, p in named if not ("bn" in name or name.endswith("bias"))]
         groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0}]
         self.optimizer = torch.optim.SGD(groups, lr=1e-4, momentum=MOMENTUM, nesterov=True)
+        self.images = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, 32, 32, 3), dtype=np.uint8)
+        self.labels = torch.randint(0, 100, (BATCH_SIZE,), device=DEVICE)
+        self.choose(SPACE.largest)
+        self.teacher = self.net.get_active_subnet().train()
 
     def choose(self, arch: Arch) -> None:
         self.net.set_active_subnet(list(arch.kernel), list(arch.expand), list(arch.depth))
 
-    def batch(self, images: np.ndarray) -> torch.Tensor:
-        return torch.stack([self.augment(Image.fromarray(image)) for image in images]).to(DEVICE)
+    def seconds(self, archs: Step, distill: bool = False) -> float:
+        """Seconds of one optimiser step, augmentation included; the subnets' gradients are summed."""
 
-    def step(self, images: np.ndarray, labels: torch.Tensor, archs: tuple[Arch, ...], teacher=None) -> float:
-        """One optimiser step, augmentation included; the subnets' gradients are summed."""
-        self.net.train()
-        x, y = self.batch(images), labels.to(DEVICE)
-        self.optimizer.zero_grad(set_to_none=False)
-        if teacher is not None:
-            with torch.no_grad():
-                soft_labels = teacher(x).softmax(1)
-        for arch in archs:
-            self.choose(arch)
-            logits = self.net(x)
-            loss = F.cross_entropy(logits, y)
-            if teacher is not None:
-                loss = loss + F.cross_entropy(logits, soft_labels)
-            loss.backward()
-        self.optimizer.step()
-        return loss.item()
+        def step() -> None:
+            self.net.train()
+            x = torch.stack([self.augment(Image.fromarray(image)) for image in self.images]).to(DEVICE)
+            self.optimizer.zero_grad(set_to_none=False)
+            if distill:
+                with torch.no_grad():
+                    soft_labels = self.teacher(x).softmax(1)
+            for arch in archs:
+                self.choose(arch)
+                logits = self.net(x)
+                loss = F.cross_entropy(logits, self.labels)
+                if distill:
+                    loss = loss + F.cross_entropy(logits, soft_labels)
+                loss.backward()
+            self.optimizer.step()
+
+        return timed(step)
 
 
 def timed(function: Callable[[], object]) -> float:
     """Seconds of one call, with the device's work."""
     began = time.perf_counter()
     function()
-    if DEVICE.type == "cuda":
+    if CUDA:
         torch.cuda.synchronize(DEVICE)
     return time.perf_counter() - began
 
 
-def interleaved(functions: dict[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of each function in each round; a round calls all of them, so that what disturbs one disturbs all."""
+def interleaved(functions: dict[str, Callable[[], float]], rounds: int, warm_up: int = 2) -> dict[str, float]:
+    """Median of the seconds that each function returns; a round calls all, so that a disturbance hits all."""
     keep_freed_memory()
     for _ in range(warm_up):
         for function in functions.values():
             function()
     seconds = {name: [] for name in functions}
     for i in range(rounds):
-        names = list(functions) if i % 2 else list(functions)[::-1]
-        for name in names:
-            seconds[name].append(timed(functions[name]))
-    return seconds
+        for name in list(functions)[:: 1 if i % 2 else -1]:
+            seconds[name].append(functions[name]())
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def options(description: str, **defaults: int) -> argparse.Namespace:
+    """Command line of a benchmark: whole numbers with defaults."""
+    parser = argparse.ArgumentParser(description=description)
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="default: %(default)s")
+    return parser.parse_args()
 
 
 def report(title: str, rows: list[dict], note: str = "") -> None:
     """Print one table, with the machine that it was measured on."""
     machine = environment(DEVICE)
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    print(f"{title}\n{machine['hardware']}; {platform.platform(terse=True)}; {versions}")
-    print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.2f}"))
-    print(f"{note}\n" if note else "")
+    print(f"{title}\n{machine['hardware']}; {platform.system()} {platform.machine()}; {versions}\n")
+    print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+    print(f"\n{note}\n" if note else "", flush=True)

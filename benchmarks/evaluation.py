@@ -1,54 +1,53 @@
-"""Evaluating 20 subnets with BN recalibration: ours against set_running_statistics and validation of the package."""
-
-import statistics
-import sys
+"""Evaluating subnets, BN recalibration included: ours against set_running_statistics and validation of the package."""
 
 import torch
-from common import DEVICE, SPACE, Official, interleaved, random_images, report
+from common import SPACE, Official, interleaved, options, random_data, report, timed
 from ofa.imagenet_classification.elastic_nn.utils import set_running_statistics
 
-from rsslib.data import IMAGENET_MEAN, IMAGENET_STD, normalise
-from rsslib.evaluate import RECALIBRATION_BATCH, correct_answers
+from rsslib.data import normalise
+from rsslib.evaluate import RECALIBRATION_BATCH, correct_answers, labelled_batches, recalibration_images
 from rsslib.supernet import SuperNet
-
-SUBNETS = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-IMAGES = 2000
 
 
 def main() -> None:
-    images, labels = random_images(IMAGES)
-    x = normalise(torch.from_numpy(images).permute(0, 3, 1, 2).to(DEVICE), IMAGENET_MEAN, IMAGENET_STD)
-    y = labels.to(DEVICE)
-    supernet, official = SuperNet(SPACE).to(DEVICE).eval(), Official()
-    population = [arch for _, arch in SPACE.population(-(-SUBNETS // 6))][:SUBNETS]
-    contiguous = x.contiguous(memory_format=torch.contiguous_format)
-    batches = list(zip(contiguous.split(RECALIBRATION_BATCH), y.split(RECALIBRATION_BATCH), strict=True))
-    test = list(zip(x.split(200), y.split(200), strict=True))
+    chosen = options(__doc__, subnets=20, test_images=2000)
+    data = random_data(2000, chosen.test_images)
+    supernet, official = SuperNet(SPACE).to(data.device).eval(), Official()
+    recalibration, test = recalibration_images(data), labelled_batches(data)
+    contiguous = {"memory_format": torch.contiguous_format}
+    theirs = [
+        list(zip(x.contiguous(**contiguous).split(RECALIBRATION_BATCH), y.split(RECALIBRATION_BATCH), strict=True))
+        for x, y in (
+            (recalibration, data.y_train),
+            (normalise(data.x_test, data.mean, data.std), data.y_test),
+        )
+    ]
 
     @torch.no_grad()
-    def theirs(arch):
+    def official_way(arch):
         official.choose(arch)
+        set_running_statistics(official.net, theirs[0])
         official.net.eval()
-        set_running_statistics(official.net, batches)
-        official.net.eval()
-        return sum((official.net(a).argmax(1) == b).sum() for a, b in batches).item()
+        return sum((official.net(x).argmax(1) == y).sum() for x, y in theirs[1]).item()
 
-    seconds = {"ours": [], "official": []}
+    population = [arch for _, arch in SPACE.population(-(-chosen.subnets // 6))][: chosen.subnets]
+    seconds = []
     for i, arch in enumerate(population):
         functions = {
-            "ours": lambda arch=arch: correct_answers(supernet, arch, test, x).item(),
-            "official": lambda arch=arch: theirs(arch),
+            "ours": lambda arch=arch: timed(lambda: correct_answers(supernet, arch, test, recalibration).item()),
+            "official": lambda arch=arch: timed(lambda: official_way(arch)),
         }
-        for name, values in interleaved(functions, 1, warm_up=1 if i == 0 else 0).items():
-            seconds[name] += values
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    row = {
-        "subnets": len(population),
-        "ours s": sum(seconds["ours"]),
-        "official s": sum(seconds["official"]),
-        "ours / official, median": medians["ours"] / medians["official"],
-    }
-    report(__doc__, [row], f"{IMAGES:,} images for recalibration and as many for testing.")
+        seconds.append(interleaved(functions, 1, warm_up=1 if i == 0 else 0))
+    ours, official_sum = (sum(s[which] for s in seconds) for which in ("ours", "official"))
+    rows = [
+        {
+            "subnets": len(population),
+            "ours s": ours,
+            "official s": official_sum,
+            "ours / official": ours / official_sum,
+        }
+    ]
+    report(__doc__, rows, f"2,000 images for recalibration, {chosen.test_images:,} for testing, in turn.")
 
 
 if __name__ == "__main__":

@@ -1,69 +1,43 @@
 """A training step on 64 images, augmentation included: ours against the official package with PIL transforms."""
 
 import statistics
-import sys
-from functools import partial
 
 import numpy as np
-import torch
-from common import DEVICE, SPACE, Official, interleaved, random_images, report, subnets_of_sizes
-
-from rsslib.data import IMAGENET_MEAN, IMAGENET_STD, augment, draw_augmentation
-from rsslib.methods import build
-from rsslib.supernet import Network
-from rsslib.train import start, train_step
-
-ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 15
-
-
-class Ours:
-    """The trainer's step with what an epoch prepares for it."""
-
-    def __init__(self):
-        self.state = start(SPACE, build("rss", 1, 1), 0, DEVICE)
-        self.parameters = dict(self.state.supernet.named_parameters())
-        self.buffers = dict(self.state.supernet.named_buffers())
-        self.generator = torch.Generator(DEVICE).manual_seed(0)
-
-    def step(self, images, labels, archs, distill=False):
-        parameters = draw_augmentation(len(images), self.generator)
-        x = augment(images, parameters, IMAGENET_MEAN, IMAGENET_STD)
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = 1e-4
-        loss = train_step(self.state, self.parameters, self.buffers, x, labels, archs, 0.1, self.generator, distill)
-        return loss.item()
+from common import CUDA, SPACE, Official, Ours, interleaved, options, report, subnets_of_sizes
 
 
 def main() -> None:
-    images, labels = random_images(64)
-    on_device = torch.from_numpy(images).permute(0, 3, 1, 2).to(DEVICE), labels.to(DEVICE)
-    ours, official = Ours(), Official()
-    rows = []
+    rounds = options(__doc__, rounds=15).rounds
+    steps = 625 if CUDA else 1  # an epoch is captured as a whole
+    ours, official, rows = Ours(steps), Official(), []
     for size, archs in subnets_of_sizes().items():
-        for distill, subnets in ((False, [(arch,) for arch in archs]), (True, [tuple(archs[:4])])):
-            if distill and size != "uniform":
-                continue  # the four-subnet step of progressive shrinking is timed once, on uniform subnets
-            teacher = Network(SPACE, SPACE.largest).to(DEVICE).train() if distill else None
-            ours.state.teacher = teacher
-            seconds = {"ours": [], "official": []}
-            for step in subnets:
-                functions = {
-                    "ours": partial(ours.step, *on_device, step, distill),
-                    "official": partial(official.step, images, labels, step, teacher),
-                }
-                for name, values in interleaved(functions, ROUNDS).items():
-                    seconds[name] += values
-            medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
-            rows.append(
-                {
-                    "subnets": "4 uniform, distilled" if distill else size,
-                    "MFLOPs": np.mean([SPACE.macs(arch) for arch in archs]) / 1e6,
-                    "ours ms": medians["ours"],
-                    "official ms": medians["official"],
-                    "ours / official": medians["ours"] / medians["official"],
-                }
-            )
-    report(__doc__, rows, f"Medians of {ROUNDS} interleaved rounds.")
+        medians = []
+        for arch in archs:
+            functions = {
+                "ours": lambda arch=arch: ours.seconds([(arch,)] * steps),
+                "official": lambda arch=arch: official.seconds((arch,)),
+            }
+            medians.append(interleaved(functions, rounds))
+        rows.append(row(size, archs, medians))
+
+    ours, rng = Ours(steps, distill=True), np.random.default_rng(1)
+    draws = [tuple(SPACE.sample_arch(rng) for _ in range(4)) for _ in range(max(steps, 5))]
+    medians = []
+    for four in draws[:1] if CUDA else draws:
+        functions = {
+            "ours": lambda four=four: ours.seconds(draws if CUDA else [four]),
+            "official": lambda four=four: official.seconds(four, distill=True),
+        }
+        medians.append(interleaved(functions, rounds, warm_up=1))
+    rows.append(row("4 uniform, distilled", [arch for four in draws for arch in four], medians))
+    report(__doc__, rows, f"Medians of {rounds} interleaved rounds, over the subnets. {'CUDA graphs.' if CUDA else ''}")
+
+
+def row(name: str, archs: list, medians: list[dict[str, float]]) -> dict:
+    ours, official = (1e3 * statistics.median(m[which] for m in medians) for which in ("ours", "official"))
+    mflops = np.mean([SPACE.macs(arch) for arch in archs]) / 1e6
+    times = {"ours ms": ours, "official ms": official, "ours / official": ours / official}
+    return {"subnet": name, "MFLOPs": mflops, **times}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from rsslib.errors import InputError
 from rsslib.progress import progress_bar
 from rsslib.space import Arch
 from rsslib.supernet import BN_EPS, Norm, SuperNet, batch_norm_with
+from rsslib.train import own_stream
 
 RECALIBRATION_IMAGES = 2000
 RECALIBRATION_BATCH = 200
@@ -29,14 +30,22 @@ def recalibration_images(data: Dataset, n: int = RECALIBRATION_IMAGES) -> Tensor
 
 
 def recalibrating(sums: dict[str, Tensor]) -> Norm:
-    """Normalise by the batch's own statistics and add its mean and biased variance to `sums`."""
+    """Normalise each batch of 200 by its own statistics and add its mean and biased variance to `sums`."""
 
     def norm(x: Tensor, name: str, weight: Tensor, bias: Tensor) -> Tensor:
-        mean, unbiased = torch.zeros_like(weight), torch.zeros_like(weight)
-        # momentum 1 makes the call return its statistics by writing them to the running ones
-        x = torch.nn.functional.batch_norm(x, mean, unbiased, weight, bias, True, 1.0, BN_EPS)
-        n = x.numel() // x.shape[1]
-        for key, value in (("running_mean", mean), ("running_var", unbiased * ((n - 1) / n))):
+        if len(x) <= RECALIBRATION_BATCH:
+            mean, unbiased = torch.zeros_like(weight), torch.zeros_like(weight)
+            # momentum 1 makes the call return its statistics by writing them to the running ones
+            x = torch.nn.functional.batch_norm(x, mean, unbiased, weight, bias, True, 1.0, BN_EPS)
+            n = x.numel() // x.shape[1]
+            var = unbiased * ((n - 1) / n)
+        else:
+            batches = x.unflatten(0, (-1, RECALIBRATION_BATCH))
+            var, mean = torch.var_mean(batches, (1, 3, 4), correction=0, keepdim=True)
+            x = ((batches - mean) * (var + BN_EPS).rsqrt_()).flatten(0, 1)
+            x = torch.addcmul(bias[:, None, None], x, weight[:, None, None])
+            var, mean = (t.sum(0).flatten() for t in (var, mean))
+        for key, value in (("running_mean", mean), ("running_var", var)):
             key = f"{name}.{key}"
             sums[key] = sums[key] + value if key in sums else value
         return x
@@ -45,19 +54,26 @@ def recalibrating(sums: dict[str, Tensor]) -> Norm:
 
 
 @torch.no_grad()
-def recalibrate(supernet: SuperNet, arch: Arch, images: Tensor, weights: Mapping[str, Tensor] | None = None):
+def recalibrate(
+    supernet: SuperNet,
+    arch: Arch,
+    images: Tensor,
+    weights: Mapping[str, Tensor] | None = None,
+    at_once: int | None = None,
+) -> dict[str, Tensor]:
     """BN statistics of one subnet: for each layer the mean over batches of the batch's mean and biased variance.
 
     `images` [n, C, 32, 32] are taken in batches of 200; meanwhile each layer sees input normalised by its own batch
     statistics (Cai et al. 2020, their `set_running_statistics`). Returns {BN name.running_mean / .running_var: [C]} and
-    leaves the supernet as it was.
+    leaves the supernet as it was. `at_once` images go through in one pass, whole batches of them, without a change to
+    the numbers: by default one batch on a CPU, whose caches hold no more, and all on a GPU.
     """
     weights = supernet.subnet(arch, dict(supernet.named_parameters())) if weights is None else weights
     sums: dict[str, Tensor] = {}
-    batches = images.split(RECALIBRATION_BATCH)
-    for batch in batches:
-        supernet.run(batch, arch, weights, recalibrating(sums))
-    return {name: value / len(batches) for name, value in sums.items()}
+    at_once = at_once or (RECALIBRATION_BATCH if images.device.type == "cpu" else len(images))
+    for batches in images.split(at_once):
+        supernet.run(batches, arch, weights, recalibrating(sums))
+    return {name: value / -(-len(images) // RECALIBRATION_BATCH) for name, value in sums.items()}
 
 
 @torch.no_grad()
@@ -68,6 +84,13 @@ def correct_answers(
     weights = supernet.subnet(arch, dict(supernet.named_parameters()))
     norm = batch_norm_with(recalibrate(supernet, arch, recalibration, weights))
     return sum((supernet.run(x, arch, weights, norm).argmax(1) == y).sum() for x, y in batches)
+
+
+def labelled_batches(data: Dataset) -> list[tuple[Tensor, Tensor]]:
+    """The test images, normalised, with their labels, in batches that suit the device."""
+    n = 200 if data.device.type == "cpu" else 5000  # what fits the caches of a CPU
+    images = zip(data.x_test.split(n), data.y_test.split(n), strict=True)
+    return [(normalise(x, data.mean, data.std), y) for x, y in images]
 
 
 def evaluate_population(
@@ -85,16 +108,12 @@ def evaluate_population(
     space = supernet.space
     if len(data.x_test) == 0:
         raise InputError(f"{data.name} has no test images: expected at least one")
-    recalibration = recalibration_images(data)
-    batch = 200 if data.x_test.device.type == "cpu" else 5000  # what fits the caches of a CPU
-    test = [
-        (normalise(x, data.mean, data.std), y)
-        for x, y in zip(data.x_test.split(batch), data.y_test.split(batch), strict=True)
-    ]
-    counts = [
-        correct_answers(supernet, arch, test, recalibration)
-        for _, arch in progress_bar(population, progress, desc=description, unit="subnet")
-    ]
+    with own_stream(data.device):
+        recalibration, test = recalibration_images(data), labelled_batches(data)
+        counts = [
+            correct_answers(supernet, arch, test, recalibration)
+            for _, arch in progress_bar(population, progress, desc=description, unit="subnet")
+        ]
     table = pd.DataFrame({"bucket": [float(bucket) for bucket, _ in population]})
     table["subnet"] = table.groupby("bucket").cumcount()
     rows = space.to_rows([arch for _, arch in population])

@@ -59,7 +59,8 @@ def environment(device: torch.device, jobs: int = 1) -> dict:
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{_processor()}, threads: {torch.get_num_threads()}"
-    executor = "eager" if jobs <= 1 else f"eager, {jobs} runs at once"
+    executor = "CUDA graphs" if device.type == "cuda" else "eager"
+    executor += f", {jobs} runs at once" if jobs > 1 else ""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     return {"hardware": name, "versions": {**versions, "torchvision": torchvision.__version__}, "executor": executor}
 

@@ -84,8 +84,8 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", ("digits",), subnets_per_bucket=4, supernet_epochs=5, shrinking_epochs=11,
-                learning_rate_scale=8.0),
+        Profile("smoke", ("digits",), subnets_per_bucket=3, supernet_epochs=9, shrinking_epochs=5,
+                learning_rate_scale=4.0),
         Profile("quick", ("fashion_mnist",), subnets_per_bucket=15, supernet_epochs=12, shrinking_epochs=27,
                 train_images=6_400, test_images=2_000, learning_rate_scale=4.0),
         Profile("paper", ("mnist", "fashion_mnist", "cifar10", "cifar100"), subnets_per_bucket=100, needs_cuda=True),

@@ -5,8 +5,10 @@ before it, and methods with one seed see the same batches.
 """
 
 import math
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsslib.data import Dataset, augment, draw_augmentation
+from rsslib.data import Augmentation, Dataset, augment, draw_augmentation
 from rsslib.methods import Method, Stage
 from rsslib.progress import progress_bar
 from rsslib.samplers import Step
 from rsslib.space import SearchSpace
 from rsslib.supernet import Network, SuperNet, batch_norm_training
 
+ONE_AT_A_TIME = threading.Lock()  # for threads that need PyTorch's global random state
 MOMENTUM = 0.9
 WEIGHT_DECAY = 3e-5
 
@@ -40,6 +43,19 @@ class TrainingState:
     def seconds(self) -> float:
         """Wall-clock seconds of all epochs so far, without evaluation and checkpoints."""
         return sum(row["seconds"] for row in self.history)
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """On CUDA, a stream of its own for what is inside, so that runs in several threads share the device."""
+    if device.type != "cuda" or torch.cuda.current_stream(device) != torch.cuda.default_stream(device):
+        yield
+        return
+    stream, outside = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(outside)
+    with torch.cuda.stream(stream):
+        yield
+    outside.wait_stream(stream)
 
 
 def start(space: SearchSpace, method: Method, seed: int, device: str | torch.device = "cpu") -> TrainingState:
@@ -74,64 +90,58 @@ def train(
     after_epoch: Callable[[TrainingState], bool | None] = lambda state: None,
     description: str = "",
     progress: bool = True,
+    graphs: bool | None = None,
 ) -> TrainingState:
     """Train `state` from where it stands to the end of `method`, in place.
 
-    Each epoch adds a row to `state.history`: stage, epoch (over all stages, from 1), learning_rate (at the first
-    step), mflops (of the trained subnets, mean), loss (mean over steps and subnets, distillation included), images,
-    seconds. Then `after_epoch` is called; if it returns True, or raises, training ends and the state can go on later.
+    `graphs`: take the steps as CUDA graphs (see `rsslib.graphs`); None does so on CUDA. Each epoch adds a row to
+    `state.history`: stage, epoch (over all stages, from 1), learning_rate (at the first step), mflops (of the trained
+    subnets, mean), loss (mean over steps and subnets, distillation included), images, seconds. Then `after_epoch` is
+    called; if it returns True, or raises, training ends and the state can go on later.
 
     Raises FloatingPointError at the end of an epoch in which a loss was not finite.
     """
-    space, supernet, n = state.supernet.space, state.supernet, len(data.x_train)
+    from rsslib.graphs import GraphedSteps  # here, because graphs build on this module
+
+    space, n, device = state.supernet.space, len(data.x_train), data.device
     steps = steps_per_epoch(n, method.batch_size)
-    parameters, buffers = dict(supernet.named_parameters()), dict(supernet.named_buffers())
-    done = len(state.history) * n
-    bar = progress_bar(shown=progress, total=method.epochs * n, initial=done, unit="img", unit_scale=True)
-    with bar:
+    graphs = device.type == "cuda" if graphs is None else graphs
+    generator = torch.Generator(device)
+    total, done = method.epochs * n, len(state.history) * n
+    bar = progress_bar(shown=progress, total=total, initial=done, unit="img", unit_scale=True)
+    with bar, own_stream(device):
         for stage_number in range(state.stage, len(method.stages)):
             stage = method.stages[stage_number]
             if state.epoch == 0:
                 enter_stage(state, method, stage, seed)
+            executor = (GraphedSteps if graphs else EagerSteps)(state, method, stage, data, generator)
             for epoch in range(state.epoch, stage.epochs):
                 began = time.perf_counter()
                 to_sampler, to_generator = np.random.SeedSequence([seed, stage_number, epoch]).spawn(2)
-                rng = np.random.default_rng(to_sampler)
-                generator = torch.Generator(data.x_train.device)
                 generator.manual_seed(int(to_generator.generate_state(1)[0]))
-                subnets = stage.sampler.subnets(space, rng, epoch, stage.epochs, steps)
+                subnets = stage.sampler.subnets(space, np.random.default_rng(to_sampler), epoch, stage.epochs, steps)
                 subnets = subnets * steps if len(subnets) == 1 else subnets
-                order = torch.randperm(n, generator=generator, device=generator.device)
+                order = torch.randperm(n, generator=generator, device=device)
                 crops = draw_augmentation(n, generator)
+                rates = [stage.rate(epoch, step, steps) for step in range(steps)]
                 mflops = mean_mflops(space, subnets)
-                bar.set_description(f"{description or method.name}: {stage.name} {epoch + 1}/{stage.epochs}")
-                losses = torch.zeros(steps, device=generator.device)
-                for step in range(steps):
-                    rows = order[step * method.batch_size : (step + 1) * method.batch_size]
-                    x = augment(data.x_train[rows], crops[rows], data.mean, data.std)
-                    for group in state.optimizer.param_groups:
-                        group["lr"] = stage.rate(epoch, step, steps)
-                    losses[step] = train_step(
-                        state, parameters, buffers, x, data.y_train[rows], subnets[step],
-                        method.dropout, generator, stage.distill,
-                    )  # fmt: skip
-                    if generator.device.type == "cpu":  # elsewhere reading the loss would hold up the device
-                        bar.set_postfix(subnet=f"{mflops:.1f}M", loss=f"{losses[step]:.2f}", refresh=False)
-                    bar.update(len(rows))
+                place = f"{stage.name} {epoch + 1}/{stage.epochs}, subnet {mflops:.1f}M"
+                bar.set_description(f"{description or method.name}: {place}")
+                losses = executor.epoch(subnets, order, crops, rates, bar)
                 mean_loss = losses.mean().item()
                 if not math.isfinite(mean_loss):
                     step = int(losses.isfinite().logical_not().nonzero()[0])
                     raise FloatingPointError(
                         f"the loss is {losses[step]} in stage {stage.name!r}, epoch {epoch + 1}, step {step + 1}, "
-                        f"learning rate {stage.rate(epoch, step, steps):.2g}, subnets {subnets[step]}: try a lower "
+                        f"learning rate {rates[step]:.2g}, subnets {subnets[step]}: try a lower "
                         "learning rate; the last checkpoint before it is kept"
                     )
-                bar.set_postfix(subnet=f"{mflops:.1f}M", loss=f"{mean_loss:.2f}")
+                bar.set_postfix(loss=f"{mean_loss:.2f}")
                 state.history.append(
                     {
                         "stage": stage.name,
                         "epoch": len(state.history) + 1,
-                        "learning_rate": stage.rate(epoch, 0, steps),
+                        "learning_rate": rates[0],
                         "mflops": mflops,
                         "loss": mean_loss,
                         "images": n,
@@ -152,15 +162,43 @@ def enter_stage(state: TrainingState, method: Method, stage: Stage, seed: int) -
         if method.teacher == "stage":
             state.teacher = supernet.extract(space.largest)
         else:  # PyTorch's default initialisation, from a seed of its own
-            with torch.random.fork_rng(devices=[]):
+            with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 state.teacher = Network(space, space.largest).to(memory_format=torch.channels_last)
-        device = supernet.classifier.weight.device
-        state.teacher = state.teacher.to(device).requires_grad_(False).train()
+        state.teacher = state.teacher.to(supernet.classifier.weight).requires_grad_(False).train()
     if stage.sort_channels is not None:
         supernet.sort_channels(stage.sort_channels)
     if method.fresh_optimizer:
         state.optimizer = new_optimizer(supernet)
+
+
+class EagerSteps:
+    """The steps of one stage of training, one after the other."""
+
+    def __init__(self, state: TrainingState, method: Method, stage: Stage, data: Dataset, generator: torch.Generator):
+        self.state, self.method, self.stage, self.data, self.generator = state, method, stage, data, generator
+        self.parameters = dict(state.supernet.named_parameters())
+        self.buffers = dict(state.supernet.named_buffers())
+
+    def epoch(self, subnets: list[Step], order: Tensor, crops: Augmentation, rates: list[float], bar) -> Tensor:
+        """Train one epoch; returns the loss of every step, on the device.
+
+        `subnets` are those of each step, `order` int64 [images] and `crops` the images' augmentation, `rates` the
+        learning rate of each step.
+        """
+        data, losses = self.data, torch.zeros(len(rates), device=order.device)
+        for step, rows in enumerate(order.split(self.method.batch_size)[: len(rates)]):
+            x = augment(data.x_train[rows], crops[rows], data.mean, data.std)
+            for group in self.state.optimizer.param_groups:
+                group["lr"] = rates[step]
+            losses[step] = train_step(
+                self.state, self.parameters, self.buffers, x, data.y_train[rows], subnets[step],
+                self.method.dropout, self.generator, self.stage.distill,
+            )  # fmt: skip
+            if order.device.type == "cpu":  # elsewhere reading the loss would hold up the device
+                bar.set_postfix(loss=f"{losses[step]:.2f}", refresh=False)
+            bar.update(len(rows))
+        return losses
 
 
 def train_step(
@@ -182,6 +220,7 @@ def train_step(
     """
     supernet = state.supernet
     state.optimizer.zero_grad(set_to_none=False)
+    soft_labels = None
     if distill:
         with torch.no_grad():
             soft_labels = state.teacher(x).softmax(1)
@@ -190,15 +229,19 @@ def train_step(
         leaves = {name: part.detach().requires_grad_() for name, part in supernet.subnet(arch, parameters).items()}
         norm = batch_norm_training(supernet.subnet(arch, buffers))
         logits = supernet.run(x, arch, leaves, norm, dropout, generator)
-        loss = F.cross_entropy(logits, y)
-        if distill:
-            loss = loss + F.cross_entropy(logits, soft_labels)
+        loss = loss_of(logits, y, soft_labels)
         gradients = {name: full_gradient(parameters[name]) for name in leaves}
         parts = supernet.subnet(arch, gradients)
         torch._foreach_add_(list(parts.values()), torch.autograd.grad(loss, list(leaves.values())))
         total += loss.detach()
     state.optimizer.step()
     return total / len(subnets)
+
+
+def loss_of(logits: Tensor, y: Tensor, soft_labels: Tensor | None) -> Tensor:
+    """Cross-entropy of logits [N, classes] with labels y [N], plus that with a teacher's soft labels [N, classes]."""
+    loss = F.cross_entropy(logits, y)
+    return loss if soft_labels is None else loss + F.cross_entropy(logits, soft_labels)
 
 
 def full_gradient(parameter: nn.Parameter) -> Tensor:

@@ -1,0 +1,331 @@
+"""Training steps as CUDA graphs: the same numbers as `rsslib.train.train_step`, up to rounding, in far fewer launches.
+
+A step of this small network is bound by the launches of its thousand kernels, not by their work. A graph replays all
+of them in one launch. Everything that changes between replays (images, learning rate, subnet) is therefore read from
+tensors on the device that stay where they are.
+
+- One subnet for the whole epoch: its step is captured as it is, from slices of the weights, once an epoch.
+- Another subnet every step: a graph for each tuple of depths runs the widest subnet of these depths, with the channels
+  that the drawn subnet does not have masked and its kernels embedded in the largest ones (see `Masks`). Which subnet
+  it is, the graph reads from a table of the epoch's draws, so no step needs a capture.
+
+On a CPU nothing can be captured; the same functions then run as they are, which is how the tests check them there.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise, product
+
+import torch
+from torch import Tensor
+
+from rsslib.data import Dataset, augment
+from rsslib.space import Arch, SearchSpace
+from rsslib.supernet import Norm, batch_norm_training, subnet_slices
+from rsslib.train import loss_of, train_step
+
+CAPTURING = threading.Lock()  # one capture at a time in a process
+AUGMENTED_AT_ONCE = 8_000  # images; bounds the memory that augmenting an epoch needs
+QUEUED_STEPS = 64  # the host waits for the device so many steps back, so that progress and interrupts are real
+
+
+class Masks:
+    """Selects a subnet by multiplication, so that one computation serves all subnets of the same depths.
+
+    With gamma and beta of a layer's first two batch norms zeroed beyond the subnet's width, these channels are zero
+    from there on (ReLU, ReLU6 and h-swish map 0 to 0), and so are the gradients of all weights that only they use.
+    The same goes for squeeze-excite's middle channels. A smaller kernel is a linear map of the largest one's taps, so
+    that embedded in the largest size it is a product with one matrix [49, 49].
+    """
+
+    def __init__(self, space: SearchSpace, like: Tensor):
+        self.space, self.dtype, device = space, like.dtype, like.device
+        self.kernels, self.expands = sorted(space.kernels, reverse=True), sorted(space.expands)
+        hidden = [[layer.hidden(e) for e in self.expands] for layer in space.layers]
+        squeezed = [[layer.squeezed(e) * layer.squeeze_excite for e in self.expands] for layer in space.layers]
+        # by layer and width: channels in use; and for all layers' channels in one row: their rank and their layer
+        self.tables = [torch.tensor(table, device=device) for table in (hidden, squeezed)]
+        self.sizes = [[max(row) for row in table] for table in (hidden, squeezed)]
+        self.ranks = [torch.cat([torch.arange(n, device=device) for n in sizes]) for sizes in self.sizes]
+        self.layers = [
+            torch.repeat_interleave(torch.arange(len(sizes), device=device), torch.tensor(sizes, device=device))
+            for sizes in self.sizes
+        ]
+        self.kernel_numbers = torch.arange(len(self.kernels), device=device)
+        self.centres = [self._centre(large, small).to(device) for large, small in pairwise(self.kernels)]
+        largest = self.kernels[0]
+        taps = torch.eye(largest**2, dtype=self.dtype, device=device)
+        # [s * s, 49]: where the taps of each size lie among those of the largest
+        self.embedded = [taps[self._centre(largest, small).to(device)] for small in self.kernels]
+
+    @staticmethod
+    def _centre(large: int, small: int) -> Tensor:
+        """int64 [small * small]: the flat positions of the central taps of a larger kernel."""
+        cut = (large - small) // 2
+        return torch.arange(large**2).view(large, large)[cut : large - cut, cut : large - cut].flatten()
+
+    def choices(self, archs: list[Arch]) -> Tensor:
+        """int64 [archs, 2, layers]: numbers of kernel sizes, from the largest, and of widths, from the smallest."""
+        rows = [[[self.kernels.index(k) for k in a.kernel], [self.expands.index(e) for e in a.expand]] for a in archs]
+        return torch.tensor(rows)
+
+    def channels(self, widths: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """For widths [layers]: masks of each layer's hidden channels and of its squeeze-excite's middle ones."""
+        masks = []
+        for table, sizes, rank, layer in zip(self.tables, self.sizes, self.ranks, self.layers, strict=True):
+            used = table.gather(1, widths[:, None]).flatten()
+            masks.append((rank < used.index_select(0, layer)).to(self.dtype).split(sizes))
+        return masks[0], masks[1]
+
+    def taps(self, kernels: Tensor, matrices: list[Tensor]) -> Tensor:
+        """[layers, 49, 49]: what multiplies each layer's largest kernel, given kernels [layers].
+
+        `matrices` are the layers' learned ones, stacked, for each next smaller size: [layers, 25, 25], [layers, 9, 9].
+        """
+        chosen = (kernels[:, None] == self.kernel_numbers).to(self.dtype)[:, :, None, None]
+        chain = self.embedded[0].expand(len(kernels), -1, -1)
+        total = chosen[:, 0] * chain
+        for i, (centre, matrix) in enumerate(zip(self.centres, matrices, strict=True), 1):
+            chain = chain.index_select(2, centre) @ matrix.mT
+            total = total + chosen[:, i] * (chain @ self.embedded[i])
+        return total
+
+
+class GraphedSteps:
+    """The steps of one stage of training, from tensors that stay in place; made anew when a stage begins."""
+
+    def __init__(self, state, method, stage, data: Dataset, generator: torch.Generator):
+        self.state, self.method, self.stage, self.data, self.generator = state, method, stage, data, generator
+        self.supernet, self.space, device = state.supernet, state.supernet.space, data.device
+        self.parameters = dict(self.supernet.named_parameters())
+        self.buffers = dict(self.supernet.named_buffers())
+        self.gradients = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self.parameters.items()
+        }
+        # No momentum and no weight decay before a tensor's first gradient: until then the optimiser must not see one.
+        self.idle = {name for name, p in self.parameters.items() if p.grad is None}
+        n, channels, height, width = data.x_train.shape
+        batch = method.batch_size
+        self.full_steps = n // batch
+        real = {"dtype": self.supernet.classifier.weight.dtype, "device": device}
+        self.images = torch.empty(n, height, width, channels, **real)  # an epoch's, augmented and in order
+        self.labels = torch.empty(n, dtype=torch.int64, device=device)
+        self.batch_images = torch.empty(batch, height, width, channels, **real)
+        self.batch_labels = torch.empty(batch, dtype=torch.int64, device=device)
+        self.soft_labels = torch.empty(batch, data.n_classes, **real)
+        self.rows = torch.arange(batch, device=device)
+        self.step = torch.zeros(1, dtype=torch.int64, device=device)
+        self.rates, self.losses = (torch.zeros(self.full_steps + 1, device=device) for _ in range(2))
+        self.rate = torch.zeros(1, device=device)
+        self.draws, self.draw = None, torch.zeros(1, dtype=torch.int64, device=device)
+        self.masks = Masks(self.space, self.supernet.classifier.weight)
+        self.graphs: dict[object, Callable[[], None]] = {}
+        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def epoch(self, subnets: list, order: Tensor, crops, rates: list[float], bar) -> Tensor:
+        """Train one epoch; returns the loss of every step, on the device.
+
+        `subnets` are those of each step, `order` int64 [images] and `crops` the images' augmentation, `rates` the
+        learning rate of each step.
+        """
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = self.rate
+        self.prepare(subnets, order, crops, rates)
+        same = subnets[0] is subnets[-1]
+        batch, waiting = self.method.batch_size, None
+        for step in range(self.full_steps):
+            self.wake(subnets[step])
+            if same:
+                self.graph(subnets[0], self.whole_step, subnets[0])()
+            else:
+                self.graph("load", self.load)()
+                for arch in subnets[step]:
+                    self.graph(arch.depth, self.masked, arch.depth, len(subnets[step]))()
+                self.graph(("update", len(self.idle)), self.update)()
+            if (step + 1) % QUEUED_STEPS == 0:
+                waiting = self.wait(waiting)
+                bar.update(QUEUED_STEPS * batch)
+        if len(rates) > self.full_steps:
+            self.smaller_step(subnets[-1], rates[-1])
+        if same:  # the next epoch has another subnet
+            self.graphs = {key: graph for key, graph in self.graphs.items() if key == subnets[0]}
+        bar.update(len(order) - self.full_steps // QUEUED_STEPS * QUEUED_STEPS * batch)
+        return self.losses[: len(rates)].clone()
+
+    def prepare(self, subnets, order, crops, rates) -> None:
+        data = self.data
+        for start in range(0, len(order), AUGMENTED_AT_ONCE):
+            rows = order[start : start + AUGMENTED_AT_ONCE]
+            images = augment(data.x_train[rows], crops[rows], data.mean, data.std)
+            self.images[start : start + len(rows)].copy_(images.permute(0, 2, 3, 1))
+        torch.index_select(data.y_train, 0, order, out=self.labels)
+        self.rates[: len(rates)].copy_(torch.tensor(rates))
+        for tensor in (self.losses, self.step, self.draw):
+            tensor.zero_()
+        torch.arange(len(self.rows), out=self.rows)
+        if subnets[0] is not subnets[-1]:
+            draws = self.masks.choices([arch for step in subnets for arch in step])
+            if self.draws is None:
+                self.draws = draws.to(self.rows.device)
+            self.draws.copy_(draws)
+
+    def smaller_step(self, archs: tuple[Arch, ...], rate: float) -> None:
+        """The epoch's last step, on the images that are left over; a single one, and so not worth a graph."""
+        done = self.full_steps * self.method.batch_size
+        self.wake(archs)
+        self.rate.fill_(rate)
+        x, y = self.images[done:].permute(0, 3, 1, 2), self.labels[done:]
+        self.losses[self.full_steps] = train_step(
+            self.state, self.parameters, self.buffers, x, y, archs,
+            self.method.dropout, self.generator, self.stage.distill,
+        )  # fmt: skip
+
+    def wake(self, archs: tuple[Arch, ...]) -> None:
+        """Let the optimiser see the gradients of tensors that are used for the first time."""
+        for arch in archs if self.idle else ():
+            for name in self.idle & subnet_slices(self.space, arch).keys():
+                self.parameters[name].grad = self.gradients[name]
+                self.idle.discard(name)
+
+    # --- what is captured
+
+    def whole_step(self, archs: tuple[Arch, ...]) -> None:
+        self.load()
+        for arch in archs:
+            self.sliced(arch, len(archs))
+        self.update()
+
+    def load(self) -> None:
+        """Take the step's images, labels and learning rate; zero the gradients; ask the teacher."""
+        torch.index_select(self.images, 0, self.rows, out=self.batch_images)
+        torch.index_select(self.labels, 0, self.rows, out=self.batch_labels)
+        torch.index_select(self.rates, 0, self.step, out=self.rate)
+        torch._foreach_zero_(list(self.gradients.values()))
+        if self.stage.distill:
+            with torch.no_grad():
+                self.soft_labels.copy_(self.state.teacher(self.batch_images.permute(0, 3, 1, 2)).softmax(1))
+
+    def sliced(self, arch: Arch, count: int) -> None:
+        """Add the gradients of one of the step's `count` subnets, computed from slices of the weights."""
+        leaves = {name: t.detach().requires_grad_() for name, t in self.supernet.subnet(arch, self.parameters).items()}
+        norm = batch_norm_training(self.supernet.subnet(arch, self.buffers))
+        gradients = self.differentiate(arch, leaves, leaves, norm, count)
+        add(self.supernet.subnet(arch, self.gradients), gradients)
+
+    def masked(self, depth: tuple[int, ...], count: int) -> None:
+        """Add the gradients of the next drawn subnet, which has this depth, computed with masks."""
+        supernet, space, masks = self.supernet, self.space, self.masks
+        kernels, widths = self.draws.index_select(0, self.draw)[0]
+        self.draw.add_(1)
+        hidden, squeezed = masks.channels(widths)
+        widest = (masks.expands[-1],) * space.n_layers
+        arch = Arch((masks.kernels[0],) * space.n_layers, widest, depth)
+        with_matrices = Arch((masks.kernels[-1],) * space.n_layers, widest, depth)
+        leaves = {name: t.detach() for name, t in supernet.subnet(with_matrices, self.parameters).items()}
+        active = [i for i, *_ in space.active(arch)]
+
+        # Masked vectors: batch norms 1 and 2 and the bias of squeeze-excite's reduction; and the weight of the latter.
+        norms = {f"blocks.{i}.bn{n}.": hidden[i] for i in active for n in (1, 2)}
+        vectors = {f"{norm}{name}": mask for norm, mask in norms.items() for name in ("weight", "bias")}
+        for i in active:
+            if space.layers[i].squeeze_excite:
+                reduce = f"blocks.{i}.se.conv_reduce."
+                vectors[f"{reduce}bias"] = squeezed[i]
+                leaves[f"{reduce}weight"] = leaves[f"{reduce}weight"] * squeezed[i][:, None, None, None]
+        masked = torch._foreach_mul([leaves[name] for name in vectors], list(vectors.values()))
+        leaves.update(zip(vectors, masked, strict=True))
+        for leaf in leaves.values():
+            leaf.requires_grad_()
+
+        matrices = [
+            torch.stack([leaves[f"blocks.{i}.kernel_{large}to{small}"] for i in active])
+            for large, small in pairwise(masks.kernels)
+        ]
+        weights = dict(leaves)
+        for i, taps in zip(active, masks.taps(torch.stack([kernels[i] for i in active]), matrices), strict=True):
+            largest = leaves[f"blocks.{i}.conv_dw.weight"]
+            weights[f"blocks.{i}.conv_dw.weight"] = (largest.flatten(1) @ taps).view(largest.shape)
+
+        running = [self.buffers[f"{norm}running_{name}"] for norm in norms for name in ("mean", "var")]
+        kept = torch._foreach_add(running, 0.0)
+        gradients = self.differentiate(arch, leaves, weights, batch_norm_training(self.buffers), count)
+        torch._foreach_lerp_(kept, running, [mask for mask in norms.values() for _ in range(2)])
+        torch._foreach_copy_(running, kept)  # a subnet moves the statistics of its own channels alone
+        torch._foreach_mul_([gradients[name] for name in vectors], list(vectors.values()))
+        add({name: self.gradients[name] for name in leaves}, gradients)
+
+    def differentiate(self, arch: Arch, leaves: dict, weights: dict, norm: Norm, count: int) -> dict[str, Tensor]:
+        """Gradients of the loss on the step's images by the leaves' names; adds the loss to those of the epoch."""
+        x, soft_labels = self.batch_images.permute(0, 3, 1, 2), self.soft_labels if self.stage.distill else None
+        logits = self.supernet.run(x, arch, weights, norm, self.method.dropout, self.generator)
+        loss = loss_of(logits, self.batch_labels, soft_labels)
+        self.losses.index_add_(0, self.step, loss.detach().view(1).float() / count)
+        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+    def update(self) -> None:
+        self.state.optimizer.step()
+        self.rows.add_(len(self.rows))
+        self.step.add_(1)
+
+    # --- capturing and replaying
+
+    def graph(self, key: object, function: Callable[..., None], *arguments) -> Callable[[], None]:
+        """What replays `function(*arguments)`; captured when first asked for."""
+        if key not in self.graphs:
+            if self.pool is None:
+                self.graphs[key] = partial(function, *arguments)
+            else:
+                self.graphs[key] = self.capture(function, *arguments)
+        return self.graphs[key]
+
+    def capture(self, function: Callable[..., None], *arguments) -> Callable[[], None]:
+        if not self.graphs:
+            self.warm_up()
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.generator)
+        with CAPTURING:
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                function(*arguments)
+            finally:
+                graph.capture_end()
+        return graph.replay
+
+    def warm_up(self) -> None:
+        """Run every kind of layer once: libraries and workspaces must not be set up for the first time in a capture."""
+        generator, statistics = self.generator.get_state(), [buffer.clone() for buffer in self.buffers.values()]
+        self.load()
+        if self.draws is None:
+            for kernel, expand in product(self.space.kernels, self.space.expands):
+                self.sliced(self.space.uniform(kernel, expand, max(self.space.depths)), 1)
+        else:
+            self.masked(self.space.largest.depth, 1)
+        self.generator.set_state(generator)
+        torch._foreach_copy_(list(self.buffers.values()), statistics)
+        for tensor in (self.losses, self.draw):
+            tensor.zero_()
+
+    def wait(self, last: torch.cuda.Event | None) -> torch.cuda.Event | None:
+        """Wait for the event `last`; returns one that says when the device has done what it was given so far."""
+        if self.pool is None:
+            return None
+        event = torch.cuda.Event()
+        event.record()
+        if last is not None:
+            last.synchronize()
+        return event
+
+
+def add(sums: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
+    """Add gradients to tensors of the same names: dense ones in a single kernel, the others one by one.
+
+    Weights of 1x1 convolutions are the same numbers in the same order whatever the strides of their last two
+    dimensions, of size 1; squeezing these lets PyTorch see it.
+    """
+    pairs = [(sums[name].squeeze(), gradient.squeeze()) for name, gradient in gradients.items()]
+    dense = [pair for pair in pairs if pair[0].is_contiguous() and pair[1].is_contiguous()]
+    torch._foreach_add_(*map(list, zip(*dense, strict=True)))
+    for total, gradient in pairs:
+        if not (total.is_contiguous() and gradient.is_contiguous()):
+            total.add_(gradient)
