@@ -344,7 +344,7 @@ def complete_run(
     folder = run.folder(results)
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    patience = 0 if not wait else -1 if deadline is None else deadline - time.time()
+    patience = 0 if not wait else -1 if deadline is None else max(0, deadline - time.time())  # -1: for ever
     try:
         with FileLock(folder / LOCK, timeout=patience), _out_of_memory(run, device, jobs):  # a crash releases the lock
             files.remove_temporary(folder)
@@ -445,9 +445,9 @@ def _out_of_memory(run: Run, device: str, jobs: int) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
-        lower = f"lower jobs (now {jobs})" if jobs > 1 else "choose a method with a smaller batch size"
+        less = f"fewer jobs at once than {jobs}" if jobs > 1 else "a method with a smaller batch size"
         raise InputError(
-            f"{run.name} ran out of memory on {device}: {lower} or another device; the last checkpoint is kept"
+            f"{run.name} ran out of memory on {device}: choose {less} or another device; the last checkpoint is kept"
         ) from error
 
 

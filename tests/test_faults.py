@@ -164,18 +164,18 @@ def seeds_child(connection, results, log, seeds):
     child(connection, results, ("rss-short",), log, seeds=seeds)
 
 
-def kill_and_go_on(done, start, tmp_path, kills):
+def kill_and_go_on(method, kills, start, tmp_path):
     """Kill this many processes at random moments; every run that they get finished equals the uninterrupted one."""
-    random_ = random.Random(0)
-    process, connection = start(child, tmp_path / "whole", ("rss",))
+    (run,), random_ = tiny(method), random.Random(0)
+    process, connection = start(child, tmp_path / "whole", (method,))
     connection.recv()
     began = time.perf_counter()
     connection.send("go")
     assert connection.recv() == "done"
-    whole = time.perf_counter() - began
+    whole, expected = time.perf_counter() - began, tables(run.folder(tmp_path / "whole"))
     lives, results = 0, tmp_path / "0"
-    while lives < kills or not results.exists() or overview([done[0]], results).status[0] != "finished":
-        process, connection = start(child, results, ("rss",))
+    while lives < kills or results.exists():
+        process, connection = start(child, results, (method,))
         connection.recv()
         connection.send("go")
         if lives < kills:
@@ -183,22 +183,20 @@ def kill_and_go_on(done, start, tmp_path, kills):
             process.kill()
         process.join()
         lives += 1
-        if results.exists() and overview([done[0]], results).status[0] == "finished":
-            folder = done[0].folder(results)
-            assert names(folder) == FILES
-            assert tables(folder) == tables(done[0].folder(done[1]))
-            if lives < kills:
-                results = tmp_path / str(lives)
+        if overview([run], results).status[0] == "finished":
+            assert tables(run.folder(results)) == expected and names(run.folder(results)) == FILES
+            results = tmp_path / str(lives)
     return lives
 
 
-def test_a_run_killed_at_random_moments_gives_the_same_files(done, start, tmp_path):
-    kill_and_go_on(done, start, tmp_path, 4)
+def test_a_run_killed_at_random_moments_gives_the_same_files(start, tmp_path):
+    kill_and_go_on("rss", 4, start, tmp_path)
 
 
 @pytest.mark.long
-def test_a_run_killed_at_fifty_random_moments_gives_the_same_files(done, start, tmp_path):
-    assert kill_and_go_on(done, start, tmp_path, 50) >= 50
+@pytest.mark.parametrize("method", ["rss", "ofa"])
+def test_a_run_killed_at_fifty_random_moments_gives_the_same_files(method, start, tmp_path):
+    assert kill_and_go_on(method, 50, start, tmp_path) >= 50
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -475,15 +473,18 @@ def test_a_killed_evaluation_of_more_subnets_goes_on(done, folder, tmp_path, mon
         complete(made, tmp_path)  # the population is there, but the record does not vouch for it yet
     with pytest.raises(InputError, match="is trained in"):
         populations(made, tmp_path)
+    shutil.copytree(tmp_path, tmp_path.with_name("copy"))
     complete(made, tmp_path)
     assert len(populations(made, tmp_path)) == 9
+    complete([done[0]], tmp_path.with_name("copy"))  # or with as many as before
+    assert tables(done[0].folder(tmp_path.with_name("copy"))) == tables(done[0].folder(done[1]))
 
 
 def images():
     random_ = np.random.default_rng(0)
     return {
-        "x_train": random_.integers(0, 256, (30, 4, 4), dtype=np.uint8), "y_train": np.arange(30, dtype=np.uint8) % 3,
-        "x_test": random_.integers(0, 256, (9, 4, 4), dtype=np.uint8), "y_test": np.arange(9, dtype=np.uint8) % 3,
+        "x_train": random_.integers(0, 256, (30, 5, 5), dtype=np.uint8), "y_train": np.arange(30, dtype=np.uint8) % 3,
+        "x_test": random_.integers(0, 256, (9, 5, 5), dtype=np.uint8), "y_test": np.arange(9, dtype=np.uint8) % 3,
     }  # fmt: skip
 
 
@@ -508,6 +509,17 @@ def test_any_damage_to_a_dataset_is_refused_or_harmless(save_npz, first_use, tmp
                 assert torch.equal(getattr(data, name), getattr(expected, name))
             assert data.checksum == expected.checksum
     assert refused > 150
+
+
+def test_a_header_that_asks_for_fewer_bytes_is_refused(tmp_path):
+    np.savez(tmp_path / "toy.npz", **images())
+    content = (tmp_path / "toy.npz").read_bytes()
+    for shape in (b"(30, 5, 5)", b"(9, 5, 5)"):
+        assert content.count(shape) == 1
+        content = content.replace(shape, shape.replace(b"5, 5", b"4, 5"))
+    (tmp_path / "toy.npz").write_bytes(content)
+    with pytest.raises(InputError, match="x_train.npy is damaged"):
+        load("toy", tmp_path)
 
 
 def test_a_dataset_that_changed_is_refused(tmp_path):
@@ -616,7 +628,7 @@ def test_out_of_memory_says_what_to_lower(error, done, tmp_path, monkeypatch):
     arguments = (str(tmp_path), "data", "cpu", "fp32", 3, None, False, 0.0)
     with interrupted_after(monkeypatch, 2, error), pytest.raises(InputError) as caught:
         runs.complete_run(done[0], *arguments)
-    assert "ran out of memory on cpu: lower jobs (now 3) or another device" in sentence(caught)
+    assert "ran out of memory on cpu: choose fewer jobs at once than 3 or another device" in sentence(caught)
     assert len(checkpoints.checkpoints(done[0].folder(tmp_path))) == 2
     assert runs.complete_run(done[0], *arguments)
 
