@@ -5,6 +5,7 @@
 
 import os
 import platform
+import socket
 import tempfile
 import time
 import traceback
@@ -100,11 +101,14 @@ def _connect(ray, address: str | None) -> None:
     if address is None:
         ray.init("local", object_store_memory=100 * 2**20, **quiet)  # which hardly anything passes through
         return
+    host, _, port = (os.environ.get("RAY_ADDRESS", address) if address == "auto" else address).rpartition(":")
     try:
+        if port.isdigit():  # Ray itself would try for many minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, **quiet)
     except Exception as error:  # of many types, one for each way of not being there
         raise InputError(
-            f"no Ray cluster can be joined at {address!r} ({str(error).strip().splitlines()[0]}): "
+            f"no Ray cluster can be joined at {address!r} ({(str(error) or type(error).__name__).splitlines()[0]}): "
             "start its first node with `ray start --head`, and join it from here with `ray start --address`"
         ) from None
 

@@ -188,10 +188,11 @@ def test_a_node_without_the_results_folder_sends_its_files(ray, tmp_path, monkey
     assert names(begun.folder(results)) == names(begun.folder(tmp_path / "local"))
 
 
-def test_an_address_without_a_cluster_gets_one_sentence(ray, tmp_path):
+@pytest.mark.parametrize("address", ["nowhere", "auto", "127.0.0.1:9"])
+def test_an_address_without_a_cluster_gets_one_sentence(address, ray, tmp_path):
     run, _ = diary_run(tmp_path, "none", 1)
-    with pytest.raises(InputError, match="no Ray cluster can be joined at 'nowhere'") as error:
-        cluster.complete([run], tmp_path / "results", device="cpu", progress=False, address="nowhere")
+    with pytest.raises(InputError, match=f"no Ray cluster can be joined at '{address}'") as error:
+        cluster.complete([run], tmp_path / "results", device="cpu", progress=False, address=address)
     sentence(error)
     assert not (tmp_path / "results").exists()
 
