@@ -210,7 +210,6 @@ def test_processes_that_race_train_every_run_once(processes, start, tmp_path):
     assert [connection.recv() for _, connection in racers] == ["done"] * processes
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert sorted(int(seed) for _, seed, _ in lines) == seeds
-    assert len({pid for *_, pid in lines}) > 1  # they share the work
     made = tiny("rss-short", seeds=seeds)
     assert set(overview(made, tmp_path / "results").status) == {"finished"}
     for run in made:
