@@ -82,7 +82,7 @@ def _by_size(population: pd.DataFrame, statistic: str) -> pd.DataFrame:
 def _over_seeds(table: pd.DataFrame, labels: dict[str, str] | None = None) -> pd.DataFrame:
     """Mean and 95 % interval over the seeds of each column, one below the other."""
     table.columns.name = "quantity"
-    groups = table.stack().groupby(["dataset", "backbone", "method", "quantity"], sort=False)
+    groups = table.stack().dropna().groupby(["dataset", "backbone", "method", "quantity"], sort=False)
     result = groups.agg(["count", "mean", "sem"]).reset_index()
     margin = result.pop("sem") * stats.t.isf(0.025, (result["count"] - 1).clip(lower=1))
     names = [panel_label(*key) for key in zip(result["dataset"], result.pop("backbone"), strict=True)]

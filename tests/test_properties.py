@@ -1,0 +1,117 @@
+"""What holds for any results tables, whatever runs they hold and whatever these reached."""
+
+import io
+import math
+
+import numpy as np
+import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsslib import claims, figures, summary
+from rsslib.methods import METHODS, TABLE_1
+from rsslib.runs import PROFILES
+from rsslib.space import BACKBONES
+
+KINDS = {claims.REPRODUCED, claims.REFUTED, claims.INCONCLUSIVE, claims.NOT_RUN, claims.NO_SCALE}
+KEYS = ["dataset", "backbone", "method", "seed"]
+# no equal accuracies, only equal ones, ties, and ends of the scale
+WORLDS = {
+    "noise": lambda rng, n: rng.uniform(0, 100, n),
+    "constant": lambda rng, n: np.full(n, float(rng.integers(0, 101))),
+    "ties": lambda rng, n: rng.integers(40, 43, n).astype(float),
+    "ends": lambda rng, n: rng.choice([0.0, 100.0], n),
+}
+
+
+@st.composite
+def results(draw, most=15):
+    """A population and times of any runs, in any order of rows; subnets are the same for all methods."""
+    runs = st.tuples(
+        st.sampled_from([*TABLE_1, "digits"]),
+        st.sampled_from(list(BACKBONES)),
+        st.sampled_from(["ofa", "rss", "rss-short", "ofa-released"]) | st.sampled_from(METHODS),
+        st.integers(0, 2),
+    )
+    chosen = draw(st.lists(runs, min_size=1, max_size=most, unique=True))
+    rng, n = np.random.default_rng(draw(st.integers(0, 2**32))), draw(st.integers(1, 4))
+    world = WORLDS[draw(st.sampled_from(list(WORLDS)))]
+    population, times = [], []
+    for run in chosen:
+        rows = pd.DataFrame([(float(b), i) for b in BACKBONES[run[1]].buckets for i in range(n)])
+        rows.columns = ["bucket", "subnet"]
+        rows["mflops"] = rows["bucket"] + (rows["subnet"] - n / 2) / 10
+        rows["accuracy"] = world(rng, len(rows))
+        for setting in ("kernel", "expand", "depth"):
+            rows[setting] = [f"3-{i}" for i in range(len(rows))]
+        population.append(rows.assign(**dict(zip(KEYS, run, strict=True))))
+        clock = {"training_seconds": rng.uniform(1, 1e5), "evaluation_seconds": 1.0}
+        machine = {"hardware": rng.choice(["Abacus", "H200"]), "executor": "eager"}
+        times.append(dict(zip(KEYS, run, strict=True)) | clock | machine)
+    population = pd.concat(population).sample(frac=1, random_state=int(rng.integers(2**31)))
+    return population.reset_index(drop=True), pd.DataFrame(times)
+
+
+def decide(population, times, profile):
+    return claims.decide(population, times, profile, ["digits"], resamples=30)
+
+
+@given(results(), st.sampled_from(list(PROFILES)))
+@settings(max_examples=40)
+def test_every_claim_has_a_verdict_and_only_the_papers_scale_decides(tables, profile):
+    found = decide(*tables, profile)
+    assert {claim.kind for claim in found} <= KINDS
+    if profile != "paper":
+        assert {claim.verdict for claim in found} <= {claims.NOT_RUN, claims.NO_SCALE}
+        words = claims.conclusions(found)
+        assert not any(status in words for status in (": supported", ": contradicted", "as the paper says"))
+    for claim in found:
+        assert math.isnan(claim.low) or claim.low <= claim.estimate <= claim.high
+        if claim.kind == claims.REPRODUCED and claim.statement.unit != "times":
+            assert claim.low > 0 and not any(part.missing for part in claim.parts)
+    assert len(claims.table(found)) == len(found)
+    assert claims.markdown(found, "figures").count("\n") == len(found) + 2
+
+
+@given(results(), st.randoms(use_true_random=False))
+@settings(max_examples=15)
+def test_verdicts_do_not_depend_on_the_order_of_rows(tables, random):
+    population, times = tables
+    shuffled = [table.sample(frac=1, random_state=random.randrange(2**31)) for table in tables]
+    expected, again = (claims.table(decide(*both, "paper")) for both in ((population, times), shuffled))
+    pd.testing.assert_frame_equal(expected, again)
+
+
+@given(results(), st.sampled_from(list(PROFILES)))
+@settings(max_examples=25)
+def test_summaries_lie_within_what_they_summarise(tables, profile):
+    population, times = tables
+    medians, differences = summary.medians(population), summary.differences(population)
+    of_sizes = medians[~medians["quantity"].isin(["slope", "spread"])]
+    assert of_sizes["mean"].between(population["accuracy"].min(), population["accuracy"].max()).all()
+    assert differences["mean"].abs().le(population["accuracy"].max() - population["accuracy"].min() + 1e-9).all()
+    for table in (medians, differences):
+        one_seed = table["seeds"] == 1
+        assert table.loc[one_seed, ["low", "high"]].isna().all(axis=None)
+        rest = table[~one_seed]
+        assert (rest["low"] <= rest["mean"]).all() and (rest["mean"] <= rest["high"]).all()
+        summary.readable(table)
+    text = summary.findings(population, times, profile)
+    assert text.strip() and "nan" not in text
+    assert ("decides nothing" in text) == (profile != "paper")
+    speeds = figures.speed_ups(times)
+    assert (speeds["speed_up"].dropna() > 0).all()
+    summary.against_published(population, times)
+
+
+@given(results(most=4))
+@settings(max_examples=3)
+def test_any_results_can_be_drawn(tables):
+    population, times = tables
+    for figure in (
+        figures.population_boxes(population),
+        figures.training_time_bars(times),
+        figures.figure_1(population, times, population["dataset"].iloc[0]),
+        claims.figure_claims(decide(population, times, "smoke")),
+    ):
+        figure.savefig(io.BytesIO(), dpi=20)
