@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long test-browser lint reproduce figures lab lock
+.PHONY: help setup test test-long test-browser lint reproduce figures lab lock bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,10 @@ lint: $(INSTALLED) ## check the code and the notebooks with ruff
 
 reproduce: $(INSTALLED) ## run the study at PROFILE and write its figures
 	$(PY) -m rsslib reproduce --profile $(PROFILE) $(ARGS)
+
+bench: $(INSTALLED) ## print the benchmarks' tables: ours against the official package, throughput, cost, memory
+	@for name in training_step evaluation concurrency scaling memory profile_step; do \
+	    $(PY) benchmarks/$$name.py || exit 1; done
 
 figures: $(INSTALLED) ## draw the figures again from stored results
 	$(PY) -m rsslib figures --profile $(PROFILE) $(ARGS)

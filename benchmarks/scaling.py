@@ -14,9 +14,9 @@ IMAGES = 40_000 if CUDA else 640
 
 def cost(epochs: int, images: int, subnets: int) -> tuple[float, float]:
     """Seconds of training and of evaluation on 2,000 test images."""
-    data, method = random_data(images, 2000), build("rss", epochs, 0)
+    data, method = random_data(images, 2000), build("rss-short", epochs, 1)
     state = train(start(SPACE, method, 0, DEVICE), method, data, 0, progress=False)
-    population = SPACE.population(max(1, subnets // len(SPACE.buckets)))
+    population = SPACE.population(max(1, subnets // len(SPACE.backbone.buckets)))
     began = time.perf_counter()
     evaluate_population(state.supernet.eval(), population, data, progress=False)
     return state.seconds, time.perf_counter() - began

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import papermill
+import torch
 from papermill.exceptions import PapermillExecutionError
 
 from rsslib import cluster, data
@@ -42,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--figures", default="figures", help="figures folder (default: %(default)s)")
         if name == "reproduce":
             command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: %(default)s)")
-            command.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 1; smoke: one per core)")
+            command.add_argument("--precision", default="fp32", help="fp32, tf32 or bf16 (default: %(default)s)")
+            command.add_argument(
+                "--jobs", type=int, metavar="N",
+                help="runs at once (default: what a GPU has room for; on a CPU 1, for smoke one per core)",
+            )  # fmt: skip
             command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
             command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
             command.add_argument("--engine", choices=("local", "ray"), default="local", help="who places the runs")
@@ -50,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     command = options.pop("command")
     jobs = options.pop("jobs", None)
-    if jobs is None:
-        jobs = os.cpu_count() if options["profile"] == "smoke" else 1
+    if jobs is None and options["profile"] == "smoke" and not torch.cuda.is_available():
+        jobs = os.cpu_count()
     try:
         parameters = notebook_parameters(options)
         runs = {run.name: run for values in parameters.values() for run in notebook_runs(values)}
@@ -77,17 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def train(runs: list[Run], options: dict, jobs: int) -> list[str]:
+def train(runs: list[Run], options: dict, jobs: int | None) -> list[str]:
     """Train every missing run; returns a sentence for each that failed."""
     try:
         budget = None if options["time_budget"] is None else seconds(options["time_budget"])
         engine = complete
         if options["engine"] == "ray":
-            engine = partial(cluster.complete, address=options["address"])
+            engine, jobs = partial(cluster.complete, address=options["address"]), jobs or 1
         elif options["address"]:
             raise InputError(f"address {options['address']!r} is a Ray cluster's: give --engine ray too")
         engine(
-            by_worth(runs), options["results"], options["data"], options["device"], jobs=jobs, time_budget=budget,
+            by_worth(runs), options["results"], options["data"], options["device"], options["precision"], jobs, budget,
             rebuild=options["rebuild"],
         )  # fmt: skip
     except RunsFailed as error:

@@ -18,12 +18,12 @@ from functools import partial
 from itertools import pairwise, product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsslib.data import Dataset, augment
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
-from rsslib.train import loss_of, train_step
+from rsslib.train import MOMENTUM, loss_of, run_subnet, train_step
 
 CAPTURING = threading.Lock()  # one capture at a time in a process
 AUGMENTED_AT_ONCE = 8_000  # images; bounds the memory that augmenting an epoch needs
@@ -141,7 +141,8 @@ class GraphedSteps:
             else:
                 self.graph("load", self.load)()
                 for arch in subnets[step]:
-                    self.graph(arch.depth, self.masked, arch.depth, len(subnets[step]))()
+                    count = len(subnets[step])
+                    self.graph((arch.depth, count), self.masked, arch.depth, count)()
                 self.graph(("update", len(self.idle)), self.update)()
             if (step + 1) % QUEUED_STEPS == 0:
                 waiting = self.wait(waiting)
@@ -166,8 +167,9 @@ class GraphedSteps:
         torch.arange(len(self.rows), out=self.rows)
         if subnets[0] is not subnets[-1]:
             draws = self.masks.choices([arch for step in subnets for arch in step])
-            if self.draws is None:
+            if self.draws is None or self.draws.shape != draws.shape:
                 self.draws = draws.to(self.rows.device)
+                self.graphs.clear()
             self.draws.copy_(draws)
 
     def smaller_step(self, archs: tuple[Arch, ...], rate: float) -> None:
@@ -258,7 +260,7 @@ class GraphedSteps:
     def differentiate(self, arch: Arch, leaves: dict, weights: dict, norm: Norm, count: int) -> dict[str, Tensor]:
         """Gradients of the loss on the step's images by the leaves' names; adds the loss to those of the epoch."""
         x, soft_labels = self.batch_images.permute(0, 3, 1, 2), self.soft_labels if self.stage.distill else None
-        logits = self.supernet.run(x, arch, weights, norm, self.method.dropout, self.generator)
+        logits = run_subnet(self.state, x, arch, weights, norm, self.method.dropout, self.generator)
         loss = loss_of(logits, self.batch_labels, soft_labels)
         self.losses.index_add_(0, self.step, loss.detach().view(1).float() / count)
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
@@ -301,6 +303,9 @@ class GraphedSteps:
                 self.sliced(self.space.uniform(kernel, expand, max(self.space.depths)), 1)
         else:
             self.masked(self.space.largest.depth, 1)
+        stand_in = nn.Parameter(torch.zeros_like(self.rate))
+        stand_in.grad = torch.zeros_like(stand_in)
+        torch.optim.SGD([stand_in], lr=self.rate, momentum=MOMENTUM, nesterov=True, fused=True).step()
         self.generator.set_state(generator)
         torch._foreach_copy_(list(self.buffers.values()), statistics)
         for tensor in (self.losses, self.draw):

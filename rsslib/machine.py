@@ -1,6 +1,7 @@
 """The machine that runs train on: device, precision, memory, and what the record says of it."""
 
 import ctypes
+import os
 import platform
 from pathlib import Path
 
@@ -43,14 +44,25 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-PRECISIONS = {"fp32": "ieee", "tf32": "tf32"}
+MEMORY_OF_A_RUN = 4 * 2**30  # bytes on a GPU: the images of an epoch, CUDA graphs of all depths; generous
+
+
+PRECISIONS = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}  # and how CUDA then multiplies float32 numbers
 
 
 def set_precision(precision: str) -> None:
-    """fp32 (as the study) or tf32 for matrix products and convolutions on CUDA."""
+    """How CUDA multiplies float32 numbers: fp32 as the study, tf32 with fewer digits. bf16 is left to the trainer."""
     mode = PRECISIONS[choose(precision, PRECISIONS, "precision")]
     torch.backends.cuda.matmul.fp32_precision = mode
     torch.backends.cudnn.conv.fp32_precision = mode
+
+
+def free_jobs(device: torch.device) -> int:
+    """How many runs at once the device has room for: on CUDA up to 8, by its free memory; on a CPU 1."""
+    if device.type == "cpu":
+        return 1
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(max(1, min(8, free // MEMORY_OF_A_RUN, (os.cpu_count() or 1) // 2)))
 
 
 def environment(device: torch.device, jobs: int = 1) -> dict:

@@ -11,12 +11,13 @@ import math
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -32,13 +33,13 @@ from rsslib import checkpoints, files
 from rsslib import data as datasets
 from rsslib.errors import InputError, Stopped, choose
 from rsslib.evaluate import RECALIBRATION_IMAGES, evaluate_population
-from rsslib.files import REBUILD, atomic_path, read_record, write_record  # noqa: F401 (figures take atomic_path here)
-from rsslib.machine import PRECISIONS, choose_device, environment, keep_freed_memory, set_precision
+from rsslib.files import REBUILD, read_record, write_record
+from rsslib.machine import PRECISIONS, choose_device, environment, free_jobs, keep_freed_memory, set_precision
 from rsslib.methods import LEARNING_RATE, OVERRIDES, TABLE_1, Method, build, override
 from rsslib.space import BACKBONES, SearchSpace
 from rsslib.supernet import SuperNet
 from rsslib.train import TrainingState, start, train
-from rsslib.workers import worker_processes
+from rsslib.workers import worker_processes, worker_threads
 
 MAIN_METHODS = ("ofa", "rss", "rss-short")
 POPULATION_SEED = 0
@@ -168,7 +169,7 @@ def complete(
     data: str | Path = "data",
     device: str = "auto",
     precision: str = "fp32",
-    jobs: int = 1,
+    jobs: int | None = 1,
     time_budget: float | None = None,
     progress: bool = True,
     checkpoint_seconds: float = 20.0,
@@ -177,10 +178,12 @@ def complete(
     """Make every run finished: load what is there, go on with what was interrupted, train what is missing.
 
     `results` is the folder for all runs, `data` the one with datasets. `device` is auto, cpu, cuda or cuda:<n>;
-    `precision` of matrix products on CUDA is fp32 or tf32. `jobs` runs train at once, each in a process of its own that
-    gets an equal share of the processor's cores. After `time_budget` seconds training stops between epochs, with
-    a checkpoint to go on from (0 only checks); `by_worth` puts the runs in an order in which what is finished by then
-    is worth most. A checkpoint is also written after an epoch if the last one is `checkpoint_seconds` old.
+    `precision` on CUDA is fp32, tf32 for matrix products, or bf16 for training under autocast. `jobs` runs train at
+    once (None: as many as the device has room for): on a CPU each in a process of its own that gets an equal share of
+    the cores, on CUDA each in a thread with a stream of its own. After `time_budget` seconds training stops between
+    epochs, with a checkpoint to go on from (0 only checks); `by_worth` puts the runs in an order in which what is
+    finished by then is worth most. A checkpoint is also written after an epoch if the last one is `checkpoint_seconds`
+    old.
 
     Any number of processes may be asked for the same runs, also from several machines that share the folder: one
     trains, the others take the runs that are free and wait for the rest at the end.
@@ -190,7 +193,8 @@ def complete(
     that fails does not stop the others; RunsFailed, at the end, names it. Ctrl-C stops all at once (Stopped); the same
     call goes on from the last checkpoints.
     """
-    _check_number(jobs, "jobs", 1, whole=True)
+    if jobs is not None:
+        _check_number(jobs, "jobs", 1, whole=True)
     _check_number(checkpoint_seconds, "checkpoint_seconds", 0)
     if time_budget is not None:
         _check_number(time_budget, "time_budget", 0)
@@ -198,14 +202,16 @@ def complete(
     choose(precision, PRECISIONS, "precision")
     files.check_writable(results, "results")
     where = choose_device(device, needed=any(run.profile.needs_cuda for run in runs) and device == "auto")
-    todo, refused = [], []
+    todo, refused, new_images = [], [], {}
     for run in _different(runs):  # first look at everything, so that a mistake in the last run costs nothing
         images = _dataset(run.dataset, str(data), str(where), run.profile.train_images, run.profile.test_images)
         _population(run.backbone, run.profile.subnets_per_bucket)
         config = configuration(run, images, precision)
         try:
-            if _status(run, results, config, weights=True) != "finished":
+            if (status := _status(run, results, config, weights=True)) != "finished":
                 todo.append(run)
+            if status == "missing":
+                new_images[run.name] = run.method.subnet_epochs * len(images.x_train)
         except InputError:
             if not rebuild:
                 raise
@@ -213,14 +219,14 @@ def complete(
             refused.append((run, config))
     for run, config in refused:
         _set_aside(run, results, config)
-    jobs = min(jobs, len(todo))
+    jobs = min(jobs or free_jobs(where), len(todo))
     if jobs > 1 and time_budget is None:
         todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no core idles at the end
     arguments = (str(results), str(data), str(where), precision, jobs, deadline, progress, checkpoint_seconds)
-    threads = max(1, (os.cpu_count() or 1) // max(1, jobs))
-    failures = {}
+    failures, began, trained = {}, time.perf_counter(), 0
+    _stop.clear()
     try:
-        with worker_processes(jobs, _start_worker, threads) if jobs > 1 else nullcontext() as pool:
+        with _workers(jobs, where) as pool:
             for wait in (False, True):  # at the end come back to what other processes were at
                 todo, before = [], todo
                 for run, outcome in _outcomes(pool, before, arguments, wait):
@@ -233,10 +239,26 @@ def complete(
                         failures[run.name] = outcome
                     elif not outcome:
                         todo.append(run)
+                    else:
+                        trained += new_images.get(run.name, 0)
     except KeyboardInterrupt:
         raise Stopped("stopped; the same call goes on from the last checkpoints") from None
+    if progress and trained and jobs > 1:
+        rate = trained / (time.perf_counter() - began)
+        print(f"{jobs} runs at once trained on {rate:,.0f} subnet-images a second, evaluation included")
     if failures:
         raise RunsFailed(failures) from next(iter(failures.values()))
+
+
+_stop = threading.Event()  # training in threads is to end at the next epoch
+
+
+def _workers(jobs: int, device: torch.device) -> AbstractContextManager[Executor | None]:
+    if jobs <= 1:
+        return nullcontext()
+    if device.type == "cuda":  # where processes would take turns
+        return worker_threads(jobs, _stop)
+    return worker_processes(jobs, _start_worker, max(1, (os.cpu_count() or 1) // jobs))
 
 
 def _different(runs: Iterable[Run]) -> list[Run]:
@@ -358,6 +380,7 @@ def complete_run(
             record["config"] = config
             space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
             state = start(space, run.method, run.seed, images.device)
+            state.bfloat16 = precision == "bf16"
             if status == "trained":
                 state.supernet.load_state_dict(files.read_tensors(folder / WEIGHTS, record))
             elif not _train(run, folder, record, state, images, machine, deadline, progress, checkpoint_seconds):
@@ -392,7 +415,7 @@ def _train(
 
     def after_epoch(state: TrainingState) -> bool:
         nonlocal saved
-        stop = deadline is not None and time.time() >= deadline
+        stop = _stop.is_set() or (deadline is not None and time.time() >= deadline)
         if stop or time.monotonic() - saved >= checkpoint_seconds:
             checkpoints.save_checkpoint(state, folder, identity)
             saved = time.monotonic()

@@ -20,8 +20,8 @@ from rsslib.data import Augmentation, Dataset, augment, draw_augmentation
 from rsslib.methods import Method, Stage
 from rsslib.progress import progress_bar
 from rsslib.samplers import Step
-from rsslib.space import SearchSpace
-from rsslib.supernet import Network, SuperNet, batch_norm_training
+from rsslib.space import Arch, SearchSpace
+from rsslib.supernet import Network, Norm, SuperNet, batch_norm_training
 
 ONE_AT_A_TIME = threading.Lock()  # for threads that need PyTorch's global random state
 MOMENTUM = 0.9
@@ -35,6 +35,7 @@ class TrainingState:
     supernet: SuperNet
     optimizer: torch.optim.Optimizer
     teacher: Network | None = None
+    bfloat16: bool = False  # networks run under autocast
     stage: int = 0  # the next epoch's stage and its number within the stage
     epoch: int = 0
     history: list[dict] = field(default_factory=list)  # one row an epoch, see `train`
@@ -228,7 +229,7 @@ def train_step(
     for arch in subnets:
         leaves = {name: part.detach().requires_grad_() for name, part in supernet.subnet(arch, parameters).items()}
         norm = batch_norm_training(supernet.subnet(arch, buffers))
-        logits = supernet.run(x, arch, leaves, norm, dropout, generator)
+        logits = run_subnet(state, x, arch, leaves, norm, dropout, generator)
         loss = loss_of(logits, y, soft_labels)
         gradients = {name: full_gradient(parameters[name]) for name in leaves}
         parts = supernet.subnet(arch, gradients)
@@ -236,6 +237,17 @@ def train_step(
         total += loss.detach()
     state.optimizer.step()
     return total / len(subnets)
+
+
+def run_subnet(
+    state: TrainingState, x: Tensor, arch: Arch, weights: dict[str, Tensor], norm: Norm, dropout: float,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    """Logits [N, classes], from matrix products and convolutions in bfloat16 if the state says so."""
+    if not state.bfloat16:
+        return state.supernet.run(x, arch, weights, norm, dropout, generator)
+    with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):  # a graph cannot replay a cache
+        return state.supernet.run(x, arch, weights, norm, dropout, generator).float()
 
 
 def loss_of(logits: Tensor, y: Tensor, soft_labels: Tensor | None) -> Tensor:

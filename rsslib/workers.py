@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from rsslib.progress import start_worker
@@ -33,6 +33,18 @@ def worker_processes(number: int, initializer: Callable | None = None, *argument
         except KeyboardInterrupt:
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
+            raise
+
+
+@contextmanager
+def worker_threads(number: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads, for work that a GPU does; if the block raises KeyboardInterrupt, `stop` is set for them."""
+    with ThreadPoolExecutor(number) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
             raise
 
 

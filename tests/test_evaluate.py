@@ -84,6 +84,15 @@ def test_statistics_of_the_real_backbones(name):
         assert_close(value, expected[key], 1e-3, key)
 
 
+@pytest.mark.parametrize("n, at_once", [(600, 600), (600, 400), (120, 600)])
+def test_batches_that_go_through_together_give_the_same_statistics(n, at_once, supernet):
+    images = torch.randn(n, 3, 32, 32)
+    alone, together = (recalibrate(supernet, SPACE.middle, images, at_once=k) for k in (200, at_once))
+    assert alone.keys() == together.keys()
+    for name, expected in alone.items():
+        assert_close(together[name], expected, 1e-5, name)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_recalibration_leaves_the_supernet_as_it_was_and_no_gradients(supernet, training):
     mine = copy.deepcopy(supernet).train(training)

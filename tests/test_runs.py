@@ -1,7 +1,9 @@
 """rsslib.runs: results folders, and rsslib.errors."""
 
 import json
+import re
 import shutil
+import time
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -13,7 +15,7 @@ from filelock import FileLock
 from helpers import TINY, sentence
 
 from rsslib import runs, train
-from rsslib.errors import InputError, choose
+from rsslib.errors import InputError, Stopped, choose
 from rsslib.methods import TABLE_1, build, one_stage, override
 from rsslib.runs import (
     Profile,
@@ -30,6 +32,7 @@ from rsslib.runs import (
 )
 from rsslib.samplers import Sequence
 from rsslib.space import BACKBONES, SearchSpace
+from rsslib.workers import worker_threads
 
 PROFILE = Profile(
     "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
@@ -309,6 +312,39 @@ def test_several_runs_at_once_finish_like_one_after_the_other(tmp_path):
     assert set(times(made, tmp_path).executor) == {"eager, 2 runs at once"}
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_several_runs_in_threads_finish_like_one_after_the_other(device, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "_workers", lambda jobs, where: worker_threads(jobs, runs._stop))  # on CPUs as on CUDA
+    planned = tiny("rss", "rss-2-per-batch", "ofa-released", seeds=[0, 1])
+    complete(planned, tmp_path / "together", device=device, jobs=3, progress=True)
+    complete(planned, tmp_path / "alone", device=device)
+    assert re.search(r"3 runs at once trained on [\d,]+ subnet-images a second", capsys.readouterr().out)
+    if device == "cpu":
+        for run in planned:
+            assert tables(run.folder(tmp_path / "together")) == tables(run.folder(tmp_path / "alone"))
+
+
+def test_an_interrupt_stops_runs_in_threads_with_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_workers", lambda jobs, where: worker_threads(jobs, runs._stop))
+
+    def interrupted(futures):
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "as_completed", interrupted)
+    endless = tiny(profile=replace(PROFILE, shrinking_epochs=100_000), seeds=[0, 1])
+    with pytest.raises(Stopped, match="goes on from the last checkpoints"):
+        complete(endless, tmp_path, jobs=2)
+    for run in endless:
+        assert list(run.folder(tmp_path).glob("checkpoint*"))
+
+
+def test_without_a_number_of_jobs_a_cpu_does_one_at_a_time(tmp_path):
+    planned = tiny(seeds=[0, 1])
+    complete(planned, tmp_path, jobs=None)
+    assert set(times(planned, tmp_path)["executor"]) == {"eager"}
+
+
 # --- folders that hold something else
 
 
@@ -433,7 +469,7 @@ def test_a_plan_that_cannot_be_is_an_input_error(settings, said):
         ({}, {"device": "cuda:99"}, "device 'cuda:99' was asked for, but PyTorch finds"),
         ({}, {"device": "cpu:x"}, "device is 'cpu:x': expected auto, cpu, cuda or cuda:<number>"),
         ({}, {"device": "cuda:first"}, "device is 'cuda:first'"),
-        ({}, {"precision": "fp16"}, "unknown precision 'fp16' (did you mean 'fp32'?)"),
+        ({}, {"precision": "fp16"}, "unknown precision 'fp16' (did you mean 'bf16'?)"),
         ({}, {"jobs": 0}, "jobs is 0"),
         ({}, {"jobs": True}, "jobs is True"),
         ({}, {"time_budget": -1}, "time_budget is -1: expected a number of at least 0"),

@@ -137,6 +137,18 @@ def test_a_step_of_a_real_backbone_is_one_of_plain_sgd():
         torch.testing.assert_close(supernet.state_dict()[name], tensor, atol=1e-9, rtol=0, msg=name)
 
 
+def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss():
+    losses = []
+    for bfloat16 in (False, True):
+        state = start(SPACE, shortened("rss"), 0)
+        state.bfloat16 = bfloat16
+        train(state, shortened("rss"), toy_data(), 0, progress=False)
+        assert all(p.dtype == torch.float32 and p.isfinite().all() for p in state.supernet.parameters())
+        losses.append(state.history[0]["loss"])
+    assert losses[1] != losses[0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
 # --- weights that no subnet uses
 
 
