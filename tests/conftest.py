@@ -1,5 +1,7 @@
 """What all suites share: one thread, no silent lack of CUDA, the two search spaces."""
 
+import signal
+
 import pytest
 import torch
 from hypothesis import settings
@@ -7,6 +9,7 @@ from hypothesis import settings
 from rsslib.space import BACKBONES, SearchSpace
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell that starts tests in the background disables
 settings.register_profile("rsslib", deadline=None, derandomize=True, database=None)
 settings.load_profile("rsslib")
 
