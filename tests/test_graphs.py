@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, random_archs, random_supernet, toy_data
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rsslib import data as datasets
 from rsslib import graphs, train
@@ -147,6 +148,41 @@ def test_every_step_has_its_learning_rate_and_every_image_is_used_once(device, m
     expected = [0.005 * (1 + np.cos(np.pi * step / 5)) for step in range(5)]
     np.testing.assert_allclose(torch.cat(rates).cpu(), expected, rtol=1e-6)
     assert torch.cat(rows).tolist() == list(range(40))
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Refuses what a CUDA graph cannot capture: reading a number back, shapes that data decide, data from the host."""
+
+    forbidden = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "lift_fresh", "equal", "pin_memory"}
+
+    def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+        name = function.overloadpacket.__name__
+        assert name not in self.forbidden, name
+        indices = arguments[1] if name in ("index", "index_put_") else ()
+        assert not any(i is not None and i.dtype == torch.bool for i in indices), "a boolean mask"
+        return function(*arguments, **(settings or {}))
+
+
+@pytest.mark.parametrize("name", ["ofa", "rss", "rss-2-per-batch"])
+@pytest.mark.parametrize("backbone", ["mobilenet_v3", "proxylessnas"])
+def test_what_is_captured_never_waits_for_the_host(name, backbone, monkeypatch):
+    seen = set()
+
+    def graph(steps, key, function, *arguments):
+        def watched():
+            seen.add(function.__name__)
+            with NothingFromTheHost():
+                function(*arguments)
+
+        return watched
+
+    monkeypatch.setattr(graphs.GraphedSteps, "graph", graph)
+    method = shortened(name, batch_size=4, dropout=0.1)
+    stages = tuple(replace(stage, epochs=1) for stage in (method.stages[0], method.stages[-1]))
+    method = replace(method, stages=stages)
+    space = SearchSpace(backbone, classes=4)
+    train.train(start(space, method, 0), method, data_on("cpu", 8), 0, progress=False, graphs=True)
+    assert seen >= ({"whole_step"} if name == "rss" else {"load", "masked", "update"})
 
 
 @pytest.mark.parametrize("device", DEVICES)
