@@ -16,12 +16,13 @@ from torchvision import transforms
 
 from rsslib.data import IMAGENET_MEAN, IMAGENET_STD, Dataset, draw_augmentation
 from rsslib.graphs import GraphedSteps
-from rsslib.machine import choose_device, environment, keep_freed_memory
+from rsslib.machine import choose_device, environment, keep_freed_memory, own_stream
 from rsslib.methods import BATCH_SIZE, build
 from rsslib.progress import progress_bar
 from rsslib.samplers import Step
 from rsslib.space import Arch, SearchSpace
-from rsslib.train import MOMENTUM, WEIGHT_DECAY, EagerSteps, enter_stage, own_stream, start
+from rsslib.steps import MOMENTUM, WEIGHT_DECAY, EagerSteps
+from rsslib.train import enter_stage, start
 
 SPACE = SearchSpace("mobilenet_v3")
 DEVICE = choose_device("auto")

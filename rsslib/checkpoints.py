@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from rsslib import files
+from rsslib.steps import TrainingState
 from rsslib.supernet import Network
-from rsslib.train import TrainingState
 
 KEPT = 2
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from rsslib.data import Dataset, augment, draw_augmentation, normalise
 from rsslib.errors import InputError
+from rsslib.machine import own_stream
 from rsslib.progress import progress_bar
 from rsslib.space import Arch
 from rsslib.supernet import BN_EPS, Norm, SuperNet, batch_norm_with
-from rsslib.train import own_stream
 
 RECALIBRATION_IMAGES = 2000
 RECALIBRATION_BATCH = 200

@@ -1,4 +1,4 @@
-"""Training steps as CUDA graphs: the same numbers as `rsslib.train.train_step`, up to rounding, in far fewer launches.
+"""Training steps as CUDA graphs: the same numbers as `rsslib.steps.train_step`, up to rounding, in far fewer launches.
 
 A step of this small network is bound by the launches of its thousand kernels, not by their work. A graph replays all
 of them in one launch. Everything that changes between replays (images, learning rate, subnet) is therefore read from
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from rsslib.data import Dataset, augment
 from rsslib.space import Arch, SearchSpace
+from rsslib.steps import MOMENTUM, loss_of, run_subnet, train_step
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
-from rsslib.train import MOMENTUM, loss_of, run_subnet, train_step
 
 CAPTURING = threading.Lock()  # one capture at a time in a process
 AUGMENTED_AT_ONCE = 8_000  # images; bounds the memory that augmenting an epoch needs

@@ -37,8 +37,9 @@ from rsslib.files import REBUILD, read_record, write_record
 from rsslib.machine import PRECISIONS, choose_device, environment, free_jobs, keep_freed_memory, set_precision
 from rsslib.methods import LEARNING_RATE, OVERRIDES, TABLE_1, Method, build, override
 from rsslib.space import BACKBONES, SearchSpace
+from rsslib.steps import TrainingState
 from rsslib.supernet import SuperNet
-from rsslib.train import TrainingState, start, train
+from rsslib.train import start, train
 from rsslib.workers import worker_processes, worker_threads
 
 MAIN_METHODS = ("ofa", "rss", "rss-short")

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from helpers import sentence
 
 import rsslib
@@ -77,8 +78,13 @@ def names(folder):
 
 
 @pytest.fixture
-def ray(monkeypatch):
+def ray(monkeypatch, tmp_path_factory):
     """Ray, told to be quiet and small; nothing of it is left afterwards."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock"):  # "auto" finds any cluster of this machine
+        yield from quiet_ray(monkeypatch)
+
+
+def quiet_ray(monkeypatch):
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # pytest's folders are too deep for Ray's sockets
     for name, value in {
         "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

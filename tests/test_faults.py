@@ -23,6 +23,7 @@ from filelock import FileLock
 from helpers import TINY, sentence
 
 from rsslib import checkpoints, files, runs, train
+from rsslib import steps as single_steps
 from rsslib.checkpoints import load_checkpoint, save_checkpoint
 from rsslib.data import load
 from rsslib.errors import InputError, Stopped
@@ -88,7 +89,7 @@ def identity(folder):
 @contextmanager
 def interrupted_after(monkeypatch, epochs, error=KeyboardInterrupt):
     """Within the block, training raises `error` in the epoch after this many (of two steps each)."""
-    step, made = train.train_step, 0
+    step, made = single_steps.train_step, 0
 
     def counting(*arguments):
         nonlocal made
@@ -98,7 +99,7 @@ def interrupted_after(monkeypatch, epochs, error=KeyboardInterrupt):
         return step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", counting)
+        patch.setattr(single_steps, "train_step", counting)
         yield
 
 
@@ -597,9 +598,9 @@ def test_a_run_that_another_process_is_at_is_not_rebuilt(done, folder, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_keeps_the_checkpoint_before_it(done, tmp_path, monkeypatch):
-    run, step, losses = done[0], train.train_step, [1.0] * 5 + [float("nan")] * 9
+    run, step, losses = done[0], single_steps.train_step, [1.0] * 5 + [float("nan")] * 9
     with monkeypatch.context() as patch, pytest.raises(RunsFailed) as error:
-        patch.setattr(train, "train_step", lambda *a: step(*a) * losses.pop(0))
+        patch.setattr(single_steps, "train_step", lambda *a: step(*a) * losses.pop(0))
         complete([run], tmp_path)
     text = sentence(error)
     assert "the loss is nan in stage 'rss', epoch 3, step 2, learning rate 0.0" in text and "subnets (Arch(" in text

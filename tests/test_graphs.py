@@ -11,11 +11,13 @@ from helpers import TINY, random_archs, random_supernet, toy_data
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rsslib import data as datasets
-from rsslib import graphs, train
+from rsslib import graphs, steps, train
+from rsslib.machine import own_stream
 from rsslib.methods import Stage, build, one_stage
 from rsslib.samplers import Uniform
 from rsslib.space import SearchSpace
-from rsslib.train import TrainingState, new_optimizer, own_stream, start
+from rsslib.steps import TrainingState, new_optimizer
+from rsslib.train import start
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 SPACE = SearchSpace(TINY, classes=4)
@@ -44,7 +46,7 @@ def run(method, device, with_graphs, dtype=torch.float32, seed=0):
 @pytest.fixture
 def double(monkeypatch):
     """Training in float64, at learning rates that float32, in which a graph keeps them, holds exactly."""
-    for module in (train, graphs):
+    for module in (steps, graphs):
         monkeypatch.setattr(module, "augment", lambda *arguments: datasets.augment(*arguments).double())
     monkeypatch.setattr(Stage, "rate", lambda stage, epoch, step, steps: 2.0 ** -(6 + step % 3))
 

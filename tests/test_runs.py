@@ -14,7 +14,8 @@ import torch
 from filelock import FileLock
 from helpers import TINY, sentence
 
-from rsslib import runs, train
+from rsslib import runs
+from rsslib import steps as single_steps
 from rsslib.errors import InputError, Stopped, choose
 from rsslib.methods import TABLE_1, build, one_stage, override
 from rsslib.runs import (
@@ -188,7 +189,7 @@ def test_weights_that_stayed_elsewhere_are_an_input_error(results):
 @pytest.fixture
 def steps(monkeypatch):
     """Counts training steps; the one after `last` raises `error`."""
-    count, step = SimpleNamespace(made=0, last=10**9, error=KeyboardInterrupt()), train.train_step
+    count, step = SimpleNamespace(made=0, last=10**9, error=KeyboardInterrupt()), single_steps.train_step
 
     def counting(*arguments):
         if count.made == count.last:
@@ -196,7 +197,7 @@ def steps(monkeypatch):
         count.made += 1
         return step(*arguments)
 
-    monkeypatch.setattr(train, "train_step", counting)
+    monkeypatch.setattr(single_steps, "train_step", counting)
     return count
 
 

@@ -10,14 +10,16 @@ import torch
 import torch.nn.functional as F
 from helpers import TINY, assert_close, random_archs, random_supernet, toy_data
 
+from rsslib import steps as single_steps
 from rsslib import train as training
 from rsslib.checkpoints import load_checkpoint, save_checkpoint
 from rsslib.evaluate import evaluate_population
 from rsslib.methods import Method, Stage, build, one_stage
 from rsslib.samplers import Sequence, Uniform
 from rsslib.space import Arch, SearchSpace
+from rsslib.steps import TrainingState, new_optimizer, train_step
 from rsslib.supernet import Network, SuperNet
-from rsslib.train import TrainingState, new_optimizer, start, steps_per_epoch, train, train_step
+from rsslib.train import start, steps_per_epoch, train
 
 SPACE = SearchSpace(TINY, classes=4)
 
@@ -53,7 +55,7 @@ def spy(monkeypatch):
         calls.append((state, subnets, dropout, x, y, rates))
         return train_step(state, parameters, buffers, x, y, subnets, dropout, generator, distill)
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(single_steps, "train_step", step)
     return calls
 
 
@@ -231,8 +233,8 @@ def test_an_epoch_shows_every_image_once_with_its_label_and_each_in_another_orde
         labels.append(y.tolist())
         return torch.zeros(())
 
-    monkeypatch.setattr(training, "augment", augment)
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(single_steps, "augment", augment)
+    monkeypatch.setattr(single_steps, "train_step", step)
     run(one_stage("rss", 2, Uniform(), batch_size=16), numbered(40))
     epochs = [list(itertools.chain(*seen[i : i + 3])) for i in (0, 3)]
     assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
@@ -308,7 +310,7 @@ def test_every_step_has_the_rate_of_its_stage(spy):
 
 def test_history_has_a_row_for_every_epoch(monkeypatch):
     losses = iter(range(100))
-    monkeypatch.setattr(training, "train_step", lambda *arguments: torch.tensor(float(next(losses))))
+    monkeypatch.setattr(single_steps, "train_step", lambda *arguments: torch.tensor(float(next(losses))))
     stages = (Stage("one", 1, 0.2, Widening()), Stage("two", 2, 0.1, Sequence(("largest",))))
     state = run(Method("both", stages, batch_size=16))
     state_seconds, seconds = state.seconds, [row.pop("seconds") for row in state.history]
@@ -354,7 +356,7 @@ def test_a_stage_starts_with_a_fresh_optimizer_or_with_the_momentum_of_the_last(
         entering.append(momentum(state))
         return train_step(state, *arguments)
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(single_steps, "train_step", step)
     run(shortened(name))
     assert len(entering) == 6 * 3
     assert entering[0] == 0
@@ -559,7 +561,7 @@ def test_an_untouched_architecture_is_not_needed_for_training():
 
 def test_a_loss_that_is_not_finite_ends_training_and_is_located(monkeypatch):
     losses = iter([1.0, 1.0, 1.0, 1.0, float("nan"), 1.0])
-    monkeypatch.setattr(training, "train_step", lambda *arguments: torch.tensor(next(losses)))
+    monkeypatch.setattr(single_steps, "train_step", lambda *arguments: torch.tensor(next(losses)))
     method, data, epochs = one_stage("rss", 3, Uniform(), batch_size=16), toy_data(), []
     with pytest.raises(FloatingPointError, match="nan in stage 'rss', epoch 2, step 2"):
         train(start(SPACE, method, 0), method, data, 0, lambda state: epochs.append(len(state.history)), progress=False)
