@@ -161,12 +161,16 @@ def population_figure(
     name: str,
     split: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure | str:
-    """`population_boxes` of some of the methods, saved as `name`; a sentence instead if none of their runs is there."""
+    """`population_boxes` of some of the methods, saved as `name`; a sentence instead if none of their runs is there.
+
+    At the paper's scale the study's values are drawn in where it has any.
+    """
     shown = population[population["method"].isin(methods)]
     if shown.empty:
         return f"{name} is not drawn: none of its runs ({', '.join(methods)}) is finished."
     chosen = [run for run in runs if run.method.name in methods]
-    figure = population_boxes(shown, caption(chosen, times), split=split)
+    at_scale = all(run.profile.name == "paper" for run in chosen)
+    figure = population_boxes(shown, caption(chosen, times), published() if at_scale else None, split)
     save(figure, folder, name)
     return figure
 

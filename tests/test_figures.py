@@ -266,6 +266,15 @@ def test_a_figure_of_unfinished_runs_is_a_sentence_and_a_split_makes_panels(tmp_
     assert [axes.get_title() for axes in figure.axes] == ["(a) RSS", "(b) OFA"]
 
 
+@pytest.mark.parametrize(("profile", "compared"), [("paper", True), ("quick", False)])
+def test_every_figure_of_a_studied_method_has_the_studys_values_at_its_scale(profile, compared, tmp_path):
+    names = ["rss", "rss-per-batch"]
+    table, times = made_up(methods=names)
+    planned = runs.plan(profile, datasets=["cifar100"], methods=names)
+    marks = published_marks(figures.population_figure(table, times, planned, names, tmp_path, "figure_5"))
+    assert len(marks) == (len(BUCKETS) if compared else 0)
+
+
 def test_save_writes_both_files_the_same_every_time(tmp_path):
     population, _ = made_up()
     contents = []
