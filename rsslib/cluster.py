@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from rsslib import runs as local
-from rsslib.errors import InputError, Stopped, choose
+from rsslib.errors import InputError, Stopped, check_number, choose
 from rsslib.files import RECORD, write
 from rsslib.progress import progress_bar
 from rsslib.runs import Run, RunsFailed, choose_device, complete_run, overview
@@ -47,9 +47,10 @@ def complete(
     A node that does not share the folder `results` with this machine trains in a temporary one, and its files are
     brought back when the run ends: if it dies, so do its checkpoints. `data` is read on each node or downloaded there.
     """
+    check_number(jobs, "jobs", 1, whole=True)
+    if time_budget is not None:
+        check_number(time_budget, "time_budget", 0)
     deadline = None if time_budget is None else time.time() + time_budget
-    if not isinstance(jobs, int) or jobs < 1:
-        raise InputError(f"jobs is {jobs!r}: expected a whole number of at least 1")
     choose(device, ("auto", "cpu", "cuda"), "device for Ray")
     ray = _import_ray()
     check = {"time_budget": 0, "progress": False, "rebuild": rebuild}  # checks all, trains nothing

@@ -1,6 +1,7 @@
 """Errors that are the user's to fix: one sentence, no traceback in a notebook or on the command line."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -31,3 +32,11 @@ def choose(value: str, valid: Iterable[str], what: str) -> str:
     close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.4)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise InputError(f"unknown {what} {value!r}{hint}: expected one of {', '.join(valid)}")
+
+
+def check_number(value: float, what: str, least: float, most: float | None = None, whole: bool = False) -> None:
+    """Raise InputError unless `value` is a number, whole if `whole`, from `least` to `most`."""
+    kind = int if whole else (int, float)
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= (most or sys.float_info.max):
+        expected = f"{'whole ' * whole}number of at least {least}" + (f" and at most {most}" if most else "")
+        raise InputError(f"{what} is {value!r}: expected a {expected}")

@@ -40,7 +40,7 @@ class Masks:
     """
 
     def __init__(self, space: SearchSpace, like: Tensor):
-        self.space, self.dtype, device = space, like.dtype, like.device
+        self.dtype, device = like.dtype, like.device
         self.kernels, self.expands = sorted(space.kernels, reverse=True), sorted(space.expands)
         hidden = [[layer.hidden(e) for e in self.expands] for layer in space.layers]
         squeezed = [[layer.squeezed(e) * layer.squeeze_excite for e in self.expands] for layer in space.layers]

@@ -47,8 +47,6 @@ def keep_freed_memory() -> None:
 
 
 MEMORY_OF_A_RUN = 4 * 2**30  # bytes on a GPU: the images of an epoch, CUDA graphs of all depths; generous
-
-
 PRECISIONS = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}  # and how CUDA then multiplies float32 numbers
 
 

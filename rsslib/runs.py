@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import sys
 import threading
 import time
 import traceback
@@ -31,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from rsslib import checkpoints, files
 from rsslib import data as datasets
-from rsslib.errors import InputError, Stopped, choose
+from rsslib.errors import InputError, Stopped, check_number, choose
 from rsslib.evaluate import RECALIBRATION_IMAGES, evaluate_population
 from rsslib.files import REBUILD, read_record, write_record
 from rsslib.machine import PRECISIONS, choose_device, environment, free_jobs, keep_freed_memory, set_precision
@@ -130,7 +129,7 @@ def plan(
     if not isinstance(profile, Profile):
         profile = PROFILES[choose(profile, PROFILES, "profile")]
     if subnets_per_bucket is not None:
-        _check_number(subnets_per_bucket, "subnets_per_bucket", 1, MOST_SUBNETS, whole=True)
+        check_number(subnets_per_bucket, "subnets_per_bucket", 1, MOST_SUBNETS, whole=True)
         profile = dataclasses.replace(profile, subnets_per_bucket=subnets_per_bucket)
     choose(backbone, BACKBONES, "backbone")
     if datasets is None or datasets == "hardest":
@@ -142,7 +141,7 @@ def plan(
         if twice:
             raise InputError(f"{what} holds {getattr(twice[0], 'name', twice[0])!r} twice: expected different entries")
     for seed in seeds:
-        _check_number(seed, "seed", 0, 2**63 - 1, whole=True)
+        check_number(seed, "seed", 0, 2**63 - 1, whole=True)
     for name in (profile.name, *datasets, *(getattr(method, "name", method) for method in methods)):
         if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):  # it names a folder
             raise InputError(f"{name!r} cannot name a profile, dataset or method: expected letters, digits, - _ and .")
@@ -155,13 +154,6 @@ def plan(
                 )
             runs += [Run(profile, dataset, backbone, method, seed) for seed in seeds]
     return runs
-
-
-def _check_number(value: float, what: str, least: float, most: float | None = None, whole: bool = False) -> None:
-    kind = int if whole else (int, float)
-    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= (most or sys.float_info.max):
-        expected = f"{'whole ' * whole}number of at least {least}" + (f" and at most {most}" if most else "")
-        raise InputError(f"{what} is {value!r}: expected a {expected}")
 
 
 def complete(
@@ -195,10 +187,10 @@ def complete(
     call goes on from the last checkpoints.
     """
     if jobs is not None:
-        _check_number(jobs, "jobs", 1, whole=True)
-    _check_number(checkpoint_seconds, "checkpoint_seconds", 0)
+        check_number(jobs, "jobs", 1, whole=True)
+    check_number(checkpoint_seconds, "checkpoint_seconds", 0)
     if time_budget is not None:
-        _check_number(time_budget, "time_budget", 0)
+        check_number(time_budget, "time_budget", 0)
     deadline = None if time_budget is None else time.time() + time_budget
     choose(precision, PRECISIONS, "precision")
     files.check_writable(results, "results")

@@ -1,4 +1,4 @@
-"""Worker processes that end with the process that started them, and at once when it is interrupted."""
+"""Several runs at once: processes that end with the one that started them, and threads for what a GPU does."""
 
 import multiprocessing
 import os

@@ -1,6 +1,7 @@
 """Functions that several suites use."""
 
 import numpy as np
+import pandas as pd
 import torch
 from hypothesis import strategies as st
 
@@ -108,3 +109,9 @@ def assert_close(result: torch.Tensor, expected: torch.Tensor, tolerance: float,
     assert result.shape == expected.shape, what
     error = (result - expected).abs().max() / expected.abs().max()
     assert error <= tolerance, f"{what} off by {error:.1e} of the largest element"
+
+
+def tables(folder):
+    """The results as bytes, without the times."""
+    history = pd.read_csv(folder / "history.csv", dtype=str).drop(columns="seconds")
+    return (folder / "population.csv").read_bytes(), history.to_csv()

@@ -279,7 +279,7 @@ def test_no_shape_or_branch_depends_on_data():
     assert out.shape == (6, 3, SIZE, SIZE) and out.device.type == "meta"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize(("channels", "mean", "std"), [(1, None, None), (3, IMAGENET_MEAN, IMAGENET_STD)])
 def test_a_cuda_graph_captures_it(channels, mean, std):
     batches = [(random_images(64, channels, seed), draw_augmentation(64, generator(seed))) for seed in (1, 2)]

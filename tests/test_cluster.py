@@ -231,7 +231,12 @@ def test_an_address_needs_the_engine(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"jobs": 0}, "jobs is 0"), ({"device": "cuda:1"}, "'cuda:1'"), ({"precision": "half"}, "'half'")],
+    [
+        ({"jobs": 0}, "jobs is 0"),
+        ({"time_budget": "1h"}, "time_budget is '1h'"),
+        ({"device": "cuda:1"}, "'cuda:1'"),
+        ({"precision": "half"}, "'half'"),
+    ],
 )
 def test_bad_settings_get_one_sentence(settings, named, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
-from helpers import TINY, sentence
+from helpers import TINY, sentence, tables
 
 from rsslib import checkpoints, files, runs, train
 from rsslib import steps as single_steps
@@ -51,12 +51,6 @@ def complete(planned, results, **settings):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-def tables(folder):
-    """The results as bytes, without the times."""
-    history = pd.read_csv(folder / "history.csv", dtype=str).drop(columns="seconds")
-    return (folder / "population.csv").read_bytes(), history.to_csv()
 
 
 @pytest.fixture(scope="module")

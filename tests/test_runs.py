@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
-from helpers import TINY, sentence
+from helpers import TINY, sentence, tables
 
 from rsslib import runs
 from rsslib import steps as single_steps
@@ -64,12 +64,6 @@ def contents(folder):
     """Every file below `folder`: its bytes and when it was written."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
-
-
-def tables(folder):
-    """The results as bytes, without the times."""
-    history = pd.read_csv(folder / "history.csv", dtype=str).drop(columns="seconds")
-    return (folder / "population.csv").read_bytes(), history.to_csv()
 
 
 @pytest.fixture(scope="module")
