@@ -226,12 +226,12 @@ def _box_words(seeds: bool, compared: bool) -> str:
 # --- Figures 1 and 4: training time -----------------------------------------------------------------------------------
 
 
-def training_time_bars(times: pd.DataFrame, caption: str = "") -> Figure:
+def training_time_bars(times: pd.DataFrame, caption: str = "", published: pd.DataFrame | None = None) -> Figure:
     """Figure 4: training time of each method, a panel a dataset, with the speed-up over OFA written on the bars.
 
     Bars are means over seeds, the seeds themselves are points. No ratio is written where the two methods' runs are not
-    all from the same hardware and executor; the text under the figure then says so. Raises InputError for a table
-    without rows or columns that this needs.
+    all from the same hardware and executor; the text under the figure then says so. It also gives the hours in
+    `published`, which are of another machine. Raises InputError for a table without rows or columns that this needs.
     """
     speeds, panels = speed_ups(times), list(by_panel(times))
     columns = min(len(panels), 4)
@@ -244,7 +244,7 @@ def training_time_bars(times: pd.DataFrame, caption: str = "") -> Figure:
         grid[i].set(title=panel_label(*names), ylabel=f"Training time ({unit[0]})" if i % columns == 0 else "")
     figure.align_ylabels()
     _legend(figure, grid[len(panels) :], styles, _seed_words(times), _several_seeds(times))
-    _add_caption(figure, caption, _time_words(times))
+    _add_caption(figure, caption, _time_words(times, published))
     return figure
 
 
@@ -273,7 +273,7 @@ def figure_1(
     left.set(title=f"(a) Training time, {panel_label(dataset)}", ylabel=f"Training time ({unit[0]})")
     right.set(title=f"(b) Subnet population, {panel_label(dataset)}", xlabel=SIZE, ylabel=ACCURACY)
     _legend(figure, [], styles, _sample_size(population), seeds, compared)
-    _add_caption(figure, caption, _time_words(times), _box_words(seeds, compared))
+    _add_caption(figure, caption, _time_words(times, published), _box_words(seeds, compared))
     return figure
 
 
@@ -328,8 +328,8 @@ def time_unit(seconds: float) -> tuple[str, float]:
     return ("s", 1.0) if seconds < 120 else ("min", 60.0) if seconds < 7200 else ("h", 3600.0)
 
 
-def _time_words(times: pd.DataFrame) -> str:
-    """What the bars are, and where the runs were trained."""
+def _time_words(times: pd.DataFrame, published: pd.DataFrame | None = None) -> str:
+    """What the bars are, where the runs were trained, and how long the study's took."""
     table = speed_ups(times)
     words = "Bars: wall clock from the first epoch to the last"
     words += ", mean of the seeds (circles). " if _several_seeds(times) else ". "
@@ -338,7 +338,14 @@ def _time_words(times: pd.DataFrame) -> str:
         words += f"×: times as fast as {METHOD_STYLES[baseline].label}. "
     if any(len({name for names in rows["machines"] for name in names}) > 1 for _, rows in by_panel(table)):
         words += "No ratio is written between runs of different hardware or executors. "
-    return words + trained_on(table)
+    words += trained_on(table)
+    if published is not None:
+        hours = published[published["quantity"] == "training_hours_rtx3080"]
+        told = table.merge(hours, on=["dataset", "backbone", "method"])
+        here = {panel_label(row.dataset, row.backbone): None for row in told.itertuples()}
+        times_told = (f"{METHOD_STYLES[row.method].label} {row.value:g} h" for row in told.itertuples())
+        words += f" Published, on an RTX 3080, {listed(here)}: {', '.join(times_told)}." if here else ""
+    return words
 
 
 def trained_on(speeds: pd.DataFrame) -> str:

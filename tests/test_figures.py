@@ -275,6 +275,15 @@ def test_every_figure_of_a_studied_method_has_the_studys_values_at_its_scale(pro
     assert len(marks) == (len(BUCKETS) if compared else 0)
 
 
+def test_published_hours_are_told_under_the_times_if_asked_and_where_there_are_any():
+    _, times = made_up(datasets=("mnist", "cifar100"), methods=("rss", "rss-per-batch"))
+    (hours,) = figures.published().query("quantity == 'training_hours_rtx3080' and method == 'rss'")["value"]
+    figure = figures.training_time_bars(times, published=figures.published())
+    assert f"Published, on an RTX 3080, CIFAR-100: RSS {hours:g} h." in caption_of(figure)
+    for asked, table in ((None, times), (figures.published(), times.query("dataset == 'mnist'"))):
+        assert "Published" not in caption_of(figures.training_time_bars(table, published=asked))
+
+
 def test_save_writes_both_files_the_same_every_time(tmp_path):
     population, _ = made_up()
     contents = []
