@@ -9,8 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from rsslib import files
-from rsslib.steps import TrainingState
-from rsslib.supernet import Network
+from rsslib.steps import TrainingState, teacher_weights
 
 KEPT = 2
 
@@ -32,7 +31,7 @@ def save_checkpoint(state: TrainingState, folder: Path, run: str = "") -> None:
         if parameter.grad is not None:  # tensors that never had a gradient have no momentum either
             tensors[f"momentum.{name}"] = state.optimizer.state[parameter]["momentum_buffer"]
     if state.teacher is not None:
-        tensors |= {f"teacher.{name}": t for name, t in state.teacher.state_dict().items()}
+        tensors |= {f"teacher.{name}": t for name, t in state.teacher.items()}
     position = {"run": run, "stage": state.stage, "epoch": state.epoch, "history": state.history}
     tensors["position"] = torch.frombuffer(bytearray(json.dumps(position).encode()), dtype=torch.uint8)
     content = files.tensor_bytes(tensors)
@@ -80,8 +79,5 @@ def _restore(state: TrainingState, tensors: dict[str, torch.Tensor], position: d
             parameter.grad = torch.zeros_like(parameter)
             state.optimizer.state[parameter]["momentum_buffer"].copy_(parts["momentum"][name])
     if parts["teacher"]:
-        space, device = state.supernet.space, state.supernet.classifier.weight.device
-        state.teacher = Network(space, space.largest).to(device, memory_format=torch.channels_last)
-        state.teacher.load_state_dict(parts["teacher"])
-        state.teacher.requires_grad_(False).train()
+        state.teacher = teacher_weights(state.supernet, parts["teacher"])
     state.stage, state.epoch, state.history = position["stage"], position["epoch"], position["history"]

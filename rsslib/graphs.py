@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rsslib.data import Dataset, augment
 from rsslib.space import Arch, SearchSpace
-from rsslib.steps import MOMENTUM, loss_of, run_subnet, train_step
+from rsslib.steps import MOMENTUM, loss_of, run_subnet, soft_labels_of, train_step
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
 
 CAPTURING = threading.Lock()  # one capture at a time in a process
@@ -49,8 +49,7 @@ class Masks:
         self.sizes = [[max(row) for row in table] for table in (hidden, squeezed)]
         self.ranks = [torch.cat([torch.arange(n, device=device) for n in sizes]) for sizes in self.sizes]
         self.layers = [
-            torch.repeat_interleave(torch.arange(len(sizes), device=device), torch.tensor(sizes, device=device))
-            for sizes in self.sizes
+            torch.cat([torch.full((n,), layer, device=device) for layer, n in enumerate(sizes)]) for sizes in self.sizes
         ]
         self.kernel_numbers = torch.arange(len(self.kernels), device=device)
         self.centres = [self._centre(large, small).to(device) for large, small in pairwise(self.kernels)]
@@ -205,8 +204,7 @@ class GraphedSteps:
         torch.index_select(self.rates, 0, self.step, out=self.rate)
         torch._foreach_zero_(list(self.gradients.values()))
         if self.stage.distill:
-            with torch.no_grad():
-                self.soft_labels.copy_(self.state.teacher(self.batch_images.permute(0, 3, 1, 2)).softmax(1))
+            self.soft_labels.copy_(soft_labels_of(self.state, self.batch_images.permute(0, 3, 1, 2)))
 
     def sliced(self, arch: Arch, count: int) -> None:
         """Add the gradients of one of the step's `count` subnets, computed from slices of the weights."""

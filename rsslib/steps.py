@@ -1,5 +1,6 @@
 """One optimiser step, and what it changes: the state of training, single steps of the supernet's subnets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +11,7 @@ from rsslib.data import Augmentation, Dataset, augment
 from rsslib.methods import Method, Stage
 from rsslib.samplers import Step
 from rsslib.space import Arch
-from rsslib.supernet import Network, Norm, SuperNet, batch_norm_training
+from rsslib.supernet import Norm, SuperNet, batch_norm_training
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 3e-5
@@ -22,7 +23,7 @@ class TrainingState:
 
     supernet: SuperNet
     optimizer: torch.optim.Optimizer
-    teacher: Network | None = None
+    teacher: dict[str, Tensor] | None = None  # weights of the space's largest subnet
     bfloat16: bool = False  # networks run under autocast
     stage: int = 0  # the next epoch's stage and its number within the stage
     epoch: int = 0
@@ -95,10 +96,7 @@ def train_step(
     """
     supernet = state.supernet
     state.optimizer.zero_grad(set_to_none=False)
-    soft_labels = None
-    if distill:
-        with torch.no_grad():
-            soft_labels = state.teacher(x).softmax(1)
+    soft_labels = soft_labels_of(state, x) if distill else None
     total = torch.zeros((), device=x.device)
     for arch in subnets:
         leaves = {name: part.detach().requires_grad_() for name, part in supernet.subnet(arch, parameters).items()}
@@ -115,13 +113,26 @@ def train_step(
 
 def run_subnet(
     state: TrainingState, x: Tensor, arch: Arch, weights: dict[str, Tensor], norm: Norm, dropout: float,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> Tensor:  # fmt: skip
     """Logits [N, classes], from matrix products and convolutions in bfloat16 if the state says so."""
     if not state.bfloat16:
         return state.supernet.run(x, arch, weights, norm, dropout, generator)
     with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):  # a graph cannot replay a cache
         return state.supernet.run(x, arch, weights, norm, dropout, generator).float()
+
+
+@torch.no_grad()
+def teacher_weights(supernet: SuperNet, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the largest subnet's `weights`, by name, laid out in memory as the supernet's own."""
+    own = supernet.subnet(supernet.space.largest, dict(supernet.named_parameters()))
+    return {name: torch.empty_like(part).copy_(weights[name]) for name, part in own.items()}
+
+
+def soft_labels_of(state: TrainingState, x: Tensor) -> Tensor:
+    """The teacher's probabilities [N, classes] for images x, with the batch norm statistics of the batch."""
+    largest = state.supernet.space.largest
+    return run_subnet(state, x, largest, state.teacher, batch_norm_training(), 0.0, None).softmax(1)
 
 
 def loss_of(logits: Tensor, y: Tensor, soft_labels: Tensor | None) -> Tensor:

@@ -381,7 +381,6 @@ def subnet_slices(space: SearchSpace, arch: Arch) -> dict[str, tuple]:
     return result
 
 
-
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution as a matrix product; x [N, C, H, W] in channels-last memory, weight [outputs, C, 1, 1].
 
@@ -418,11 +417,11 @@ def kernel_weight(weights: Mapping[str, Tensor], block: str, kernel: int) -> Ten
 BN_MOMENTUM, BN_EPS = 0.1, 1e-5
 
 
-def batch_norm_training(running: Mapping[str, Tensor]) -> Norm:
-    """Statistics of the batch; `running` ones (a subnet's slices of the buffers) are updated in place."""
+def batch_norm_training(running: Mapping[str, Tensor] | None = None) -> Norm:
+    """Statistics of the batch; `running` ones (a subnet's slices of the buffers), if given, are updated in place."""
 
     def norm(x: Tensor, name: str, weight: Tensor, bias: Tensor) -> Tensor:
-        mean, var = running[f"{name}.running_mean"], running[f"{name}.running_var"]
+        mean, var = (None if running is None else running[f"{name}.running_{what}"] for what in ("mean", "var"))
         return F.batch_norm(x, mean, var, weight, bias, True, BN_MOMENTUM, BN_EPS)
 
     return norm

@@ -19,7 +19,7 @@ from rsslib.methods import Method, Stage
 from rsslib.progress import progress_bar
 from rsslib.samplers import Step
 from rsslib.space import SearchSpace
-from rsslib.steps import EagerSteps, TrainingState, new_optimizer
+from rsslib.steps import EagerSteps, TrainingState, new_optimizer, teacher_weights
 from rsslib.supernet import Network, SuperNet
 
 ONE_AT_A_TIME = threading.Lock()  # for threads that need PyTorch's global random state
@@ -111,13 +111,12 @@ def enter_stage(state: TrainingState, method: Method, stage: Stage, seed: int) -
     """What happens once before a stage: teacher, channel sorting, optimiser."""
     space, supernet = state.supernet.space, state.supernet
     if stage.distill and state.teacher is None:
-        if method.teacher == "stage":
-            state.teacher = supernet.extract(space.largest)
-        else:  # PyTorch's default initialisation, from a seed of its own
+        teacher = supernet
+        if method.teacher == "random":  # PyTorch's default initialisation, from a seed of its own
             with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                state.teacher = Network(space, space.largest).to(memory_format=torch.channels_last)
-        state.teacher = state.teacher.to(supernet.classifier.weight).requires_grad_(False).train()
+                teacher = Network(space, space.largest)
+        state.teacher = teacher_weights(supernet, dict(teacher.named_parameters()))
     if stage.sort_channels is not None:
         supernet.sort_channels(stage.sort_channels)
     if method.fresh_optimizer:

@@ -17,7 +17,7 @@ from rsslib.evaluate import evaluate_population
 from rsslib.methods import Method, Stage, build, one_stage
 from rsslib.samplers import Sequence, Uniform
 from rsslib.space import Arch, SearchSpace
-from rsslib.steps import TrainingState, new_optimizer, train_step
+from rsslib.steps import TrainingState, new_optimizer, soft_labels_of, train_step
 from rsslib.supernet import Network, SuperNet
 from rsslib.train import start, steps_per_epoch, train
 
@@ -98,7 +98,8 @@ def test_steps_are_those_of_plain_sgd_with_zero_gradients_for_idle_weights(count
     if distill:
         other = random_supernet(SPACE, dtype=torch.float64, seed=1)
         teacher = other.extract(SPACE.largest).train().requires_grad_(False)
-    state = TrainingState(supernet, new_optimizer(supernet), copy.deepcopy(teacher))
+    given = dict(teacher.named_parameters()) if distill else None
+    state = TrainingState(supernet, new_optimizer(supernet), given)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     steps = [
         (
@@ -382,47 +383,45 @@ def test_the_teacher_of_ofa_is_the_largest_subnet_as_trained_in_the_first_stage(
     def after_epoch(state):
         if len(state.history) == 1:
             assert state.teacher is None
-            seen.append(state.supernet.extract(SPACE.largest))
+            seen.append(dict(state.supernet.extract(SPACE.largest).named_parameters()))
         else:
             seen.append(copy.deepcopy(state.teacher))
 
     run(shortened("ofa"), after_epoch=after_epoch)
-    expected = dict(seen[0].named_parameters())
     assert len(seen) == 6
     for teacher in seen[1:]:
-        assert same(dict(teacher.named_parameters()), expected)
-        assert teacher.training and teacher.dropout.p == 0
-        assert not any(p.requires_grad for p in teacher.parameters())
+        assert same(teacher, seen[0])
+        assert not any(t.requires_grad for t in teacher.values())
 
 
 def test_the_teacher_uses_the_statistics_of_the_batch():
     state = start(SPACE, shortened("ofa"), 0)
     training.enter_stage(state, shortened("ofa"), shortened("ofa").stages[1], 0)
-    x = torch.randn(8, 3, 32, 32)
-    alone, beside = state.teacher(x[:4]), state.teacher(x)[:4]
-    assert not torch.allclose(alone, beside, atol=1e-3)
-    for bn in state.teacher.modules():
-        if isinstance(bn, torch.nn.BatchNorm2d):
-            bn.running_mean.fill_(7.0)
-    assert torch.equal(state.teacher(x[:4]), alone)
+    teacher, x = state.supernet.extract(SPACE.largest).train(), torch.randn(8, 3, 32, 32)
+    before = copy.deepcopy(dict(state.supernet.named_buffers()))
+    for images in (x, x[:4]):
+        with torch.no_grad():
+            torch.testing.assert_close(soft_labels_of(state, images), teacher(images).softmax(1))
+    assert not torch.allclose(soft_labels_of(state, x)[:4], soft_labels_of(state, x[:4]), atol=1e-4)
+    assert same(dict(state.supernet.named_buffers()), before)
 
 
-def released_teacher(space, seed):
+def entered_distillation(space, seed):
+    """`ofa-released`, as it stands when distillation begins."""
     method = build("ofa-released", 180, 410)
     state = start(space, method, seed)
     before = torch.get_rng_state()
     for stage in method.stages[:2]:
         training.enter_stage(state, method, stage, seed)
     assert torch.equal(torch.get_rng_state(), before)
-    return state.teacher
+    return state
 
 
 def test_the_released_teacher_is_an_untrained_network_with_nearly_uniform_soft_labels(mobilenet):
-    teacher = released_teacher(mobilenet, 0)
-    assert type(teacher) is Network and teacher.training
-    x = torch.randn((64, 3, 32, 32), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        soft_labels = teacher(x).softmax(1)
+    state = entered_distillation(mobilenet, 0)
+    torch.manual_seed(0)
+    assert same(state.teacher, dict(Network(mobilenet, mobilenet.largest).named_parameters()))
+    soft_labels = soft_labels_of(state, torch.randn((64, 3, 32, 32), generator=torch.Generator().manual_seed(0)))
     entropy = -(soft_labels * soft_labels.log()).sum(1).mean()
     assert entropy == pytest.approx(4.600, abs=0.003)
 
@@ -431,10 +430,10 @@ def test_the_released_teacher_never_changes():
     seen = []
     run(shortened("ofa-released"), after_epoch=lambda state: seen.append(copy.deepcopy(state.teacher)))
     assert seen[0] is None
-    expected = dict(released_teacher(SPACE, 0).named_parameters())
+    expected = entered_distillation(SPACE, 0).teacher
     for teacher in seen[1:]:
-        assert same(dict(teacher.named_parameters()), expected)
-    assert not same(dict(released_teacher(SPACE, 1).named_parameters()), expected)
+        assert same(teacher, expected)
+    assert not same(entered_distillation(SPACE, 1).teacher, expected)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("ofa", {4: (), 5: (4,)}), ("ofa-released", {})])
@@ -452,17 +451,17 @@ def test_channels_are_sorted_before_the_width_stages_of_ofa_alone(name, expected
 
 
 def test_distillation_adds_the_soft_cross_entropy():
-    supernet = SuperNet(SPACE, 0.0)
+    supernet, teacher = SuperNet(SPACE, 0.0), Network(SPACE, SPACE.largest).requires_grad_(False)
     x, y = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
     losses = {}
     for distill in (False, True):
-        state = TrainingState(copy.deepcopy(supernet), None, teacher=Network(SPACE, SPACE.smallest).train())
+        state = TrainingState(copy.deepcopy(supernet), None, dict(teacher.named_parameters()))
         state.optimizer = new_optimizer(state.supernet)
         parts = dict(state.supernet.named_parameters()), dict(state.supernet.named_buffers())
         losses[distill] = train_step(state, *parts, x, y, (SPACE.middle,), 0.0, torch.Generator(), distill).item()
     with torch.no_grad():
-        teacher, student = state.teacher(x).softmax(1), copy.deepcopy(supernet).train()(x, SPACE.middle)
-    soft = -(teacher * student.log_softmax(1)).sum(1).mean().item()
+        soft_labels, student = teacher(x).softmax(1), copy.deepcopy(supernet).train()(x, SPACE.middle)
+    soft = -(soft_labels * student.log_softmax(1)).sum(1).mean().item()
     assert losses[True] - losses[False] == pytest.approx(soft, rel=1e-4)
 
 
