@@ -398,7 +398,11 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     excess = (weight.shape[-1] - (2 * x.shape[-1] - 1)) // 2
     if excess > 0:
         weight = weight[:, :, excess:-excess, excess:-excess]
-    return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+    padding = weight.shape[-1] // 2
+    if x.shape[-1] == 2 and weight.requires_grad and x.device.type == "cpu":
+        # On a CPU the kernel's gradient takes a multiple of the time where the map is smaller than the kernel.
+        x, padding = F.pad(x, [padding] * 4), 0
+    return F.conv2d(x, weight, stride=stride, padding=padding, groups=weight.shape[0])
 
 
 def kernel_weight(weights: Mapping[str, Tensor], block: str, kernel: int) -> Tensor:
