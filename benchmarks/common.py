@@ -55,12 +55,12 @@ class Ours:
     def __init__(self, steps: int, distill: bool = False):
         method = build("ofa" if distill else "rss", 1, 410)
         self.stage = method.stages[-1 if distill else 0]
-        self.data, self.generator = random_data(steps * BATCH_SIZE), torch.Generator(DEVICE).manual_seed(0)
-        state = start(SPACE, method, 0, DEVICE)
-        enter_stage(state, method, self.stage, 0)
         executor = GraphedSteps if CUDA else EagerSteps
         self.stream = torch.cuda.Stream(DEVICE) if CUDA else None
         with torch.cuda.stream(self.stream):  # None changes nothing
+            self.data, self.generator = random_data(steps * BATCH_SIZE), torch.Generator(DEVICE).manual_seed(0)
+            state = start(SPACE, method, 0, DEVICE)
+            enter_stage(state, method, self.stage, 0)
             self.steps, self.executor = steps, executor(state, method, self.stage, self.data, self.generator)
 
     def seconds(self, subnets: list[Step]) -> float:
@@ -68,9 +68,9 @@ class Ours:
 
         def epoch() -> None:
             n = len(self.data.x_train)
-            order = torch.randperm(n, generator=self.generator, device=DEVICE)
-            crops = draw_augmentation(n, self.generator)
             with progress_bar(shown=False) as bar, torch.cuda.stream(self.stream):
+                order = torch.randperm(n, generator=self.generator, device=DEVICE)
+                crops = draw_augmentation(n, self.generator)
                 self.executor.epoch(subnets, order, crops, [1e-4] * self.steps, bar).sum().item()
 
         return timed(epoch) / self.steps

@@ -50,7 +50,7 @@ def measure(name: str, jobs: int, epochs: int) -> dict:
     if CUDA:
         import threading
 
-        barrier = threading.Barrier(jobs)
+        barrier = threading.Barrier(jobs, timeout=300)
         with ThreadPoolExecutor(jobs) as pool:
             results = list(pool.map(lambda seed: work(name, seed, None, epochs, barrier), range(jobs)))
     else:

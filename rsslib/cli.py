@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 from rsslib import cluster, data
 from rsslib.errors import InputError, choose
 from rsslib.files import check_writable
+from rsslib.machine import cores
 from rsslib.runs import Run, RunsFailed, by_worth, complete, overview, plan
 from rsslib.workers import worker_processes
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.pop("command")
     jobs = options.pop("jobs", None)
     if jobs is None and options["profile"] == "smoke" and not torch.cuda.is_available():
-        jobs = os.cpu_count()
+        jobs = cores()
     try:
         parameters = notebook_parameters(options)
         runs = {run.name: run for values in parameters.values() for run in notebook_runs(values)}
@@ -67,10 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(overview(list(runs.values()), options["results"]).to_string(index=False))
             return 0
         check_writable(options["figures"], "figures")
-        if command == "figures":
-            parameters = with_results(parameters, options["results"])
         failed = train(list(runs.values()), options, jobs) if command == "reproduce" else []
-        failed += execute(parameters, options)
+        parameters = with_results(parameters, options["results"])
+        if command == "figures" and not parameters:
+            raise InputError(
+                f"there is nothing to draw in {options['results']}: train with `python -m rsslib reproduce` first"
+            )
+        failed += execute(parameters, options) if parameters else []
     except InputError as error:
         print(f"rsslib: {error}", file=sys.stderr)
         return 2
@@ -103,7 +106,7 @@ def train(runs: list[Run], options: dict, jobs: int | None) -> list[str]:
 
 
 def with_results(parameters: dict[Path, dict], results: str) -> dict[Path, dict]:
-    """Those notebooks that need no runs or have a finished one; says which are left out, raises InputError if all."""
+    """Those notebooks that need no runs or have a finished one; says which are left out."""
     result = {}
     for path, values in parameters.items():
         runs = notebook_runs(values)
@@ -111,8 +114,6 @@ def with_results(parameters: dict[Path, dict], results: str) -> dict[Path, dict]
             result[path] = values
         else:
             print(f"{path.name} is left out: none of its runs is finished in {results}")
-    if not result:
-        raise InputError(f"there is nothing to draw in {results}: train with `python -m rsslib reproduce` first")
     return result
 
 
@@ -129,7 +130,7 @@ def execute(parameters: dict[Path, dict], options: dict) -> list[str]:
     failed = []
     folder = Path(options["figures"]) / options["profile"] / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
-    with worker_processes(min(len(parameters), os.cpu_count() or 1)) as pool:
+    with worker_processes(min(len(parameters), cores())) as pool:
         futures = {pool.submit(execute_notebook, path, folder, values): path for path, values in parameters.items()}
         for future in as_completed(futures):
             path = futures[future]

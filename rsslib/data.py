@@ -308,7 +308,8 @@ def _count(n: int | None, available: int, what: str, name: str) -> int:
         return available
     if not isinstance(n, Integral) or isinstance(n, bool) or not 0 < n <= available:
         raise InputError(
-            f"{what} is {n!r}, expected a whole number up to the {available} that {name} has, or None for all"
+            f"{what} is {n!r}, expected a whole number up to the {available} that {name} has, or None for all, as the "
+            "profiles smoke and paper say"
         )
     return int(n)
 

@@ -12,7 +12,6 @@ tensors on the device that stay where they are.
 On a CPU nothing can be captured; the same functions then run as they are, which is how the tests check them there.
 """
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise, product
@@ -21,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from rsslib.data import Dataset, augment
+from rsslib.machine import CAPTURING
+from rsslib.samplers import same_throughout
 from rsslib.space import Arch, SearchSpace
 from rsslib.steps import MOMENTUM, loss_of, run_subnet, soft_labels_of, train_step
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
 
-CAPTURING = threading.Lock()  # one capture at a time in a process
 AUGMENTED_AT_ONCE = 8_000  # images; bounds the memory that augmenting an epoch needs
 QUEUED_STEPS = 64  # the host waits for the device so many steps back, so that progress and interrupts are real
 
@@ -120,6 +120,7 @@ class GraphedSteps:
         self.draws, self.draw = None, torch.zeros(1, dtype=torch.int64, device=device)
         self.masks = Masks(self.space, self.supernet.classifier.weight)
         self.graphs: dict[object, Callable[[], None]] = {}
+        self.warm: set[bool] = set()  # which kinds of epoch `warm_up` has prepared
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def epoch(self, subnets: list, order: Tensor, crops, rates: list[float], bar) -> Tensor:
@@ -131,7 +132,12 @@ class GraphedSteps:
         for group in self.state.optimizer.param_groups:
             group["lr"] = self.rate
         self.prepare(subnets, order, crops, rates)
-        same = subnets[0] is subnets[-1]
+        same = same_throughout(subnets)
+        if self.pool is not None and same not in self.warm:
+            self.warm_up(same)
+        if same and subnets[0] not in self.graphs:
+            with CAPTURING:  # dropped before the next is captured, which then sets up what dropping takes away
+                self.graphs.clear()
         batch, waiting = self.method.batch_size, None
         for step in range(self.full_steps):
             self.wake(subnets[step])
@@ -148,8 +154,6 @@ class GraphedSteps:
                 bar.update(QUEUED_STEPS * batch)
         if len(rates) > self.full_steps:
             self.smaller_step(subnets[-1], rates[-1])
-        if same:  # the next epoch has another subnet
-            self.graphs = {key: graph for key, graph in self.graphs.items() if key == subnets[0]}
         bar.update(len(order) - self.full_steps // QUEUED_STEPS * QUEUED_STEPS * batch)
         return self.losses[: len(rates)].clone()
 
@@ -164,7 +168,7 @@ class GraphedSteps:
         for tensor in (self.losses, self.step, self.draw):
             tensor.zero_()
         torch.arange(len(self.rows), out=self.rows)
-        if subnets[0] is not subnets[-1]:
+        if not same_throughout(subnets):
             draws = self.masks.choices([arch for step in subnets for arch in step])
             if self.draws is None or self.draws.shape != draws.shape:
                 self.draws = draws.to(self.rows.device)
@@ -280,8 +284,6 @@ class GraphedSteps:
         return self.graphs[key]
 
     def capture(self, function: Callable[..., None], *arguments) -> Callable[[], None]:
-        if not self.graphs:
-            self.warm_up()
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
         with CAPTURING:
@@ -292,22 +294,28 @@ class GraphedSteps:
                 graph.capture_end()
         return graph.replay
 
-    def warm_up(self) -> None:
-        """Run every kind of layer once: libraries and workspaces must not be set up for the first time in a capture."""
+    def warm_up(self, same: bool) -> None:
+        """Run every kind of layer once, of slices if all steps have the `same` subnets, else masked.
+
+        Libraries and workspaces must not be set up for the first time in a capture.
+        """
+        self.warm.add(same)
         generator, statistics = self.generator.get_state(), [buffer.clone() for buffer in self.buffers.values()]
-        self.load()
-        if self.draws is None:
-            for kernel, expand in product(self.space.kernels, self.space.expands):
-                self.sliced(self.space.uniform(kernel, expand, max(self.space.depths)), 1)
-        else:
-            self.masked(self.space.largest.depth, 1)
-        stand_in = nn.Parameter(torch.zeros_like(self.rate))
-        stand_in.grad = torch.zeros_like(stand_in)
-        torch.optim.SGD([stand_in], lr=self.rate, momentum=MOMENTUM, nesterov=True, fused=True).step()
+        with CAPTURING:
+            self.load()
+            if same:
+                for kernel, expand in product(self.space.kernels, self.space.expands):
+                    self.sliced(self.space.uniform(kernel, expand, max(self.space.depths)), 1)
+            else:
+                self.masked(self.space.largest.depth, 1)
+            stand_in = nn.Parameter(torch.zeros_like(self.rate))
+            stand_in.grad = torch.zeros_like(stand_in)
+            torch.optim.SGD([stand_in], lr=self.rate, momentum=MOMENTUM, nesterov=True, fused=True).step()
         self.generator.set_state(generator)
         torch._foreach_copy_(list(self.buffers.values()), statistics)
         for tensor in (self.losses, self.draw):
             tensor.zero_()
+        self.keeper = self.capture(self.step.add_, 0)  # never replayed; a pool must not be without a graph
 
     def wait(self, last: torch.cuda.Event | None) -> torch.cuda.Event | None:
         """Wait for the event `last`; returns one that says when the device has done what it was given so far."""

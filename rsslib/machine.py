@@ -3,6 +3,8 @@
 import ctypes
 import os
 import platform
+import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,16 +64,22 @@ def free_jobs(device: torch.device) -> int:
     if device.type == "cpu":
         return 1
     free, _ = torch.cuda.mem_get_info(device)
-    return int(max(1, min(8, free // MEMORY_OF_A_RUN, (os.cpu_count() or 1) // 2)))
+    return int(max(1, min(8, free // MEMORY_OF_A_RUN, cores() // 2)))
 
 
-def environment(device: torch.device, jobs: int = 1) -> dict:
-    """Versions, hardware and executor (how steps are run, and how many runs at once), for run.json."""
+def cores() -> int:
+    """How many processor cores this process may use; a scheduler may leave it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment(device: torch.device, jobs: int = 1, precision: str = "fp32") -> dict:
+    """Versions, hardware and executor (how steps are run, in which precision, how many runs at once), for run.json."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{_processor()}, threads: {torch.get_num_threads()}"
     executor = "CUDA graphs" if device.type == "cuda" else "eager"
+    executor += f", {precision}" if precision != "fp32" else ""
     executor += f", {jobs} runs at once" if jobs > 1 else ""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     return {"hardware": name, "versions": {**versions, "torchvision": torchvision.__version__}, "executor": executor}
@@ -85,14 +93,34 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+CAPTURING = threading.Lock()  # held while a CUDA graph is captured: one at a time in a process
+# PyTorch has 32 streams a device and hands them out in turn, those in use too; so they are used again.
+_idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
+
+
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
     """On CUDA, a stream of its own for what is inside, so that runs in several threads share the device."""
     if device.type != "cuda" or torch.cuda.current_stream(device) != torch.cuda.default_stream(device):
         yield
         return
-    stream, outside = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    outside = torch.cuda.current_stream(device)
+    idle = _idle_streams[outside.device]
+    try:
+        stream = idle.pop()
+    except IndexError:
+        stream = torch.cuda.Stream(device)
     stream.wait_stream(outside)
-    with torch.cuda.stream(stream):
-        yield
-    outside.wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        outside.wait_stream(stream)
+        idle.append(stream)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what a finished run left in PyTorch's cache, whose blocks other streams cannot use."""
+    if device.type == "cuda":
+        with CAPTURING:  # PyTorch refuses it meanwhile
+            torch.cuda.empty_cache()

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rsslib.errors import InputError, choose
+from rsslib.errors import InputError, check_number, choose
 from rsslib.samplers import Alternating, Sampler, Sequence, Uniform
 
 LEARNING_RATE = 0.01
@@ -34,6 +34,12 @@ class Stage:
     distill: bool = False
     sort_channels: tuple[int, ...] | None = None  # before the stage; expand ratios that no channel may cross
 
+    def __post_init__(self):
+        choose(self.schedule, ("cosine", "constant"), "schedule")
+        for what, least in (("epochs", 0), ("first_epoch", 0)):
+            check_number(getattr(self, what), what, least, whole=True)
+        check_number(self.learning_rate, "learning_rate", 0)
+
     def rate(self, epoch: int, step: int, steps: int) -> float:
         """Learning rate of step `step` (of `steps`) of the stage's epoch `epoch`, both from 0."""
         if self.schedule == "constant":
@@ -57,6 +63,16 @@ class Method:
     dropout: float = DROPOUT
     teacher: Literal["stage", "random"] | None = None
     fresh_optimizer: bool = True
+
+    def __post_init__(self):
+        check_number(self.batch_size, "batch_size", 2, whole=True)
+        check_number(self.dropout, "dropout", 0)
+        if self.dropout >= 1:
+            raise InputError(f"dropout is {self.dropout!r}: expected a number from 0 up to, not including, 1")
+        if self.teacher is not None:
+            choose(self.teacher, ("stage", "random"), "teacher")
+        elif any(stage.distill for stage in self.stages):
+            raise InputError(f"method {self.name!r} distils without a teacher: give teacher as stage or random")
 
     @property
     def epochs(self) -> int:
@@ -170,9 +186,8 @@ def build(name: str, supernet_epochs: int, shrinking_epochs: int) -> Method:
     Raises InputError for an unknown name or for epochs that are not at least 1.
     """
     choose(name, METHODS, "method")
-    for what, epochs in (("supernet_epochs", supernet_epochs), ("shrinking_epochs", shrinking_epochs)):
-        if not isinstance(epochs, int) or epochs < 1:
-            raise InputError(f"{what} is {epochs!r}: expected a whole number of at least 1")
+    check_number(supernet_epochs, "supernet_epochs", 1, whole=True)
+    check_number(shrinking_epochs, "shrinking_epochs", 1, whole=True)
     return replace(_BUILDERS[name](supernet_epochs, shrinking_epochs), name=name)
 
 
@@ -188,10 +203,6 @@ def override(
     """
     batch_size = method.batch_size if batch_size is None else batch_size
     dropout = method.dropout if dropout is None else dropout
-    if not isinstance(batch_size, int) or batch_size < 2:
-        raise InputError(f"batch_size is {batch_size!r}: expected a whole number of at least 2")
-    if not 0 <= dropout < 1:
-        raise InputError(f"dropout is {dropout!r}: expected a number from 0 up to, not including, 1")
     if not (learning_rate_scale > 0 and math.isfinite(learning_rate_scale)):
         raise InputError(f"learning_rate_scale is {learning_rate_scale!r}: expected a number above 0")
     stages = tuple(replace(s, learning_rate=s.learning_rate * learning_rate_scale) for s in method.stages)

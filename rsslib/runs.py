@@ -5,10 +5,10 @@ figures are drawn from come from `populations`, `histories` and `times`.
 """
 
 import dataclasses
+import inspect
 import io
 import json
 import math
-import os
 import re
 import threading
 import time
@@ -33,8 +33,18 @@ from rsslib import data as datasets
 from rsslib.errors import InputError, Stopped, check_number, choose
 from rsslib.evaluate import RECALIBRATION_IMAGES, evaluate_population
 from rsslib.files import REBUILD, read_record, write_record
-from rsslib.machine import PRECISIONS, choose_device, environment, free_jobs, keep_freed_memory, set_precision
+from rsslib.machine import (
+    PRECISIONS,
+    choose_device,
+    cores,
+    environment,
+    free_jobs,
+    keep_freed_memory,
+    release_memory,
+    set_precision,
+)
 from rsslib.methods import LEARNING_RATE, OVERRIDES, TABLE_1, Method, build, override
+from rsslib.samplers import Sampler
 from rsslib.space import BACKBONES, SearchSpace
 from rsslib.steps import TrainingState
 from rsslib.supernet import SuperNet
@@ -123,7 +133,8 @@ def plan(
     """The runs for every dataset, method and seed, in that order; nothing is trained.
 
     `datasets` is a list of names, None for all of the profile's or "hardest" for its last, on which the paper runs its
-    ablations. None for `subnets_per_bucket` takes the profile's. Raises InputError for an unknown name or a value out
+    ablations. `methods` are names or methods of your own, whose learning rates the profile scales as it does the
+    study's. None for `subnets_per_bucket` takes the profile's. Raises InputError for an unknown name or a value out
     of range.
     """
     if not isinstance(profile, Profile):
@@ -149,9 +160,8 @@ def plan(
     for dataset in datasets:
         for method in methods:
             if isinstance(method, str):
-                method = override(
-                    build(method, *profile.epochs(dataset)), learning_rate_scale=profile.learning_rate_scale
-                )
+                method = build(method, *profile.epochs(dataset))
+            method = override(method, learning_rate_scale=profile.learning_rate_scale)
             runs += [Run(profile, dataset, backbone, method, seed) for seed in seeds]
     return runs
 
@@ -213,6 +223,8 @@ def complete(
     for run, config in refused:
         _set_aside(run, results, config)
     jobs = min(jobs or free_jobs(where), len(todo))
+    if jobs > 1 and where.type == "cpu":
+        _check_samplers_travel(todo)
     if jobs > 1 and time_budget is None:
         todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no core idles at the end
     arguments = (str(results), str(data), str(where), precision, jobs, deadline, progress, checkpoint_seconds)
@@ -251,7 +263,16 @@ def _workers(jobs: int, device: torch.device) -> AbstractContextManager[Executor
         return nullcontext()
     if device.type == "cuda":  # where processes would take turns
         return worker_threads(jobs, _stop)
-    return worker_processes(jobs, _start_worker, max(1, (os.cpu_count() or 1) // jobs))
+    return worker_processes(jobs, _start_worker, max(1, cores() // jobs))
+
+
+def _check_samplers_travel(runs: Iterable[Run]) -> None:
+    for kind in (type(stage.sampler) for run in runs for stage in run.method.stages):
+        if kind.__module__ == "__main__":
+            raise InputError(
+                f"the sampler {kind.__name__} is defined in a notebook or script, which other processes cannot see: "
+                "give jobs=1, or define it in a module"
+            )
 
 
 def _different(runs: Iterable[Run]) -> list[Run]:
@@ -368,7 +389,8 @@ def complete_run(
             status = _status(run, results, config, weights=True)
             if status == "finished":
                 return True
-            machine = environment(images.device, jobs)
+            release_memory(images.device)
+            machine = environment(images.device, jobs, precision)
             record = {"started": _now(), **machine} if status == "missing" else read_record(folder)
             record["config"] = config
             space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
@@ -477,7 +499,7 @@ def configuration(run: Run, images: datasets.Dataset | None = None, precision: s
     """
     method = dataclasses.asdict(run.method)
     for stage, record in zip(run.method.stages, method["stages"], strict=True):
-        record["sampler"] = repr(stage.sampler)
+        record["sampler"] = _words_for(stage.sampler)
     return json.loads(
         json.dumps(
             {
@@ -501,6 +523,18 @@ def configuration(run: Run, images: datasets.Dataset | None = None, precision: s
             }
         )
     )
+
+
+def _words_for(sampler: Sampler) -> str:
+    """What decides a sampler's draws: its settings and, if it is not one of this package's, its code."""
+    kind = type(sampler)
+    shown = repr(sampler) if kind.__repr__ is not object.__repr__ else f"{kind.__name__}({vars(sampler)})"
+    if kind.__module__ == Sampler.__module__:
+        return shown
+    try:
+        return f"{shown}, code {files.sha256(inspect.getsource(kind).encode())[:16]}"
+    except (OSError, TypeError):  # typed into an interpreter
+        return shown
 
 
 def _status(run: Run, results: str | Path, config: dict, weights: bool = False) -> str:
@@ -541,7 +575,8 @@ def overview(runs: Sequence[Run], results: str | Path = "data/results") -> pd.Da
     """One row a run: run, status, epochs, subnet_epochs (epochs times subnets a step) and estimated_hours of training.
 
     The status is finished, running (some process is at it), interrupted, missing or other (the folder holds another
-    configuration's run, or damaged files). Hours are estimated from the finished runs of the same dataset, if any.
+    configuration's run, or damaged files). Hours are estimated from the finished runs of the same dataset; NaN if there
+    is none.
     """
     rows, rates = [], {}
     for run in runs:
@@ -623,21 +658,28 @@ def finished(runs: Sequence[Run], results: str | Path = "data/results") -> list[
 
 def populations(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataFrame:
     """One row for each run and subnet: dataset, backbone, method, seed, then the columns of `evaluate_population`."""
-    return _tables(runs, results, "population.csv")
+    return _tables(runs, results, POPULATION)
 
 
 def histories(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataFrame:
     """One row for each run and epoch: dataset, backbone, method, seed, then the columns of `train`'s history."""
-    return _tables(runs, results, "history.csv")
+    return _tables(runs, results, HISTORY)
 
 
 def _tables(runs: Sequence[Run], results: str | Path, file: str) -> pd.DataFrame:
-    tables = []
+    tables, made = [], {}
     for run in runs:
         if (status := _status(run, results, configuration(run))) != "finished":
             raise InputError(f"{run.name} is {status} in {results}: train it first")
         keys = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
-        content = files.read(run.folder(results) / file, read_record(run.folder(results)))
+        record = read_record(run.folder(results))
+        for what, words in (("precision", "precision"), ("dataset_sha256", "images")):
+            if made.setdefault((run.dataset, what), value := record["config"]["training"][what]) != value:
+                raise InputError(
+                    f"{run.name} was trained with another {words} than other runs on {run.dataset}, and does not "
+                    f"compare with them: leave it out, or {REBUILD}"
+                )
+        content = files.read(run.folder(results) / file, record)
         tables.append(pd.read_csv(io.BytesIO(content)).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
     first = ["dataset", "backbone", "method", "seed"]
@@ -658,7 +700,7 @@ def times(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataF
 def trained_supernet(
     run: Run, results: str | Path = "data/results", data: str | Path = "data", device: str = "cpu"
 ) -> tuple[SuperNet, datasets.Dataset]:
-    """The supernet of a finished run in eval mode, with its dataset.
+    """The supernet of a finished run in eval mode, with its dataset; parameters are `complete`'s.
 
     Raises InputError if its weights are not there or altered, and if the dataset is not the one it was trained on.
     """
@@ -666,13 +708,14 @@ def trained_supernet(
     if not path.exists():
         raise InputError(f"{path} does not exist: weights stay on the machine that trained them, so train the run here")
     record = read_record(path.parent)
-    images = _dataset(run.dataset, str(data), device, run.profile.train_images, run.profile.test_images)
+    where = str(choose_device(device))
+    images = _dataset(run.dataset, str(data), where, run.profile.train_images, run.profile.test_images)
     if images.checksum != record["config"]["training"]["dataset_sha256"]:
         raise InputError(
             f"the dataset {run.dataset} here is another than the one that {run.name} was trained on: "
             f"restore it in {data}, or {REBUILD}"
         )
     space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
-    supernet = SuperNet(space, run.method.dropout).to(device)
+    supernet = SuperNet(space, run.method.dropout).to(where)
     supernet.load_state_dict(files.read_tensors(path, record))
     return supernet.eval(), images

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from rsslib.errors import InputError, choose
+from rsslib.errors import InputError, check_number, choose
 from rsslib.space import Arch, SearchSpace
 
 Step = tuple[Arch, ...]  # the subnets of one optimiser step; their gradients are summed
@@ -24,6 +24,11 @@ class Sampler(Protocol):
         Returns `steps` tuples, or a single one that holds for the whole epoch. All randomness comes from `rng`.
         """
         ...
+
+
+def same_throughout(subnets: list[Step]) -> bool:
+    """Whether all steps of an epoch train the same subnets."""
+    return all(step == subnets[0] for step in subnets)
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,7 @@ class Uniform:
 
     def __post_init__(self):
         choose(self.per, ("epoch", "batch"), "sampling interval")
-        if self.count < 1:
-            raise InputError(f"count is {self.count}: expected at least one subnet a step")
+        check_number(self.count, "count of subnets a step", 1, whole=True)
 
     def subnets(self, space, rng, epoch, epochs, steps):
         draws = 1 if self.per == "epoch" else steps
@@ -67,8 +71,7 @@ class Sequence:
     sizes: tuple[str, ...]
 
     def __post_init__(self):
-        for size in self.sizes:
-            choose(size, SIZES, "subnet")
+        _check_sizes(self.sizes)
 
     def subnets(self, space, rng, epoch, epochs, steps):
         share, more = divmod(epochs, len(self.sizes))
@@ -83,8 +86,14 @@ class Alternating:
     sizes: tuple[str, ...] = ("smallest", "largest")
 
     def __post_init__(self):
-        for size in self.sizes:
-            choose(size, SIZES, "subnet")
+        _check_sizes(self.sizes)
 
     def subnets(self, space, rng, epoch, epochs, steps):
         return [(getattr(space, self.sizes[epoch % len(self.sizes)]),)]
+
+
+def _check_sizes(sizes: tuple[str, ...]) -> None:
+    if isinstance(sizes, str) or not sizes:
+        raise InputError(f"sizes is {sizes!r}: expected at least one of {', '.join(SIZES)}, in a tuple")
+    for size in sizes:
+        choose(size, SIZES, "subnet")

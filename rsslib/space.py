@@ -365,7 +365,7 @@ class SearchSpace:
         }.get(mflops)
         low, high = round((mflops - tolerance) * 1e6), round((mflops + tolerance) * 1e6)
         smallest, largest = (
-            self.macs(self.uniform(pick(self.kernels), pick(locked or self.expands), pick(self.depths)))
+            self.reference.macs(self.uniform(pick(self.kernels), pick(locked or self.expands), pick(self.depths)))
             for pick in (min, max)
         )
         if high < smallest or low > largest:
@@ -377,7 +377,7 @@ class SearchSpace:
         draws, chunk = 0, 1024
         while draws < max_draws:
             rows = self.sample(chunk, rng, expands=locked)
-            macs = self.macs(rows)
+            macs = self.reference.macs(rows)
             for row in rows[(macs >= low) & (macs <= high)]:
                 found.setdefault(self._canonical(row), row)
             if len(found) >= n:

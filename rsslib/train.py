@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from rsslib.data import Dataset, draw_augmentation
+from rsslib.errors import InputError
 from rsslib.graphs import GraphedSteps
 from rsslib.machine import own_stream
 from rsslib.methods import Method, Stage
 from rsslib.progress import progress_bar
-from rsslib.samplers import Step
+from rsslib.samplers import Step, same_throughout
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps, TrainingState, new_optimizer, teacher_weights
 from rsslib.supernet import Network, SuperNet
@@ -53,7 +54,8 @@ def train(
     subnets, mean), loss (mean over steps and subnets, distillation included), images, seconds. Then `after_epoch` is
     called; if it returns True, or raises, training ends and the state can go on later.
 
-    Raises FloatingPointError at the end of an epoch in which a loss was not finite.
+    Raises FloatingPointError at the end of an epoch in which a loss was not finite, and InputError for a sampler that
+    gives the subnets of too few or too many steps.
     """
     space, n, device = state.supernet.space, len(data.x_train), data.device
     steps = steps_per_epoch(n, method.batch_size)
@@ -72,6 +74,11 @@ def train(
                 to_sampler, to_generator = np.random.SeedSequence([seed, stage_number, epoch]).spawn(2)
                 generator.manual_seed(int(to_generator.generate_state(1)[0]))
                 subnets = stage.sampler.subnets(space, np.random.default_rng(to_sampler), epoch, stage.epochs, steps)
+                if len(subnets) not in (1, steps):
+                    raise InputError(
+                        f"{stage.sampler} gave the subnets of {len(subnets)} steps: expected those of the epoch's "
+                        f"{steps}, or of a single one that holds for the whole epoch"
+                    )
                 subnets = subnets * steps if len(subnets) == 1 else subnets
                 order = torch.randperm(n, generator=generator, device=device)
                 crops = draw_augmentation(n, generator)
@@ -125,5 +132,5 @@ def enter_stage(state: TrainingState, method: Method, stage: Stage, seed: int) -
 
 def mean_mflops(space: SearchSpace, subnets: list[Step]) -> float:
     """Mean size of the subnets of an epoch, in millions of multiply-accumulates as the buckets count them."""
-    distinct = [arch for step in (subnets if subnets[0] is not subnets[-1] else subnets[:1]) for arch in step]
+    distinct = [arch for step in (subnets[:1] if same_throughout(subnets) else subnets) for arch in step]
     return float(space.reference.macs(space.to_rows(distinct)).mean()) / 1e6

@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from rsslib.machine import set_precision
 from rsslib.space import BACKBONES, SearchSpace
 
 torch.set_num_threads(1)
+set_precision("fp32")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell that starts tests in the background disables
 settings.register_profile("rsslib", deadline=None, derandomize=True, database=None)
 settings.load_profile("rsslib")

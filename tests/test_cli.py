@@ -44,7 +44,7 @@ def test_an_unknown_dataset_is_not_listed(tmp_path, capsys):
     assert "did you mean 'cifar100'?" in capsys.readouterr().err
     (tmp_path / "results/smoke/pets").mkdir(parents=True)  # results of images that stayed elsewhere
     assert run(["runs", "--datasets", "pets"], tmp_path) == 0
-    assert capsys.readouterr().out.count("smoke/pets/mobilenet_v3/") == 3
+    assert capsys.readouterr().out.count("smoke/pets/mobilenet_v3/") == 4
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,17 @@ def test_the_exit_status_tells_how_a_command_ended(error, status, said, tmp_path
     monkeypatch.setattr(cli, "execute", lambda *arguments: [])
     assert run(["reproduce", "--rebuild"], tmp_path) == status
     assert capsys.readouterr().err == said
+
+
+def test_a_campaign_that_stopped_before_any_result_has_not_failed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "complete", lambda *arguments, **settings: None)  # the time budget ran out at once
+    monkeypatch.setattr(cli, "execute", lambda *arguments: pytest.fail("there is nothing to draw"))
+    assert run(["reproduce", "--time-budget", "1s"], tmp_path) == 0
+    said = capsys.readouterr()
+    assert "0 of 4 runs are finished; the same command goes on" in said.out and said.err == ""
+    assert "02_main_results.ipynb is left out" in said.out
+    assert run(["figures"], tmp_path) == 2
+    assert "there is nothing to draw" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("1.5h", 5400)])

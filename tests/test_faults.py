@@ -401,7 +401,7 @@ def test_time_before_a_crash_counts(interrupted, done, tmp_path):
 def test_a_run_that_goes_on_on_another_machine_has_a_hardware_of_its_own(interrupted, done, tmp_path, monkeypatch):
     here = runs.environment(torch.device("cpu"))
     with monkeypatch.context() as patch, interrupted_after(monkeypatch, 1), pytest.raises(KeyboardInterrupt):
-        patch.setattr(runs, "environment", lambda device, jobs: here | {"hardware": "Abacus"})
+        patch.setattr(runs, "environment", lambda *arguments: here | {"hardware": "Abacus"})
         complete([done[0]], tmp_path)
     complete([done[0]], tmp_path)
     record = files.read_record(interrupted)

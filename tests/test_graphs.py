@@ -64,6 +64,25 @@ def test_graphs_train_as_single_steps_do(name, device, double):
         assert (mine.grad is None) == (theirs.grad is None)
 
 
+class InTurn:
+    """Steps that differ, though the first and the last train the same subnet; every other epoch one throughout."""
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        two = [(space.smallest,), (space.largest,)]
+        return [two[step % 2 * (epoch % 2 == 0)] for step in range(steps)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_samplers_of_ones_own_train_what_they_say(device, double):
+    method = one_stage("in turn", 3, InTurn(), batch_size=16, dropout=0.0)
+    eager, graphed = (run(method, device, with_graphs, torch.float64) for with_graphs in (False, True))
+    sizes = [SPACE.reference.macs(arch) / 1e6 for arch in (SPACE.smallest, SPACE.largest)]
+    assert eager.history[0]["mflops"] == pytest.approx((2 * sizes[0] + sizes[1]) / 3)
+    assert eager.history[1]["mflops"] == pytest.approx(sizes[0])
+    for a, b in zip(eager.history, graphed.history, strict=True):
+        assert (b["loss"], b["mflops"]) == pytest.approx((a["loss"], a["mflops"]), rel=1e-6)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["ofa", "rss", "rss-2-per-batch"])
 def test_in_single_precision_and_with_dropout_the_first_losses_agree(name, device):
@@ -125,6 +144,8 @@ def test_dropout_differs_from_replay_to_replay(dropout, device):
     prepare(steps, [(SPACE.largest,)] * 4)
     losses = []
     with own_stream(steps.data.device):
+        if device == "cuda":
+            steps.warm_up(same=True)
         for _ in range(4):
             steps.graph("step", steps.whole_step, (SPACE.largest,))()
             losses.append(steps.losses[0].item())
@@ -204,7 +225,8 @@ def test_runs_in_several_threads_are_the_runs_alone(device):
         thread.join()
     for a, b in zip(alone, together, strict=True):
         for x, y in zip(a.history, b.history, strict=True):
-            assert y["loss"] == pytest.approx(x["loss"], rel=1e-5)
+            # gradients of convolutions need not be the same from run to run on CUDA
+            assert y["loss"] == pytest.approx(x["loss"], rel=1e-5 if device == "cpu" else 1e-3)
 
 
 @pytest.mark.cuda
@@ -215,4 +237,4 @@ def test_captures_of_ever_new_subnets_do_not_use_ever_more_memory():
     train.train(
         state, method, data_on("cuda"), 0, lambda state: reserved.append(torch.cuda.memory_reserved()), progress=False
     )
-    assert max(reserved[20:]) <= reserved[19] * 1.02
+    assert max(reserved[20:]) <= reserved[19] + 64 * 2**20  # larger subnets need more, in pieces of 20 MB

@@ -1,12 +1,13 @@
 """Methods as data: Table 1's epochs, learning rate curves, the declarations of the ablations."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from rsslib.errors import InputError
-from rsslib.methods import METHODS, TABLE_1, build, largest_remainder, one_stage, override, table_1
+from rsslib.methods import METHODS, TABLE_1, Method, build, largest_remainder, one_stage, override, table_1
 from rsslib.samplers import Uniform
 
 STEPS = 625
@@ -134,6 +135,11 @@ def test_subnet_epochs_count_every_subnet_of_a_step():
         (lambda: override(build("rss", 1, 1), dropout=1.0), "dropout is 1.0"),
         (lambda: override(build("rss", 1, 1), learning_rate_scale=0), "learning_rate_scale is 0"),
         (lambda: override(build("rss", 1, 1), learning_rate_scale=math.inf), "learning_rate_scale is inf"),
+        (lambda: one_stage("mine", 2.5, Uniform()), "epochs is 2.5"),
+        (lambda: one_stage("mine", 1, Uniform(), "linear"), "unknown schedule 'linear'"),
+        (lambda: one_stage("mine", 1, Uniform(), teacher="stag"), "did you mean 'stage'"),
+        (lambda: one_stage("mine", 1, Uniform(), dropout=-0.1), "dropout is -0.1"),
+        (lambda: Method("mine", (replace(build("rss", 1, 1).stages[0], distill=True),)), "distils without a teacher"),
     ],
 )
 def test_bad_input_gets_one_sentence(make, message):

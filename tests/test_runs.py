@@ -1,8 +1,11 @@
 """rsslib.runs: results folders, and rsslib.errors."""
 
+import importlib.util
 import json
+import os
 import re
 import shutil
+import sys
 import time
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -14,7 +17,7 @@ import torch
 from filelock import FileLock
 from helpers import TINY, sentence, tables
 
-from rsslib import runs
+from rsslib import files, runs
 from rsslib import steps as single_steps
 from rsslib.errors import InputError, Stopped, choose
 from rsslib.methods import TABLE_1, build, one_stage, override
@@ -23,6 +26,7 @@ from rsslib.runs import (
     RunsFailed,
     by_worth,
     choose_device,
+    configuration,
     finished,
     histories,
     overview,
@@ -237,7 +241,7 @@ def test_a_run_interrupted_in_its_evaluation_is_not_trained_again(done, tmp_path
 
 @pytest.mark.parametrize("file", ["history.csv", "weights.safetensors", "population.csv"])
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(file, done, tmp_path, monkeypatch):
-    run, replace_file = tiny("rss")[0], runs.os.replace
+    run, replace_file = tiny("rss")[0], os.replace
 
     def full(source, target):
         if target.name == file:
@@ -245,7 +249,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(file, done, tmp_pat
         replace_file(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(RunsFailed, match="no space left"):
-        patch.setattr(runs.os, "replace", full)
+        patch.setattr(os, "replace", full)
         complete([run], tmp_path)
     assert not {path.name for path in run.folder(tmp_path).iterdir()} - {*FILES}
     assert not (run.folder(tmp_path) / file).exists()
@@ -540,10 +544,53 @@ def test_a_profile_gives_what_is_not_asked_for():
     assert plan(profile, subnets_per_bucket=9)[0].profile.subnets_per_bucket == 9
 
 
-def test_a_method_of_ones_own_is_taken_as_it_is():
+def test_a_method_of_ones_own_gets_the_learning_rate_of_the_profile_as_the_study_s_do():
     method = one_stage("mine", 3, Sequence(("smallest",)))
-    (run,) = plan(Profile("own", ("mnist",), 3, learning_rate_scale=2.0), methods=[method])
-    assert run.method is method and run.name == "own/mnist/mobilenet_v3/mine/seed0"
+    mine, rss = plan(Profile("own", ("mnist",), 3, learning_rate_scale=2.0), methods=[method, "rss"])
+    assert mine.method == override(method, learning_rate_scale=2.0)
+    assert mine.method.stages[0].learning_rate == rss.method.stages[0].learning_rate == 0.02
+    assert mine.name == "own/mnist/mobilenet_v3/mine/seed0"
+
+
+def test_another_code_of_a_sampler_is_another_configuration(tmp_path):
+    def sampler_with(body):
+        path = tmp_path / f"sampler_{len(list(tmp_path.iterdir()))}.py"
+        head = "class Mine:\n    def subnets(self, space, rng, epoch, epochs, steps):"
+        path.write_text(f"{head}\n        return {body}\n")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        return module.Mine()
+
+    bodies = ("[(space.smallest,)]", "[(space.smallest,)]", "[(space.largest,)]")
+    configs = [configuration(plan("smoke", methods=[one_stage("mine", 1, sampler_with(b))])[0]) for b in bodies]
+    assert configs[0] == configs[1] != configs[2]
+    assert " at 0x" not in str(configs)
+
+
+def test_samplers_of_a_notebook_do_not_travel_to_other_processes(tmp_path, monkeypatch):
+    class Mine(Sequence):
+        pass
+
+    monkeypatch.setattr(Mine, "__module__", "__main__")
+    methods = [one_stage(name, 1, Mine(("smallest",))) for name in ("one", "two")]
+    with pytest.raises(InputError, match="the sampler Mine is defined in a notebook or script") as error:
+        runs.complete(plan("smoke", methods=methods), tmp_path, device="cpu", jobs=2, progress=False)
+    assert "give jobs=1" in sentence(error)
+
+
+@pytest.mark.parametrize("what", ["precision", "dataset_sha256"])
+def test_runs_that_do_not_compare_make_no_table(what, done, tmp_path):
+    made = done[0]
+    for run in made:
+        shutil.copytree(run.folder(done[1]), run.folder(tmp_path))
+    record = files.read_record(made[1].folder(tmp_path))
+    record["config"]["training"][what] = "another"
+    files.write_record(made[1].folder(tmp_path), record)
+    with pytest.raises(InputError, match="does not compare") as error:
+        populations(made, tmp_path)
+    assert made[1].name in sentence(error)
 
 
 def test_by_worth_keeps_all_runs_and_puts_first_seeds_and_main_results_first():

@@ -160,7 +160,10 @@ def test_middle_only_trains_the_middle_setting():
     ("make", "message"),
     [
         (lambda: Uniform(per="step"), "unknown sampling interval 'step'"),
-        (lambda: Uniform(count=0), "count is 0"),
+        (lambda: Uniform(count=1.5), "a step is 1.5"),
+        (lambda: Sequence(()), "sizes is"),
+        (lambda: Alternating("largest"), "sizes is 'largest'"),
+        (lambda: Uniform(count=0), "a step is 0"),
         (lambda: Sequence(("large",)), "did you mean 'largest'"),
         (lambda: Alternating(("smallest", "huge")), "unknown subnet 'huge'"),
     ],

@@ -443,3 +443,8 @@ def test_a_bucket_out_of_reach_is_an_error_at_once(name, bucket):
     with pytest.raises(InputError) as error:
         SPACES[name].population(1, buckets=(8, bucket))
     assert f"bucket {bucket}" in sentence(error) and "expected a size between" in sentence(error)
+
+
+def test_buckets_are_those_of_the_study_whatever_the_images_and_classes():
+    expected = SearchSpace("mobilenet_v3").population(2)
+    assert SearchSpace("mobilenet_v3", in_channels=1, classes=10).population(2) == expected

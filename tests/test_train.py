@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY, assert_close, random_archs, random_supernet, toy_data
+from helpers import TINY, assert_close, random_archs, random_supernet, sentence, toy_data
 
 from rsslib import steps as single_steps
 from rsslib import train as training
 from rsslib.checkpoints import load_checkpoint, save_checkpoint
+from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
 from rsslib.methods import Method, Stage, build, one_stage
 from rsslib.samplers import Sequence, Uniform
@@ -463,6 +464,18 @@ def test_distillation_adds_the_soft_cross_entropy():
         soft_labels, student = teacher(x).softmax(1), copy.deepcopy(supernet).train()(x, SPACE.middle)
     soft = -(soft_labels * student.log_softmax(1)).sum(1).mean().item()
     assert losses[True] - losses[False] == pytest.approx(soft, rel=1e-4)
+
+
+@pytest.mark.parametrize("number", [0, 2, 4])
+def test_a_sampler_of_too_few_or_too_many_steps_gets_one_sentence(number):
+    class Wrong:
+        def subnets(self, space, rng, epoch, epochs, steps):
+            return [(space.smallest,)] * number
+
+    method = one_stage("wrong", 1, Wrong(), batch_size=8)
+    with pytest.raises(InputError, match=f"gave the subnets of {number} steps: expected those of .* 3, or") as error:
+        run(method, toy_data(24))
+    assert sentence(error)
 
 
 # --- reproducible, and able to go on
