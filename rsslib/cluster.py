@@ -1,6 +1,6 @@
 """The runs of a campaign placed by Ray, on this machine's devices or on the nodes of a cluster.
 
-`runs.complete` needs none of this: Ray is an extra, `pip install rsslib[cluster]`, and imported only when asked for.
+`runs.complete` needs none of this: Ray is an extra, `pip install -e '.[cluster]'`, and imported only when asked for.
 """
 
 import os
@@ -93,7 +93,7 @@ def _import_ray():
     try:
         import ray
     except ImportError:
-        raise InputError("the engine ray needs Ray, which is not installed: pip install rsslib[cluster]") from None
+        raise InputError("the engine ray needs Ray, which is not installed: pip install -e '.[cluster]'") from None
     return ray
 
 

@@ -102,6 +102,9 @@ def evaluate_population(
 ) -> pd.DataFrame:
     """Test accuracy of every subnet of `population`, a list of (bucket in MFLOPs, architecture).
 
+    To choose among subnets, use the images held out from training instead:
+    `dataclasses.replace(data, x_test=data.x_val, y_test=data.y_val)`.
+
     Returns one row a subnet: bucket, subnet (number within its bucket), mflops, kernel, expand, depth (settings
     joined by "-"), accuracy (percent of the test images).
     """

@@ -26,7 +26,7 @@ from rsslib.evaluate import evaluate_population
 from rsslib.figures import ACCURACY, BACKBONE_LABELS, COLUMN, SIZE, check, method_styles, panel_label
 from rsslib.files import read, read_record
 from rsslib.methods import Method
-from rsslib.runs import Profile, Run, choose_device, trained_supernet
+from rsslib.runs import POPULATION, WEIGHTS, Profile, Run, choose_device, trained_supernet
 from rsslib.space import Arch, SearchSpace
 
 COLOURS = {"A": "#c1121f", "B": "#6a3fa0"}
@@ -60,7 +60,7 @@ def finished_runs(results: str | Path, profile: str, backbone: str) -> list[Run]
             method = Method(training["method"]["name"], (), dropout=training["method"]["dropout"])
             run = Run(scale, training["dataset"], backbone, method, training["seed"])
             if record["status"] == "finished":
-                read(path.with_name("population.csv"), record)  # raises if it is not as the run wrote it
+                read(path.with_name(POPULATION), record)  # raises if it is not as the run wrote it
                 runs.append(run)
         except (ValueError, KeyError, TypeError):
             continue  # not the record of a run, or damaged
@@ -233,9 +233,9 @@ class Explorer(widgets.VBox):
                 "the rest works without. Notebook 02_main_results trains some: then run this cell again."
             )
         else:
-            self.population = pd.read_csv(run.folder(self.results) / "population.csv")
+            self.population = pd.read_csv(run.folder(self.results) / POPULATION)
             check(self.population, ("mflops", "accuracy"), "population")
-            self.button.disabled = not (run.folder(self.results) / "weights.safetensors").exists()
+            self.button.disabled = not (run.folder(self.results) / WEIGHTS).exists()
             self.hint = "Ready to evaluate subnets with this run."
             if self.button.disabled:
                 self.hint = (

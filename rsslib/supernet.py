@@ -247,7 +247,11 @@ class SuperNet(Network):
 
     @torch.no_grad()
     def extract(self, arch: Arch, dropout: float = 0.0) -> Network:
-        """`arch` as a plain network with copied weights and running statistics, equal in output to `self(x, arch)`."""
+        """`arch` as a plain network with copied weights and running statistics, equal in output to `self(x, arch)`.
+
+        These statistics are those of all subnets trained so far and fit none: before you use it, load
+        `rsslib.evaluate.recalibrate`'s into it.
+        """
         tensors = {name: t.detach() for name, t in (*self.named_parameters(), *self.named_buffers())}
         part = self.subnet(arch, tensors)
         for i, _, kernel, _ in self.space.active(arch):
