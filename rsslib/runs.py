@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from types import CodeType
 from typing import Literal
 
 import numpy
@@ -531,10 +532,18 @@ def _words_for(sampler: Sampler) -> str:
     shown = repr(sampler) if kind.__repr__ is not object.__repr__ else f"{kind.__name__}({vars(sampler)})"
     if kind.__module__ == Sampler.__module__:
         return shown
-    try:
-        return f"{shown}, code {files.sha256(inspect.getsource(kind).encode())[:16]}"
-    except (OSError, TypeError):  # typed into an interpreter
-        return shown
+    methods = inspect.getmembers(kind, inspect.isfunction)  # sorted by name
+    code = repr([(name, _compiled(f.__code__)) for name, f in methods if not name.startswith("__")])
+    return f"{shown}, code {files.sha256(code.encode())[:16]}"
+
+
+def _compiled(code: CodeType) -> tuple:
+    """What a function does, whichever file it is from; a class that came from another process has no source."""
+    constants = [
+        _compiled(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
+        for c in code.co_consts
+    ]
+    return code.co_code, code.co_names, constants
 
 
 def _status(run: Run, results: str | Path, config: dict, weights: bool = False) -> str:
