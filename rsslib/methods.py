@@ -69,6 +69,8 @@ class Method:
         check_number(self.dropout, "dropout", 0)
         if self.dropout >= 1:
             raise InputError(f"dropout is {self.dropout!r}: expected a number from 0 up to, not including, 1")
+        if self.epochs < 1:
+            raise InputError(f"method {self.name!r} has no epoch: expected stages of at least one in all")
         if self.teacher is not None:
             choose(self.teacher, ("stage", "random"), "teacher")
         elif any(stage.distill for stage in self.stages):

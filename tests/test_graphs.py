@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import TINY, random_archs, random_supernet, toy_data
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from rsslib import data as datasets
 from rsslib import graphs, steps, train
@@ -16,7 +17,8 @@ from rsslib.machine import own_stream
 from rsslib.methods import Stage, build, one_stage
 from rsslib.samplers import Uniform
 from rsslib.space import SearchSpace
-from rsslib.steps import TrainingState, new_optimizer
+from rsslib.steps import TrainingState, new_optimizer, teacher_weights
+from rsslib.supernet import SuperNet
 from rsslib.train import start
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
@@ -206,6 +208,34 @@ def test_what_is_captured_never_waits_for_the_host(name, backbone, monkeypatch):
     space = SearchSpace(backbone, classes=4)
     train.train(start(space, method, 0), method, data_on("cpu", 8), 0, progress=False, graphs=True)
     assert seen >= ({"whole_step"} if name == "rss" else {"load", "masked", "update"})
+
+
+class OnOneDevice(TorchDispatchMode):
+    """Refuses tensors of a CPU, which a CUDA graph would copy once, or not at all."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+        result = function(*arguments, **(settings or {}))
+        for tensor in tree_leaves((arguments, settings, result)):
+            assert not isinstance(tensor, torch.Tensor) or tensor.is_meta, function.overloadpacket.__name__
+        return result
+
+
+@pytest.mark.parametrize("backbone", [TINY, "mobilenet_v3", "proxylessnas"])
+def test_what_is_captured_makes_and_meets_no_tensor_elsewhere(backbone):
+    space, data = SearchSpace(backbone, classes=4), data_on("meta", 32)  # a device that needs no hardware
+    supernet, method = SuperNet(space).to("meta"), shortened("ofa", batch_size=8, dropout=0.1)
+    state = TrainingState(supernet, new_optimizer(supernet))
+    state.teacher = teacher_weights(supernet, dict(supernet.named_parameters()))
+    executor = graphs.GraphedSteps(state, method, method.stages[-1], data, torch.Generator())
+    crops = datasets.draw_augmentation(32, executor.generator)
+    crops = datasets.Augmentation(**{name: t.to("meta") for name, t in vars(crops).items()})
+    archs = random_archs(space, 4)
+    executor.prepare([(arch,) for arch in archs], torch.empty(32, dtype=torch.int64, device="meta"), crops, [0.0] * 4)
+    with OnOneDevice():
+        executor.load()
+        for arch in archs:
+            executor.sliced(arch, 1)
+            executor.masked(arch.depth, 1)
 
 
 @pytest.mark.parametrize("device", DEVICES)

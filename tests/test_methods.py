@@ -135,6 +135,7 @@ def test_subnet_epochs_count_every_subnet_of_a_step():
         (lambda: override(build("rss", 1, 1), dropout=1.0), "dropout is 1.0"),
         (lambda: override(build("rss", 1, 1), learning_rate_scale=0), "learning_rate_scale is 0"),
         (lambda: override(build("rss", 1, 1), learning_rate_scale=math.inf), "learning_rate_scale is inf"),
+        (lambda: one_stage("mine", 0, Uniform()), "'mine' has no epoch"),
         (lambda: one_stage("mine", 2.5, Uniform()), "epochs is 2.5"),
         (lambda: one_stage("mine", 1, Uniform(), "linear"), "unknown schedule 'linear'"),
         (lambda: one_stage("mine", 1, Uniform(), teacher="stag"), "did you mean 'stage'"),
