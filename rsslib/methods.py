@@ -36,8 +36,8 @@ class Stage:
 
     def __post_init__(self):
         choose(self.schedule, ("cosine", "constant"), "schedule")
-        for what, least in (("epochs", 0), ("first_epoch", 0)):
-            check_number(getattr(self, what), what, least, whole=True)
+        check_number(self.epochs, "epochs", 0, whole=True)
+        check_number(self.first_epoch, "first_epoch", 0, whole=True)
         check_number(self.learning_rate, "learning_rate", 0)
 
     def rate(self, epoch: int, step: int, steps: int) -> float:
@@ -69,7 +69,7 @@ class Method:
         check_number(self.dropout, "dropout", 0)
         if self.dropout >= 1:
             raise InputError(f"dropout is {self.dropout!r}: expected a number from 0 up to, not including, 1")
-        if self.epochs < 1:
+        if self.stages and self.epochs < 1:  # without stages it only stands for its name
             raise InputError(f"method {self.name!r} has no epoch: expected stages of at least one in all")
         if self.teacher is not None:
             choose(self.teacher, ("stage", "random"), "teacher")
