@@ -16,7 +16,7 @@ from torchvision import transforms
 
 from rsslib.data import IMAGENET_MEAN, IMAGENET_STD, Dataset, draw_augmentation
 from rsslib.graphs import GraphedSteps
-from rsslib.machine import choose_device, environment, keep_freed_memory, set_precision
+from rsslib.machine import choose_device, environment, keep_freed_memory, own_stream, set_precision
 from rsslib.methods import BATCH_SIZE, build
 from rsslib.progress import progress_bar
 from rsslib.samplers import Step
@@ -56,8 +56,7 @@ class Ours:
         method = build("ofa" if distill else "rss", 1, 410)
         self.stage = method.stages[-1 if distill else 0]
         executor = GraphedSteps if CUDA else EagerSteps
-        self.stream = torch.cuda.Stream(DEVICE) if CUDA else None
-        with torch.cuda.stream(self.stream):  # None changes nothing
+        with own_stream(DEVICE):
             self.data, self.generator = random_data(steps * BATCH_SIZE), torch.Generator(DEVICE).manual_seed(0)
             state = start(SPACE, method, 0, DEVICE)
             enter_stage(state, method, self.stage, 0)
@@ -68,7 +67,7 @@ class Ours:
 
         def epoch() -> None:
             n = len(self.data.x_train)
-            with progress_bar(shown=False) as bar, torch.cuda.stream(self.stream):
+            with progress_bar(shown=False) as bar, own_stream(DEVICE):
                 order = torch.randperm(n, generator=self.generator, device=DEVICE)
                 crops = draw_augmentation(n, self.generator)
                 self.executor.epoch(subnets, order, crops, [1e-4] * self.steps, bar).sum().item()

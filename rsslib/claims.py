@@ -5,8 +5,8 @@ errors come from a hierarchical bootstrap: draw seeds with replacement, then sub
 for all methods; one fewer than there are of each, which leaves the variance of a mean unbiased (Rao and Wu, 1988). An
 interval is the estimate plus or minus Student's t times the standard error, with one degree of freedom fewer than there
 are seeds: the seed is the unit of replication, and percentiles of so few would be far too narrow. With one seed only
-subnets are drawn, the interval is silent about other seeds, and the verdict says so. Test images are not
-drawn: all intervals are for these images, which all subnets share.
+subnets are drawn, the interval is silent about other seeds, and the verdict says so. Test images are not drawn: all
+intervals are for these images, which all subnets share.
 
 Most claims are conjunctions: they hold if every one of several parts is above 0. They are reproduced if all lower
 limits are above 0 (an intersection-union test, which needs no correction) and not reproduced if some upper limit is

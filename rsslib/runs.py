@@ -221,11 +221,11 @@ def complete(
                 raise
             todo.append(run)
             refused.append((run, config))
-    for run, config in refused:
-        _set_aside(run, results, config)
     jobs = min(jobs or free_jobs(where), len(todo))
     if jobs > 1 and where.type == "cpu":
         _check_samplers_travel(todo)
+    for run, config in refused:
+        _set_aside(run, results, config)
     if jobs > 1 and time_budget is None:
         todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no core idles at the end
     arguments = (str(results), str(data), str(where), precision, jobs, deadline, progress, checkpoint_seconds)
