@@ -1,12 +1,7 @@
 """One verdict for each claim of the paper: an estimate, its 95 % interval and the rule that decides.
 
-Every method is evaluated on the same subnets, so comparisons are differences within subnet and seed. Their standard
-errors come from a hierarchical bootstrap: draw seeds with replacement, then subnets within each size bucket, the same
-for all methods; one fewer than there are of each, which leaves the variance of a mean unbiased (Rao and Wu, 1988). An
-interval is the estimate plus or minus Student's t times the standard error, with one degree of freedom fewer than there
-are seeds: the seed is the unit of replication, and percentiles of so few would be far too narrow. With one seed only
-subnets are drawn, the interval is silent about other seeds, and the verdict says so. Test images are not drawn: all
-intervals are for these images, which all subnets share.
+What is estimated and how is in `rsslib.evidence`: paired differences, with intervals whose unit of replication is the
+seed. Claims 1 to 11 are the paper's main ones, 12a to 16 what else it says of its figures that numbers can decide.
 
 Most claims are conjunctions: they hold if every one of several parts is above 0. They are reproduced if all lower
 limits are above 0 (an intersection-union test, which needs no correction) and not reproduced if some upper limit is
@@ -19,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,25 +25,36 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
-from rsslib.errors import InputError, choose
-from rsslib.figures import BASELINES, METHOD_STYLES, panel_label
+from rsslib.evidence import (
+    MOBILENET,
+    PROXYLESS,
+    RESAMPLES,
+    TAIL,
+    Evidence,
+    Part,
+    Statistic,
+    best,
+    difference,
+    loss_away_from,
+    mean,
+    mean_of,
+    median,
+    slope,
+    spread,
+)
+from rsslib.figures import METHOD_STYLES, panel_label
 from rsslib.files import atomic_path, write_csv
 from rsslib.methods import METHODS, OVERRIDES, TABLE_1
-from rsslib.runs import MAIN_METHODS, PROFILES, Run, overview, plan, populations, times
+from rsslib.runs import MAIN_METHODS, Run, overview, plan, populations, times
 from rsslib.space import BACKBONES, SearchSpace
 
 REPRODUCED, REFUTED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 NOT_RUN, NO_SCALE = "not run", "scale decides nothing"
 ONE_SEED = " (one seed)"
-MOBILENET, PROXYLESS = "mobilenet_v3", "proxylessnas"
-
-TAIL = 0.025  # error rate on either side of an interval
-RESAMPLES = 2_000
-EXTREME = 0.05  # the best and the worst subnets are this share of the population
 SPEED_UPS, TOLERANCE = {"6a": 1.9, "6b": 6.1}, 0.2  # as published, by claim; relative
-SUBNET = ["bucket", "subnet", "mflops", "kernel", "expand", "depth"]  # columns that tell subnets apart
+# Mean accuracies at 4 and 6, 8 and 10, 12 and 14 MFLOPs, the paper's smaller, medium and larger subnets of MobileNetV3
+SMALL, MEDIUM, LARGE = mean_of(0, 2), mean_of(2, 4), mean_of(4, 6)
 
 
 # --- the runs that the claims rest on ---------------------------------------------------------------------------------
@@ -78,160 +84,18 @@ def tables(planned: Sequence[Run], results: str | Path = "data/results") -> tupl
     return (populations(found, results), times(found, results)) if found else (pd.DataFrame(), pd.DataFrame())
 
 
-# --- what is estimated ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """One number that a claim rests on; above 0 if it agrees with the claim."""
-
-    label: str
-    estimate: float = math.nan
-    error: float = math.nan  # standard error
-    degrees: int = 0  # of freedom; 0: there is no interval
-    seeds: int = 0
-    missing: tuple[str, ...] = ()  # what it needs and is not there
-
-    def low(self, tail: float = TAIL) -> float:
-        """Lower confidence limit with error rate `tail`."""
-        return self.estimate - self._margin(tail)
-
-    def high(self, tail: float = TAIL) -> float:
-        """Upper confidence limit with error rate `tail`."""
-        return self.estimate + self._margin(tail)
-
-    def _margin(self, tail: float) -> float:
-        return stats.t.isf(tail, self.degrees) * self.error if self.degrees else math.nan
-
-
-Terms = dict[tuple[str, str], float]  # {(dataset, method): weight}
-# A statistic of a population: (accuracy [..., buckets, subnets], MFLOPs of the same shape) -> [...].
-Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-def mean(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
-    """Mean accuracy of all subnets."""
-    return accuracy.mean((-2, -1))
-
-
-@cache
-def mean_of_bucket(index: int) -> Statistic:
-    """Mean accuracy of one size bucket."""
-    return lambda accuracy, mflops: accuracy[..., index, :].mean(-1)
-
-
-def median(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
-    """Median accuracy of all subnets."""
-    return np.median(accuracy, (-2, -1))
-
-
-def best(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
-    """Mean accuracy of the best 5 % of all subnets (a mean, since the bootstrap fails for a single maximum)."""
-    flat = accuracy.reshape(*accuracy.shape[:-2], -1)
-    count = max(1, round(EXTREME * flat.shape[-1]))
-    return np.partition(flat, -count)[..., -count:].mean(-1)
-
-
-def spread(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
-    """Mean accuracy of the best 5 % of all subnets minus that of the worst 5 %."""
-    return best(accuracy, mflops) + best(-accuracy, mflops)
-
-
-def slope(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
-    """Slope of the least-squares line of accuracy on size, in points per MFLOPs."""
-    x = mflops - mflops.mean((-2, -1), keepdims=True)
-    return (x * accuracy).sum((-2, -1)) / (x * x).sum((-2, -1))
-
-
-@cache
-def loss_away_from(size: float) -> Statistic:
-    """Points of accuracy lost per MFLOPs of distance to `size`."""
-    return lambda accuracy, mflops: -slope(accuracy, np.abs(mflops - size))
-
-
-class Evidence:
-    """Results tables, paired by subnet and seed, and the resamples that all claims share.
-
-    `population` and `times` are tables as from `rsslib.runs`; either may be empty. The claims are about the paper's
-    four datasets; at another profile `datasets`, by default the profile's, stand in for them, the hardest last. Raises
-    InputError for an unknown profile and for runs that were not evaluated on the same subnets.
-    """
-
-    def __init__(
-        self,
-        population: pd.DataFrame,
-        times: pd.DataFrame,
-        profile: str,
-        datasets: Sequence[str] | None = None,
-        resamples: int = RESAMPLES,
-    ):
-        scale = PROFILES[choose(profile, PROFILES, "profile")]
-        self.decides, self.times, self.resamples = profile == "paper", times, resamples
-        self.datasets = tuple(datasets) if datasets and not self.decides else scale.datasets
-        self.hardest = self.datasets[-1]  # that of the paper's ablations, or what stands in for it
-        methods = {*population.get("method", ()), *times.get("method", ())}
-        self.baselines = [b for b in BASELINES if b == "ofa" or any(method.startswith(b) for method in methods)]
-        self._accuracy: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}  # by run: {seed: [buckets, subnets]}
-        self._mflops: dict[str, np.ndarray] = {}  # by backbone: [buckets, subnets]
-        self._drawn: dict[str, np.ndarray] = {}  # by backbone: places in the flattened population, [resamples, ...]
-        self._values: dict[tuple, np.ndarray] = {}
-        for backbone, rows in population.groupby("backbone") if len(population) else ():
-            wide = rows.pivot(index=SUBNET, columns=["dataset", "method", "seed"], values="accuracy")
-            sizes = wide.groupby(level="bucket").size()
-            if wide.isna().any(axis=None) or sizes.nunique() > 1:
-                raise InputError(
-                    f"the runs with {backbone} were not all evaluated on the same subnets, as many of each size: "
-                    "evaluate them with one subnets_per_bucket"
-                )
-            mflops = wide.index.get_level_values("mflops").to_numpy(float).reshape(len(sizes), -1)
-            self._mflops[backbone], self._drawn[backbone] = mflops, _draw(*mflops.shape, resamples)
-            for (dataset, method, seed), accuracy in wide.items():
-                seeds = self._accuracy.setdefault((dataset, backbone, method), {})
-                seeds[seed] = accuracy.to_numpy(float).reshape(len(sizes), -1)
-
-    def contrast(self, label: str, terms: Terms, statistic: Statistic = mean, backbone: str = MOBILENET) -> Part:
-        """A statistic summed over `terms`; mean over the seeds that all of them have."""
-        runs = {(dataset, backbone, method): weight for (dataset, method), weight in terms.items()}
-        names = {run: f"{run[2]} on {run[0]}" + f" with {backbone}" * (backbone != MOBILENET) for run in runs}
-        if missing := tuple(names[run] for run in runs if run not in self._accuracy):
-            return Part(label, missing=missing)
-        seeds = sorted(set.intersection(*(set(self._accuracy[run]) for run in runs)))
-        if not seeds:
-            return Part(label, missing=(f"a seed common to {' and '.join(names.values())}",))
-        values = np.array([sum(w * self._resampled(r, seed, statistic) for r, w in runs.items()) for seed in seeds])
-        estimate, resamples, degrees = values[:, 0].mean(), values[0, 1:], self._mflops[backbone].shape[1] - 1
-        if len(seeds) > 1:
-            drawn = np.random.default_rng(0).integers(len(seeds), size=(len(seeds) - 1, self.resamples))
-            resamples, degrees = np.take_along_axis(values[:, 1:], drawn, 0).mean(0), len(seeds) - 1
-        # rounded, so that equal numbers differ by nothing
-        return Part(label, float(estimate.round(9)) + 0.0, float(resamples.std(ddof=1).round(9)), degrees, len(seeds))
-
-    def _resampled(self, run: tuple[str, str, str], seed: int, statistic: Statistic) -> np.ndarray:
-        """A statistic of one population, then of every resample of its subnets: [1 + resamples]."""
-        if (run, seed, statistic) not in self._values:
-            accuracy, mflops, drawn = self._accuracy[run][seed], self._mflops[run[1]], self._drawn[run[1]]
-            of_each = statistic(accuracy.take(drawn), mflops.take(drawn))
-            self._values[run, seed, statistic] = np.append(statistic(accuracy, mflops), of_each)
-        return self._values[run, seed, statistic]
-
-    def leads(self, *best_first: str, backbone: str = MOBILENET) -> list[Part]:
-        """For each adjacent pair of methods, the difference of their mean accuracies on the hardest dataset."""
-        terms = [{(self.hardest, a): 1, (self.hardest, b): -1} for a, b in pairwise(best_first)]
-        labels = [f"{_label(a)} minus {_label(b)}" for a, b in pairwise(best_first)]
-        return [self.contrast(*pair, mean, backbone) for pair in zip(labels, terms, strict=True)]
-
-
-def _draw(buckets: int, n: int, resamples: int) -> np.ndarray:
-    """Places in a flattened [buckets, n] array: for each resample and bucket, n - 1 of the bucket's."""
-    within = np.random.default_rng(1).integers(n, size=(resamples, buckets, max(1, n - 1)))
-    return within + n * np.arange(buckets)[:, None]
+# --- the claims: where the paper makes them, and the parts that must be above 0 ---------------------------------------
 
 
 def _label(name: str) -> str:
     return METHOD_STYLES[name].label
 
 
-# --- the claims: where the paper makes them, and the parts that must be above 0 ---------------------------------------
+def _leads(evidence: Evidence, *best_first: str, statistic: Statistic = mean, backbone: str = MOBILENET) -> list[Part]:
+    """For each adjacent pair of methods, the difference of a statistic on the hardest dataset."""
+    terms = [{(evidence.hardest, a): 1, (evidence.hardest, b): -1} for a, b in pairwise(best_first)]
+    labels = [f"{_label(a)} minus {_label(b)}" for a, b in pairwise(best_first)]
+    return [evidence.contrast(*pair, statistic, backbone) for pair in zip(labels, terms, strict=True)]
 
 
 def above_at_every_size(evidence: Evidence, baseline: str) -> list[Part]:
@@ -240,7 +104,7 @@ def above_at_every_size(evidence: Evidence, baseline: str) -> list[Part]:
     Parts: for each dataset and size bucket, RSS's mean accuracy minus OFA's.
     """
     return [
-        evidence.contrast(f"{panel_label(d)} at {b} MFLOPs", {(d, "rss"): 1, (d, baseline): -1}, mean_of_bucket(i))
+        evidence.contrast(f"{panel_label(d)} at {b} MFLOPs", {(d, "rss"): 1, (d, baseline): -1}, mean_of(i, i + 1))
         for d in evidence.datasets
         for i, b in enumerate(BACKBONES[MOBILENET].buckets)
     ]
@@ -329,7 +193,7 @@ def in_order(
 
     Parts: the mean difference of each adjacent pair, the baseline last.
     """
-    return evidence.leads(*best_first, *[baseline] * bool(baseline), backbone=backbone)
+    return _leads(evidence, *best_first, *[baseline] * bool(baseline), backbone=backbone)
 
 
 def skewed_to_own_size(evidence: Evidence, base: str) -> list[Part]:
@@ -357,11 +221,107 @@ def changes_agree(evidence: Evidence, baseline: str) -> list[Part]:
     """
     parts = []
     for change in OVERRIDES:
-        effects = [part for m in (baseline, "rss-short") for part in evidence.leads(f"{m}-{change}", m)]
+        effects = [part for m in (baseline, "rss-short") for part in _leads(evidence, f"{m}-{change}", m)]
         clearer = max((p for p in effects if p.seeds), key=lambda p: abs(p.estimate) / (p.error or 1e-9), default=None)
         lowers = clearer is not None and clearer.estimate < 0
         parts += [replace(p, label=f"{p.label}, turned", estimate=-p.estimate) if lowers else p for p in effects]
     return parts
+
+
+def skewed_to_last_trained(evidence: Evidence, base: str) -> list[Part]:
+    """Section 6.3.2, Fig. 7, and supplement 1.2, Fig. S3: Min then Max and Max then Min "skew their results towards the
+    subnet most recently trained".
+
+    Parts: the slope of accuracy on size (for Max then Min, its negative), and that minus the same of the unbiased
+    scheme.
+    """
+    parts = []
+    for scheme, sign in (("min-then-max", 1), ("max-then-min", -1)):
+        ours, unbiased = (evidence.hardest, f"{base}-{scheme}"), (evidence.hardest, base)
+        label = _label(ours[1])
+        parts.append(evidence.contrast(label, {ours: sign}, slope))
+        parts.append(evidence.contrast(f"{label}, beyond {_label(base)}", {ours: sign, unbiased: -sign}, slope))
+    return parts
+
+
+def short_skews_more(evidence: Evidence) -> list[Part]:
+    """Supplement 1.2, Fig. S3: the two sequences "show a more significant bias" than in the main ablation.
+
+    Parts: for each sequence, by how much RSS-Short's slope of accuracy on size exceeds RSS's, in the direction of the
+    subnet trained last.
+    """
+    return [
+        evidence.contrast(
+            _label(f"rss-{scheme}"),
+            {(evidence.hardest, f"rss-short-{scheme}"): sign, (evidence.hardest, f"rss-{scheme}"): -sign},
+            slope,
+        )
+        for scheme, sign in (("min-then-max", 1), ("max-then-min", -1))
+    ]
+
+
+def second_subnet_helps(evidence: Evidence) -> list[Part]:
+    """Section 6.3.2, Fig. 6 and 7: "both subnet populations benefited from the training of an additional subnet".
+
+    Parts: Max then Min minus smallest only at 12 and 14 MFLOPs; Min then Max minus largest only at 4 and 6 MFLOPs.
+    """
+    return [
+        *_leads(evidence, "rss-max-then-min", "rss-smallest", statistic=LARGE),
+        *_leads(evidence, "rss-min-then-max", "rss-largest", statistic=SMALL),
+    ]
+
+
+def medium_sizes_lag(evidence: Evidence) -> list[Part]:
+    """Supplement 1.2, Fig. S3: with RSS-Short's Alternating, subnets of 8 and 10 MFLOPs "perform significantly worse
+    than smaller and larger subnets", which "is not seen in the main results".
+
+    Parts: for smaller (4 and 6 MFLOPs) and larger (12 and 14), their mean accuracy minus that of 8 and 10, and that
+    minus the same of RSS's Alternating.
+    """
+    parts, short, main = [], (evidence.hardest, "rss-short-alternating"), (evidence.hardest, "rss-alternating")
+    for words, sizes in (("smaller", SMALL), ("larger", LARGE)):
+        lag = difference(sizes, MEDIUM)
+        parts.append(evidence.contrast(f"{words} minus medium", {short: 1}, lag))
+        parts.append(evidence.contrast(f"{words} minus medium, beyond RSS's", {short: 1, main: -1}, lag))
+    return parts
+
+
+def changes_lower(evidence: Evidence, baseline: str) -> list[Part]:
+    """Supplement 2, Fig. S4 to S6: a larger batch, more dropout and a higher learning rate each reduce the accuracy of
+    OFA and of RSS-Short.
+
+    Parts: for each change and both methods, the mean accuracy unchanged minus changed.
+    """
+    return [
+        part for change in OVERRIDES for m in (baseline, "rss-short") for part in _leads(evidence, m, f"{m}-{change}")
+    ]
+
+
+def dropout_harms_ofa_more(evidence: Evidence, baseline: str) -> list[Part]:
+    """Supplement 2, Fig. S5: more dropout lowers both "with OFA having a more significant accuracy drop".
+
+    Part: OFA's loss of mean accuracy minus RSS-Short's.
+    """
+    signs = {baseline: 1, "rss-short": -1}
+    terms = {(evidence.hardest, m): sign for m, sign in signs.items()}
+    terms |= {(evidence.hardest, f"{m}-dropout-0.3"): -sign for m, sign in signs.items()}
+    return [evidence.contrast("loss of OFA minus loss of RSS-Short", terms)]
+
+
+def below_mobilenet(evidence: Evidence, baseline: str) -> list[Part]:
+    """Supplement 3, Fig. S7: with ProxylessNAS there is "a lower overall accuracy for each method than with the
+    MobileNetV3 base architecture".
+
+    Parts: for each method, the mean accuracy of MobileNetV3's subnets of 4 to 12 MFLOPs minus that of ProxylessNAS's.
+    """
+    return [
+        evidence.contrast(
+            _label(m),
+            {(evidence.hardest, m, MOBILENET): 1, (evidence.hardest, m, PROXYLESS): -1},
+            mean_of(0, len(BACKBONES[PROXYLESS].buckets)),
+        )
+        for m in (baseline, "rss-short", "rss")
+    ]
 
 
 @dataclass(frozen=True)
@@ -382,11 +342,11 @@ PAIRS = "mean difference of each adjacent pair"
 STATEMENTS = (
     Statement("1", above_at_every_size, "RSS is above OFA at every size, on every dataset",
               "Section 6.2, Fig. 3", "figure_3", "mean difference for each dataset and size"),
-    Statement("2", short_above_ofa, "RSS-Short is above OFA in median and in its best subnets",
+    Statement("2", short_above_ofa, "RSS-Short is above OFA in median and best subnets",
               "Section 1, Fig. 1b", "figure_1", "difference of the medians, and of the means of the best 5 %"),
     Statement("3", gap_grows, "RSS's lead over OFA grows with the dataset's difficulty",
               "Section 6.2, Fig. 3", "figure_3", "growth of the mean difference from each dataset to the next"),
-    Statement("4", smaller_range, "The range best to worst is smaller for RSS and RSS-Short",
+    Statement("4", smaller_range, "RSS and RSS-Short have a smaller range, best to worst",
               "Section 6.2, Fig. 3", "figure_3", "difference of ranges (best 5 % minus worst 5 %) on each dataset"),
     Statement("5", biased_to_large, "OFA favours large subnets more than RSS does",
               "Sections 5 and 6.2, Fig. 3", "figure_3",
@@ -416,6 +376,27 @@ STATEMENTS = (
               "mean effect of each change on both, in the direction of the clearer one"),
     Statement("11", partial(in_order, best_first=("rss", "rss-short"), backbone=PROXYLESS),
               "OFA < RSS-Short < RSS on ProxylessNAS too", "Supplement 3, Fig. S7", "figure_S7", PAIRS),
+    Statement("12a", partial(skewed_to_last_trained, base="rss"), "RSS: two subnets in turn skew to the last trained",
+              "Section 6.3.2, Fig. 7", "figure_7", "slope towards the last trained, and excess over RSS's",
+              "points per MFLOPs", about_ofa=False),
+    Statement("12b", partial(skewed_to_last_trained, base="rss-short"),
+              "RSS-Short: two subnets in turn skew to the last", "Supplement 1.2, Fig. S3", "figure_S3",
+              "slope towards the last trained, and excess over RSS-Short's", "points per MFLOPs", about_ofa=False),
+    Statement("12c", short_skews_more, "RSS-Short's two sequences skew more than RSS's", "Supplement 1.2, Fig. S3",
+              "figure_7, figure_S3", "difference of slopes towards the last trained", "points per MFLOPs",
+              about_ofa=False),
+    Statement("13", second_subnet_helps, "RSS: a second subnet helps at the sizes near it",
+              "Section 6.3.2, Fig. 7", "figure_6, figure_7", "mean difference at the two sizes nearest to the second",
+              about_ofa=False),
+    Statement("14", medium_sizes_lag, "RSS-Short: Alternating leaves medium sizes behind",
+              "Supplement 1.2, Fig. S3", "figure_7, figure_S3",
+              "mean of smaller and of larger sizes minus medium, and excess over RSS's", about_ofa=False),
+    Statement("15a", changes_lower, "Each change of hyper-parameters lowers both", "Supplement 2, Fig. S4 to S6",
+              "figure_S4, figure_S5, figure_S6", "mean loss by each change, of both"),
+    Statement("15b", dropout_harms_ofa_more, "Dropout harms OFA more than RSS-Short", "Supplement 2, Fig. S5",
+              "figure_S5", "difference of mean losses"),
+    Statement("16", below_mobilenet, "ProxylessNAS is below MobileNetV3, by all methods", "Supplement 3, Fig. S7",
+              "figure_3, figure_S7", "mean difference of each method at 4 to 12 MFLOPs"),
 )  # fmt: skip
 
 

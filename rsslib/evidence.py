@@ -1,0 +1,178 @@
+"""What claims rest on: statistics of populations, paired by subnet and seed, with their 95 % intervals.
+
+Every method is evaluated on the same subnets, so comparisons are differences within subnet and seed. Their standard
+errors come from a hierarchical bootstrap: draw seeds with replacement, then subnets within each size bucket, the same
+for all methods; one fewer than there are of each, which leaves the variance of a mean unbiased (Rao and Wu, 1988). An
+interval is the estimate plus or minus Student's t times the standard error, with one degree of freedom fewer than there
+are seeds: the seed is the unit of replication, and percentiles of so few would be far too narrow. With one seed only
+subnets are drawn, and the interval is silent about other seeds. Test images are not drawn: all intervals are for these
+images, which all subnets share.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rsslib.errors import InputError, choose
+from rsslib.figures import BASELINES
+from rsslib.runs import PROFILES
+
+MOBILENET, PROXYLESS = "mobilenet_v3", "proxylessnas"
+TAIL = 0.025  # error rate on either side of an interval
+RESAMPLES = 2_000
+EXTREME = 0.05  # the best and the worst subnets are this share of the population
+SUBNET = ["bucket", "subnet", "mflops", "kernel", "expand", "depth"]  # columns that tell subnets apart
+
+
+@dataclass(frozen=True)
+class Part:
+    """One number that a claim rests on; above 0 if it agrees with the claim."""
+
+    label: str
+    estimate: float = math.nan
+    error: float = math.nan  # standard error
+    degrees: int = 0  # of freedom; 0: there is no interval
+    seeds: int = 0
+    missing: tuple[str, ...] = ()  # what it needs and is not there
+
+    def low(self, tail: float = TAIL) -> float:
+        """Lower confidence limit with error rate `tail`."""
+        return self.estimate - self._margin(tail)
+
+    def high(self, tail: float = TAIL) -> float:
+        """Upper confidence limit with error rate `tail`."""
+        return self.estimate + self._margin(tail)
+
+    def _margin(self, tail: float) -> float:
+        return stats.t.isf(tail, self.degrees) * self.error if self.degrees else math.nan
+
+
+Terms = dict[tuple[str, ...], float]  # {(dataset, method) or (dataset, method, backbone): weight}
+# A statistic of a population: (accuracy [..., buckets, subnets], MFLOPs of the same shape) -> [...].
+Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def mean(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+    """Mean accuracy of all subnets."""
+    return accuracy.mean((-2, -1))
+
+
+@cache
+def mean_of(first: int, end: int) -> Statistic:
+    """Mean accuracy of the size buckets from index `first` up to, not including, index `end`."""
+    return lambda accuracy, mflops: accuracy[..., first:end, :].mean((-2, -1))
+
+
+@cache
+def difference(one: Statistic, other: Statistic) -> Statistic:
+    """The first statistic minus the second, of one population."""
+    return lambda accuracy, mflops: one(accuracy, mflops) - other(accuracy, mflops)
+
+
+def median(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+    """Median accuracy of all subnets."""
+    return np.median(accuracy, (-2, -1))
+
+
+def best(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+    """Mean accuracy of the best 5 % of all subnets (a mean, since the bootstrap fails for a single maximum)."""
+    flat = accuracy.reshape(*accuracy.shape[:-2], -1)
+    count = max(1, round(EXTREME * flat.shape[-1]))
+    return np.partition(flat, -count)[..., -count:].mean(-1)
+
+
+def spread(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+    """Mean accuracy of the best 5 % of all subnets minus that of the worst 5 %."""
+    return best(accuracy, mflops) + best(-accuracy, mflops)
+
+
+def slope(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+    """Slope of the least-squares line of accuracy on size, in points per MFLOPs."""
+    x = mflops - mflops.mean((-2, -1), keepdims=True)
+    return (x * accuracy).sum((-2, -1)) / (x * x).sum((-2, -1))
+
+
+@cache
+def loss_away_from(size: float) -> Statistic:
+    """Points of accuracy lost per MFLOPs of distance to `size`."""
+    return lambda accuracy, mflops: -slope(accuracy, np.abs(mflops - size))
+
+
+class Evidence:
+    """Results tables, paired by subnet and seed, and the resamples that all claims share.
+
+    `population` and `times` are tables as from `rsslib.runs`; either may be empty. The claims are about the paper's
+    four datasets; at another profile `datasets`, by default the profile's, stand in for them, the hardest last. Raises
+    InputError for an unknown profile and for runs that were not evaluated on the same subnets.
+    """
+
+    def __init__(
+        self,
+        population: pd.DataFrame,
+        times: pd.DataFrame,
+        profile: str,
+        datasets: Sequence[str] | None = None,
+        resamples: int = RESAMPLES,
+    ):
+        scale = PROFILES[choose(profile, PROFILES, "profile")]
+        self.decides, self.times, self.resamples = profile == "paper", times, resamples
+        self.datasets = tuple(datasets) if datasets and not self.decides else scale.datasets
+        self.hardest = self.datasets[-1]  # that of the paper's ablations, or what stands in for it
+        methods = {*population.get("method", ()), *times.get("method", ())}
+        self.baselines = [b for b in BASELINES if b == "ofa" or any(method.startswith(b) for method in methods)]
+        self._accuracy: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}  # by run: {seed: [buckets, subnets]}
+        self._mflops: dict[str, np.ndarray] = {}  # by backbone: [buckets, subnets]
+        self._drawn: dict[str, np.ndarray] = {}  # by backbone: places in the flattened population, [resamples, ...]
+        self._values: dict[tuple, np.ndarray] = {}
+        for backbone, rows in population.groupby("backbone") if len(population) else ():
+            wide = rows.pivot(index=SUBNET, columns=["dataset", "method", "seed"], values="accuracy")
+            sizes = wide.groupby(level="bucket").size()
+            if wide.isna().any(axis=None) or sizes.nunique() > 1:
+                raise InputError(
+                    f"the runs with {backbone} were not all evaluated on the same subnets, as many of each size: "
+                    "evaluate them with one subnets_per_bucket"
+                )
+            mflops = wide.index.get_level_values("mflops").to_numpy(float).reshape(len(sizes), -1)
+            self._mflops[backbone] = mflops
+            self._drawn[backbone] = _draw(*mflops.shape, resamples, stream=len(self._drawn))
+            for (dataset, method, seed), accuracy in wide.items():
+                seeds = self._accuracy.setdefault((dataset, backbone, method), {})
+                seeds[seed] = accuracy.to_numpy(float).reshape(len(sizes), -1)
+
+    def contrast(self, label: str, terms: Terms, statistic: Statistic = mean, backbone: str = MOBILENET) -> Part:
+        """A statistic summed over `terms`; mean over the seeds that all of them have. `backbone` is that of terms that
+        name none; subnets of different backbones are drawn independently."""
+        runs = {(dataset, *(other or (backbone,)), method): w for (dataset, method, *other), w in terms.items()}
+        names = {run: f"{run[2]} on {run[0]}" + f" with {run[1]}" * (run[1] != MOBILENET) for run in runs}
+        if missing := tuple(names[run] for run in runs if run not in self._accuracy):
+            return Part(label, missing=missing)
+        seeds = sorted(set.intersection(*(set(self._accuracy[run]) for run in runs)))
+        if not seeds:
+            return Part(label, missing=(f"a seed common to {' and '.join(names.values())}",))
+        values = np.array([sum(w * self._resampled(r, seed, statistic) for r, w in runs.items()) for seed in seeds])
+        estimate, resamples = values[:, 0].mean(), values[0, 1:]
+        degrees = min(self._mflops[run[1]].shape[1] for run in runs) - 1
+        if len(seeds) > 1:
+            drawn = np.random.default_rng(0).integers(len(seeds), size=(len(seeds) - 1, self.resamples))
+            resamples, degrees = np.take_along_axis(values[:, 1:], drawn, 0).mean(0), len(seeds) - 1
+        # rounded, so that equal numbers differ by nothing
+        return Part(label, float(estimate.round(9)) + 0.0, float(resamples.std(ddof=1).round(9)), degrees, len(seeds))
+
+    def _resampled(self, run: tuple[str, str, str], seed: int, statistic: Statistic) -> np.ndarray:
+        """A statistic of one population, then of every resample of its subnets: [1 + resamples]."""
+        if (run, seed, statistic) not in self._values:
+            accuracy, mflops, drawn = self._accuracy[run][seed], self._mflops[run[1]], self._drawn[run[1]]
+            of_each = statistic(accuracy.take(drawn), mflops.take(drawn))
+            self._values[run, seed, statistic] = np.append(statistic(accuracy, mflops), of_each)
+        return self._values[run, seed, statistic]
+
+
+def _draw(buckets: int, n: int, resamples: int, stream: int = 0) -> np.ndarray:
+    """Places in a flattened [buckets, n] array: for each resample and bucket, n - 1 of the bucket's."""
+    within = np.random.default_rng(1 + stream).integers(n, size=(resamples, buckets, max(1, n - 1)))
+    return within + n * np.arange(buckets)[:, None]
