@@ -226,7 +226,8 @@ class GraphedSteps:
         widest = (masks.expands[-1],) * space.n_layers
         arch = Arch((masks.kernels[0],) * space.n_layers, widest, depth)
         with_matrices = Arch((masks.kernels[-1],) * space.n_layers, widest, depth)
-        leaves = {name: t.detach() for name, t in supernet.subnet(with_matrices, self.parameters).items()}
+        parts = supernet.subnet(with_matrices, self.parameters) | supernet.subnet(arch, self.parameters)
+        leaves = {name: part.detach() for name, part in parts.items()}
         active = [i for i, *_ in space.active(arch)]
 
         # Masked vectors: batch norms 1 and 2 and the bias of squeeze-excite's reduction; and the weight of the latter.

@@ -224,7 +224,7 @@ class SuperNet(Network):
         for i, layer, kernel, _ in self.space.active(arch):
             block, act, shortcut = f"blocks.{i}.", ACTIVATIONS[layer.act], x
             x = act(normalise(pointwise(x, weights[f"{block}conv_pw.weight"]), f"{block}bn1"))
-            x = depthwise(x, kernel_weight(weights, block, kernel), layer.stride)
+            x = depthwise(x, kernel_weight(weights, block, kernel, self.space.kernels), layer.stride)
             x = act(normalise(x, f"{block}bn2"))
             if layer.squeeze_excite:
                 scale = x.mean((2, 3), keepdim=True)
@@ -255,7 +255,7 @@ class SuperNet(Network):
         tensors = {name: t.detach() for name, t in (*self.named_parameters(), *self.named_buffers())}
         part = self.subnet(arch, tensors)
         for i, _, kernel, _ in self.space.active(arch):
-            part[f"blocks.{i}.conv_dw.weight"] = kernel_weight(part, f"blocks.{i}.", kernel)
+            part[f"blocks.{i}.conv_dw.weight"] = kernel_weight(part, f"blocks.{i}.", kernel, self.space.kernels)
         network = Network(self.space, arch, dropout).to(part["classifier.weight"])  # its device and dtype
         network.load_state_dict({name: t for name, t in part.items() if "kernel_" not in name}, strict=False)
         network.to(memory_format=torch.channels_last)
@@ -367,7 +367,10 @@ def subnet_slices(space: SearchSpace, arch: Arch) -> dict[str, tuple]:
     sizes = sorted(space.kernels, reverse=True)
     for i, layer, kernel, expand in space.active(space.validate(arch)):
         block, hidden = f"blocks.{i}.", slice(layer.hidden(expand))
-        result |= {f"{block}conv_pw.weight": (hidden,), f"{block}conv_dw.weight": (hidden,)}
+        result[f"{block}conv_pw.weight"] = (hidden,)
+        border = (sizes[0] - sizes[1]) // 2 if kernel < sizes[0] else 0  # smaller ones are made of its centre
+        taps = slice(border, sizes[0] - border)
+        result[f"{block}conv_dw.weight"] = (hidden, slice(None), taps, taps)
         result |= {f"{block}bn{n}.{s}": (hidden,) for n in (1, 2) for s in _STATISTICS}
         for large, small in pairwise(sizes):
             if kernel < large:
@@ -399,9 +402,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     Taps farther from the centre than the map is wide meet only padding, so they are cut off: most layers work on
     maps of 2 x 2 or 1 x 1 pixels, where 9 taps or 1 of a 7 x 7 kernel touch data. Their gradient is zero either way.
     """
-    excess = (weight.shape[-1] - (2 * x.shape[-1] - 1)) // 2
-    if excess > 0:
-        weight = weight[:, :, excess:-excess, excess:-excess]
+    weight = centre(weight, 2 * x.shape[-1] - 1)
     padding = weight.shape[-1] // 2
     if x.shape[-1] == 2 and weight.requires_grad and x.device.type == "cpu":
         # On a CPU the kernel's gradient takes a multiple of the time where the map is smaller than the kernel.
@@ -409,14 +410,22 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return F.conv2d(x, weight, stride=stride, padding=padding, groups=weight.shape[0])
 
 
-def kernel_weight(weights: Mapping[str, Tensor], block: str, kernel: int) -> Tensor:
-    """Depthwise weights [C, 1, kernel, kernel]: the next larger kernel's centre times a learned matrix, repeatedly."""
+def centre(weight: Tensor, size: int) -> Tensor:
+    """The central taps [C, 1, size, size] of a kernel [C, 1, k, k], or all if there are fewer; both sizes are odd."""
+    excess = (weight.shape[-1] - size) // 2
+    return F.pad(weight, [-excess] * 4) if excess > 0 else weight  # half of two slices' kernels in its gradient
+
+
+def kernel_weight(weights: Mapping[str, Tensor], block: str, kernel: int, sizes: tuple[int, ...]) -> Tensor:
+    """Depthwise weights [C, 1, kernel, kernel]: the next larger kernel's centre times a learned matrix, repeatedly.
+
+    `sizes` are the space's kernel sizes. Of the largest kernel the part that `subnet_slices` takes is enough.
+    """
     weight = weights[f"{block}conv_dw.weight"]
-    while (size := weight.shape[-1]) > kernel:
-        small = next(s for s in range(size - 2, 0, -2) if f"{block}kernel_{size}to{s}" in weights)
-        cut = (size - small) // 2
-        centre = weight[:, :, cut:-cut, cut:-cut].flatten(1)
-        weight = (centre @ weights[f"{block}kernel_{size}to{small}"].T).view(-1, 1, small, small)
+    for large, small in pairwise(sorted(sizes, reverse=True)):
+        if kernel < large:
+            taps = centre(weight, small).flatten(1) @ weights[f"{block}kernel_{large}to{small}"].T
+            weight = taps.view(-1, 1, small, small)
     return weight
 
 

@@ -130,7 +130,7 @@ def test_small_kernels_are_transformed_centres_of_the_next_larger(layer_weights)
     w5 = (m75 @ w7[:, 1:6, 1:6].reshape(6, 25, 1)).reshape(6, 5, 5)
     w3 = (m53 @ w5[:, 1:4, 1:4].reshape(6, 9, 1)).reshape(6, 3, 3)
     for kernel, expected in ((7, w7), (5, w5), (3, w3)):
-        result = kernel_weight(layer_weights, "", kernel)
+        result = kernel_weight(layer_weights, "", kernel, (3, 5, 7))
         assert result.shape == (6, 1, kernel, kernel)
         torch.testing.assert_close(result[:, 0], torch.from_numpy(expected))
 
@@ -140,7 +140,7 @@ def test_width_takes_the_first_channels_of_every_tensor(mobilenet):
     tensors = dict(supernet.named_parameters()) | dict(supernet.named_buffers())
     part = supernet.subnet(mobilenet.uniform(3, 4, 4), tensors)
     for key, shape in {  # layer 5 has 40 input channels, 160 of 240 hidden ones, 40 of 64 squeezed ones
-        "conv_pw.weight": (160, 40, 1, 1), "conv_dw.weight": (160, 1, 7, 7), "conv_pwl.weight": (40, 160, 1, 1),
+        "conv_pw.weight": (160, 40, 1, 1), "conv_pwl.weight": (40, 160, 1, 1),
         "bn1.weight": (160,), "bn2.running_var": (160,), "bn3.bias": (40,),
         "se.conv_reduce.weight": (40, 160, 1, 1), "se.conv_reduce.bias": (40,),
         "se.conv_expand.weight": (160, 40, 1, 1), "se.conv_expand.bias": (160,),
@@ -148,6 +148,16 @@ def test_width_takes_the_first_channels_of_every_tensor(mobilenet):
         whole, taken = tensors[f"blocks.5.{key}"], part[f"blocks.5.{key}"]
         assert taken.shape == shape and taken.data_ptr() == whole.data_ptr()
         assert torch.equal(taken, whole[tuple(map(slice, shape))])
+
+
+def test_smaller_kernels_take_the_centre_of_the_largest(mobilenet):
+    supernet = SuperNet(mobilenet)
+    tensors, name = dict(supernet.named_parameters()), "blocks.5.conv_dw.weight"
+    for kernel, taps in ((7, slice(0, 7)), (5, slice(1, 6)), (3, slice(1, 6))):
+        taken = supernet.subnet(mobilenet.uniform(kernel, 4, 4), tensors)[name]
+        assert torch.equal(taken, tensors[name][:160, :, taps, taps]) and taken._base is tensors[name]
+        whole = kernel_weight(tensors, "blocks.5.", kernel, mobilenet.kernels)[:160]
+        torch.testing.assert_close(kernel_weight(tensors | {name: taken}, "blocks.5.", kernel, (3, 5, 7)), whole)
 
 
 @by_name
