@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import papermill
-import torch
 from papermill.exceptions import PapermillExecutionError
 
 from rsslib import cluster, data
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--precision", default="fp32", help="fp32, tf32 or bf16 (default: %(default)s)")
             command.add_argument(
                 "--jobs", type=int, metavar="N",
-                help="runs at once (default: what a GPU has room for; on a CPU 1, for smoke one per core)",
+                help="runs at once (default: what a GPU has room for; on a CPU one per core, if memory allows)",
             )  # fmt: skip
             command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
             command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
@@ -55,8 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     command = options.pop("command")
     jobs = options.pop("jobs", None)
-    if jobs is None and options["profile"] == "smoke" and not torch.cuda.is_available():
-        jobs = cores()
     try:
         parameters = notebook_parameters(options)
         runs = {run.name: run for values in parameters.values() for run in notebook_runs(values)}

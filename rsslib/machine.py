@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy
+import psutil
 import torch
 import torchvision
 
@@ -48,7 +49,8 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-MEMORY_OF_A_RUN = 4 * 2**30  # bytes on a GPU: the images of an epoch, CUDA graphs of all depths; generous
+# Bytes, generously: on a CPU a process; on a GPU the images of an epoch and CUDA graphs of all depths.
+MEMORY_OF_A_RUN = {"cpu": 3 * 2**29, "cuda": 4 * 2**30}
 PRECISIONS = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}  # and how CUDA then multiplies float32 numbers
 
 
@@ -60,11 +62,15 @@ def set_precision(precision: str) -> None:
 
 
 def free_jobs(device: torch.device) -> int:
-    """How many runs at once the device has room for: on CUDA up to 8, by its free memory; on a CPU 1."""
+    """How many runs at once the device has free memory for: on CUDA up to 8, on a CPU up to one for each core.
+
+    Single threads do more together than one run on all cores, and are not held up by another program's turns.
+    """
     if device.type == "cpu":
-        return 1
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(max(1, min(8, free // MEMORY_OF_A_RUN, cores() // 2)))
+        free, most = psutil.virtual_memory().available, cores()
+    else:
+        free, most = torch.cuda.mem_get_info(device)[0], min(8, cores() // 2)
+    return max(1, min(most, free // MEMORY_OF_A_RUN[device.type]))
 
 
 def cores() -> int:

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from helpers import TINY, sentence, tables
 
-from rsslib import files, runs
+from rsslib import files, machine, runs
 from rsslib import steps as single_steps
 from rsslib.errors import InputError, Stopped, choose
 from rsslib.methods import TABLE_1, build, one_stage, override
@@ -338,10 +338,20 @@ def test_an_interrupt_stops_runs_in_threads_with_checkpoints(tmp_path, monkeypat
         assert list(run.folder(tmp_path).glob("checkpoint*"))
 
 
-def test_without_a_number_of_jobs_a_cpu_does_one_at_a_time(tmp_path):
+@pytest.mark.parametrize(("room", "expected"), [(1, {"eager"}), (3, {"eager, 2 runs at once"})])
+def test_without_a_number_of_jobs_there_are_as_many_as_the_device_has_room_for(room, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "worker_processes", lambda jobs, *_: worker_threads(jobs, runs._stop))
+    monkeypatch.setattr(runs, "free_jobs", lambda device: room)
     planned = tiny(seeds=[0, 1])
     complete(planned, tmp_path, jobs=None)
-    assert set(times(planned, tmp_path)["executor"]) == {"eager"}
+    assert set(times(planned, tmp_path)["executor"]) == expected
+
+
+@pytest.mark.parametrize(("free", "cores", "expected"), [(64, 8, 8), (7, 8, 4), (1, 8, 1), (64, 1, 1)])
+def test_a_cpu_has_room_for_a_run_a_core_if_memory_allows(free, cores, expected, monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 2**30))
+    assert machine.free_jobs(torch.device("cpu")) == expected
 
 
 # --- folders that hold something else
