@@ -55,6 +55,7 @@ ONE_SEED = " (one seed)"
 SPEED_UPS, TOLERANCE = {"6a": 1.9, "6b": 6.1}, 0.2  # as published, by claim; relative
 # Mean accuracies at 4 and 6, 8 and 10, 12 and 14 MFLOPs, the paper's smaller, medium and larger subnets of MobileNetV3
 SMALL, MEDIUM, LARGE = mean_of(0, 2), mean_of(2, 4), mean_of(4, 6)
+SEQUENCES = {"min-then-max": 1, "max-then-min": -1}  # and the sign of a slope of accuracy towards the last trained
 
 
 # --- the runs that the claims rest on ---------------------------------------------------------------------------------
@@ -93,9 +94,24 @@ def _label(name: str) -> str:
 
 def _leads(evidence: Evidence, *best_first: str, statistic: Statistic = mean, backbone: str = MOBILENET) -> list[Part]:
     """For each adjacent pair of methods, the difference of a statistic on the hardest dataset."""
-    terms = [{(evidence.hardest, a): 1, (evidence.hardest, b): -1} for a, b in pairwise(best_first)]
-    labels = [f"{_label(a)} minus {_label(b)}" for a, b in pairwise(best_first)]
-    return [evidence.contrast(*pair, statistic, backbone) for pair in zip(labels, terms, strict=True)]
+    hardest = evidence.hardest
+    return [
+        evidence.contrast(
+            f"{_label(a)} minus {_label(b)}", {(hardest, a, backbone): 1, (hardest, b, backbone): -1}, statistic
+        )
+        for a, b in pairwise(best_first)
+    ]
+
+
+def _own_and_beyond(
+    evidence: Evidence, label: str, method: str, other: str, whose: str, statistic: Statistic, sign: int = 1
+) -> list[Part]:
+    """A statistic of `method` on the hardest dataset, and that minus the one of `other`; both times `sign`."""
+    own, theirs = (evidence.hardest, method), (evidence.hardest, other)
+    return [
+        evidence.contrast(label, {own: sign}, statistic),
+        evidence.contrast(f"{label}, beyond {whose}", {own: sign, theirs: -sign}, statistic),
+    ]
 
 
 def above_at_every_size(evidence: Evidence, baseline: str) -> list[Part]:
@@ -206,9 +222,7 @@ def skewed_to_own_size(evidence: Evidence, base: str) -> list[Part]:
     space, parts = SearchSpace(MOBILENET), []
     for scheme in ("smallest", "middle", "largest"):
         loss = loss_away_from(float(space.reference.macs(getattr(space, scheme))) / 1e6)
-        alone, unbiased = (evidence.hardest, f"{base}-{scheme}"), (evidence.hardest, base)
-        parts.append(evidence.contrast(f"{scheme} only", {alone: 1}, loss))
-        parts.append(evidence.contrast(f"{scheme} only, beyond {_label(base)}", {alone: 1, unbiased: -1}, loss))
+        parts += _own_and_beyond(evidence, f"{scheme} only", f"{base}-{scheme}", base, _label(base), loss)
     return parts
 
 
@@ -236,11 +250,9 @@ def skewed_to_last_trained(evidence: Evidence, base: str) -> list[Part]:
     scheme.
     """
     parts = []
-    for scheme, sign in (("min-then-max", 1), ("max-then-min", -1)):
-        ours, unbiased = (evidence.hardest, f"{base}-{scheme}"), (evidence.hardest, base)
-        label = _label(ours[1])
-        parts.append(evidence.contrast(label, {ours: sign}, slope))
-        parts.append(evidence.contrast(f"{label}, beyond {_label(base)}", {ours: sign, unbiased: -sign}, slope))
+    for scheme, sign in SEQUENCES.items():
+        method = f"{base}-{scheme}"
+        parts += _own_and_beyond(evidence, _label(method), method, base, _label(base), slope, sign)
     return parts
 
 
@@ -256,7 +268,7 @@ def short_skews_more(evidence: Evidence) -> list[Part]:
             {(evidence.hardest, f"rss-short-{scheme}"): sign, (evidence.hardest, f"rss-{scheme}"): -sign},
             slope,
         )
-        for scheme, sign in (("min-then-max", 1), ("max-then-min", -1))
+        for scheme, sign in SEQUENCES.items()
     ]
 
 
@@ -278,11 +290,9 @@ def medium_sizes_lag(evidence: Evidence) -> list[Part]:
     Parts: for smaller (4 and 6 MFLOPs) and larger (12 and 14), their mean accuracy minus that of 8 and 10, and that
     minus the same of RSS's Alternating.
     """
-    parts, short, main = [], (evidence.hardest, "rss-short-alternating"), (evidence.hardest, "rss-alternating")
+    parts, methods = [], ("rss-short-alternating", "rss-alternating")
     for words, sizes in (("smaller", SMALL), ("larger", LARGE)):
-        lag = difference(sizes, MEDIUM)
-        parts.append(evidence.contrast(f"{words} minus medium", {short: 1}, lag))
-        parts.append(evidence.contrast(f"{words} minus medium, beyond RSS's", {short: 1, main: -1}, lag))
+        parts += _own_and_beyond(evidence, f"{words} minus medium", *methods, "RSS's", difference(sizes, MEDIUM))
     return parts
 
 

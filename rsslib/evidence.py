@@ -52,7 +52,7 @@ class Part:
         return stats.t.isf(tail, self.degrees) * self.error if self.degrees else math.nan
 
 
-Terms = dict[tuple[str, ...], float]  # {(dataset, method) or (dataset, method, backbone): weight}
+Terms = dict[tuple[str, ...], float]  # {(dataset, method) or, if not MobileNetV3, (dataset, method, backbone): weight}
 # A statistic of a population: (accuracy [..., buckets, subnets], MFLOPs of the same shape) -> [...].
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -144,10 +144,12 @@ class Evidence:
                 seeds = self._accuracy.setdefault((dataset, backbone, method), {})
                 seeds[seed] = accuracy.to_numpy(float).reshape(len(sizes), -1)
 
-    def contrast(self, label: str, terms: Terms, statistic: Statistic = mean, backbone: str = MOBILENET) -> Part:
-        """A statistic summed over `terms`; mean over the seeds that all of them have. `backbone` is that of terms that
-        name none; subnets of different backbones are drawn independently."""
-        runs = {(dataset, *(other or (backbone,)), method): w for (dataset, method, *other), w in terms.items()}
+    def contrast(self, label: str, terms: Terms, statistic: Statistic = mean) -> Part:
+        """A statistic summed over `terms`; mean over the seeds that all of them have.
+
+        Subnets of different backbones are drawn independently.
+        """
+        runs = {(dataset, *(other or (MOBILENET,)), method): w for (dataset, method, *other), w in terms.items()}
         names = {run: f"{run[2]} on {run[0]}" + f" with {run[1]}" * (run[1] != MOBILENET) for run in runs}
         if missing := tuple(names[run] for run in runs if run not in self._accuracy):
             return Part(label, missing=missing)
