@@ -1,0 +1,43 @@
+"""Results that are committed: whole, of runs that this version still plans, and told of truly in README.md."""
+
+from pathlib import Path
+
+import pytest
+
+from rsslib import runs
+from rsslib.summary import against_published, differences
+
+PROJECT = Path(__file__).parents[1]
+RESULTS = PROJECT / "data" / "results"
+README = " ".join((PROJECT / "README.md").read_text(encoding="utf-8").split())
+QUICK = runs.plan("quick", methods=["ofa", "ofa-released", "rss", "rss-short"], seeds=[0, 1, 2])
+PAPER = runs.plan("paper", ["cifar100"], ["rss-short"])
+
+
+@pytest.mark.parametrize("planned", [QUICK, PAPER], ids=["quick", "paper"])
+def test_each_run_is_whole(planned):
+    assert set(runs.overview(planned, RESULTS)["status"]) == {"finished"}
+    population, history = runs.populations(planned, RESULTS), runs.histories(planned, RESULTS)
+    assert len(population) == sum(6 * run.profile.subnets_per_bucket for run in planned)
+    assert len(history) == sum(run.method.epochs for run in planned)
+    assert population["accuracy"].between(0, 100).all()
+
+
+def test_medians_at_the_papers_scale_are_within_a_point_and_a_half_of_the_published_ones():
+    table = against_published(runs.populations(PAPER, RESULTS), runs.times(PAPER, RESULTS))
+    assert len(table) == 6
+    gaps = table["difference"]
+    assert gaps.abs().max() <= 1.5
+    assert f"within {gaps.abs().max():.1f} points of the published ones" in README
+    assert (gaps > 0).tolist() == [True] + 5 * [False] and "above at 4 MFLOPs and below at the others" in README
+    hours = runs.times(PAPER, RESULTS)["training_seconds"].sum() / 3600
+    assert f"in {hours:.1f} hours" in README
+
+
+def test_the_gains_that_the_readme_tells_of_are_those_of_the_runs():
+    gains = differences(runs.populations(QUICK, RESULTS)).query("quantity == 'all'").set_index("method")
+    told = [
+        f"{gains['mean'][pair]:.1f} ± {gains['high'][pair] - gains['mean'][pair]:.1f}"
+        for pair in ("RSS minus OFA", "RSS minus OFA (released code)")
+    ]
+    assert f"by {told[0]} and {told[1]} points" in README
