@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--precision", default="fp32", help="fp32, tf32 or bf16 (default: %(default)s)")
             command.add_argument(
                 "--jobs", type=int, metavar="N",
-                help="runs at once (default: what a GPU has room for; on a CPU one per core, if memory allows)",
+                help="runs at once (default: what a GPU has room for; on a CPU one per core, if memory allows; "
+                "with Ray one per GPU, or per core)",
             )  # fmt: skip
             command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
             command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
@@ -88,7 +89,7 @@ def train(runs: list[Run], options: dict, jobs: int | None) -> list[str]:
         budget = None if options["time_budget"] is None else seconds(options["time_budget"])
         engine = complete
         if options["engine"] == "ray":
-            engine, jobs = partial(cluster.complete, address=options["address"]), jobs or 1
+            engine = partial(cluster.complete, address=options["address"])
         elif options["address"]:
             raise InputError(f"address {options['address']!r} is a Ray cluster's: give --engine ray too")
         engine(

@@ -3,6 +3,7 @@
 `runs.complete` needs none of this: Ray is an extra, `pip install -e '.[cluster]'`, and imported only when asked for.
 """
 
+import math
 import os
 import platform
 import socket
@@ -18,6 +19,7 @@ import torch
 from rsslib import runs as local
 from rsslib.errors import InputError, Stopped, check_number, choose
 from rsslib.files import RECORD, write
+from rsslib.machine import MEMORY_OF_A_RUN
 from rsslib.progress import progress_bar
 from rsslib.runs import Run, RunsFailed, choose_device, complete_run, overview
 
@@ -30,7 +32,7 @@ def complete(
     data: str | Path = "data",
     device: str = "auto",
     precision: str = "fp32",
-    jobs: int = 1,
+    jobs: int | None = 1,
     time_budget: float | None = None,
     progress: bool = True,
     checkpoint_seconds: float = 20.0,
@@ -47,7 +49,8 @@ def complete(
     A node that does not share the folder `results` with this machine trains in a temporary one, and its files are
     brought back when the run ends: if it dies, so do its checkpoints. `data` is read on each node or downloaded there.
     """
-    check_number(jobs, "jobs", 1, whole=True)
+    if jobs is not None:
+        check_number(jobs, "jobs", 1, whole=True)
     if time_budget is not None:
         check_number(time_budget, "time_budget", 0)
     deadline = None if time_budget is None else time.time() + time_budget
@@ -67,7 +70,7 @@ def complete(
     try:
         if started:
             _connect(ray, address)
-        device, threads, share = _share(ray, device, jobs, any(run.profile.needs_cuda for run in todo))
+        device, jobs, threads, share = _share(ray, device, jobs, any(run.profile.needs_cuda for run in todo))
         results.mkdir(parents=True, exist_ok=True)
         token.touch()
         settings = (str(results), str(data), device, precision, jobs, deadline, False, checkpoint_seconds)
@@ -114,18 +117,23 @@ def _connect(ray, address: str | None) -> None:
         ) from None
 
 
-def _share(ray, device: str, jobs: int, needs_cuda: bool) -> tuple[str, int, dict[str, float]]:
-    """The device, the number of threads and the share of a node that one run gets."""
+def _share(ray, device: str, jobs: int | None, needs_cuda: bool) -> tuple[str, int, int, dict[str, float]]:
+    """The device, how many runs share it, and the number of threads and the share of a node that one run gets."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes):
-        return "cuda", 1, {"num_gpus": 1 / jobs, "num_cpus": 0}
+        jobs = jobs or 1
+        return "cuda", jobs, 1, {"num_gpus": 1 / jobs, "num_cpus": 0}
     if device == "cuda" or (device == "auto" and needs_cuda):
         raise InputError("these runs need a GPU and Ray finds none: start a node that has one, or give device cpu")
-    cores = min((int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1), default=0)
-    if not cores:
+    nodes = [node for node in nodes if node.get("CPU", 0) >= 1]
+    if not nodes:
         raise InputError("Ray finds no node with a CPU to give: start one without --num-cpus=0")
+    cores = min(int(node["CPU"]) for node in nodes)
+    if jobs is None:
+        memory = min(node.get("memory", math.inf) for node in nodes)
+        jobs = int(max(1, min(cores, memory // MEMORY_OF_A_RUN["cpu"])))
     threads = max(1, cores // jobs)
-    return "cpu", threads, {"num_gpus": 0, "num_cpus": threads}
+    return "cpu", jobs, threads, {"num_gpus": 0, "num_cpus": threads}
 
 
 def _open_desk(ray):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
+import psutil
 import pytest
 from filelock import FileLock
 from helpers import sentence
@@ -112,6 +113,10 @@ def ray_processes():
     return set(found) - {os.getpid()}
 
 
+def living_processes():
+    return {p.pid for p in psutil.process_iter(["status"]) if p.info["status"] != psutil.STATUS_ZOMBIE}
+
+
 # --- real nodes
 
 
@@ -138,7 +143,10 @@ def test_runs_survive_the_death_of_a_node(ray, tmp_path, capsys):
         def kill():  # when both runs, one on each node, are at their fourth epoch
             while not all(len(diary.entries()) == 4 for diary in (first_diary, second_diary)):
                 time.sleep(0.05)
+            workers = {diary.entries()[-1][0] for diary in (first_diary, second_diary)}
             nodes.remove_node(doomed, allow_graceful=False)
+            while workers <= living_processes():  # the node's worker outlives it for a moment
+                time.sleep(0.05)
             gate.touch()
 
         killer = threading.Thread(target=kill, daemon=True)
@@ -253,12 +261,17 @@ def nodes(*resources):
 @pytest.mark.parametrize(
     ("device", "jobs", "found", "expected"),
     [
-        ("auto", 1, [(True, {"CPU": 8.0})], ("cpu", 8, {"num_gpus": 0, "num_cpus": 8})),
-        ("auto", 3, [(True, {"CPU": 8.0}), (True, {"CPU": 16.0})], ("cpu", 2, {"num_gpus": 0, "num_cpus": 2})),
-        ("cpu", 9, [(True, {"CPU": 4.0, "GPU": 1.0})], ("cpu", 1, {"num_gpus": 0, "num_cpus": 1})),
-        ("auto", 4, [(True, {}), (True, {"CPU": 4.0, "GPU": 2.0})], ("cuda", 1, {"num_gpus": 0.25, "num_cpus": 0})),
+        ("auto", 1, [(True, {"CPU": 8.0})], ("cpu", 1, 8, {"num_gpus": 0, "num_cpus": 8})),
+        ("auto", 3, [(True, {"CPU": 8.0}), (True, {"CPU": 16.0})], ("cpu", 3, 2, {"num_gpus": 0, "num_cpus": 2})),
+        ("cpu", 9, [(True, {"CPU": 4.0, "GPU": 1.0})], ("cpu", 9, 1, {"num_gpus": 0, "num_cpus": 1})),
+        ("auto", 4, [(True, {}), (True, {"CPU": 4.0, "GPU": 2.0})], ("cuda", 4, 1, {"num_gpus": 0.25, "num_cpus": 0})),
         ("auto", 1, [(False, {"CPU": 4.0, "GPU": 2.0}), (True, {"CPU": 2.0})],
-         ("cpu", 2, {"num_gpus": 0, "num_cpus": 2})),
+         ("cpu", 1, 2, {"num_gpus": 0, "num_cpus": 2})),
+        ("auto", None, [(True, {"GPU": 2.0})], ("cuda", 1, 1, {"num_gpus": 1, "num_cpus": 0})),
+        ("auto", None, [(True, {"CPU": 8.0, "memory": 64 * 2.0**30}), (True, {"CPU": 4.0, "memory": 32 * 2.0**30})],
+         ("cpu", 4, 1, {"num_gpus": 0, "num_cpus": 1})),
+        ("auto", None, [(True, {"CPU": 8.0, "memory": 4 * 2.0**30})], ("cpu", 2, 4, {"num_gpus": 0, "num_cpus": 4})),
+        ("auto", None, [(True, {"CPU": 2.0, "memory": 2.0**30})], ("cpu", 1, 2, {"num_gpus": 0, "num_cpus": 2})),
     ],
 )  # fmt: skip
 def test_runs_share_gpus_or_cores(device, jobs, found, expected):
