@@ -88,7 +88,7 @@ class Profile:
         test = f"{self.test_images:,}" if self.test_images else "all"
         rate = LEARNING_RATE * self.learning_rate_scale
         return (
-            f"{s} + {ps} epochs on {images} training images, learning rate {rate:g}, "
+            f"{s} + {ps} epochs (RSS-Short: {s}) on {images} training images, learning rate {rate:g}, "
             f"{self.subnets_per_bucket} subnets a bucket, {test} test images"
         )
 
