@@ -3,7 +3,6 @@
 `runs.complete` needs none of this: Ray is an extra, `pip install -e '.[cluster]'`, and imported only when asked for.
 """
 
-import math
 import os
 import platform
 import socket
@@ -19,7 +18,7 @@ import torch
 from rsslib import runs as local
 from rsslib.errors import InputError, Stopped, check_number, choose
 from rsslib.files import RECORD, write
-from rsslib.machine import MEMORY_OF_A_RUN
+from rsslib.machine import jobs_that_fit
 from rsslib.progress import progress_bar
 from rsslib.runs import Run, RunsFailed, choose_device, complete_run, overview
 
@@ -125,14 +124,15 @@ def _share(ray, device: str, jobs: int | None, needs_cuda: bool) -> tuple[str, i
         return "cuda", jobs, 1, {"num_gpus": 1 / jobs, "num_cpus": 0}
     if device == "cuda" or (device == "auto" and needs_cuda):
         raise InputError("these runs need a GPU and Ray finds none: start a node that has one, or give device cpu")
-    nodes = [node for node in nodes if node.get("CPU", 0) >= 1]
+    nodes = [(int(node["CPU"]), node.get("memory", 0)) for node in nodes if node.get("CPU", 0) >= 1]
     if not nodes:
         raise InputError("Ray finds no node with a CPU to give: start one without --num-cpus=0")
-    cores = min(int(node["CPU"]) for node in nodes)
-    if jobs is None:
-        memory = min(node.get("memory", math.inf) for node in nodes)
-        jobs = int(max(1, min(cores, memory // MEMORY_OF_A_RUN["cpu"])))
-    threads = max(1, cores // jobs)
+    cores = min(cpus for cpus, _ in nodes)
+    if jobs is None:  # as few threads a run as leave no node with more runs than its memory holds
+        threads = max(-(-cpus // jobs_that_fit(memory, cpus, "cpu")) for cpus, memory in nodes)
+        jobs = max(1, cores // threads)
+    else:
+        threads = max(1, cores // jobs)
     return "cpu", jobs, threads, {"num_gpus": 0, "num_cpus": threads}
 
 

@@ -70,7 +70,12 @@ def free_jobs(device: torch.device) -> int:
         free, most = psutil.virtual_memory().available, cores()
     else:
         free, most = torch.cuda.mem_get_info(device)[0], min(8, cores() // 2)
-    return max(1, min(most, free // MEMORY_OF_A_RUN[device.type]))
+    return jobs_that_fit(free, most, device.type)
+
+
+def jobs_that_fit(memory: float, most: int, kind: str) -> int:
+    """How many runs at once so many bytes of a cpu or cuda device hold: at least one, no more than `most`."""
+    return max(1, min(most, int(memory) // MEMORY_OF_A_RUN[kind]))
 
 
 def cores() -> int:

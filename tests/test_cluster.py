@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
-import psutil
 import pytest
 from filelock import FileLock
 from helpers import sentence
@@ -113,10 +112,6 @@ def ray_processes():
     return set(found) - {os.getpid()}
 
 
-def living_processes():
-    return {p.pid for p in psutil.process_iter(["status"]) if p.info["status"] != psutil.STATUS_ZOMBIE}
-
-
 # --- real nodes
 
 
@@ -145,7 +140,7 @@ def test_runs_survive_the_death_of_a_node(ray, tmp_path, capsys):
                 time.sleep(0.05)
             workers = {diary.entries()[-1][0] for diary in (first_diary, second_diary)}
             nodes.remove_node(doomed, allow_graceful=False)
-            while workers <= living_processes():  # the node's worker outlives it for a moment
+            while workers <= ray_processes():  # the node's worker outlives it for a moment
                 time.sleep(0.05)
             gate.touch()
 
@@ -271,6 +266,10 @@ def nodes(*resources):
         ("auto", None, [(True, {"CPU": 8.0, "memory": 64 * 2.0**30}), (True, {"CPU": 4.0, "memory": 32 * 2.0**30})],
          ("cpu", 4, 1, {"num_gpus": 0, "num_cpus": 1})),
         ("auto", None, [(True, {"CPU": 8.0, "memory": 4 * 2.0**30})], ("cpu", 2, 4, {"num_gpus": 0, "num_cpus": 4})),
+        ("auto", None, [(True, {"CPU": 8.0, "memory": 8 * 2.0**30})], ("cpu", 4, 2, {"num_gpus": 0, "num_cpus": 2})),
+        ("auto", None, [(True, {"CPU": 8.0, "memory": 64 * 2.0**30}), (True, {"CPU": 16.0, "memory": 12 * 2.0**30})],
+         ("cpu", 4, 2, {"num_gpus": 0, "num_cpus": 2})),
+        ("auto", None, [(True, {"CPU": 8.0})], ("cpu", 1, 8, {"num_gpus": 0, "num_cpus": 8})),  # memory not told
         ("auto", None, [(True, {"CPU": 2.0, "memory": 2.0**30})], ("cpu", 1, 2, {"num_gpus": 0, "num_cpus": 2})),
     ],
 )  # fmt: skip
