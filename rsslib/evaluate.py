@@ -10,7 +10,7 @@ from rsslib.data import Dataset, augment, draw_augmentation, normalise
 from rsslib.errors import InputError
 from rsslib.machine import own_stream
 from rsslib.progress import progress_bar
-from rsslib.space import Arch
+from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import BN_EPS, Norm, SuperNet, batch_norm_with
 
 RECALIBRATION_IMAGES = 2000
@@ -125,3 +125,13 @@ def evaluate_population(
         table[setting] = ["-".join(map(str, getattr(arch, setting))) for _, arch in population]
     table["accuracy"] = 100 * torch.stack(counts).cpu().double().numpy() / len(data.x_test)
     return table
+
+
+def anchors(space: SearchSpace) -> list[tuple[float, Arch]]:
+    """The smallest, the middle and the largest subnet, each with its size in MFLOPs for a bucket.
+
+    They are what the paper's single-subnet schemes train (section 6.3.2), and lie outside the buckets or are not drawn:
+    evaluated in every run, they compare shared weights with those trained alone.
+    """
+    subnets = (space.smallest, space.middle, space.largest)
+    return [(space.reference.macs(arch) / 1e6, arch) for arch in subnets]

@@ -118,11 +118,14 @@ def released(s: int, ps: int) -> Method:
     """OFA as the study's released code runs it.
 
     The teacher is an untrained network; epochs count on from the stage before under a cosine over the running total,
-    each stage after kernel skipping its first epoch; momentum carries over; channels are never sorted.
+    each stage after kernel skipping its first epoch; momentum carries over; channels are never sorted. At epochs other
+    than Table 1's a stage skips the share that one epoch is of it on CIFAR, in whole epochs: mostly none.
     """
     stages, end = [], 0
     for i, stage in enumerate(progressive_shrinking(s, ps).stages):
-        skipped = min(1, stage.epochs) if i >= 2 else 0
+        on_cifar = PS_EPOCHS[max(0, i - 1)]
+        skipped = min(1, stage.epochs) if (s, ps) in TABLE_1.values() else round(stage.epochs / on_cifar)
+        skipped = skipped if i >= 2 else 0
         stages.append(
             replace(
                 stage,

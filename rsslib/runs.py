@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from rsslib import checkpoints, files
 from rsslib import data as datasets
 from rsslib.errors import InputError, Stopped, check_number, choose
-from rsslib.evaluate import RECALIBRATION_IMAGES, evaluate_population
+from rsslib.evaluate import RECALIBRATION_IMAGES, anchors, evaluate_population
 from rsslib.files import REBUILD, read_record, write_record
 from rsslib.machine import (
     PRECISIONS,
@@ -54,7 +54,8 @@ from rsslib.workers import worker_processes, worker_threads
 
 MAIN_METHODS = ("ofa", "rss", "rss-short")
 POPULATION_SEED = 0
-HISTORY, POPULATION, WEIGHTS, LOCK = "history.csv", "population.csv", "weights.safetensors", "run.lock"
+HISTORY, POPULATION, ANCHORS, WEIGHTS = "history.csv", "population.csv", "anchors.csv", "weights.safetensors"
+LOCK = "run.lock"
 MOST_SUBNETS = 10_000  # in a bucket; rarer sizes hold hardly more that can be found
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
 
@@ -441,6 +442,8 @@ def _train(
     if len(state.history) < run.method.epochs:
         return False
     record["training_seconds"] = state.seconds
+    if math.isfinite(state.processor_seconds):  # else begun by a version that did not take them
+        record["training_processor_seconds"] = state.processor_seconds
     record["sha256"] = {
         HISTORY: files.write_csv(folder / HISTORY, pd.DataFrame(state.history)),
         WEIGHTS: files.write_tensors(folder / WEIGHTS, state.supernet.state_dict()),
@@ -471,9 +474,11 @@ def _evaluate(
     began = time.perf_counter()
     population = _population(run.backbone, run.profile.subnets_per_bucket)
     table = evaluate_population(supernet.eval(), population, images, f"{run.name}: evaluate", progress)
+    beside = evaluate_population(supernet, anchors(supernet.space), images, f"{run.name}: anchors", progress)
     record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began}
     record |= {"evaluation_hardware": machine["hardware"], "finished": _now()}
     record["sha256"][POPULATION] = files.write_csv(folder / POPULATION, table)
+    record["sha256"][ANCHORS] = files.write_csv(folder / ANCHORS, beside)
     write_record(folder, record)
 
 
@@ -670,6 +675,15 @@ def populations(runs: Sequence[Run], results: str | Path = "data/results") -> pd
     return _tables(runs, results, POPULATION)
 
 
+def anchor_tables(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataFrame:
+    """The smallest, middle and largest subnet of each run, in the columns of `populations`; the bucket is their size.
+
+    Runs that were evaluated without them are left out; the table is empty if all were.
+    """
+    there = [run for run in runs if ANCHORS in read_record(run.folder(results))["sha256"]]
+    return _tables(there, results, ANCHORS) if there else pd.DataFrame()
+
+
 def histories(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataFrame:
     """One row for each run and epoch: dataset, backbone, method, seed, then the columns of `train`'s history."""
     return _tables(runs, results, HISTORY)
@@ -696,11 +710,12 @@ def _tables(runs: Sequence[Run], results: str | Path, file: str) -> pd.DataFrame
 
 
 def times(runs: Sequence[Run], results: str | Path = "data/results") -> pd.DataFrame:
-    """One row a run: dataset, backbone, method, seed, training_seconds, evaluation_seconds, hardware, executor."""
+    """One row a run: dataset, backbone, method, seed, training_seconds, training_processor_seconds (NaN where they were
+    not taken), evaluation_seconds, hardware, executor."""
     rows = []
     for run in runs:
         record = read_record(run.folder(results))
-        keys = ("training_seconds", "evaluation_seconds", "hardware", "executor")
+        keys = ("training_seconds", "training_processor_seconds", "evaluation_seconds", "hardware", "executor")
         names = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
         rows.append(names | {key: record.get(key, math.nan) for key in keys})
     return pd.DataFrame(rows)

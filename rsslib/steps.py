@@ -1,5 +1,6 @@
 """One optimiser step, and what it changes: the state of training, single steps of the supernet's subnets."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +34,11 @@ class TrainingState:
     def seconds(self) -> float:
         """Wall-clock seconds of all epochs so far, without evaluation and checkpoints."""
         return sum(row["seconds"] for row in self.history)
+
+    @property
+    def processor_seconds(self) -> float:
+        """The same in seconds of the processor; NaN if some epochs were not timed so."""
+        return sum(row.get("processor_seconds", math.nan) for row in self.history)
 
 
 def new_optimizer(supernet: SuperNet) -> torch.optim.Optimizer:

@@ -51,8 +51,9 @@ def train(
 
     `graphs`: take the steps as CUDA graphs (see `rsslib.graphs`); None does so on CUDA. Each epoch adds a row to
     `state.history`: stage, epoch (over all stages, from 1), learning_rate (at the first step), mflops (of the trained
-    subnets, mean), loss (mean over steps and subnets, distillation included), images, seconds. Then `after_epoch` is
-    called; if it returns True, or raises, training ends and the state can go on later.
+    subnets, mean), loss (mean over steps and subnets, distillation included), images, seconds, processor_seconds (see
+    `processor_clock`). Then `after_epoch` is called; if it returns True, or raises, training ends and the state can go
+    on later.
 
     Raises FloatingPointError at the end of an epoch in which a loss was not finite, and InputError for a sampler that
     gives the subnets of too few or too many steps.
@@ -70,7 +71,8 @@ def train(
                 enter_stage(state, method, stage, seed)
             executor = (GraphedSteps if graphs else EagerSteps)(state, method, stage, data, generator)
             for epoch in range(state.epoch, stage.epochs):
-                began = time.perf_counter()
+                began, clock = time.perf_counter(), processor_clock(device)
+                worked = clock()
                 to_sampler, to_generator = np.random.SeedSequence([seed, stage_number, epoch]).spawn(2)
                 generator.manual_seed(int(to_generator.generate_state(1)[0]))
                 subnets = stage.sampler.subnets(space, np.random.default_rng(to_sampler), epoch, stage.epochs, steps)
@@ -105,6 +107,7 @@ def train(
                         "loss": mean_loss,
                         "images": n,
                         "seconds": time.perf_counter() - began,
+                        "processor_seconds": clock() - worked,
                     }
                 )
                 last = epoch + 1 == stage.epochs
@@ -112,6 +115,14 @@ def train(
                 if after_epoch(state):
                     return state
     return state
+
+
+def processor_clock(device: torch.device) -> Callable[[], float]:
+    """What to read processor seconds from: this thread's clock if it does all of a run's work here, else the process's.
+
+    Unlike wall-clock time they do not grow when other programs take their turns on the machine.
+    """
+    return time.thread_time if device.type != "cpu" or torch.get_num_threads() == 1 else time.process_time
 
 
 def enter_stage(state: TrainingState, method: Method, stage: Stage, seed: int) -> None:

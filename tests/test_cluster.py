@@ -65,7 +65,7 @@ def diary_run(folder, name, epochs, **settings):
 
 def tables(run, results):
     """The results as bytes, without the times."""
-    history = pd.read_csv(run.folder(results) / "history.csv", dtype=str).drop(columns="seconds")
+    history = pd.read_csv(run.folder(results) / "history.csv", dtype=str).drop(columns=["seconds", "processor_seconds"])
     return (run.folder(results) / "population.csv").read_bytes(), history.to_csv()
 
 

@@ -81,6 +81,11 @@ def test_released_stages_lose_their_first_epoch_even_if_it_is_their_only_one():
     assert [stage.epochs for stage in build("ofa-released", 10, 27).stages] == [10, 8, 1, 7, 0, 7]
 
 
+@pytest.mark.parametrize(("s", "ps", "lost"), [(12, 27, 0), (9, 5, 0), (180, 820, 8), (180, 409, 4)])
+def test_at_other_epochs_released_stages_lose_the_share_that_one_epoch_is_on_cifar(s, ps, lost):
+    assert build("ofa", s, ps).epochs - build("ofa-released", s, ps).epochs == lost
+
+
 def test_ofa_is_as_its_authors_train_it_and_the_released_code_is_not():
     ofa, released = build("ofa", 180, 410), build("ofa-released", 180, 410)
     assert (ofa.teacher, ofa.fresh_optimizer) == ("stage", True)

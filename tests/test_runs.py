@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +24,7 @@ from rsslib.methods import TABLE_1, build, one_stage, override
 from rsslib.runs import (
     Profile,
     RunsFailed,
+    anchor_tables,
     by_worth,
     choose_device,
     configuration,
@@ -42,7 +43,7 @@ from rsslib.workers import worker_threads
 PROFILE = Profile(
     "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
 )
-FILES = ["history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
+FILES = ["anchors.csv", "history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
 TINY_BUCKETS = len(TINY.buckets)
 
 
@@ -118,10 +119,29 @@ def test_run_json_says_what_was_run_where_and_how_long(done):
     }  # fmt: skip
     history = pd.read_csv(ofa.folder(results) / "history.csv")
     assert record["training_seconds"] == pytest.approx(history.seconds.sum()) and record["evaluation_seconds"] > 0
+    processor = record["training_processor_seconds"]
+    assert processor == pytest.approx(history.processor_seconds.sum()) and 0 < processor
+
+
+def test_every_evaluation_has_the_three_anchors_in_a_table_of_their_own(done, tmp_path):
+    table = anchor_tables(*done)
+    assert list(table.columns) == list(populations(*done).columns)
+    space, rows = SearchSpace("tiny"), table[table.method == "ofa"]
+    for (_, row), arch in zip(rows.iterrows(), (space.smallest, space.middle, space.largest), strict=True):
+        assert (row.kernel, row.expand, row.depth) == tuple("-".join(map(str, s)) for s in astuple(arch))
+        assert row.bucket == row.mflops == space.reference.macs(arch) / 1e6
+    copy = shutil.copytree(done[1], tmp_path / "results")
+    for run in done[0][1:]:  # as from a version that did not evaluate them
+        record = files.read_record(run.folder(copy))
+        del record["sha256"]["anchors.csv"]
+        files.write_record(run.folder(copy), record)
+        (run.folder(copy) / "anchors.csv").unlink()
+    assert set(anchor_tables(done[0], copy).method) == {"ofa"} and anchor_tables(done[0][1:], copy).empty
+    assert runs.finished(done[0], copy) == done[0]
 
 
 def test_history_and_population_are_complete(done):
-    for run, epochs in zip(done[0], (7, 7, 5), strict=True):  # the released code loses an epoch in some stages
+    for run, epochs in zip(done[0], (7, 7, 7), strict=True):
         history = pd.read_csv(run.folder(done[1]) / "history.csv")
         assert history.epoch.tolist() == list(range(1, epochs + 1)) and set(history.images) == {80}
         population = pd.read_csv(run.folder(done[1]) / "population.csv")

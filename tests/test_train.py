@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import threading
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +38,9 @@ def shortened(name, *epochs):
 def run(method, data=None, seed=0, space=SPACE, **settings):
     data = toy_data() if data is None else data
     return train(start(space, method, seed), method, data, seed, progress=False, **settings)
+
+
+TIMELESS = {"seconds": 0, "processor_seconds": 0}
 
 
 def weights(state):
@@ -315,8 +320,9 @@ def test_history_has_a_row_for_every_epoch(monkeypatch):
     monkeypatch.setattr(single_steps, "train_step", lambda *arguments: torch.tensor(float(next(losses))))
     stages = (Stage("one", 1, 0.2, Widening()), Stage("two", 2, 0.1, Sequence(("largest",))))
     state = run(Method("both", stages, batch_size=16))
-    state_seconds, seconds = state.seconds, [row.pop("seconds") for row in state.history]
-    assert state_seconds == sum(seconds) and all(0 < s < 60 for s in seconds)
+    for clock in ("seconds", "processor_seconds"):
+        total, seconds = getattr(state, clock), [row.pop(clock) for row in state.history]
+        assert total == sum(seconds) and all(0 < s < 60 for s in seconds)
     reference = SearchSpace(TINY)  # sizes are those for 100 classes
     pair = [SPACE.uniform(3, 3, 2), SPACE.middle] * 3
     del pair[3]
@@ -334,6 +340,32 @@ def test_seconds_are_those_of_the_epochs_without_what_comes_after_them(monkeypat
     monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
     state = run(one_stage("rss", 3, Uniform(), batch_size=16), after_epoch=lambda state: next(clock) and None)
     assert [row["seconds"] for row in state.history] == [1.0, 1.0, 1.0]
+
+
+def test_processor_seconds_do_not_count_waiting_nor_what_other_threads_do():
+    def busy(seconds):
+        began = time.thread_time()
+        while time.thread_time() - began < seconds:
+            pass
+
+    assert torch.get_num_threads() == 1  # as the suite sets it
+    clock = training.processor_clock(torch.device("cpu"))
+    began, other = clock(), threading.Thread(target=busy, args=(0.3,))
+    other.start()
+    time.sleep(0.1)
+    other.join()
+    waited = clock() - began
+    busy(0.2)
+    assert waited < 0.1 and clock() - began - waited == pytest.approx(0.2, abs=0.05)
+    try:
+        torch.set_num_threads(2)  # whose work is then the run's
+        clock = training.processor_clock(torch.device("cpu"))
+    finally:
+        torch.set_num_threads(1)
+    began, other = clock(), threading.Thread(target=busy, args=(0.2,))
+    other.start()
+    other.join()
+    assert clock() - began >= 0.2
 
 
 def test_dropout_of_the_method_reaches_the_subnets(spy):
@@ -537,7 +569,7 @@ def test_training_that_stopped_goes_on_to_the_same_weights(name, epochs, stop, t
     assert starts == method.epochs
     assert same(weights(state), weights(whole))
     for mine, expected in zip(state.history, whole.history, strict=True):
-        assert mine | {"seconds": 0} == expected | {"seconds": 0}
+        assert mine | TIMELESS == expected | TIMELESS
 
 
 def test_a_finished_training_is_left_alone():
