@@ -1,30 +1,27 @@
-"""The command line: `python -m rsslib runs | reproduce | figures`; `--help` tells what each does."""
+"""The command line: `rsslib runs | reproduce | figures`; `--help` tells what each does.
+
+What is typed is checked before PyTorch and papermill are imported, which takes seconds.
+"""
 
 import argparse
 import ast
+import json
 import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import as_completed
-from functools import partial
 from pathlib import Path
 
-import papermill
-from papermill.exceptions import PapermillExecutionError
-
-from rsslib import cluster, data
+from rsslib.campaign.runs import Run, by_worth, plan
+from rsslib.campaign.settings import Settings
+from rsslib.data.readers import check_name
 from rsslib.errors import InputError, choose
-from rsslib.files import check_writable
-from rsslib.machine import cores
-from rsslib.runs import Run, RunsFailed, by_worth, complete, overview, plan
-from rsslib.workers import worker_processes
-
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+from rsslib.files import check_writable, project_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 if something failed, 2 for a mistake in the input."""
-    parser = argparse.ArgumentParser(prog="python -m rsslib", description=__doc__)
+    parser = argparse.ArgumentParser(prog="rsslib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("reproduce", "train the missing runs of the notebooks, then execute the notebooks and write their figures"),
@@ -37,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--datasets", nargs="+", metavar="NAME", help="default: the profile's")
         command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0")
         command.add_argument("--subnets-per-bucket", type=int, metavar="N", help="default: the profile's")
-        command.add_argument("--data", default="data", help="folder with datasets (default: %(default)s)")
-        command.add_argument("--results", default="data/results", help="results folder (default: %(default)s)")
-        command.add_argument("--figures", default="figures", help="figures folder (default: %(default)s)")
+        command.add_argument("--data", metavar="FOLDER", help="with datasets (default: the project's data)")
+        command.add_argument("--results", metavar="FOLDER", help="with runs (default: the project's data/results)")
+        command.add_argument("--figures", metavar="FOLDER", help="for figures (default: the project's figures)")
         if name == "reproduce":
             command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: %(default)s)")
             command.add_argument("--precision", default="fp32", help="fp32, tf32 or bf16 (default: %(default)s)")
@@ -48,63 +45,82 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 help="runs at once (default: what a GPU has room for; on a CPU one per core, if memory allows; "
                 "with Ray one per GPU, or per core)",
             )  # fmt: skip
+            command.add_argument("--threads", type=int, default=1, metavar="N", help="of a run on a CPU (default: 1)")
             command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
             command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
             command.add_argument("--engine", choices=("local", "ray"), default="local", help="who places the runs")
             command.add_argument("--address", help="a Ray cluster's, as host:port or auto")
     options = vars(parser.parse_args(arguments))
     command = options.pop("command")
-    jobs = options.pop("jobs", None)
     try:
-        parameters = notebook_parameters(options)
-        runs = {run.name: run for values in parameters.values() for run in notebook_runs(values)}
-        for run in runs.values():
-            if not Path(options["results"], run.profile.name, run.dataset).exists():
-                data.check_name(run.dataset, options["data"])
-        if command == "runs":
-            print(overview(list(runs.values()), options["results"]).to_string(index=False))
-            return 0
-        check_writable(options["figures"], "figures")
-        failed = train(list(runs.values()), options, jobs) if command == "reproduce" else []
-        parameters = with_results(parameters, options["results"])
-        if command == "figures" and not parameters:
-            raise InputError(
-                f"there is nothing to draw in {options['results']}: train with `python -m rsslib reproduce` first"
-            )
-        failed += execute(parameters, options) if parameters else []
+        return run_command(command, options)
     except InputError as error:
         print(f"rsslib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("rsslib: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def run_command(command: str, options: dict) -> int:
+    """Do what was asked for; returns the exit status 0, or 1 if something failed."""
+    for folder in ("data", "results", "figures"):
+        options[folder] = str(options[folder] or project_folder() / ("data/results" if folder == "results" else folder))
+    parameters = notebook_parameters(options)
+    runs = {run.name: run for values in parameters.values() for run in notebook_runs(values)}
+    for run in runs.values():
+        if not Path(options["results"], run.profile.name, run.dataset).exists():
+            check_name(run.dataset, options["data"])
+    settings = settings_of(options)
+    check_writable(options["results"], "results")
+    if command == "runs":
+        from rsslib.campaign.record import overview
+
+        print(overview(list(runs.values()), options["results"]).to_string(index=False))
+        return 0
+    check_writable(options["figures"], "figures")
+    failed = train_runs(list(runs.values()), settings, options) if command == "reproduce" else []
+    parameters = with_results(parameters, options["results"])
+    if command == "figures" and not parameters:
+        raise InputError(f"there is nothing to draw in {options['results']}: train with `rsslib reproduce` first")
+    failed += execute(parameters, options) if parameters else []
     for message in failed:
         print(f"rsslib: failed: {message}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def train(runs: list[Run], options: dict, jobs: int | None) -> list[str]:
+def settings_of(options: dict) -> Settings:
+    """The settings that were typed, checked."""
+    names = ("results", "data", "device", "precision", "jobs", "threads", "rebuild")
+    budget = options.get("time_budget")
+    if options.get("address") and options["engine"] != "ray":
+        raise InputError(f"address {options['address']!r} is a Ray cluster's: give --engine ray too")
+    given = {name: options[name] for name in names if name in options}
+    return Settings(**given, time_budget=None if budget is None else seconds(budget))
+
+
+def train_runs(runs: list[Run], settings: Settings, options: dict) -> list[str]:
     """Train every missing run; returns a sentence for each that failed."""
+    from rsslib.campaign import RunsFailed, complete, overview
+
     try:
-        budget = None if options["time_budget"] is None else seconds(options["time_budget"])
-        engine = complete
         if options["engine"] == "ray":
-            engine = partial(cluster.complete, address=options["address"])
-        elif options["address"]:
-            raise InputError(f"address {options['address']!r} is a Ray cluster's: give --engine ray too")
-        engine(
-            by_worth(runs), options["results"], options["data"], options["device"], options["precision"], jobs, budget,
-            rebuild=options["rebuild"],
-        )  # fmt: skip
+            from rsslib.campaign.ray import complete_with_ray
+
+            complete_with_ray(by_worth(runs), settings, options["address"])
+        else:
+            complete(by_worth(runs), settings)
     except RunsFailed as error:
         return [f"{name}: {type(why).__name__}: {why}" for name, why in error.failures.items()]
-    done = (overview(runs, options["results"])["status"] == "finished").sum()
+    done = (overview(runs, settings.results)["status"] == "finished").sum()
     print(f"{done} of {len(runs)} runs are finished" + ("" if done == len(runs) else "; the same command goes on"))
     return []
 
 
 def with_results(parameters: dict[Path, dict], results: str) -> dict[Path, dict]:
     """Those notebooks that need no runs or have a finished one; says which are left out."""
+    from rsslib.campaign.record import overview
+
     result = {}
     for path, values in parameters.items():
         runs = notebook_runs(values)
@@ -125,6 +141,9 @@ def seconds(text: str) -> float:
 
 def execute(parameters: dict[Path, dict], options: dict) -> list[str]:
     """Execute every notebook on the stored results, one a core; returns a sentence for each that failed."""
+    from rsslib.campaign.workers import worker_processes
+    from rsslib.machine import cores
+
     failed = []
     folder = Path(options["figures"]) / options["profile"] / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,11 +159,12 @@ def execute(parameters: dict[Path, dict], options: dict) -> list[str]:
 
 def execute_notebook(path: Path, folder: Path, values: dict) -> None:
     """Execute one notebook with these parameters; the result, also of a failure, is a notebook in `folder`."""
-    for name in {"data", "results", "figures"} & set(values):  # the kernel's working folder is the project's
-        values[name] = str(Path(values[name]).resolve())
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
     try:
         papermill.execute_notebook(
-            path, folder / path.name, values, cwd=NOTEBOOKS.parent, progress_bar=False,
+            path, folder / path.name, values, cwd=project_folder(), progress_bar=False,
             extra_arguments=["--IPKernelApp.log_level=50"],
         )  # fmt: skip
     except PapermillExecutionError as error:  # which does not survive the way to another process
@@ -153,15 +173,25 @@ def execute_notebook(path: Path, folder: Path, values: dict) -> None:
 
 def notebook_parameters(options: dict) -> dict[Path, dict]:
     """The parameters of every chosen notebook: its own defaults, replaced by the options it knows."""
-    paths = {path.stem: path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+    notebooks = project_folder() / "notebooks"
+    paths = {path.stem: path for path in sorted(notebooks.glob("*.ipynb"))}
+    if not paths:
+        raise InputError(f"there are no notebooks in {notebooks}: run this in a clone of the project, which has them")
     given = {name: value for name, value in options.items() if value is not None} | {"train": False}
+    for name in ("data", "results", "figures"):  # the kernel's working folder is another
+        given[name] = str(Path(given[name]).resolve())
     result = {}
     for name in options["notebooks"] or paths:
         path = paths[choose(name, paths, "notebook")]
-        known = papermill.inspect_notebook(path)
-        defaults = {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
-        result[path] = {name: given.get(name, value) for name, value in defaults.items()}
+        result[path] = {name: given.get(name, value) for name, value in defaults_of(path).items()}
     return result
+
+
+def defaults_of(notebook: Path) -> dict:
+    """The parameters of a notebook, as its cell with that tag sets them."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ()))
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
 
 
 def notebook_runs(values: dict) -> list[Run]:

@@ -1,6 +1,7 @@
 """Errors that are the user's to fix: one sentence, no traceback in a notebook or on the command line."""
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable
 
@@ -40,3 +41,13 @@ def check_number(value: float, what: str, least: float, most: float | None = Non
     if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= (most or sys.float_info.max):
         expected = f"{'whole ' * whole}number of at least {least}" + (f" and at most {most}" if most else "")
         raise InputError(f"{what} is {value!r}: expected a {expected}")
+
+
+def check_device_name(device: object) -> None:
+    """Raise InputError unless `device` can name one; whether it is there, `machine.choose_device` says."""
+    if not isinstance(device, str):
+        raise InputError(f"device is {device!r}: expected auto, cpu, cuda or cuda:<number>")
+    kind, _, _ = device.partition(":")
+    choose(kind, ("auto", "cpu", "cuda"), "device")
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
+        raise InputError(f"device is {device!r}: expected auto, cpu, cuda or cuda:<number>")

@@ -6,14 +6,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rsslib.data import Dataset, augment, draw_augmentation, normalise
+from rsslib.data.augmentation import augment, draw_augmentation, normalise
+from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
 from rsslib.machine import own_stream
 from rsslib.progress import progress_bar
-from rsslib.space import Arch, SearchSpace
+from rsslib.space import RECALIBRATION_IMAGES, Arch, SearchSpace
 from rsslib.supernet import BN_EPS, Norm, SuperNet, batch_norm_with
 
-RECALIBRATION_IMAGES = 2000
 RECALIBRATION_BATCH = 200
 
 

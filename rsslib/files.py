@@ -10,16 +10,22 @@ import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-
-import pandas as pd
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from typing import TYPE_CHECKING
 
 from rsslib.errors import InputError
 
+if TYPE_CHECKING:  # neither is needed to name files and to check folders
+    import pandas as pd
+    import torch
+
 RECORD = "run.json"
 REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
+
+
+def project_folder() -> Path:
+    """The folder with notebooks, data and figures: that of this package's source, or the current one if installed."""
+    source = Path(__file__).resolve().parents[1]
+    return source if (source / "notebooks").is_dir() and (source / "pyproject.toml").is_file() else Path.cwd()
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -110,16 +116,19 @@ def write(path: Path, content: bytes) -> str:
     return sha256(content)
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> str:
+def write_csv(path: Path, table: "pd.DataFrame") -> str:
     return write(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> str:
+def write_tensors(path: Path, tensors: "dict[str, torch.Tensor]") -> str:
     return write(path, tensor_bytes(tensors))
 
 
-def read_tensors(path: Path, record: dict) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":
     """The tensors of a file that the record lists; raises InputError if it is not as it was written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     content = read(path, record)
     try:
         return load(content)
@@ -165,8 +174,10 @@ def read(path: Path, record: dict) -> bytes:
     return content
 
 
-def tensor_bytes(tensors: dict[str, torch.Tensor]) -> bytes:
+def tensor_bytes(tensors: "dict[str, torch.Tensor]") -> bytes:
     """The content of a safetensors file; raises FloatingPointError if a number is not finite."""
+    from safetensors.torch import save
+
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise FloatingPointError(

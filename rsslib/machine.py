@@ -14,15 +14,13 @@ import psutil
 import torch
 import torchvision
 
-from rsslib.errors import InputError, choose
+from rsslib.errors import InputError, check_device_name, choose
 
 
 def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
     """The device of that name; auto is CUDA where there is one. Raises InputError where CUDA is asked for in vain."""
+    check_device_name(device)
     kind, _, index = device.partition(":")
-    choose(kind, ("auto", "cpu", "cuda"), "device")
-    if device != kind and not (kind == "cuda" and index.isdigit()):
-        raise InputError(f"device is {device!r}: expected auto, cpu, cuda or cuda:<number>")
     available = torch.cuda.device_count()
     if kind == "cuda" and int(index or 0) >= available:
         raise InputError(f"device {device!r} was asked for, but PyTorch finds {available} CUDA devices here")
@@ -78,6 +76,17 @@ def jobs_that_fit(memory: float, most: int, kind: str) -> int:
     return max(1, min(most, int(memory) // MEMORY_OF_A_RUN[kind]))
 
 
+@contextmanager
+def use_threads(number: int) -> Iterator[None]:
+    """Have PyTorch compute with so many threads in this block, on a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def cores() -> int:
     """How many processor cores this process may use; a scheduler may leave it fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -91,7 +100,8 @@ def environment(device: torch.device, jobs: int = 1, precision: str = "fp32") ->
         name = f"{_processor()}, threads: {torch.get_num_threads()}"
     executor = "CUDA graphs" if device.type == "cuda" else "eager"
     executor += f", {precision}" if precision != "fp32" else ""
-    executor += f", {jobs} runs at once" if jobs > 1 else ""
+    # on CPUs, where times are those of the processor, it makes no difference
+    executor += f", {jobs} runs at once" if jobs > 1 and device.type == "cuda" else ""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     return {"hardware": name, "versions": {**versions, "torchvision": torchvision.__version__}, "executor": executor}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rsslib.errors import InputError, check_number, choose
-from rsslib.samplers import Alternating, Sampler, Sequence, Uniform
+from rsslib.samplers import Alternating, Sampler, Successive, Uniform
 
 LEARNING_RATE = 0.01
 BATCH_SIZE = 64
@@ -104,7 +104,7 @@ def progressive_shrinking(s: int, ps: int, name: str = "ofa") -> Method:
     low, high = LEARNING_RATE / 32.5, LEARNING_RATE / 10.8
     batch = {"per": "batch"}
     stages = (
-        Stage("supernet", s, LEARNING_RATE, Sequence(("largest",))),
+        Stage("supernet", s, LEARNING_RATE, Successive(("largest",))),
         Stage("kernel", kernel, LEARNING_RATE / 2.7, Uniform(**batch, expands=(6,), depths=(4,)), distill=True),
         Stage("depth 1", depth1, low, Uniform(**batch, count=2, expands=(6,), depths=(3, 4)), distill=True),
         Stage("depth 2", depth2, high, Uniform(**batch, count=2, expands=(6,)), distill=True),
@@ -149,11 +149,11 @@ RSS_VARIANTS: dict[str, tuple[Sampler, str]] = {
     "": (Uniform(), "cosine"),
     "-per-batch": (Uniform(per="batch"), "cosine"),
     "-2-per-batch": (Uniform(per="batch", count=2), "cosine"),
-    "-smallest": (Sequence(("smallest",)), "cosine"),
-    "-middle": (Sequence(("middle",)), "cosine"),
-    "-largest": (Sequence(("largest",)), "cosine"),
-    "-max-then-min": (Sequence(("largest", "smallest")), "constant"),
-    "-min-then-max": (Sequence(("smallest", "largest")), "constant"),
+    "-smallest": (Successive(("smallest",)), "cosine"),
+    "-middle": (Successive(("middle",)), "cosine"),
+    "-largest": (Successive(("largest",)), "cosine"),
+    "-max-then-min": (Successive(("largest", "smallest")), "constant"),
+    "-min-then-max": (Successive(("smallest", "largest")), "constant"),
     "-alternating": (Alternating(), "constant"),
 }
 

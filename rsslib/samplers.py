@@ -26,6 +26,12 @@ class Sampler(Protocol):
         ...
 
 
+def randomness(seed: int, stage: int, epoch: int) -> tuple[np.random.Generator, int]:
+    """The sampler's random numbers in an epoch of a run, and a seed for all others; `epoch` counts within `stage`."""
+    to_sampler, to_generator = np.random.SeedSequence([seed, stage, epoch]).spawn(2)
+    return np.random.default_rng(to_sampler), int(to_generator.generate_state(1)[0])
+
+
 def same_throughout(subnets: list[Step]) -> bool:
     """Whether all steps of an epoch train the same subnets."""
     return all(step == subnets[0] for step in subnets)
@@ -60,11 +66,11 @@ class Uniform:
 SIZES = ("smallest", "middle", "largest")
 
 
-@dataclass(frozen=True)
-class Sequence:
+@dataclass(frozen=True, repr=False)
+class Successive:
     """Named subnets one after the other, each for an equal share of the epochs (section 6.3.2).
 
-    `Sequence(("largest",))` trains the largest alone; `Sequence(("largest", "smallest"))` is Max then Min. If the
+    `Successive(("largest",))` trains the largest alone; `Successive(("largest", "smallest"))` is Max then Min. If the
     epochs do not divide evenly, the earlier subnets get one more.
     """
 
@@ -72,6 +78,9 @@ class Sequence:
 
     def __post_init__(self):
         _check_sizes(self.sizes)
+
+    def __repr__(self) -> str:
+        return f"Sequence(sizes={self.sizes!r})"  # its first name, by which records of runs know it
 
     def subnets(self, space, rng, epoch, epochs, steps):
         share, more = divmod(epochs, len(self.sizes))

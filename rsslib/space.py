@@ -13,6 +13,7 @@ import numpy as np
 from rsslib.errors import InputError, choose
 
 RESOLUTION = 32  # every dataset is trained and tested at 32 x 32
+RECALIBRATION_IMAGES = 2000  # training images from which a subnet's batch norm statistics are recomputed
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsslib.data import Augmentation, Dataset, augment
+from rsslib.data.augmentation import Augmentation, augment
+from rsslib.data.dataset import Dataset
 from rsslib.methods import Method, Stage
 from rsslib.samplers import Step
 from rsslib.space import Arch

@@ -5,7 +5,6 @@ slices of the supernet's (Cai et al. 2020, section 3.2): the first channels for 
 for kernel size the transformed centre of the larger kernel.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import pairwise
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsslib.errors import InputError
+from rsslib.network import Network
 from rsslib.space import Arch, SearchSpace
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,139 +21,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu6": F.relu6,
     "hardswish": F.hardswish,
 }
-MODULES = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
 
 # Normalises x; gets the BN layer's name, weight [C] and bias [C]. How statistics are found is the caller's choice.
 Norm = Callable[[Tensor, str, Tensor, Tensor], Tensor]
-
-
-# --- plain networks -------------------------------------------------------------------------------------------------
-
-
-class ConvNormAct(nn.Sequential):
-    """Convolution, batch norm (optional) and activation."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, act: str, norm: bool = True):
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-        if norm:
-            self.bn = nn.BatchNorm2d(outputs)
-        self.act = MODULES[act]()
-
-
-class SqueezeExcite(nn.Module):
-    """Channel attention with ReLU and hard-sigmoid (Howard et al. 2019, section 5.3)."""
-
-    def __init__(self, channels: int, squeezed: int):
-        super().__init__()
-        self.conv_reduce = nn.Conv2d(channels, squeezed, 1)
-        self.conv_expand = nn.Conv2d(squeezed, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = x.mean((2, 3), keepdim=True)
-        scale = F.relu(self.conv_reduce(scale))
-        return x * F.hardsigmoid(self.conv_expand(scale))
-
-
-class MBConv(nn.Module):
-    """Inverted residual block: expand 1x1 (absent where hidden is None), depthwise, squeeze-excite, project 1x1."""
-
-    def __init__(
-        self,
-        inputs: int,
-        hidden: int | None,
-        outputs: int,
-        kernel: int,
-        stride: int,
-        act: str,
-        squeezed: int | None,
-        residual: bool,
-    ):
-        super().__init__()
-        self.residual = residual
-        if hidden:
-            self.conv_pw = nn.Conv2d(inputs, hidden, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(hidden)
-            self.act1 = MODULES[act]()
-        else:
-            self.conv_pw = None
-        middle = hidden or inputs
-        self.conv_dw = nn.Conv2d(middle, middle, kernel, stride, kernel // 2, groups=middle, bias=False)
-        self.bn2 = nn.BatchNorm2d(middle)
-        self.act2 = MODULES[act]()
-        self.se = SqueezeExcite(middle, squeezed) if squeezed else None
-        self.conv_pwl = nn.Conv2d(middle, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        if self.conv_pw is not None:
-            x = self.act1(self.bn1(self.conv_pw(x)))
-        x = self.act2(self.bn2(self.conv_dw(x)))
-        if self.se is not None:
-            x = self.se(x)
-        x = self.bn3(self.conv_pwl(x))
-        return x + shortcut if self.residual else x
-
-
-class Network(nn.Module):
-    """One architecture as an ordinary network, with PyTorch's default initialisation.
-
-    Maps images [N, in_channels, 32, 32] to logits [N, classes].
-    """
-
-    def __init__(self, space: SearchSpace, arch: Arch, dropout: float = 0.0):
-        super().__init__()
-        net = space.backbone
-        self.stem = ConvNormAct(space.in_channels, net.stem_channels, 3, 2, net.stem_act)
-        self.first = MBConv(
-            net.stem_channels,
-            None,
-            net.first_channels,
-            3,
-            1,
-            net.first_act,
-            None,
-            residual=net.stem_channels == net.first_channels,
-        )
-        self.blocks = nn.ModuleDict(
-            {
-                str(i): MBConv(
-                    layer.in_channels,
-                    layer.hidden(expand),
-                    layer.out_channels,
-                    kernel,
-                    layer.stride,
-                    layer.act,
-                    layer.squeezed(expand) if layer.squeeze_excite else None,
-                    layer.residual,
-                )
-                for i, layer, kernel, expand in space.active(space.validate(arch))
-            }
-        )
-        self.head_expand = ConvNormAct(layer_channels(space), net.expand_channels, 1, 1, net.head_act)
-        features = net.mix_channels or net.expand_channels
-        self.head_mix = (
-            ConvNormAct(net.expand_channels, net.mix_channels, 1, 1, net.head_act, norm=False)
-            if net.mix_channels
-            else None
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(features, space.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(self.stem(x))
-        for block in self.blocks.values():
-            x = block(x)
-        x = self.head_expand(x).mean((2, 3), keepdim=True)
-        if self.head_mix is not None:
-            x = self.head_mix(x)
-        return self.classifier(self.dropout(x.flatten(1)))
-
-
-def layer_channels(space: SearchSpace) -> int:
-    """Output channels of the last elastic layer."""
-    return space.layers[-1].out_channels
 
 
 # --- the supernet ---------------------------------------------------------------------------------------------------
@@ -297,58 +166,6 @@ class SuperNet(Network):
                 reduce.weight.copy_(reduce.weight[middle])
                 reduce.bias.copy_(reduce.bias[middle])
 
-    # --- the official OFA layout
-
-    def to_official(self) -> dict[str, Tensor]:
-        """A state dict with the names of `ofa.imagenet_classification.elastic_nn.networks` (Cai et al.'s package)."""
-        return {self._official_name(name): tensor for name, tensor in self.state_dict().items()}
-
-    def load_official(self, state: Mapping[str, Tensor]) -> None:
-        """Load a state dict of the official package; raises InputError if names or shapes do not match."""
-        names = {self._official_name(name): name for name in self.state_dict()}
-        state = {_modern(name): tensor for name, tensor in state.items()}
-        if missing := sorted(set(names) ^ set(state)):
-            raise InputError(
-                f"this state dict is not one of an official {self.space.backbone.name} supernet: {missing[0]!r} "
-                f"is {'missing' if missing[0] in names else 'unexpected'}"
-            )
-        own = self.state_dict()
-        for official, name in names.items():
-            if state[official].shape != own[name].shape:
-                raise InputError(
-                    f"{official!r} has shape {tuple(state[official].shape)}, expected {tuple(own[name].shape)}: "
-                    "the classes or input channels of the two networks differ"
-                )
-        self.load_state_dict({name: state[official] for official, name in names.items()})
-
-    def _official_name(self, name: str) -> str:
-        """The official package's name of one of our parameters or buffers."""
-        name = name.replace("head_mix.", "feature_mix_layer.").replace("stem.", "first_conv.")
-        name = name.replace("classifier.", "classifier.linear.")
-        if block := re.match(r"(first|blocks\.\d+)\.(.*)", name):
-            elastic = block[1] != "first"
-            index, rest = (int(block[1].split(".")[1]) + 1 if elastic else 0), block[2]
-            inner = "conv." if elastic else ""  # official elastic layers wrap each convolution and BN once more
-            for ours, theirs in (
-                ("conv_pw.", f"inverted_bottleneck.conv.{inner}"),
-                ("bn1.", f"inverted_bottleneck.bn.{inner and 'bn.'}"),
-                ("conv_dw.", f"depth_conv.conv.{inner}"),
-                ("bn2.", f"depth_conv.bn.{inner and 'bn.'}"),
-                ("conv_pwl.", f"point_linear.conv.{inner}"),
-                ("bn3.", f"point_linear.bn.{inner and 'bn.'}"),
-                ("se.conv_reduce.", "depth_conv.se.fc.reduce."),
-                ("se.conv_expand.", "depth_conv.se.fc.expand."),
-            ):
-                if rest.startswith(ours):
-                    rest = theirs + rest.removeprefix(ours)
-                    break
-            else:
-                rest = re.sub(r"kernel_(\d+to\d+)", r"depth_conv.conv.\1_matrix", rest)
-            name = f"blocks.{index}.conv.{rest}"
-        # ProxylessNAS has one head convolution, before pooling, and the official package names it like the one after
-        final = "final_expand_layer." if self.space.backbone.mix_channels else "feature_mix_layer."
-        return name.replace("head_expand.", final)
-
 
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
@@ -452,7 +269,3 @@ def batch_norm_with(statistics: Mapping[str, Tensor]) -> Norm:
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, BN_EPS)
 
     return norm
-
-
-def _modern(name: str) -> str:
-    return name.replace(".mobile_inverted_conv.", ".conv.")  # released checkpoints keep the block's earlier name

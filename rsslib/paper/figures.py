@@ -1,12 +1,11 @@
 """The paper's plots, as pure functions of the results tables.
 
-Every function takes the tables of `rsslib.runs` (`populations`, `times`); nothing here trains, and nothing is drawn
-from memory. Call `set_style` once before drawing. `rsslib.summary` has the numbers and sentences beside the plots.
+Every function takes the tables of `rsslib.campaign.tables` (`populations`, `times`); nothing here trains, and nothing
+is drawn from memory. Call `set_style` once before drawing. `rsslib.paper.summary` has the numbers beside the plots.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,61 +19,23 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from rsslib.errors import InputError
-from rsslib.files import atomic_path
-from rsslib.methods import METHODS
-from rsslib.runs import Run
+from rsslib.campaign.runs import Run
+from rsslib.files import atomic_path, project_folder
+from rsslib.paper.style import BASELINES, METHOD_STYLES, MethodStyle, listed, method_styles, panel_label
+from rsslib.paper.summary import (
+    PANEL_COLUMNS,
+    POPULATION_COLUMNS,
+    TIMES_COLUMNS,
+    by_panel,
+    check,
+    published,
+    published_boxes,
+    speed_ups,
+    time_unit,
+    timed,
+    trained_on,
+)
 
-
-@dataclass(frozen=True)
-class MethodStyle:
-    """How a method looks in every figure."""
-
-    label: str
-    colour: str
-    hatch: str = ""
-
-
-# In the order of the paper's figures. The colours differ in lightness too and all but the first are hatched, so that
-# neither colour blindness nor grey print merges them.
-METHOD_STYLES = {
-    "ofa": MethodStyle("OFA", "#1f5a99"),
-    "ofa-released": MethodStyle("OFA (released code)", "#8cc3ee", "xxxxx"),
-    "rss-short": MethodStyle("RSS-Short", "#f2a93b", "....."),
-    "rss": MethodStyle("RSS", "#2a9d78", "/////"),
-}
-# RSS and RSS-Short share the looks of their ablations, as all that are compared share those of their overrides.
-VARIANT_STYLES = {
-    "per-batch": MethodStyle("1 per batch", "#c7667f", "\\\\\\\\\\"),
-    "2-per-batch": MethodStyle("2 per batch", "#5b4636", "+++++"),
-    "smallest": MethodStyle("smallest only", "#e7b8c4", "....."),
-    "middle": MethodStyle("middle only", "#b0577a", "-----"),
-    "largest": MethodStyle("largest only", "#4d2048"),
-    "max-then-min": MethodStyle("Max then Min", "#b9a7dd", "|||||"),
-    "min-then-max": MethodStyle("Min then Max", "#7656a8", "-----"),
-    "alternating": MethodStyle("Alternating", "#33214f"),
-    "batch-128": MethodStyle("batch size 128", "#9a9a9a", "|||||"),
-    "dropout-0.3": MethodStyle("dropout 0.3", "#9a9a9a", "|||||"),
-    "lr-0.02": MethodStyle("learning rate 0.02", "#9a9a9a", "|||||"),
-}
-METHOD_STYLES |= {
-    f"{base}-{suffix}": replace(style, label=f"{METHOD_STYLES[base].label}, {style.label}")
-    for base in METHOD_STYLES
-    for suffix, style in VARIANT_STYLES.items()
-    if f"{base}-{suffix}" in METHODS
-}
-OTHER_STYLES = (("#c7667f", "\\\\\\\\\\"), ("#8a6fb0", "-----"), ("#9a9a9a", "|||||"), ("#5b4636", "+++++"))
-BASELINES = ("ofa", "ofa-released")
-PUBLISHED_AS = {"ofa-released": "ofa"}  # the study shows one OFA: both of ours are compared with it
-
-DATASET_LABELS = {
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "digits": "Digits",
-}
-BACKBONE_LABELS = {"mobilenet_v3": "MobileNetV3", "proxylessnas": "ProxylessNAS"}
 ACCURACY, SIZE = "Test accuracy (%)", "Subnet size (MFLOPs)"
 
 COLUMN, PAGE = 3.6, 7.0  # inches: figures of one panel and of several are readable at these widths
@@ -86,11 +47,6 @@ PUBLISHED_MARK = {"marker": "D", "markersize": 3, "markerfacecolor": "none", "ma
                   "color": "#c1121f", "linewidth": 0.8, "zorder": 5,
                   "path_effects": [withStroke(linewidth=1.8, foreground="white")]}  # fmt: skip
 
-PANEL_COLUMNS = ("dataset", "backbone", "method", "seed")
-POPULATION_COLUMNS = (*PANEL_COLUMNS, "bucket", "subnet", "mflops", "accuracy")
-TIMES_COLUMNS = (*PANEL_COLUMNS, "training_seconds", "hardware", "executor")
-PUBLISHED_KEYS = ["dataset", "backbone", "method", "mflops", "quantity"]
-
 
 def set_style() -> None:
     """Fonts, sizes and lines of all figures, for this process."""
@@ -100,20 +56,6 @@ def set_style() -> None:
     lines |= {"xtick.major.size": 0, "ytick.major.size": 0, "axes.grid.axis": "y", "axes.titlepad": 4.0}
     rc = {**sizes, **lines, "figure.dpi": 160, "pdf.fonttype": 42}
     sns.set_theme("paper", "whitegrid", font="DejaVu Sans", rc=rc)  # a font that comes with matplotlib
-
-
-def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
-    """The style of each of `methods`, in drawing order: the paper's order, then others as they come."""
-    methods = list(dict.fromkeys(methods))
-    others = [method for method in methods if method not in METHOD_STYLES]
-    extra = {m: MethodStyle(m, *OTHER_STYLES[i % len(OTHER_STYLES)]) for i, m in enumerate(others)}
-    return {m: style for m, style in (METHOD_STYLES | extra).items() if m in methods}
-
-
-def panel_label(dataset: str, backbone: str = "mobilenet_v3") -> str:
-    """A dataset's name as in the paper, with the backbone where it is not the main one."""
-    label = DATASET_LABELS.get(dataset, dataset)
-    return label if backbone == "mobilenet_v3" else f"{label} ({BACKBONE_LABELS.get(backbone, backbone)})"
 
 
 # --- Figures 3, 5 to 7 and S1 to S7: accuracy against size ------------------------------------------------------------
@@ -171,7 +113,7 @@ def population_figure(
     chosen = [run for run in runs if run.method.name in methods]
     at_scale = all(run.profile.name == "paper" for run in chosen)
     figure = population_boxes(shown, caption(chosen, times), published() if at_scale else None, split)
-    save(figure, folder, name)
+    save_figure(figure, folder, name)
     return figure
 
 
@@ -277,41 +219,14 @@ def figure_1(
     return figure
 
 
-def speed_ups(times: pd.DataFrame) -> pd.DataFrame:
-    """Training time of each method and how many times as fast as OFA it is: one row a dataset, backbone and method.
-
-    Columns: dataset, backbone, method, seconds (mean over seeds), machines (hardware with executor, each once) and
-    speed_up, which is NaN if the two methods' runs are not all from one hardware and executor. The baseline is OFA's
-    released code where OFA was not run; it has none itself. Raises InputError for a table without rows or columns that
-    this needs, or without a time.
-    """
-    check(times, TIMES_COLUMNS, "times")
-    unfinished = times[times["training_seconds"].isna()]
-    if len(unfinished):
-        dataset, _, method, seed = unfinished[list(PANEL_COLUMNS)].iloc[0]
-        raise InputError(
-            f"the table times has no training_seconds for {dataset}, {method}, seed {seed}: finish that run first"
-        )
-    rows = []
-    for (dataset, backbone), table in by_panel(times):
-        table = table.assign(machine=table["hardware"].astype(str) + " (executor: " + table["executor"] + ")")
-        seconds, machines = table.groupby("method")["training_seconds"].mean(), table.groupby("method")["machine"]
-        machines = {method: tuple(names.unique()) for method, names in machines}
-        baseline = next((b for b in BASELINES if b in machines), None)
-        for method in method_styles(machines):
-            comparable = baseline and method != baseline and len({*machines[method], *machines[baseline]}) == 1
-            speed_up = seconds[baseline] / seconds[method] if comparable else math.nan
-            rows.append((dataset, backbone, method, seconds[method], machines[method], speed_up))
-    return pd.DataFrame(rows, columns=["dataset", "backbone", "method", "seconds", "machines", "speed_up"])
-
-
 def _draw_times(axes: Axes, times: pd.DataFrame, styles: dict[str, MethodStyle], unit: float) -> None:
     """Bars of one dataset; `unit` in seconds."""
+    times = timed(times)
     for x, row in enumerate(speed_ups(times).itertuples()):
         style, height = styles[row.method], row.seconds / unit
         axes.bar(x, height, 0.74, color=style.colour, edgecolor=INK, linewidth=0.6,
                  hatch=style.hatch, hatchcolor="1", zorder=2, gid=f"time {row.method}")  # fmt: skip
-        seeds = times.loc[times["method"] == row.method, "training_seconds"] / unit
+        seeds = times.loc[times["method"] == row.method, "seconds"] / unit
         if len(seeds) > 1:
             axes.plot(x + np.linspace(-0.15, 0.15, len(seeds)), seeds, **SEED_MARK)
         if np.isfinite(row.speed_up):
@@ -319,19 +234,15 @@ def _draw_times(axes: Axes, times: pd.DataFrame, styles: dict[str, MethodStyle],
                           ha="center", va="bottom", fontweight="bold")  # fmt: skip
     axes.set_xticks([])
     axes.set_xlim(-0.6, x + 0.6)
-    axes.set_ylim(0, 1.18 * times["training_seconds"].max() / unit)
+    axes.set_ylim(0, 1.18 * times["seconds"].max() / unit)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-
-
-def time_unit(seconds: float) -> tuple[str, float]:
-    """A fitting unit for a time: its name, and its length in seconds."""
-    return ("s", 1.0) if seconds < 120 else ("min", 60.0) if seconds < 7200 else ("h", 3600.0)
 
 
 def _time_words(times: pd.DataFrame, published: pd.DataFrame | None = None) -> str:
     """What the bars are, where the runs were trained, and how long the study's took."""
     table = speed_ups(times)
-    words = "Bars: wall clock from the first epoch to the last"
+    clocks = {"wall": "wall clock", "processor": "time of the processor, which other programs hardly change,"}
+    words = f"Bars: {listed(clocks[clock] for clock in table['clock'].unique())} from the first epoch to the last"
     words += ", mean of the seeds (circles). " if _several_seeds(times) else ". "
     if table["speed_up"].notna().any():
         baseline = next(b for b in BASELINES if b in set(times["method"]))
@@ -346,42 +257,6 @@ def _time_words(times: pd.DataFrame, published: pd.DataFrame | None = None) -> s
         times_told = (f"{METHOD_STYLES[row.method].label} {row.value:g} h" for row in told.itertuples())
         words += f" Published, on an RTX 3080, {listed(here)}: {', '.join(times_told)}." if here else ""
     return words
-
-
-def trained_on(speeds: pd.DataFrame) -> str:
-    """Where the runs in a table of `speed_ups` were trained, and which methods where if in several places."""
-    where: dict[str, dict[str, None]] = {}
-    for method, machines in zip(speeds["method"], speeds["machines"], strict=True):
-        for machine in machines:
-            where.setdefault(machine, {})[method_styles([method])[method].label] = None
-    if len(where) == 1:
-        return f"Trained on {next(iter(where))}."
-    return f"Trained on {'; '.join(f'{machine}: {listed(labels)}' for machine, labels in where.items())}."
-
-
-# --- the study's values -----------------------------------------------------------------------------------------------
-
-
-def published() -> pd.DataFrame:
-    """The study's values, as read off its figures and text: figure, dataset, backbone, method, quantity, mflops, value,
-    source. Accuracies are in percent, bars in hours on an RTX 3080."""
-    return pd.read_csv(Path(__file__).with_name("published_values.csv"))
-
-
-def published_boxes(
-    table: pd.DataFrame, published: pd.DataFrame | None
-) -> dict[tuple[str, float], tuple[float, float, float]]:
-    """{(method, bucket): (q1, median, q3)} of the study, for those in the population `table` of one dataset."""
-    if published is None:
-        return {}
-    values = {tuple(row[:5]): row[5] for row in published[[*PUBLISHED_KEYS, "value"]].itertuples(index=False)}
-    boxes = {}
-    for dataset, backbone, method, bucket in table[[*PANEL_COLUMNS[:3], "bucket"]].drop_duplicates().to_numpy():
-        told = PUBLISHED_AS.get(method, method)
-        box = tuple(values.get((dataset, backbone, told, bucket, name)) for name in ("q1", "median", "q3"))
-        if None not in box:
-            boxes[method, bucket] = box
-    return boxes
 
 
 # --- captions, legends, files -----------------------------------------------------------------------------------------
@@ -429,26 +304,6 @@ def _legend(
     figure.legend(loc="outside upper center", ncols=columns, **style)
 
 
-def check(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
-    """Raise InputError if `table` lacks one of `columns` or has no rows."""
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise InputError(f"the table {what} has no column {listed(missing)}: expected {', '.join(columns)}")
-    if table.empty:
-        raise InputError(f"the table {what} has no rows: expected the results of at least one run")
-
-
-def by_panel(table: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFrame]]:
-    """Datasets (with backbone) in the order of the table's rows."""
-    return table.groupby(["dataset", "backbone"], sort=False)
-
-
-def listed(items: Iterable) -> str:
-    """The items in words: a, b and c."""
-    items = [str(item) for item in items]
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
-
-
 def _several_seeds(table: pd.DataFrame) -> bool:
     return table["seed"].nunique() > 1
 
@@ -484,7 +339,12 @@ def _add_caption(figure: Figure, *parts: str) -> None:
     text.set(text="\n".join(lines), x=MARGIN / width, y=MARGIN / (height + room))
 
 
-def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
+def output_folder(profile: str, figures: str | Path | None = None) -> Path:
+    """Where the figures of a profile go: below `figures`, by default the project's folder of that name."""
+    return (project_folder() / "figures" if figures is None else Path(figures)) / profile
+
+
+def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     """Write <name>.png (200 dpi) and <name>.pdf into `folder` and return their paths.
 
     The files are written whole or not at all, and carry no date: the same figure gives the same bytes.

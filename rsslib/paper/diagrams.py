@@ -1,7 +1,7 @@
 """The protocol drawn and tabulated: search space, subnets, their sizes, and how each method trains them.
 
 Everything is computed from `rsslib.space`, `rsslib.methods` and `rsslib.samplers`, needs no training, and comes back as
-a matplotlib Figure or a table. Call `rsslib.figures.set_style` once before drawing.
+a matplotlib Figure or a table. Call `rsslib.paper.figures.set_style` once before drawing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +16,11 @@ from ptflops import get_model_complexity_info
 
 from rsslib import samplers
 from rsslib.errors import InputError
-from rsslib.figures import BACKBONE_LABELS, INK, PAGE, method_styles
 from rsslib.methods import Method
+from rsslib.network import Network
+from rsslib.paper.figures import INK, PAGE
+from rsslib.paper.style import BACKBONE_LABELS, method_styles
 from rsslib.space import RESOLUTION, Arch, SearchSpace
-from rsslib.supernet import Network
 
 ACTIVATION_LABELS = {"relu": "ReLU", "relu6": "ReLU6", "hardswish": "h-swish"}
 FIXED, ELASTIC, ELASTIC_SE = "0.93", "#dbe9f6", "#f3b65c"  # the fill of boxes
@@ -281,7 +282,7 @@ def sampler_words(sampler: samplers.Sampler) -> str:
         case samplers.Uniform():
             parts = {"kernel": sampler.kernels, "width": sampler.expands, "depth": sampler.depths}
             return ", ".join(["uniform", *(f"{name} {_or(values)}" for name, values in parts.items() if values)])
-        case samplers.Sequence():
+        case samplers.Successive():
             return ", then ".join(sampler.sizes)
         case samplers.Alternating():
             return f"{' and '.join(sampler.sizes)} in turn"
@@ -301,7 +302,7 @@ def schedule_table(method: Method, space: SearchSpace, steps: int = 64, seed: in
     rows = []
     for number, stage in enumerate(method.stages):
         for epoch in range(stage.epochs):
-            rng = np.random.default_rng(np.random.SeedSequence([seed, number, epoch]).spawn(1)[0])  # as the trainer's
+            rng, _ = samplers.randomness(seed, number, epoch)
             drawn = stage.sampler.subnets(space, rng, epoch, stage.epochs, steps)
             sizes = space.reference.macs(space.to_rows([arch for step in drawn for arch in step])) / 1e6
             row = {"stage": number, "epoch": len(rows), "learning_rate": stage.rate(epoch, 0, steps)}

@@ -20,13 +20,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rsslib.diagrams import draw_subnet
+from rsslib.campaign.record import POPULATION, WEIGHTS
+from rsslib.campaign.runs import Profile, Run
+from rsslib.campaign.settings import Settings
+from rsslib.campaign.tables import trained_supernet
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
-from rsslib.figures import ACCURACY, BACKBONE_LABELS, COLUMN, SIZE, check, method_styles, panel_label
 from rsslib.files import read, read_record
+from rsslib.machine import use_threads
 from rsslib.methods import Method
-from rsslib.runs import POPULATION, WEIGHTS, Profile, Run, choose_device, trained_supernet
+from rsslib.paper.diagrams import draw_subnet
+from rsslib.paper.figures import ACCURACY, COLUMN, SIZE
+from rsslib.paper.style import BACKBONE_LABELS, method_styles, panel_label
+from rsslib.paper.summary import check
 from rsslib.space import Arch, SearchSpace
 
 COLOURS = {"A": "#c1121f", "B": "#6a3fa0"}
@@ -94,22 +100,20 @@ def _one_at_a_time(method):
 class Explorer(widgets.VBox):
     """Controls for two subnets of a backbone, what they look like, how large and how accurate they are.
 
-    The finished runs of `profile` below `results` are offered for the evaluation; `data` and `device` are those of
-    `runs.complete`, `seed` is that of the random presets.
+    The finished runs of `profile` in the settings' results folder are offered for the evaluation; `seed` is that of the
+    random presets.
     """
 
     def __init__(
         self,
         profile: str = "smoke",
-        results: str | Path = "data/results",
-        data: str | Path = "data",
+        settings: Settings | None = None,
         backbone: str = "mobilenet_v3",
-        device: str = "auto",
         seed: int = 0,
     ):
         self.space = space = SearchSpace(backbone)
-        self.profile, self.results, self.data, self.device = profile, Path(results), data, str(choose_device(device))
-        self.runs, self.population = finished_runs(results, profile, backbone), None
+        self.profile, self.settings = profile, settings or Settings()
+        self.runs, self.population = finished_runs(self.settings.results, profile, backbone), None
         self.rng = np.random.default_rng(seed)
         self.sizes = np.sort(space.macs(space.sample(UNIFORM_DRAWS, np.random.default_rng(0))))
         self.subnets = {"A": space.middle, "B": space.largest}
@@ -233,9 +237,9 @@ class Explorer(widgets.VBox):
                 "the rest works without. Notebook 02_main_results trains some: then run this cell again."
             )
         else:
-            self.population = pd.read_csv(run.folder(self.results) / POPULATION)
+            self.population = pd.read_csv(run.folder(self.settings.results) / POPULATION)
             check(self.population, ("mflops", "accuracy"), "population")
-            self.button.disabled = not (run.folder(self.results) / WEIGHTS).exists()
+            self.button.disabled = not (run.folder(self.settings.results) / WEIGHTS).exists()
             self.hint = "Ready to evaluate subnets with this run."
             if self.button.disabled:
                 self.hint = (
@@ -257,9 +261,10 @@ class Explorer(widgets.VBox):
         began = time.perf_counter()
         try:
             if self._loaded[0] != run:
-                self._loaded = run, *trained_supernet(run, self.results, self.data, self.device)
+                self._loaded = run, *trained_supernet(run, self.settings)
             _, supernet, images = self._loaded
-            accuracy = evaluate_population(supernet, [(0, arch)], images, progress=False)["accuracy"].item()
+            with use_threads(self.settings.threads):
+                accuracy = evaluate_population(supernet, [(0, arch)], images, progress=False)["accuracy"].item()
         except InputError as error:
             self._say(f"{name} was not evaluated: {error}")
             return None

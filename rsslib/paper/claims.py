@@ -26,7 +26,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from rsslib.evidence import (
+from rsslib.campaign.record import overview
+from rsslib.campaign.runs import MAIN_METHODS, Run, plan
+from rsslib.campaign.tables import populations, times
+from rsslib.files import atomic_path, write_csv
+from rsslib.methods import METHODS, OVERRIDES, TABLE_1
+from rsslib.paper.evidence import (
     MOBILENET,
     PROXYLESS,
     RESAMPLES,
@@ -36,17 +41,15 @@ from rsslib.evidence import (
     Statistic,
     best,
     difference,
+    extent,
     loss_away_from,
     mean,
     mean_of,
     median,
     slope,
-    spread,
 )
-from rsslib.figures import METHOD_STYLES, panel_label
-from rsslib.files import atomic_path, write_csv
-from rsslib.methods import METHODS, OVERRIDES, TABLE_1
-from rsslib.runs import MAIN_METHODS, Run, overview, plan, populations, times
+from rsslib.paper.style import BASELINES, METHOD_STYLES, panel_label
+from rsslib.paper.summary import timed
 from rsslib.space import BACKBONES, SearchSpace
 
 REPRODUCED, REFUTED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
@@ -68,7 +71,7 @@ def study(
     subnets_per_bucket: int | None = None,
 ) -> list[Run]:
     """Every run of the paper, and those of the released code: the main methods on all datasets, the ablations and
-    ProxylessNAS on the hardest. Parameters and errors are those of `runs.plan`."""
+    ProxylessNAS on the hardest. Parameters and errors are those of `plan`."""
     main, shared = (*MAIN_METHODS, "ofa-released"), {"seeds": seeds, "subnets_per_bucket": subnets_per_bucket}
     ablations, hardest = [method for method in METHODS if method not in main], datasets[-1:] if datasets else "hardest"
     return (
@@ -78,8 +81,8 @@ def study(
     )
 
 
-def tables(planned: Sequence[Run], results: str | Path = "data/results") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`runs.populations` and `runs.times` of those runs that are finished; both empty if none is."""
+def tables(planned: Sequence[Run], results: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`populations` and `times` of those runs that are finished; both empty if none is."""
     status = overview(planned, results)["status"]
     found = [run for run, there in zip(planned, status == "finished", strict=True) if there]
     return (populations(found, results), times(found, results)) if found else (pd.DataFrame(), pd.DataFrame())
@@ -155,7 +158,7 @@ def smaller_range(evidence: Evidence, baseline: str) -> list[Part]:
     subnets minus that of the worst 5 %.
     """
     return [
-        evidence.contrast(f"{_label(m)} on {panel_label(d)}", {(d, baseline): 1, (d, m): -1}, spread)
+        evidence.contrast(f"{_label(m)} on {panel_label(d)}", {(d, baseline): 1, (d, m): -1}, extent)
         for d in evidence.datasets
         for m in ("rss", "rss-short")
     ]
@@ -177,15 +180,15 @@ def biased_to_large(evidence: Evidence, baseline: str) -> list[Part]:
 def faster(evidence: Evidence, baseline: str, method: str) -> list[Part]:
     """Abstract, section 6.2, Fig. 4: on average over the datasets RSS is 1.9 times and RSS-Short 6.1 times as fast.
 
-    Part: the logarithm of OFA's training time over the method's, both of one seed, hardware and executor, mean over
-    the datasets, then over the seeds, which are the replicates of a t interval.
+    Part: the logarithm of OFA's training time over the method's, both of one seed, hardware and executor and by the
+    same clock, mean over the datasets, then over the seeds, which are the replicates of a t interval.
     """
     if evidence.times.empty:
         logs = pd.DataFrame()
     else:
-        clocks = evidence.times[evidence.times["backbone"] == MOBILENET]
+        clocks = timed(evidence.times[evidence.times["backbone"] == MOBILENET])
         clocks = clocks.set_index(["hardware", "executor", "seed", "dataset"])
-        ofa, mine = (clocks.loc[clocks["method"] == name, "training_seconds"] for name in (baseline, method))
+        ofa, mine = (clocks.loc[clocks["method"] == name, "seconds"] for name in (baseline, method))
         logs = np.log(ofa / mine).dropna().unstack("dataset")
     missing = tuple(
         f"times of {baseline} and {method} on {dataset} of one seed, hardware and executor"
@@ -533,7 +536,7 @@ def markdown(claims: Sequence[Claim], folder: str | Path, prefix: str = "") -> s
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def save(claims: Sequence[Claim], folder: str | Path) -> None:
+def save_claims(claims: Sequence[Claim], folder: str | Path) -> None:
     """Write claims.csv and claims.md into `folder`, each whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -581,7 +584,7 @@ def conclusions(claims: Sequence[Claim]) -> str:
 
 MARKERS = {REPRODUCED: ("o", True), REFUTED: ("X", True), INCONCLUSIVE: ("o", False), NO_SCALE: ("D", False),
            NOT_RUN: ("D", False)}  # fmt: skip
-COLOURS = {"ofa": "#1f5a99", "ofa-released": "#6aaee6", "": "#4d4d4d"}
+COLOURS = {baseline: METHOD_STYLES[baseline].colour for baseline in BASELINES} | {"": "#4d4d4d"}
 PANELS = {
     "points": "points of accuracy (the claim: above 0)",
     "points per MFLOPs": "points of accuracy per MFLOPs (the claim: above 0)",

@@ -9,19 +9,20 @@ import threading
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
-from rsslib.data import Dataset, draw_augmentation
+from rsslib.cuda.graphs import GraphedSteps
+from rsslib.data.augmentation import draw_augmentation
+from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
-from rsslib.graphs import GraphedSteps
 from rsslib.machine import own_stream
 from rsslib.methods import Method, Stage
+from rsslib.network import Network
 from rsslib.progress import progress_bar
-from rsslib.samplers import Step, same_throughout
+from rsslib.samplers import Step, randomness, same_throughout
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps, TrainingState, new_optimizer, teacher_weights
-from rsslib.supernet import Network, SuperNet
+from rsslib.supernet import SuperNet
 
 ONE_AT_A_TIME = threading.Lock()  # for threads that need PyTorch's global random state
 
@@ -49,7 +50,7 @@ def train(
 ) -> TrainingState:
     """Train `state` from where it stands to the end of `method`, in place.
 
-    `graphs`: take the steps as CUDA graphs (see `rsslib.graphs`); None does so on CUDA. Each epoch adds a row to
+    `graphs`: take the steps as CUDA graphs (see `rsslib.cuda.graphs`); None does so on CUDA. Each epoch adds a row to
     `state.history`: stage, epoch (over all stages, from 1), learning_rate (at the first step), mflops (of the trained
     subnets, mean), loss (mean over steps and subnets, distillation included), images, seconds, processor_seconds (see
     `processor_clock`). Then `after_epoch` is called; if it returns True, or raises, training ends and the state can go
@@ -73,9 +74,9 @@ def train(
             for epoch in range(state.epoch, stage.epochs):
                 began, clock = time.perf_counter(), processor_clock(device)
                 worked = clock()
-                to_sampler, to_generator = np.random.SeedSequence([seed, stage_number, epoch]).spawn(2)
-                generator.manual_seed(int(to_generator.generate_state(1)[0]))
-                subnets = stage.sampler.subnets(space, np.random.default_rng(to_sampler), epoch, stage.epochs, steps)
+                rng, epoch_seed = randomness(seed, stage_number, epoch)
+                generator.manual_seed(epoch_seed)
+                subnets = stage.sampler.subnets(space, rng, epoch, stage.epochs, steps)
                 if len(subnets) not in (1, steps):
                     raise InputError(
                         f"{stage.sampler} gave the subnets of {len(subnets)} steps: expected those of the epoch's "
@@ -118,9 +119,9 @@ def train(
 
 
 def processor_clock(device: torch.device) -> Callable[[], float]:
-    """What to read processor seconds from: this thread's clock if it does all of a run's work here, else the process's.
+    """What to read processor seconds from: this thread's clock if it alone works for a run, else the process's.
 
-    Unlike wall-clock time they do not grow when other programs take their turns on the machine.
+    On a CPU, unlike wall-clock time, they hardly grow when other programs take their turns on the machine.
     """
     return time.thread_time if device.type != "cpu" or torch.get_num_threads() == 1 else time.process_time
 

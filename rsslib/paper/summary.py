@@ -1,27 +1,24 @@
-"""What was measured, in tables and sentences, beside the figures of `rsslib.figures`.
+"""What was measured, in tables and sentences, beside the figures of `rsslib.paper.figures`.
 
 The seed is the unit: every number is computed within a seed, and what is given is the mean over the seeds with its 95 %
 interval (Student's t), which one seed does not have. Comparisons are paired by subnet and seed.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rsslib.figures import (
-    BASELINES,
-    POPULATION_COLUMNS,
-    check,
-    method_styles,
-    panel_label,
-    published,
-    published_boxes,
-    speed_ups,
-)
+from rsslib.errors import InputError
+from rsslib.paper.style import BASELINES, PUBLISHED_AS, listed, method_styles, panel_label
 
+PANEL_COLUMNS = ("dataset", "backbone", "method", "seed")
+POPULATION_COLUMNS = (*PANEL_COLUMNS, "bucket", "subnet", "mflops", "accuracy")
+TIMES_COLUMNS = (*PANEL_COLUMNS, "training_seconds", "hardware", "executor")
+PUBLISHED_KEYS = ["dataset", "backbone", "method", "mflops", "quantity"]
 MAIN = ("ofa-released", "rss-short", "ofa", "rss")  # of their variants the longest name that fits is the base
 
 
@@ -155,3 +152,108 @@ def _speed_sentences(times: pd.DataFrame) -> Iterator[str]:
         styles = method_styles([row.method, base])
         faster = f"{styles[row.method].label} trained {row.speed_up:.2f} times as fast as {styles[base].label}"
         yield f"- {panel_label(row.dataset, row.backbone)}: {faster}."
+
+
+# --- training time ----------------------------------------------------------------------------------------------------
+
+
+def speed_ups(times: pd.DataFrame) -> pd.DataFrame:
+    """Training time of each method and how many times as fast as OFA it is: one row a dataset, backbone and method.
+
+    Columns: dataset, backbone, method, clock and seconds (see `timed`; mean over seeds), machines (hardware with
+    executor, each once) and speed_up, which is NaN if the two methods' runs are not all from one hardware and executor.
+    The baseline is OFA's released code where OFA was not run; it has none itself. Raises InputError for a table without
+    rows or columns that this needs, or without a time.
+    """
+    check(times, TIMES_COLUMNS, "times")
+    unfinished = times[times["training_seconds"].isna()]
+    if len(unfinished):
+        dataset, _, method, seed = unfinished[list(PANEL_COLUMNS)].iloc[0]
+        raise InputError(
+            f"the table times has no training_seconds for {dataset}, {method}, seed {seed}: finish that run first"
+        )
+    rows = []
+    for (dataset, backbone), table in by_panel(timed(times)):
+        table = table.assign(machine=table["hardware"].astype(str) + " (executor: " + table["executor"] + ")")
+        seconds, machines = table.groupby("method")["seconds"].mean(), table.groupby("method")["machine"]
+        machines = {method: tuple(names.unique()) for method, names in machines}
+        baseline = next((b for b in BASELINES if b in machines), None)
+        for method in method_styles(machines):
+            comparable = baseline and method != baseline and len({*machines[method], *machines[baseline]}) == 1
+            speed_up = seconds[baseline] / seconds[method] if comparable else math.nan
+            clock = table["clock"].iloc[0]
+            rows.append((dataset, backbone, method, clock, seconds[method], machines[method], speed_up))
+    columns = ["dataset", "backbone", "method", "clock", "seconds", "machines", "speed_up"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def timed(times: pd.DataFrame) -> pd.DataFrame:
+    """`times` with the columns clock and seconds: what compares the training times of a dataset and backbone best.
+
+    That is the time of the processor where all runs were trained on CPUs and have it, since other programs on the
+    machine hardly change it; else that of the clock on the wall.
+    """
+    tables = []
+    for _, table in by_panel(times):
+        processor = table.get("training_processor_seconds", pd.Series(math.nan, table.index))
+        clock, seconds = ("processor", processor) if processor.notna().all() else ("wall", table["training_seconds"])
+        tables.append(table.assign(clock=clock, seconds=seconds))
+    return pd.concat(tables)
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    """A fitting unit for a time: its name, and its length in seconds."""
+    return ("s", 1.0) if seconds < 120 else ("min", 60.0) if seconds < 7200 else ("h", 3600.0)
+
+
+def trained_on(speeds: pd.DataFrame) -> str:
+    """Where the runs in a table of `speed_ups` were trained, and which methods where if in several places."""
+    where: dict[str, dict[str, None]] = {}
+    for method, machines in zip(speeds["method"], speeds["machines"], strict=True):
+        for machine in machines:
+            where.setdefault(machine, {})[method_styles([method])[method].label] = None
+    if len(where) == 1:
+        return f"Trained on {next(iter(where))}."
+    return f"Trained on {'; '.join(f'{machine}: {listed(labels)}' for machine, labels in where.items())}."
+
+
+# --- the study's values -----------------------------------------------------------------------------------------------
+
+
+def published() -> pd.DataFrame:
+    """The study's values, as read off its figures and text: figure, dataset, backbone, method, quantity, mflops, value,
+    source. Accuracies are in percent, bars in hours on an RTX 3080."""
+    return pd.read_csv(Path(__file__).with_name("published_values.csv"))
+
+
+def published_boxes(
+    table: pd.DataFrame, published: pd.DataFrame | None
+) -> dict[tuple[str, float], tuple[float, float, float]]:
+    """{(method, bucket): (q1, median, q3)} of the study, for those in the population `table` of one dataset."""
+    if published is None:
+        return {}
+    values = {tuple(row[:5]): row[5] for row in published[[*PUBLISHED_KEYS, "value"]].itertuples(index=False)}
+    boxes = {}
+    for dataset, backbone, method, bucket in table[[*PANEL_COLUMNS[:3], "bucket"]].drop_duplicates().to_numpy():
+        told = PUBLISHED_AS.get(method, method)
+        box = tuple(values.get((dataset, backbone, told, bucket, name)) for name in ("q1", "median", "q3"))
+        if None not in box:
+            boxes[method, bucket] = box
+    return boxes
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def check(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    """Raise InputError if `table` lacks one of `columns` or has no rows."""
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise InputError(f"the table {what} has no column {listed(missing)}: expected {', '.join(columns)}")
+    if table.empty:
+        raise InputError(f"the table {what} has no rows: expected the results of at least one run")
+
+
+def by_panel(table: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFrame]]:
+    """Datasets (with backbone) in the order of the table's rows."""
+    return table.groupby(["dataset", "backbone"], sort=False)

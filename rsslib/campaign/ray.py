@@ -1,6 +1,6 @@
 """The runs of a campaign placed by Ray, on this machine's devices or on the nodes of a cluster.
 
-`runs.complete` needs none of this: Ray is an extra, `pip install -e '.[cluster]'`, and imported only when asked for.
+`engine.complete` needs none of this: Ray is an extra, `pip install -e '.[cluster]'`, and imported only when asked for.
 """
 
 import os
@@ -11,75 +11,59 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from rsslib import runs as local
-from rsslib.errors import InputError, Stopped, check_number, choose
+from rsslib.campaign.engine import RunsFailed, complete, complete_run
+from rsslib.campaign.record import overview
+from rsslib.campaign.runs import Run
+from rsslib.campaign.settings import Settings
+from rsslib.errors import InputError, Stopped, choose
 from rsslib.files import RECORD, write
-from rsslib.machine import jobs_that_fit
+from rsslib.machine import choose_device, jobs_that_fit
 from rsslib.progress import progress_bar
-from rsslib.runs import Run, RunsFailed, choose_device, complete_run, overview
 
 RETRIES = 5  # how often a run may lose its process or node
 
 
-def complete(
-    runs: Sequence[Run],
-    results: str | Path = "data/results",
-    data: str | Path = "data",
-    device: str = "auto",
-    precision: str = "fp32",
-    jobs: int | None = 1,
-    time_budget: float | None = None,
-    progress: bool = True,
-    checkpoint_seconds: float = 20.0,
-    rebuild: bool = False,
-    address: str | None = None,
-) -> None:
-    """Make every run finished, as `runs.complete` does, where Ray finds room.
+def complete_with_ray(runs: Sequence[Run], settings: Settings, address: str | None = None) -> None:
+    """Make every run finished, as `complete` does, where Ray finds room.
 
     Without `address` Ray starts on this machine, takes all of its devices and ends with the campaign; an address,
-    host:port or auto, is that of a cluster which this machine has joined. `device` is auto (CUDA if a node has it),
-    cpu or cuda; `jobs` runs share each GPU or, on CPUs, each machine. A run whose process or node dies goes on
+    host:port or auto, is that of a cluster which this machine has joined. The settings' device is auto (CUDA if a node
+    has it), cpu or cuda; `jobs` runs share each GPU or, on CPUs, each machine. A run whose process or node dies goes on
     elsewhere from its last checkpoint; one that raises an exception is not tried again.
 
-    A node that does not share the folder `results` with this machine trains in a temporary one, and its files are
-    brought back when the run ends: if it dies, so do its checkpoints. `data` is read on each node or downloaded there.
+    A node that does not share the results folder with this machine trains in a temporary one, and its files are brought
+    back when the run ends: if it dies, so do its checkpoints. Datasets are read on each node or downloaded there.
     """
-    if jobs is not None:
-        check_number(jobs, "jobs", 1, whole=True)
-    if time_budget is not None:
-        check_number(time_budget, "time_budget", 0)
-    deadline = None if time_budget is None else time.time() + time_budget
-    choose(device, ("auto", "cpu", "cuda"), "device for Ray")
+    deadline = None if settings.time_budget is None else time.time() + settings.time_budget
+    choose(settings.device, ("auto", "cpu", "cuda"), "device for Ray")
     ray = _import_ray()
-    check = {"time_budget": 0, "progress": False, "rebuild": rebuild}  # checks all, trains nothing
-    local.complete(runs, results, data, "cpu", precision, checkpoint_seconds=checkpoint_seconds, **check)
-    status = dict(overview(runs, results)[["run", "status"]].to_numpy())
+    complete(runs, replace(settings, device="cpu", jobs=1, time_budget=0, progress=False))  # checks, trains nothing
+    status = dict(overview(runs, settings.results)[["run", "status"]].to_numpy())
     todo = [run for run in {run.name: run for run in runs}.values() if status[run.name] != "finished"]
     if not todo:
         return
-    if time_budget is None:
+    if deadline is None:
         todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no device idles at the end
-    results, data = Path(results).resolve(), Path(data).resolve()
+    results = Path(settings.results).resolve()
     token = results / f".{uuid.uuid4().hex}"  # a node that sees this file shares the folder
     started = not ray.is_initialized()
     try:
         if started:
             _connect(ray, address)
-        device, jobs, threads, share = _share(ray, device, jobs, any(run.profile.needs_cuda for run in todo))
+        device, jobs, share = _share(ray, settings, any(run.profile.needs_cuda for run in todo))
         results.mkdir(parents=True, exist_ok=True)
         token.touch()
-        settings = (str(results), str(data), device, precision, jobs, deadline, False, checkpoint_seconds)
+        there = replace(settings, results=results, data=Path(settings.data).resolve(), device=device, jobs=jobs)
         train = ray.remote(_train).options(max_retries=RETRIES, **share)
         desk = _open_desk(ray)
 
         def submit(run: Run, files: dict[str, bytes] | None):
-            return train.remote(run, files, desk, str(token), threads, settings)
+            return train.remote(run, files, desk, str(token), replace(there, progress=False), deadline)
 
-        failures = _follow(ray, submit, todo, desk, results, progress)
+        failures = _follow(ray, submit, todo, desk, results, settings.progress)
     except KeyboardInterrupt:
         raise Stopped("stopped; the same call goes on from the last checkpoints") from None
     finally:
@@ -116,24 +100,25 @@ def _connect(ray, address: str | None) -> None:
         ) from None
 
 
-def _share(ray, device: str, jobs: int | None, needs_cuda: bool) -> tuple[str, int, int, dict[str, float]]:
-    """The device, how many runs share it, and the number of threads and the share of a node that one run gets."""
+def _share(ray, settings: Settings, needs_cuda: bool) -> tuple[str, int, dict[str, float]]:
+    """The device, how many runs share it, and the share of a node that one run gets."""
+    device, jobs = settings.device, settings.jobs
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes):
         jobs = jobs or 1
-        return "cuda", jobs, 1, {"num_gpus": 1 / jobs, "num_cpus": 0}
+        return "cuda", jobs, {"num_gpus": 1 / jobs, "num_cpus": 0}
     if device == "cuda" or (device == "auto" and needs_cuda):
         raise InputError("these runs need a GPU and Ray finds none: start a node that has one, or give device cpu")
     nodes = [(int(node["CPU"]), node.get("memory", 0)) for node in nodes if node.get("CPU", 0) >= 1]
     if not nodes:
         raise InputError("Ray finds no node with a CPU to give: start one without --num-cpus=0")
     cores = min(cpus for cpus, _ in nodes)
-    if jobs is None:  # as few threads a run as leave no node with more runs than its memory holds
-        threads = max(-(-cpus // jobs_that_fit(memory, cpus, "cpu")) for cpus, memory in nodes)
-        jobs = max(1, cores // threads)
+    if jobs is None:  # as many cores a run as leave no node with more runs than its memory holds
+        share = max(-(-cpus // jobs_that_fit(memory, cpus, "cpu")) for cpus, memory in nodes)
+        jobs = max(1, cores // share)
     else:
-        threads = max(1, cores // jobs)
-    return "cpu", jobs, threads, {"num_gpus": 0, "num_cpus": threads}
+        share = max(1, cores // jobs)
+    return "cpu", jobs, {"num_gpus": 0, "num_cpus": share}
 
 
 def _open_desk(ray):
@@ -200,7 +185,7 @@ def _follow(ray, submit: Callable, todo: list[Run], desk, results: Path, progres
 
 
 def _train(
-    run: Run, files: dict[str, bytes] | None, desk, token: str, threads: int, settings: tuple
+    run: Run, files: dict[str, bytes] | None, desk, token: str, settings: Settings, deadline: float | None
 ) -> tuple[Exception | None, dict[str, bytes] | None]:
     """`complete_run` on a node; returns its exception, and its files if the results folder is not shared.
 
@@ -209,16 +194,14 @@ def _train(
     shared = Path(token).exists()
     if not shared and files is None:
         return None, None
-    results, data, device, *others = settings
     desk.begin.remote(run.name, platform.node())  # not waited for: Ray would give this run's CPU to another meanwhile
-    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as temporary:
         if not shared:
             _unpack(run.folder(temporary), files)
         error = None
         try:
-            choose_device(device)
-            complete_run(run, results if shared else temporary, data, device, *others)
+            choose_device(settings.device)
+            complete_run(run, settings if shared else replace(settings, results=temporary), deadline)
         except Exception as failure:  # returned, since Ray would wrap what is raised
             error = failure
             error.add_note(traceback.format_exc())

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from rsslib.campaign.runs import PROFILES
 from rsslib.errors import InputError, choose
-from rsslib.figures import BASELINES
-from rsslib.runs import PROFILES
+from rsslib.paper.style import BASELINES
 
 MOBILENET, PROXYLESS = "mobilenet_v3", "proxylessnas"
 TAIL = 0.025  # error rate on either side of an interval
@@ -86,7 +86,7 @@ def best(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
     return np.partition(flat, -count)[..., -count:].mean(-1)
 
 
-def spread(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+def extent(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
     """Mean accuracy of the best 5 % of all subnets minus that of the worst 5 %."""
     return best(accuracy, mflops) + best(-accuracy, mflops)
 
@@ -106,9 +106,9 @@ def loss_away_from(size: float) -> Statistic:
 class Evidence:
     """Results tables, paired by subnet and seed, and the resamples that all claims share.
 
-    `population` and `times` are tables as from `rsslib.runs`; either may be empty. The claims are about the paper's
-    four datasets; at another profile `datasets`, by default the profile's, stand in for them, the hardest last. Raises
-    InputError for an unknown profile and for runs that were not evaluated on the same subnets.
+    `population` and `times` are tables as from `rsslib.campaign.tables`; either may be empty. The claims are about the
+    paper's four datasets; at another profile `datasets`, by default the profile's, stand in for them, the hardest last.
+    Raises InputError for an unknown profile and for runs that were not evaluated on the same subnets.
     """
 
     def __init__(

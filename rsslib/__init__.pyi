@@ -1,0 +1,12 @@
+from .campaign.engine import complete as complete
+from .campaign.runs import plan as plan
+from .campaign.settings import Settings as Settings
+from .data.dataset import load_dataset as load_dataset
+from .evaluate import evaluate_population as evaluate_population
+from .methods import Method as Method
+from .methods import one_stage as one_stage
+from .space import Arch as Arch
+from .space import SearchSpace as SearchSpace
+from .supernet import SuperNet as SuperNet
+from .trainer import start as start
+from .trainer import train as train

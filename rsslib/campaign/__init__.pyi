@@ -1,0 +1,15 @@
+from .engine import RunsFailed as RunsFailed
+from .engine import complete as complete
+from .record import overview as overview
+from .runs import PROFILES as PROFILES
+from .runs import Profile as Profile
+from .runs import Run as Run
+from .runs import by_worth as by_worth
+from .runs import plan as plan
+from .settings import Settings as Settings
+from .tables import anchor_tables as anchor_tables
+from .tables import finished as finished
+from .tables import histories as histories
+from .tables import populations as populations
+from .tables import times as times
+from .tables import trained_supernet as trained_supernet

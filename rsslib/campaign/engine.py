@@ -1,0 +1,344 @@
+"""Making runs finished: load what is there, go on with what was interrupted, train and evaluate what is missing."""
+
+import json
+import math
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+from rsslib import files
+from rsslib.campaign.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from rsslib.campaign.record import (
+    ANCHORS,
+    HISTORY,
+    LOCK,
+    POPULATION,
+    WEIGHTS,
+    Refused,
+    configuration,
+    population_of,
+    status_of,
+)
+from rsslib.campaign.runs import Run
+from rsslib.campaign.settings import Settings
+from rsslib.campaign.workers import worker_processes, worker_threads
+from rsslib.data.dataset import Dataset, cached_dataset
+from rsslib.data.readers import is_there
+from rsslib.errors import InputError, Stopped
+from rsslib.evaluate import anchors, evaluate_population
+from rsslib.files import read_record, write_record
+from rsslib.machine import (
+    choose_device,
+    environment,
+    free_jobs,
+    keep_freed_memory,
+    release_memory,
+    set_precision,
+    use_threads,
+)
+from rsslib.space import SearchSpace
+from rsslib.steps import TrainingState
+from rsslib.supernet import SuperNet
+from rsslib.trainer import start, train
+
+
+def complete(runs: Sequence[Run], settings: Settings | None = None) -> None:
+    """Make every run finished: load what is there, go on with what was interrupted, train what is missing.
+
+    Any number of processes may be asked for the same runs, also from several machines that share the folder: one
+    trains, the others take the runs that are free and wait for the rest at the end. With a time budget, `by_worth` puts
+    the runs in an order in which what is finished by then is worth most. Finished runs do not need their dataset.
+
+    Everything is checked before anything is trained: raises InputError. A folder that holds another configuration,
+    code version or dataset's run, or a damaged one, is refused, or with `settings.rebuild` set aside beside its place.
+    A run that fails does not stop the others; RunsFailed, at the end, names it. Ctrl-C stops all at once (Stopped); the
+    same call goes on from the last checkpoints.
+    """
+    settings = settings or Settings()
+    deadline = None if settings.time_budget is None else time.time() + settings.time_budget
+    files.check_writable(settings.results, "results")
+    needs_cuda = any(run.profile.needs_cuda for run in runs) and settings.device == "auto"
+    where = choose_device(settings.device, needed=needs_cuda)
+    settings = replace(settings, device=str(where))
+    todo, refused, new_images = [], [], {}
+    for run in _different(runs):  # first look at everything, so that a mistake in the last run costs nothing
+        population_of(run.backbone, run.profile.subnets_per_bucket)
+        images = images_of(run, settings) if _needs_images(run, settings) else None
+        config = configuration(run, images, settings.precision)
+        try:
+            if (status := status_of(run, settings.results, config, weights=True)) != "finished":
+                todo.append(run)
+            if status == "missing":
+                new_images[run.name] = run.method.subnet_epochs * len(images.x_train)
+        except Refused:
+            if not settings.rebuild:
+                raise
+            todo.append(run)
+            refused.append((run, config))
+    jobs = min(settings.jobs or free_jobs(where), len(todo))
+    if jobs > 1 and where.type == "cpu":
+        _check_samplers_travel(todo)
+    for run, config in refused:
+        _set_aside(run, settings.results, config)
+    if jobs > 1 and settings.time_budget is None:
+        todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no core idles at the end
+    settings = replace(settings, jobs=max(1, jobs))
+    failures, began, trained = {}, time.perf_counter(), 0
+    _stop.clear()
+    try:
+        with _workers(jobs, where) as pool:
+            for wait in (False, True):  # at the end come back to what other processes were at
+                todo, before = [], todo
+                for run, outcome in _outcomes(pool, before, settings, deadline, wait):
+                    if isinstance(outcome, BrokenProcessPool):
+                        raise InputError(
+                            "a worker process was killed, as the system does where memory runs out: choose fewer jobs "
+                            f"at once than {jobs}; the same call goes on from the last checkpoints"
+                        )
+                    if isinstance(outcome, Exception):
+                        failures[run.name] = outcome
+                    elif not outcome:
+                        todo.append(run)
+                    else:
+                        trained += new_images.get(run.name, 0)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; the same call goes on from the last checkpoints") from None
+    if settings.progress and trained and jobs > 1:
+        rate = trained / (time.perf_counter() - began)
+        print(f"{jobs} runs at once trained on {rate:,.0f} subnet-images a second, evaluation included")
+    if failures:
+        raise RunsFailed(failures) from next(iter(failures.values()))
+
+
+def images_of(run: Run, settings: Settings) -> Dataset:
+    """The dataset of a run, as much of it as its profile takes, on the settings' device."""
+    profile = run.profile
+    return cached_dataset(run.dataset, settings.data, settings.device, profile.train_images, profile.test_images)
+
+
+def _needs_images(run: Run, settings: Settings) -> bool:
+    """Whether a run's dataset must be looked at: unless the run is finished and the dataset is not here."""
+    if is_there(run.dataset, settings.data):
+        return True
+    try:
+        return status_of(run, settings.results, configuration(run, precision=settings.precision)) != "finished"
+    except Refused:
+        return True
+
+
+_stop = threading.Event()  # training in threads is to end at the next epoch
+
+
+def _workers(jobs: int, device: torch.device) -> AbstractContextManager[Executor | None]:
+    if jobs <= 1:
+        return nullcontext()
+    if device.type == "cuda":  # where processes would take turns
+        return worker_threads(jobs, _stop)
+    return worker_processes(jobs, keep_freed_memory)
+
+
+def _check_samplers_travel(runs: Iterable[Run]) -> None:
+    for kind in (type(stage.sampler) for run in runs for stage in run.method.stages):
+        if kind.__module__ == "__main__":
+            raise InputError(
+                f"the sampler {kind.__name__} is defined in a notebook or script, which other processes cannot see: "
+                "give jobs=1, or define it in a module"
+            )
+
+
+def _different(runs: Iterable[Run]) -> list[Run]:
+    """The runs, each once; raises InputError if two different ones would share a folder."""
+    by_name: dict[str, Run] = {}
+    for run in runs:
+        if by_name.setdefault(run.name, run) != run:
+            raise InputError(f"two different runs are called {run.name}: give their methods different names")
+    return list(by_name.values())
+
+
+def _set_aside(run: Run, results: str | Path, config: dict) -> None:
+    folder = run.folder(results)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            try:
+                status_of(run, results, config, weights=True)  # another process may have set it aside meanwhile
+            except Refused:
+                print(f"{run.name} is rebuilt; what was there is in {files.set_aside(folder)}")
+    except Timeout:
+        raise InputError(f"{folder} cannot be rebuilt while another process is at it: try again later") from None
+
+
+def _outcomes(
+    pool: Executor | None, runs: Sequence[Run], settings: Settings, deadline: float | None, wait: bool
+) -> Iterator[tuple[Run, bool | BaseException]]:
+    """What `complete_run` returned or raised for each run, as they end; without a pool in this process."""
+    if pool is None:
+        for run in runs:
+            try:
+                yield run, complete_run(run, settings, deadline, wait)
+            except Exception as error:
+                yield run, error
+    else:
+        futures = {pool.submit(complete_run, run, settings, deadline, wait): run for run in runs}
+        for future in as_completed(futures):
+            yield futures[future], future.exception() or future.result()
+
+
+class RunsFailed(RuntimeError):
+    """Some runs failed while others may have finished; `failures` maps their names to the exceptions."""
+
+    def __init__(self, failures: dict[str, BaseException]):
+        self.failures = failures
+        texts = [f"{name} ({type(error).__name__}: {error})" for name, error in failures.items()]
+        super().__init__(f"{len(failures)} of the runs failed: {'; '.join(texts)}")
+
+    def _render_traceback_(self) -> list[str]:  # in a notebook a stack only for what nobody expected
+        unexpected = [e for e in self.failures.values() if not isinstance(e, (InputError, FloatingPointError))]
+        return [*("".join(traceback.format_exception(error)) for error in unexpected), f"RunsFailed: {self}"]
+
+
+def complete_run(run: Run, settings: Settings, deadline: float | None = None, wait: bool = True) -> bool:
+    """Make one run finished, in this process; returns whether it is.
+
+    The settings' device is cpu, cuda or cuda:<n>, and their `jobs`, how many runs train at once on this machine, is
+    only recorded. `deadline` is a time as of `time.time` after which training stops between epochs, with a checkpoint.
+    If another process is at the run, this one waits for it, or without `wait` returns False at once.
+
+    A process may be killed at any moment: the next call goes on from the last checkpoint, with as many threads as the
+    run was begun with, so that on a CPU the numbers are those of an uninterrupted run. Every epoch's time counts once:
+    that of epochs before the checkpoint is kept in it, that of epochs lost after it is taken again. Raises InputError
+    if memory or disk space run out.
+    """
+    if deadline is not None and time.time() >= deadline:
+        return False
+    set_precision(settings.precision)
+    folder = run.folder(settings.results)
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    patience = 0 if not wait else -1 if deadline is None else max(0, deadline - time.time())  # -1: for ever
+    try:
+        with FileLock(folder / LOCK, timeout=patience), _out_of_memory(run, settings):  # a crash releases the lock
+            files.remove_temporary(folder)
+            images = images_of(run, settings)
+            config = configuration(run, images, settings.precision)
+            status = status_of(run, settings.results, config, weights=True)
+            if status == "finished":
+                return True
+            release_memory(images.device)
+            record = {"started": _now()} if status == "missing" else read_record(folder)
+            record["config"] = config
+            record.setdefault("threads", settings.threads)  # which decide the last digits
+            with use_threads(record["threads"]):
+                space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
+                state = start(space, run.method, run.seed, images.device)
+                state.bfloat16 = settings.precision == "bf16"
+                if status == "trained":
+                    state.supernet.load_state_dict(files.read_tensors(folder / WEIGHTS, record))
+                elif not _train(run, folder, record, state, images, settings, deadline):
+                    return False
+                _evaluate(run, folder, record, state.supernet, images, settings)
+                return True
+    except Timeout:
+        return False
+
+
+def _train(
+    run: Run,
+    folder: Path,
+    record: dict,
+    state: TrainingState,
+    images: Dataset,
+    settings: Settings,
+    deadline: float | None,
+) -> bool:
+    """Train from the last checkpoint to the end; returns False if the deadline came first."""
+    machine = environment(images.device, settings.jobs or 1, settings.precision)
+    identity = files.sha256(json.dumps(record["config"]["training"], sort_keys=True).encode())
+    if load_checkpoint(state, folder, identity):
+        record |= _machines(record, machine, run)
+    else:
+        record |= {"started": _now(), **machine}
+        record.pop("machines", None)
+    record["status"] = "training"
+    write_record(folder, record)
+    saved = time.monotonic()
+
+    def after_epoch(state: TrainingState) -> bool:
+        nonlocal saved
+        stop = _stop.is_set() or (deadline is not None and time.time() >= deadline)
+        if stop or time.monotonic() - saved >= settings.checkpoint_seconds:
+            save_checkpoint(state, folder, identity)
+            saved = time.monotonic()
+        return stop
+
+    train(state, run.method, images, run.seed, after_epoch, run.name, settings.progress)
+    if len(state.history) < run.method.epochs:
+        return False
+    record["training_seconds"] = state.seconds
+    if images.device.type == "cpu" and math.isfinite(state.processor_seconds):  # not begun by a version without them
+        record["training_processor_seconds"] = state.processor_seconds
+    record["sha256"] = {
+        HISTORY: files.write_csv(folder / HISTORY, pd.DataFrame(state.history)),
+        WEIGHTS: files.write_tensors(folder / WEIGHTS, state.supernet.state_dict()),
+    }
+    return True
+
+
+def _machines(record: dict, here: dict, run: Run) -> dict:
+    """What the record says of hardware and executor once the run has gone on `here`: all that it was trained on.
+
+    If there are several they are marked as this run's own, so that its time is never compared with another's.
+    """
+    machines = record.get("machines", [{key: record[key] for key in here}])
+    if here in machines:
+        return {}
+    machines = [*machines, here]
+    names = {key: " + ".join(dict.fromkeys(machine[key] for machine in machines)) for key in ("hardware", "executor")}
+    return {key: f"{name} ({run.name})" for key, name in names.items()} | {"machines": machines}
+
+
+def _evaluate(
+    run: Run, folder: Path, record: dict, supernet: SuperNet, images: Dataset, settings: Settings
+) -> None:
+    record["status"] = "trained"
+    write_record(folder, record)  # before the population changes: the record of a finished run vouches for it
+    for checkpoint in checkpoints(folder):
+        checkpoint.unlink()
+    began = time.perf_counter()
+    population = population_of(run.backbone, run.profile.subnets_per_bucket)
+    table = evaluate_population(supernet.eval(), population, images, f"{run.name}: evaluate", settings.progress)
+    beside = evaluate_population(supernet, anchors(supernet.space), images, f"{run.name}: anchors", settings.progress)
+    record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began}
+    record |= {"evaluation_hardware": environment(images.device)["hardware"], "finished": _now()}
+    record["sha256"][POPULATION] = files.write_csv(folder / POPULATION, table)
+    record["sha256"][ANCHORS] = files.write_csv(folder / ANCHORS, beside)
+    write_record(folder, record)
+
+
+@contextmanager
+def _out_of_memory(run: Run, settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        jobs = settings.jobs or 1
+        less = f"fewer jobs at once than {jobs}" if jobs > 1 else "a method with a smaller batch size"
+        raise InputError(
+            f"{run.name} ran out of memory on {settings.device}: choose {less} or another device; "
+            "the last checkpoint is kept"
+        ) from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

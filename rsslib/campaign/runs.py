@@ -1,0 +1,154 @@
+"""What is to be trained: runs, which are dataset x backbone x method x seed at the scale of a profile.
+
+Nothing here trains, and nothing needs PyTorch.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rsslib.errors import InputError, check_number, choose
+from rsslib.files import project_folder
+from rsslib.methods import LEARNING_RATE, OVERRIDES, TABLE_1, Method, build, override
+from rsslib.space import BACKBONES
+
+MAIN_METHODS = ("ofa", "rss", "rss-short")
+MOST_SUBNETS = 10_000  # in a bucket; rarer sizes hold hardly more that can be found
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A scale: how much is trained and evaluated. None means all, and for epochs those of Table 1.
+
+    `datasets` are in the order of the paper's figures, the hardest last.
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+    subnets_per_bucket: int
+    supernet_epochs: int | None = None
+    shrinking_epochs: int | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+    learning_rate_scale: float = 1.0
+    needs_cuda: bool = False
+
+    def epochs(self, dataset: str) -> tuple[int, int]:
+        """Epochs of the supernet and of progressive shrinking on `dataset`."""
+        table = TABLE_1.get(dataset, TABLE_1["cifar100"])
+        return self.supernet_epochs or table[0], self.shrinking_epochs or table[1]
+
+    def describe(self, dataset: str) -> str:
+        """The scale in words, for captions."""
+        s, ps = self.epochs(dataset)
+        images = f"{self.train_images:,}" if self.train_images else "all"
+        test = f"{self.test_images:,}" if self.test_images else "all"
+        rate = LEARNING_RATE * self.learning_rate_scale
+        return (
+            f"{s} + {ps} epochs (RSS-Short: {s}) on {images} training images, learning rate {rate:g}, "
+            f"{self.subnets_per_bucket} subnets a bucket, {test} test images"
+        )
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("smoke", ("digits",), subnets_per_bucket=3, supernet_epochs=9, shrinking_epochs=5,
+                learning_rate_scale=4.0),
+        Profile("quick", ("fashion_mnist",), subnets_per_bucket=15, supernet_epochs=12, shrinking_epochs=27,
+                train_images=6_400, test_images=2_000, learning_rate_scale=4.0),
+        Profile("paper", ("mnist", "fashion_mnist", "cifar10", "cifar100"), subnets_per_bucket=100, needs_cuda=True),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run and its evaluation."""
+
+    profile: Profile
+    dataset: str
+    backbone: str
+    method: Method
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.profile.name}/{self.dataset}/{self.backbone}/{self.method.name}/seed{self.seed}"
+
+    def folder(self, results: str | Path | None = None) -> Path:
+        return results_folder(results) / self.name
+
+
+def results_folder(results: str | Path | None = None) -> Path:
+    """The folder for all runs: by default the project's, whatever the current one."""
+    return project_folder() / "data" / "results" if results is None else Path(results)
+
+
+def plan(
+    profile: str | Profile = "smoke",
+    datasets: Sequence[str] | Literal["hardest"] | None = None,
+    methods: Sequence[str | Method] = MAIN_METHODS,
+    backbone: str = "mobilenet_v3",
+    seeds: Sequence[int] = (0,),
+    subnets_per_bucket: int | None = None,
+) -> list[Run]:
+    """The runs for every dataset, method and seed, in that order; nothing is trained.
+
+    `datasets` is a list of names, None for all of the profile's or "hardest" for its last, on which the paper runs its
+    ablations. `methods` are names or methods of your own, whose learning rates the profile scales as it does the
+    study's. None for `subnets_per_bucket` takes the profile's. Raises InputError for an unknown name or a value out
+    of range.
+    """
+    if not isinstance(profile, Profile):
+        profile = PROFILES[choose(profile, PROFILES, "profile")]
+    if subnets_per_bucket is not None:
+        check_number(subnets_per_bucket, "subnets_per_bucket", 1, MOST_SUBNETS, whole=True)
+        profile = dataclasses.replace(profile, subnets_per_bucket=subnets_per_bucket)
+    choose(backbone, BACKBONES, "backbone")
+    if datasets is None or datasets == "hardest":
+        datasets = profile.datasets[-1:] if datasets else profile.datasets
+    for what, values in (("datasets", datasets), ("methods", methods), ("seeds", seeds)):
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise InputError(f"{what} is {values!r}: expected a list with at least one entry")
+        twice = [value for i, value in enumerate(values) if value in values[:i]]
+        if twice:
+            raise InputError(f"{what} holds {getattr(twice[0], 'name', twice[0])!r} twice: expected different entries")
+    for seed in seeds:
+        check_number(seed, "seed", 0, 2**63 - 1, whole=True)
+    for name in (profile.name, *datasets, *(getattr(method, "name", method) for method in methods)):
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):  # it names a folder
+            raise InputError(f"{name!r} cannot name a profile, dataset or method: expected letters, digits, - _ and .")
+    runs = []
+    for dataset in datasets:
+        for method in methods:
+            if isinstance(method, str):
+                method = build(method, *profile.epochs(dataset))
+            method = override(method, learning_rate_scale=profile.learning_rate_scale)
+            runs += [Run(profile, dataset, backbone, method, seed) for seed in seeds]
+    return runs
+
+
+def by_worth(runs: Sequence[Run]) -> list[Run]:
+    """The runs in the order in which a campaign that may be cut short should train them.
+
+    First seeds before further ones; then the main methods on each profile's hardest dataset, the released baseline, the
+    ablations, the other datasets, and last the other backbone and the hyper-parameters.
+    """
+
+    def rank(run: Run) -> tuple:
+        main = run.method.name in MAIN_METHODS
+        hardest = run.dataset == run.profile.datasets[-1]
+        overridden = any(run.method.name.endswith(suffix) for suffix in OVERRIDES)
+        if run.backbone != "mobilenet_v3" or overridden:
+            step = 4
+        elif not hardest:
+            step = 3
+        else:
+            step = 0 if main else 1 if run.method.name == "ofa-released" else 2
+        return run.seed, step, run.method.subnet_epochs
+
+    return sorted(runs, key=rank)

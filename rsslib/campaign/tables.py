@@ -1,0 +1,112 @@
+"""The tables that figures are drawn from, read from the folders of finished runs."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from rsslib import files
+from rsslib.campaign.engine import images_of
+from rsslib.campaign.record import ANCHORS, HISTORY, POPULATION, WEIGHTS, configuration, status_of
+from rsslib.campaign.runs import Run, results_folder
+from rsslib.campaign.settings import Settings
+from rsslib.data.dataset import Dataset
+from rsslib.errors import InputError
+from rsslib.files import REBUILD, read_record
+from rsslib.machine import choose_device
+from rsslib.space import SearchSpace
+from rsslib.supernet import SuperNet
+
+
+def finished(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:
+    """Those of `runs` that are finished; prints the names of the others, raises InputError if none is.
+
+    Raises InputError too, as the next three do, for a folder of another configuration and for altered files.
+    """
+    done = []
+    for run in runs:
+        if status_of(run, results, configuration(run)) == "finished":
+            done.append(run)
+        else:
+            print(f"left out, not finished: {run.name}")
+    if not done:
+        where = results_folder(results)
+        raise InputError(f"none of the {len(runs)} runs, as {runs[0].name}, is finished in {where}: train them first")
+    return done
+
+
+def populations(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
+    """One row for each run and subnet: dataset, backbone, method, seed, then the columns of `evaluate_population`."""
+    return _tables(runs, results, POPULATION)
+
+
+def anchor_tables(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
+    """The smallest, middle and largest subnet of each run, in the columns of `populations`; the bucket is their size.
+
+    Runs that were evaluated without them are left out; the table is empty if all were.
+    """
+    there = [run for run in runs if ANCHORS in read_record(run.folder(results))["sha256"]]
+    return _tables(there, results, ANCHORS) if there else pd.DataFrame()
+
+
+def histories(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
+    """One row for each run and epoch: dataset, backbone, method, seed, then the columns of `train`'s history."""
+    return _tables(runs, results, HISTORY)
+
+
+def _tables(runs: Sequence[Run], results: str | Path, file: str) -> pd.DataFrame:
+    tables, made = [], {}
+    for run in runs:
+        if (status := status_of(run, results, configuration(run))) != "finished":
+            raise InputError(f"{run.name} is {status} in {results_folder(results)}: train it first")
+        keys = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
+        record = read_record(run.folder(results))
+        for what, words in (("precision", "precision"), ("dataset_sha256", "images")):
+            if made.setdefault((run.dataset, what), value := record["config"]["training"][what]) != value:
+                raise InputError(
+                    f"{run.name} was trained with another {words} than other runs on {run.dataset}, and does not "
+                    f"compare with them: leave it out, or {REBUILD}"
+                )
+        content = files.read(run.folder(results) / file, record)
+        tables.append(pd.read_csv(io.BytesIO(content)).assign(**keys))
+    table = pd.concat(tables, ignore_index=True)
+    first = ["dataset", "backbone", "method", "seed"]
+    return table[first + [column for column in table.columns if column not in first]]
+
+
+def times(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
+    """One row a run: dataset, backbone, method, seed, training_seconds, training_processor_seconds (NaN where they were
+    not taken), evaluation_seconds, hardware, executor."""
+    rows = []
+    for run in runs:
+        record = read_record(run.folder(results))
+        keys = ("training_seconds", "training_processor_seconds", "evaluation_seconds", "hardware", "executor")
+        names = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
+        rows.append(names | {key: record.get(key, math.nan) for key in keys})
+    return pd.DataFrame(rows)
+
+
+def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperNet, Dataset]:
+    """The supernet of a finished run in eval mode, with its dataset, on the settings' device.
+
+    Raises InputError if its weights are not there or altered, and if the dataset is not the one it was trained on.
+    """
+    settings = settings or Settings(device="cpu")
+    path = run.folder(settings.results) / WEIGHTS
+    if not path.exists():
+        raise InputError(f"{path} does not exist: weights stay on the machine that trained them, so train the run here")
+    record = read_record(path.parent)
+    settings = replace(settings, device=str(choose_device(settings.device)))
+    images = images_of(run, settings)
+    if images.checksum != record["config"]["training"]["dataset_sha256"]:
+        raise InputError(
+            f"the dataset {run.dataset} here is another than the one that {run.name} was trained on: "
+            f"restore it in {settings.data}, or {REBUILD}"
+        )
+    space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
+    supernet = SuperNet(space, run.method.dropout).to(settings.device)
+    supernet.load_state_dict(files.read_tensors(path, record))
+    return supernet.eval(), images

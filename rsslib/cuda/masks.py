@@ -1,0 +1,69 @@
+"""A subnet selected by multiplication: masks for channels, matrices for kernels."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from rsslib.space import Arch, SearchSpace
+
+
+class Masks:
+    """Selects a subnet by multiplication, so that one computation serves all subnets of the same depths.
+
+    With gamma and beta of a layer's first two batch norms zeroed beyond the subnet's width, these channels are zero
+    from there on (ReLU, ReLU6 and h-swish map 0 to 0), and so are the gradients of all weights that only they use.
+    The same goes for squeeze-excite's middle channels. A smaller kernel is a linear map of the largest one's taps, so
+    that embedded in the largest size it is a product with one matrix [49, 49].
+    """
+
+    def __init__(self, space: SearchSpace, like: Tensor):
+        self.dtype, device = like.dtype, like.device
+        self.kernels, self.expands = sorted(space.kernels, reverse=True), sorted(space.expands)
+        hidden = [[layer.hidden(e) for e in self.expands] for layer in space.layers]
+        squeezed = [[layer.squeezed(e) * layer.squeeze_excite for e in self.expands] for layer in space.layers]
+        # by layer and width: channels in use; and for all layers' channels in one row: their rank and their layer
+        self.tables = [torch.tensor(table, device=device) for table in (hidden, squeezed)]
+        self.sizes = [[max(row) for row in table] for table in (hidden, squeezed)]
+        self.ranks = [torch.cat([torch.arange(n, device=device) for n in sizes]) for sizes in self.sizes]
+        self.layers = [
+            torch.cat([torch.full((n,), layer, device=device) for layer, n in enumerate(sizes)]) for sizes in self.sizes
+        ]
+        self.kernel_numbers = torch.arange(len(self.kernels), device=device)
+        self.centres = [self._centre(large, small).to(device) for large, small in pairwise(self.kernels)]
+        largest = self.kernels[0]
+        taps = torch.eye(largest**2, dtype=self.dtype, device=device)
+        # [s * s, 49]: where the taps of each size lie among those of the largest
+        self.embedded = [taps[self._centre(largest, small).to(device)] for small in self.kernels]
+
+    @staticmethod
+    def _centre(large: int, small: int) -> Tensor:
+        """int64 [small * small]: the flat positions of the central taps of a larger kernel."""
+        cut = (large - small) // 2
+        return torch.arange(large**2).view(large, large)[cut : large - cut, cut : large - cut].flatten()
+
+    def choices(self, archs: list[Arch]) -> Tensor:
+        """int64 [archs, 2, layers]: numbers of kernel sizes, from the largest, and of widths, from the smallest."""
+        rows = [[[self.kernels.index(k) for k in a.kernel], [self.expands.index(e) for e in a.expand]] for a in archs]
+        return torch.tensor(rows)
+
+    def channels(self, widths: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """For widths [layers]: masks of each layer's hidden channels and of its squeeze-excite's middle ones."""
+        masks = []
+        for table, sizes, rank, layer in zip(self.tables, self.sizes, self.ranks, self.layers, strict=True):
+            used = table.gather(1, widths[:, None]).flatten()
+            masks.append((rank < used.index_select(0, layer)).to(self.dtype).split(sizes))
+        return masks[0], masks[1]
+
+    def taps(self, kernels: Tensor, matrices: list[Tensor]) -> Tensor:
+        """[layers, 49, 49]: what multiplies each layer's largest kernel, given kernels [layers].
+
+        `matrices` are the layers' learned ones, stacked, for each next smaller size: [layers, 25, 25], [layers, 9, 9].
+        """
+        chosen = (kernels[:, None] == self.kernel_numbers).to(self.dtype)[:, :, None, None]
+        chain = self.embedded[0].expand(len(kernels), -1, -1)
+        total = chosen[:, 0] * chain
+        for i, (centre, matrix) in enumerate(zip(self.centres, matrices, strict=True), 1):
+            chain = chain.index_select(2, centre) @ matrix.mT
+            total = total + chosen[:, i] * (chain @ self.embedded[i])
+        return total

@@ -1,0 +1,1 @@
+"""Datasets: reading image files, the split on the device, augmentation."""

@@ -1,0 +1,1 @@
+"""The paper: its figures, tables and claims, from the tables of finished runs."""

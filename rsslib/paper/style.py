@@ -1,0 +1,75 @@
+"""How methods, datasets and backbones are called and look, in every figure, table and sentence."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from rsslib.methods import METHODS
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """How a method looks in every figure."""
+
+    label: str
+    colour: str
+    hatch: str = ""
+
+
+# In the order of the paper's figures. The colours differ in lightness too and all but the first are hatched, so that
+# neither colour blindness nor grey print merges them.
+METHOD_STYLES = {
+    "ofa": MethodStyle("OFA", "#1f5a99"),
+    "ofa-released": MethodStyle("OFA (released code)", "#8cc3ee", "xxxxx"),
+    "rss-short": MethodStyle("RSS-Short", "#f2a93b", "....."),
+    "rss": MethodStyle("RSS", "#2a9d78", "/////"),
+}
+# RSS and RSS-Short share the looks of their ablations, as all that are compared share those of their overrides.
+VARIANT_STYLES = {
+    "per-batch": MethodStyle("1 per batch", "#c7667f", "\\\\\\\\\\"),
+    "2-per-batch": MethodStyle("2 per batch", "#5b4636", "+++++"),
+    "smallest": MethodStyle("smallest only", "#e7b8c4", "....."),
+    "middle": MethodStyle("middle only", "#b0577a", "-----"),
+    "largest": MethodStyle("largest only", "#4d2048"),
+    "max-then-min": MethodStyle("Max then Min", "#b9a7dd", "|||||"),
+    "min-then-max": MethodStyle("Min then Max", "#7656a8", "-----"),
+    "alternating": MethodStyle("Alternating", "#33214f"),
+    "batch-128": MethodStyle("batch size 128", "#9a9a9a", "|||||"),
+    "dropout-0.3": MethodStyle("dropout 0.3", "#9a9a9a", "|||||"),
+    "lr-0.02": MethodStyle("learning rate 0.02", "#9a9a9a", "|||||"),
+}
+METHOD_STYLES |= {
+    f"{base}-{suffix}": replace(style, label=f"{METHOD_STYLES[base].label}, {style.label}")
+    for base in METHOD_STYLES
+    for suffix, style in VARIANT_STYLES.items()
+    if f"{base}-{suffix}" in METHODS
+}
+OTHER_STYLES = (("#c7667f", "\\\\\\\\\\"), ("#8a6fb0", "-----"), ("#9a9a9a", "|||||"), ("#5b4636", "+++++"))
+BASELINES = ("ofa", "ofa-released")
+PUBLISHED_AS = {"ofa-released": "ofa"}  # the study shows one OFA: both of ours are compared with it
+
+DATASET_LABELS = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "digits": "Digits",
+}
+BACKBONE_LABELS = {"mobilenet_v3": "MobileNetV3", "proxylessnas": "ProxylessNAS"}
+def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
+    """The style of each of `methods`, in drawing order: the paper's order, then others as they come."""
+    methods = list(dict.fromkeys(methods))
+    others = [method for method in methods if method not in METHOD_STYLES]
+    extra = {m: MethodStyle(m, *OTHER_STYLES[i % len(OTHER_STYLES)]) for i, m in enumerate(others)}
+    return {m: style for m, style in (METHOD_STYLES | extra).items() if m in methods}
+
+
+def panel_label(dataset: str, backbone: str = "mobilenet_v3") -> str:
+    """A dataset's name as in the paper, with the backbone where it is not the main one."""
+    label = DATASET_LABELS.get(dataset, dataset)
+    return label if backbone == "mobilenet_v3" else f"{label} ({BACKBONE_LABELS.get(backbone, backbone)})"
+
+
+def listed(items: Iterable) -> str:
+    """The items in words: a, b and c."""
+    items = [str(item) for item in items]
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
