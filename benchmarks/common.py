@@ -14,15 +14,16 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision import transforms
 
-from rsslib.data import IMAGENET_MEAN, IMAGENET_STD, Dataset, draw_augmentation
-from rsslib.graphs import GraphedSteps
+from rsslib.cuda.graphs import GraphedSteps
+from rsslib.data.augmentation import draw_augmentation
+from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from rsslib.machine import choose_device, environment, keep_freed_memory, own_stream, set_precision
 from rsslib.methods import BATCH_SIZE, build
 from rsslib.progress import progress_bar
 from rsslib.samplers import Step
 from rsslib.space import Arch, SearchSpace
 from rsslib.steps import MOMENTUM, WEIGHT_DECAY, EagerSteps
-from rsslib.train import enter_stage, start
+from rsslib.trainer import enter_stage, start
 
 SPACE = SearchSpace("mobilenet_v3")
 DEVICE = choose_device("auto")

@@ -11,7 +11,7 @@ from common import CUDA, DEVICE, SPACE, options, random_data, report
 
 from rsslib.machine import keep_freed_memory
 from rsslib.methods import build
-from rsslib.train import start, train
+from rsslib.trainer import start, train
 
 IMAGES = 40_000 if CUDA else 640
 

@@ -4,7 +4,7 @@ import torch
 from common import SPACE, Official, interleaved, options, random_data, report, timed
 from ofa.imagenet_classification.elastic_nn.utils import set_running_statistics
 
-from rsslib.data import normalise
+from rsslib.data.augmentation import normalise
 from rsslib.evaluate import RECALIBRATION_BATCH, correct_answers, labelled_batches, recalibration_images
 from rsslib.supernet import SuperNet
 

@@ -22,6 +22,10 @@ RECORD = "run.json"
 REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
 
 
+class Refused(InputError):
+    """The folder of a run holds another run, or files that are not as it wrote them."""
+
+
 def project_folder() -> Path:
     """The folder with notebooks, data and figures: that of this package's source, or the current one if installed."""
     source = Path(__file__).resolve().parents[1]
@@ -125,7 +129,7 @@ def write_tensors(path: Path, tensors: "dict[str, torch.Tensor]") -> str:
 
 
 def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":
-    """The tensors of a file that the record lists; raises InputError if it is not as it was written."""
+    """The tensors of a file that the record lists; raises Refused if it is not as it was written."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -133,7 +137,7 @@ def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":
     try:
         return load(content)
     except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file ({error}): restore it, or {REBUILD}") from None
+        raise Refused(f"{path} is not a safetensors file ({error}): restore it, or {REBUILD}") from None
 
 
 def write_record(folder: Path, record: dict) -> None:
@@ -143,18 +147,18 @@ def write_record(folder: Path, record: dict) -> None:
 
 
 def read_record(folder: Path) -> dict:
-    """The record of a run; raises InputError if it cannot be read or is not as it was written."""
+    """The record of a run; raises Refused if it cannot be read or is not as it was written."""
     path = folder / RECORD
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error}): restore it, or {REBUILD}") from None
+        raise Refused(f"{path} cannot be read ({error}): restore it, or {REBUILD}") from None
     try:
         intact = record["sha256"][RECORD] == _digest(record)
     except (KeyError, TypeError):
-        raise InputError(f"{path} is not the record of a run: restore it, or {REBUILD}") from None
+        raise Refused(f"{path} is not the record of a run: restore it, or {REBUILD}") from None
     if not intact:
-        raise InputError(f"{path} was altered after the run wrote it: restore it, or {REBUILD}")
+        raise Refused(f"{path} was altered after the run wrote it: restore it, or {REBUILD}")
     return record
 
 
@@ -164,13 +168,13 @@ def _digest(record: dict) -> str:
 
 
 def read(path: Path, record: dict) -> bytes:
-    """The bytes of a file that the record lists; raises InputError if they are not those that the run wrote."""
+    """The bytes of a file that the record lists; raises Refused if they are not those that the run wrote."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): restore it, or {REBUILD}") from None
+        raise Refused(f"{path} cannot be read ({error.strerror}): restore it, or {REBUILD}") from None
     if record["sha256"].get(path.name) != sha256(content):
-        raise InputError(f"{path} was damaged or altered after the run wrote it: restore it, or {REBUILD}")
+        raise Refused(f"{path} was damaged or altered after the run wrote it: restore it, or {REBUILD}")
     return content
 
 

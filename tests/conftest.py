@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from rsslib.files import project_folder
 from rsslib.machine import set_precision
 from rsslib.space import BACKBONES, SearchSpace
 
@@ -40,3 +41,10 @@ def space(request):
 @pytest.fixture(scope="session")
 def mobilenet():
     return SearchSpace("mobilenet_v3")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_results_in_the_project():
+    """Runs of the tests belong in folders of theirs."""
+    yield
+    assert not (project_folder() / "data" / "results" / "test").exists(), "a test left runs in the project's results"

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 from hypothesis import strategies as st
 
-from rsslib.data import Dataset
+from rsslib.data.dataset import Dataset
 from rsslib.space import Arch, Backbone, SearchSpace, StageSpec
 from rsslib.supernet import SuperNet
 

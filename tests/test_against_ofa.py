@@ -14,6 +14,7 @@ from ofa.utils import init_models
 
 from rsslib.errors import InputError
 from rsslib.evaluate import recalibrate
+from rsslib.official import load_official, to_official
 from rsslib.space import SearchSpace
 from rsslib.supernet import SuperNet
 
@@ -38,7 +39,7 @@ def pair(name, dtype):
     """Our supernet and the official one with the same, arbitrary weights and statistics."""
     ours = random_supernet(SearchSpace(name), dtype=dtype)
     theirs = official(name).to(dtype)
-    theirs.load_state_dict(ours.to_official())
+    theirs.load_state_dict(to_official(ours))
     return ours, theirs
 
 
@@ -51,7 +52,7 @@ def pairs():
 def models(pairs, name):
     """The pair in float64, in which nothing that differs can pass for rounding."""
     ours, theirs = pairs[name]
-    theirs.load_state_dict(ours.to_official())
+    theirs.load_state_dict(to_official(ours))
     return ours, theirs
 
 
@@ -84,7 +85,7 @@ def test_logits_of_the_extremes_agree_in_eval_mode(name, models):
 def test_training_agrees(name, models, part):
     """Logits, gradients, which parameters have one, and running statistics of a pass in train mode."""
     ours, theirs = (model.train() for model in models)
-    name_of = dict(zip(ours.to_official(), ours.state_dict(), strict=True))
+    name_of = dict(zip(to_official(ours), ours.state_dict(), strict=True))
     parameters = dict(ours.named_parameters()), {name_of[key]: p for key, p in theirs.named_parameters()}
     x, y = images(4), torch.tensor([3, 14, 15, 92])
     for arch in [*corners(ours.space), *random_archs(ours.space, 49)][part::4]:
@@ -110,7 +111,7 @@ def test_training_agrees(name, models, part):
 def test_recalibration_agrees(name, batches):
     ours, theirs = pair(name, torch.float32)
     x = images(sum(batches), torch.float32)
-    names = dict(zip(ours.to_official(), ours.state_dict(), strict=True))
+    names = dict(zip(to_official(ours), ours.state_dict(), strict=True))
     for arch in random_archs(ours.space, 2):
         statistics = recalibrate(ours, arch, x)
         set_running_statistics(activate(theirs, arch), [(batch, None) for batch in x.split(batches)])
@@ -132,11 +133,11 @@ def importances(block):
 def test_channels_are_sorted_as_the_official_code_sorts_them(name, models, stage, boundaries):
     """In double precision, which the official keys of the second stage need to be exact."""
     ours, theirs = (copy.deepcopy(model) for model in models)
-    before = ours.to_official()["blocks.1.conv.point_linear.conv.conv.weight"].clone()
+    before = to_official(ours)["blocks.1.conv.point_linear.conv.conv.weight"].clone()
     ours.sort_channels(boundaries)
     theirs.re_organize_middle_weights(expand_ratio_stage=stage)
     state = theirs.state_dict()
-    for key, tensor in ours.to_official().items():
+    for key, tensor in to_official(ours).items():
         assert torch.equal(tensor, state[key]), key
     assert not torch.equal(before, state["blocks.1.conv.point_linear.conv.conv.weight"])
 
@@ -147,7 +148,7 @@ def test_the_second_sort_differs_from_the_official_one_by_its_rounding_alone(nam
     ours.sort_channels((4,))
     theirs.re_organize_middle_weights(expand_ratio_stage=1)
     back = SuperNet(ours.space)
-    back.load_official(theirs.state_dict())
+    load_official(back, theirs.state_dict())
     for i, layer in enumerate(ours.space.layers):
         mine, other = (importances(model.blocks[str(i)]) for model in (ours, back))
         cut = layer.hidden(4)
@@ -176,10 +177,10 @@ def test_sorting_leaves_the_largest_subnet_as_it_was(name, models, boundaries):
 def test_state_dicts_survive_the_way_there_and_back(name):
     ours = random_supernet(SearchSpace(name))
     theirs = official(name)
-    assert set(ours.to_official()) == set(theirs.state_dict())
-    theirs.load_state_dict(ours.to_official())
+    assert set(to_official(ours)) == set(theirs.state_dict())
+    theirs.load_state_dict(to_official(ours))
     back = SuperNet(SearchSpace(name))
-    back.load_official(theirs.state_dict())
+    load_official(back, theirs.state_dict())
     for key, tensor in ours.state_dict().items():
         assert torch.equal(back.state_dict()[key], tensor), key
 
@@ -190,8 +191,8 @@ def test_published_checkpoints_with_older_names_load(name):
     old = partial(re.sub, r"^(blocks\.\d+)\.conv\.", r"\1.mobile_inverted_conv.")
     older = {old(key): tensor for key, tensor in theirs.state_dict().items()}
     assert sum(".mobile_inverted_conv." in key for key in older) > 300
-    ours.load_official(older)
-    assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in ours.to_official().items())
+    load_official(ours, older)
+    assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in to_official(ours).items())
 
 
 @by_name
@@ -209,7 +210,7 @@ def test_wrong_state_dicts_are_input_errors(name):
         (official(name, classes=10).state_dict(), ", expected (100, 1280): the classes"),
     ):
         with pytest.raises(InputError) as error:
-            ours.load_official(state)
+            load_official(ours, state)
         assert said in sentence(error)
     assert all(torch.equal(tensor, before[key]) for key, tensor in ours.state_dict().items())
 
@@ -219,7 +220,7 @@ def test_wrong_state_dicts_are_input_errors(name):
 
 @by_name
 def test_initial_weights_have_the_official_spread(name):
-    ours = SuperNet(SearchSpace(name), generator=torch.Generator().manual_seed(0)).to_official()
+    ours = to_official(SuperNet(SearchSpace(name), generator=torch.Generator().manual_seed(0)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         theirs = official(name)

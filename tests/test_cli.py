@@ -2,9 +2,9 @@
 
 import pytest
 
-from rsslib import cli
+from rsslib import campaign, cli
+from rsslib.campaign.engine import RunsFailed
 from rsslib.errors import Stopped
-from rsslib.runs import RunsFailed
 
 
 def run(arguments, folder):
@@ -55,18 +55,18 @@ def test_an_unknown_dataset_is_not_listed(tmp_path, capsys):
     ],
 )
 def test_the_exit_status_tells_how_a_command_ended(error, status, said, tmp_path, capsys, monkeypatch):
-    def complete(*arguments, rebuild, **settings):
-        assert rebuild
+    def complete(runs, settings):
+        assert settings.rebuild
         raise error
 
-    monkeypatch.setattr(cli, "complete", complete)
+    monkeypatch.setattr(campaign, "complete", complete)
     monkeypatch.setattr(cli, "execute", lambda *arguments: [])
     assert run(["reproduce", "--rebuild"], tmp_path) == status
     assert capsys.readouterr().err == said
 
 
 def test_a_campaign_that_stopped_before_any_result_has_not_failed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "complete", lambda *arguments, **settings: None)  # the time budget ran out at once
+    monkeypatch.setattr(campaign, "complete", lambda runs, settings: None)  # the time budget ran out at once
     monkeypatch.setattr(cli, "execute", lambda *arguments: pytest.fail("there is nothing to draw"))
     assert run(["reproduce", "--time-budget", "1s"], tmp_path) == 0
     said = capsys.readouterr()

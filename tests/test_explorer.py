@@ -10,34 +10,38 @@ import pandas as pd
 import pytest
 from helpers import sentence
 
-from rsslib import explore, runs
-from rsslib.diagrams import draw_subnet
+import rsslib.explorer as module
+from rsslib import campaign
+from rsslib.campaign import Settings
+from rsslib.campaign.record import POPULATION_SEED
 from rsslib.errors import InputError
-from rsslib.explore import Explorer, finished_runs
-from rsslib.figures import set_style
+from rsslib.explorer import Explorer, finished_runs
 from rsslib.files import read_record, write_record
+from rsslib.paper.diagrams import draw_subnet
+from rsslib.paper.figures import set_style
 from rsslib.space import Arch
 
 TINY = replace(
-    runs.PROFILES["smoke"], train_images=64, test_images=60, supernet_epochs=1, shrinking_epochs=1, subnets_per_bucket=1
+    campaign.PROFILES["smoke"],
+    train_images=64, test_images=60, supernet_epochs=1, shrinking_epochs=1, subnets_per_bucket=1,
 )
 
 
-REAL_SVG = explore.svg
+REAL_SVG = module.svg
 
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
     """Few draws, and instead of rendered figures the ids in them."""
     set_style()
-    monkeypatch.setattr(explore, "UNIFORM_DRAWS", 2_000)
-    monkeypatch.setattr(explore, "svg", lambda figure: "".join(f'id="{gid}"' for gid in gids(figure)).encode())
+    monkeypatch.setattr(module, "UNIFORM_DRAWS", 2_000)
+    monkeypatch.setattr(module, "svg", lambda figure: "".join(f'id="{gid}"' for gid in gids(figure)).encode())
 
 
 @pytest.fixture
 def rendered(monkeypatch):
     """With rendered figures after all; to be named before the explorer."""
-    monkeypatch.setattr(explore, "svg", REAL_SVG)
+    monkeypatch.setattr(module, "svg", REAL_SVG)
 
 
 def gids(figure) -> list[str]:
@@ -48,7 +52,7 @@ def gids(figure) -> list[str]:
 def trained(tmp_path_factory):
     """A results folder with one finished run."""
     results = tmp_path_factory.mktemp("results")
-    runs.complete(runs.plan(TINY, methods=["rss-short"]), results, device="cpu", progress=False)
+    campaign.complete(campaign.plan(TINY, methods=["rss-short"]), Settings(results, device="cpu", progress=False))
     return results
 
 
@@ -66,7 +70,7 @@ def run_folder(results):
 @pytest.fixture
 def bare(tmp_path):
     """An explorer without runs."""
-    return Explorer(results=tmp_path)
+    return Explorer(settings=Settings(tmp_path))
 
 
 def text(widget) -> str:
@@ -145,7 +149,7 @@ def test_named_presets(bare, name, mflops):
 
 
 def test_random_presets_are_drawn_from_the_seed(bare, tmp_path):
-    again = Explorer(results=tmp_path)
+    again = Explorer(settings=Settings(tmp_path))
     for name in ("random", "4", "12", "14"):
         bare.presets[name].click()
         again.preset(name)
@@ -176,7 +180,7 @@ def test_threads_take_turns(bare, monkeypatch):
         inside.remove(arch)
         return draw_subnet(space, arch)
 
-    monkeypatch.setattr(explore, "draw_subnet", draw)
+    monkeypatch.setattr(module, "draw_subnet", draw)
     clicks = [bare.presets[name].click for name in ("smallest", "largest", "random")] * 2
     clicks += [lambda: bare.everywhere["kernel"].set_trait("value", 7), bare.evaluate]
     with ThreadPoolExecutor(4) as pool:
@@ -187,7 +191,7 @@ def test_threads_take_turns(bare, monkeypatch):
 
 
 def test_proxylessnas_has_a_layer_that_is_always_there(tmp_path):
-    explorer = Explorer(results=tmp_path, backbone="proxylessnas")
+    explorer = Explorer(settings=Settings(tmp_path), backbone="proxylessnas")
     explorer.presets["smallest"].click()
     assert_shows(explorer, explorer.space.smallest)
     assert explorer.comparison().loc["MFLOPs", "A"] == "3.25"
@@ -246,9 +250,9 @@ def test_without_runs_a_sentence_says_so(bare):
 
 
 def test_evaluation_is_that_of_the_population(trained):
-    explorer = Explorer(results=trained)
+    explorer = Explorer(settings=Settings(trained))
     population = pd.read_csv(run_folder(trained) / "population.csv")
-    subnets = [arch for _, arch in explorer.space.population(1, seed=runs.POPULATION_SEED)]
+    subnets = [arch for _, arch in explorer.space.population(1, seed=POPULATION_SEED)]
     for i in (0, 3):
         explorer.arch = subnets[i]
         explorer.button.click()
@@ -258,7 +262,7 @@ def test_evaluation_is_that_of_the_population(trained):
 
 
 def test_an_evaluated_subnet_is_a_star_in_the_population(rendered, trained):
-    explorer = Explorer(results=trained)
+    explorer = Explorer(settings=Settings(trained))
     assert explorer.run.options[0][0] == "Digits, RSS-Short, seed 0"
     assert drawn(explorer.placing) == {"population", "marker A", "marker B"}
     accuracy = explorer.evaluate()
@@ -273,14 +277,14 @@ def test_an_evaluated_subnet_is_a_star_in_the_population(rendered, trained):
 
 def test_without_weights_the_population_is_shown(results):
     (run_folder(results) / "weights.safetensors").unlink()
-    explorer = Explorer(results=results)
+    explorer = Explorer(settings=Settings(results))
     assert "population" in drawn(explorer.placing)
     assert explorer.button.disabled and explorer.evaluate() is None
     assert "weights of this run are not here" in text(explorer.status)
 
 
 def test_weights_that_vanish_are_a_sentence(results):
-    explorer = Explorer(results=results)
+    explorer = Explorer(settings=Settings(results))
     (run_folder(results) / "weights.safetensors").unlink()
     assert explorer.evaluate() is None
     assert "A was not evaluated" in text(explorer.status) and "weights.safetensors" in text(explorer.status)
@@ -290,7 +294,7 @@ def test_another_dataset_than_the_runs_is_refused(results):
     record = read_record(run_folder(results))
     record["config"]["training"]["dataset_sha256"] = "another"
     write_record(run_folder(results), record)
-    explorer = Explorer(results=results)
+    explorer = Explorer(settings=Settings(results))
     assert explorer.evaluate() is None
     assert "digits here is another than the one" in text(explorer.status)
 
@@ -302,7 +306,7 @@ def test_choosing_another_run_shows_its_population(results):
     record["config"]["training"]["seed"] = 7
     write_record(other, record)
     (other / "weights.safetensors").unlink()
-    explorer = Explorer(results=results)
+    explorer = Explorer(settings=Settings(results))
     explorer.evaluate()
     first, second = (run for _, run in explorer.run.options)
     explorer.run.value = second

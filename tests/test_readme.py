@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rsslib import runs
+from rsslib import campaign
+from rsslib.campaign import runs, settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -20,10 +21,11 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0])
 def test_an_example_runs(example, folder, monkeypatch):
     small = {"train_images": 70, "test_images": 20, "subnets_per_bucket": 1, "supernet_epochs": 1}
-    monkeypatch.setitem(runs.PROFILES, "smoke", replace(runs.PROFILES["smoke"], **small))
-    monkeypatch.chdir(folder)
+    monkeypatch.setitem(campaign.PROFILES, "smoke", replace(campaign.PROFILES["smoke"], **small))
+    for module in (runs, settings):
+        monkeypatch.setattr(module, "project_folder", lambda: folder)
     if "trained_supernet" in example:
-        runs.complete(runs.plan("smoke", methods=["rss-short"]), progress=False)
+        campaign.complete(campaign.plan("smoke", methods=["rss-short"]), campaign.Settings(progress=False))
     # a notebook's functions and classes can be looked up too
     namespace = {"__name__": "readme"}
     exec(compile(example, "README.md", "exec"), namespace)

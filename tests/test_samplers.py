@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from rsslib.errors import InputError
 from rsslib.methods import METHODS, build
-from rsslib.samplers import SIZES, Alternating, Sequence, Uniform
+from rsslib.samplers import SIZES, Alternating, Successive, Uniform
 from rsslib.space import SearchSpace
 
 SPACE = SearchSpace("mobilenet_v3")
@@ -104,7 +104,7 @@ def test_named_subnets_follow_or_take_turns(sizes, epochs):
     share, more = divmod(epochs, len(sizes))
     blocks = [size for i, size in enumerate(sizes) for _ in range(share + (i < more))]
     turns = [sizes[epoch % len(sizes)] for epoch in range(epochs)]
-    for sampler, expected in ((Sequence, blocks), (Alternating, turns)):
+    for sampler, expected in ((Successive, blocks), (Alternating, turns)):
         drawn = [sampler(tuple(sizes)).subnets(SPACE, rng(), epoch, epochs, 3) for epoch in range(epochs)]
         assert drawn == [[(getattr(SPACE, size),)] for size in expected]
 
@@ -141,7 +141,7 @@ def test_progressive_shrinking_begins_with_the_largest_subnet():
 
 @pytest.mark.parametrize(("epochs", "switch"), [(590, 295), (180, 90), (5, 3)])
 def test_sequence_halves_the_epochs(epochs, switch):
-    sampler = Sequence(("largest", "smallest"))
+    sampler = Successive(("largest", "smallest"))
     drawn = [sampler.subnets(SPACE, rng(), epoch, epochs, 10) for epoch in range(epochs)]
     assert drawn == [[(SPACE.largest,)]] * switch + [[(SPACE.smallest,)]] * (epochs - switch)
 
@@ -152,7 +152,7 @@ def test_alternating_changes_every_epoch_smallest_first():
 
 
 def test_middle_only_trains_the_middle_setting():
-    (step,) = Sequence(("middle",)).subnets(SPACE, rng(), 0, 1, 10)
+    (step,) = Successive(("middle",)).subnets(SPACE, rng(), 0, 1, 10)
     assert step == (SPACE.uniform(5, 4, 3),)
 
 
@@ -161,10 +161,10 @@ def test_middle_only_trains_the_middle_setting():
     [
         (lambda: Uniform(per="step"), "unknown sampling interval 'step'"),
         (lambda: Uniform(count=1.5), "a step is 1.5"),
-        (lambda: Sequence(()), "sizes is"),
+        (lambda: Successive(()), "sizes is"),
         (lambda: Alternating("largest"), "sizes is 'largest'"),
         (lambda: Uniform(count=0), "a step is 0"),
-        (lambda: Sequence(("large",)), "did you mean 'largest'"),
+        (lambda: Successive(("large",)), "did you mean 'largest'"),
         (lambda: Alternating(("smallest", "huge")), "unknown subnet 'huge'"),
     ],
 )

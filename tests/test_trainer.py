@@ -13,16 +13,17 @@ import torch.nn.functional as F
 from helpers import TINY, assert_close, random_archs, random_supernet, sentence, toy_data
 
 from rsslib import steps as single_steps
-from rsslib import train as training
-from rsslib.checkpoints import load_checkpoint, save_checkpoint
+from rsslib import trainer as training
+from rsslib.campaign.checkpoints import load_checkpoint, save_checkpoint
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
 from rsslib.methods import Method, Stage, build, one_stage
-from rsslib.samplers import Sequence, Uniform
+from rsslib.network import Network
+from rsslib.samplers import Successive, Uniform
 from rsslib.space import Arch, SearchSpace
 from rsslib.steps import TrainingState, new_optimizer, soft_labels_of, train_step
-from rsslib.supernet import Network, SuperNet
-from rsslib.train import start, steps_per_epoch, train
+from rsslib.supernet import SuperNet
+from rsslib.trainer import start, steps_per_epoch, train
 
 SPACE = SearchSpace(TINY, classes=4)
 
@@ -162,7 +163,7 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss():
 
 
 def test_kernel_matrices_stay_the_identity_while_the_largest_trains():
-    state = run(one_stage("largest", 2, Sequence(("largest",)), batch_size=16))
+    state = run(one_stage("largest", 2, Successive(("largest",)), batch_size=16))
     matrices = {name: p for name, p in state.supernet.named_parameters() if "kernel_" in name}
     assert len(matrices) == 16
     for name, parameter in matrices.items():
@@ -170,7 +171,7 @@ def test_kernel_matrices_stay_the_identity_while_the_largest_trains():
 
 
 def test_what_only_larger_subnets_use_decays_with_momentum_once_its_tensor_was_used():
-    method = one_stage("smallest", 2, Sequence(("smallest",)), "constant", batch_size=16)
+    method = one_stage("smallest", 2, Successive(("smallest",)), "constant", batch_size=16)
     method = replace(method, stages=(replace(method.stages[0], learning_rate=0.5),))
     before = weights(start(SPACE, method, 0))
     state = run(method)
@@ -198,7 +199,7 @@ def test_what_only_larger_subnets_use_decays_with_momentum_once_its_tensor_was_u
 
 
 def test_weights_that_idle_in_a_later_stage_keep_moving_by_momentum_only_where_it_carries_over():
-    largest, smallest = (Stage(size, 1, 0.1, Sequence((size,)), "constant") for size in ("largest", "smallest"))
+    largest, smallest = (Stage(size, 1, 0.1, Successive((size,)), "constant") for size in ("largest", "smallest"))
     name, moved = "blocks.0.bn1.weight", {}
     for fresh in (True, False):
         method = Method("two", (largest, smallest), batch_size=16, fresh_optimizer=fresh)
@@ -250,7 +251,7 @@ def test_an_epoch_shows_every_image_once_with_its_label_and_each_in_another_orde
 
 
 def test_methods_of_one_seed_see_the_same_batches(spy):
-    for sampler in (Sequence(("largest",)), Uniform(per="batch")):
+    for sampler in (Successive(("largest",)), Uniform(per="batch")):
         run(one_stage("any", 1, sampler, batch_size=16), seed=3)
     assert len(spy) == 6
     for (_, _, _, x, y, _), (_, _, _, other_x, other_y, _) in zip(spy[:3], spy[3:], strict=True):
@@ -318,7 +319,7 @@ def test_every_step_has_the_rate_of_its_stage(spy):
 def test_history_has_a_row_for_every_epoch(monkeypatch):
     losses = iter(range(100))
     monkeypatch.setattr(single_steps, "train_step", lambda *arguments: torch.tensor(float(next(losses))))
-    stages = (Stage("one", 1, 0.2, Widening()), Stage("two", 2, 0.1, Sequence(("largest",))))
+    stages = (Stage("one", 1, 0.2, Widening()), Stage("two", 2, 0.1, Successive(("largest",))))
     state = run(Method("both", stages, batch_size=16))
     for clock in ("seconds", "processor_seconds"):
         total, seconds = getattr(state, clock), [row.pop(clock) for row in state.history]
@@ -400,7 +401,7 @@ def test_a_stage_starts_with_a_fresh_optimizer_or_with_the_momentum_of_the_last(
 
 def test_a_fresh_optimizer_forgets_which_weights_were_ever_used():
     """In a stage's own process only tensors that this stage uses decay."""
-    largest, smallest = (Stage(size, 1, 0.1, Sequence((size,)), "constant") for size in ("largest", "smallest"))
+    largest, smallest = (Stage(size, 1, 0.1, Successive((size,)), "constant") for size in ("largest", "smallest"))
     for fresh in (True, False):
         seen = []
         run(

@@ -25,7 +25,6 @@ from rsslib.campaign.record import (
     LOCK,
     POPULATION,
     WEIGHTS,
-    Refused,
     configuration,
     population_of,
     status_of,
@@ -37,7 +36,7 @@ from rsslib.data.dataset import Dataset, cached_dataset
 from rsslib.data.readers import is_there
 from rsslib.errors import InputError, Stopped
 from rsslib.evaluate import anchors, evaluate_population
-from rsslib.files import read_record, write_record
+from rsslib.files import Refused, read_record, write_record
 from rsslib.machine import (
     choose_device,
     environment,
@@ -269,7 +268,7 @@ def _train(
     else:
         record |= {"started": _now(), **machine}
         record.pop("machines", None)
-    record["status"] = "training"
+    record |= {"status": "training", "jobs": settings.jobs}
     write_record(folder, record)
     saved = time.monotonic()
 

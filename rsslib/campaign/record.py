@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from rsslib import files
 from rsslib.campaign.runs import Run
 from rsslib.errors import InputError
-from rsslib.files import REBUILD, read_record
+from rsslib.files import REBUILD, Refused, read_record
 from rsslib.samplers import Sampler
 from rsslib.space import RECALIBRATION_IMAGES, Arch, SearchSpace
 
@@ -28,10 +28,6 @@ POPULATION_SEED = 0
 HISTORY, POPULATION, ANCHORS, WEIGHTS = "history.csv", "population.csv", "anchors.csv", "weights.safetensors"
 LOCK = "run.lock"
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
-
-
-class Refused(InputError):
-    """The folder of a run holds another run, or files that are not as it wrote them."""
 
 
 @lru_cache(maxsize=4)

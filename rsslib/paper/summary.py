@@ -198,7 +198,7 @@ def timed(times: pd.DataFrame) -> pd.DataFrame:
         processor = table.get("training_processor_seconds", pd.Series(math.nan, table.index))
         clock, seconds = ("processor", processor) if processor.notna().all() else ("wall", table["training_seconds"])
         tables.append(table.assign(clock=clock, seconds=seconds))
-    return pd.concat(tables)
+    return pd.concat(tables) if tables else times.assign(clock="", seconds=math.nan)
 
 
 def time_unit(seconds: float) -> tuple[str, float]:

@@ -19,7 +19,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from rsslib import runs
+from rsslib import campaign
+from rsslib.campaign import Settings
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -38,8 +39,8 @@ def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     (folder / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / "00_explore.ipynb", folder / "notebooks")
-    planned = runs.plan("smoke", methods=["rss-short"])
-    runs.complete(planned, folder / "data" / "results", folder / "data", "cpu", progress=False)
+    planned = campaign.plan("smoke", methods=["rss-short"])
+    campaign.complete(planned, Settings(folder / "data" / "results", folder / "data", "cpu", progress=False))
     return folder
 
 

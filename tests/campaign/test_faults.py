@@ -22,12 +22,24 @@ import torch
 from filelock import FileLock
 from helpers import TINY, sentence, tables
 
-from rsslib import checkpoints, files, runs, train
+from rsslib import campaign, files, trainer
 from rsslib import steps as single_steps
-from rsslib.checkpoints import load_checkpoint, save_checkpoint
-from rsslib.data import load
+from rsslib.campaign import (
+    Profile,
+    RunsFailed,
+    Settings,
+    checkpoints,
+    engine,
+    overview,
+    plan,
+    populations,
+    record,
+    times,
+    trained_supernet,
+)
+from rsslib.campaign.checkpoints import load_checkpoint, save_checkpoint
+from rsslib.data.dataset import load_dataset
 from rsslib.errors import InputError, Stopped
-from rsslib.runs import Profile, RunsFailed, overview, plan, populations, times, trained_supernet
 from rsslib.space import BACKBONES, SearchSpace
 
 PROFILE = Profile(
@@ -46,7 +58,8 @@ def tiny(*methods, profile=PROFILE, **settings):
 
 
 def complete(planned, results, **settings):
-    runs.complete(planned, results, **{"device": "cpu", "progress": False, "checkpoint_seconds": 0} | settings)
+    settings = {"device": "cpu", "progress": False, "checkpoint_seconds": 0} | settings
+    campaign.complete(planned, Settings(results, **settings))
 
 
 def names(folder):
@@ -71,7 +84,7 @@ def folder(done, tmp_path):
 
 
 def new_state(run):
-    return train.start(SearchSpace(run.backbone, in_channels=1, classes=10), run.method, run.seed)
+    return trainer.start(SearchSpace(run.backbone, in_channels=1, classes=10), run.method, run.seed)
 
 
 def identity(folder):
@@ -115,7 +128,8 @@ def start():
     It is a fork of one that has imported everything and started no thread.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        here = Path(__file__).parent
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (here, here.parent))))  # this file and its helpers
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["test_faults", "sklearn.datasets", "torch._dynamo"])
         started = []
@@ -137,14 +151,14 @@ def child(connection, results, methods, log=None, **settings):
     torch.set_num_threads(1)
     BACKBONES["tiny"] = TINY
     if log is not None:
-        really = runs.train
+        really = engine.train
 
         def logged(state, method, data, seed, *arguments):
             with open(log, "a") as file:
                 file.write(f"{method.name} {seed} {os.getpid()}\n")
             return really(state, method, data, seed, *arguments)
 
-        runs.train = logged
+        engine.train = logged
     planned = tiny(*methods, **{key: settings.pop(key) for key in ("seeds",) if key in settings})
     connection.send("ready")
     connection.recv()
@@ -219,23 +233,23 @@ def hold(connection, lock):
 
 def test_the_lock_of_a_process_that_died_is_free(start, tmp_path):
     process, connection = start(hold, tmp_path / "run.lock")
-    assert connection.recv() == "held" and runs._locked(tmp_path)
+    assert connection.recv() == "held" and record.is_locked(tmp_path)
     process.kill()
     process.join()
-    assert not runs._locked(tmp_path)
+    assert not record.is_locked(tmp_path)
 
 
 def test_a_run_that_another_process_is_at_comes_last(tmp_path, monkeypatch):
     first, second = tiny("rss-short", seeds=(0, 1))
     first.folder(tmp_path).mkdir(parents=True)
-    lock, order, really = FileLock(first.folder(tmp_path) / "run.lock"), [], runs.train
+    lock, order, really = FileLock(first.folder(tmp_path) / "run.lock"), [], engine.train
 
     def logged(state, method, data, seed, *arguments):
         order.append(seed)
         lock.release()
         return really(state, method, data, seed, *arguments)
 
-    monkeypatch.setattr(runs, "train", logged)
+    monkeypatch.setattr(engine, "train", logged)
     lock.acquire()
     complete([first, second], tmp_path)
     assert order == [1, 0]
@@ -299,7 +313,7 @@ def test_ctrl_c_stops_two_workers(start, tmp_path):
     process.join(20)
     assert process.exitcode == 0 and errors.read_text() == ""
     for folder in folders:
-        assert not runs._locked(folder)
+        assert not record.is_locked(folder)
         assert load_checkpoint(*resumable(folder))
 
 
@@ -314,7 +328,7 @@ def test_workers_end_with_the_process_that_started_them(start, tmp_path):
     process, _, _, folders = both_at_work(tmp_path / "results", start, tmp_path / "errors")
     process.kill()
     deadline = time.monotonic() + 20
-    while any(runs._locked(folder) for folder in folders):
+    while any(record.is_locked(folder) for folder in folders):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -399,9 +413,9 @@ def test_time_before_a_crash_counts(interrupted, done, tmp_path):
 
 
 def test_a_run_that_goes_on_on_another_machine_has_a_hardware_of_its_own(interrupted, done, tmp_path, monkeypatch):
-    here = runs.environment(torch.device("cpu"))
+    here = engine.environment(torch.device("cpu"))
     with monkeypatch.context() as patch, interrupted_after(monkeypatch, 1), pytest.raises(KeyboardInterrupt):
-        patch.setattr(runs, "environment", lambda *arguments: here | {"hardware": "Abacus"})
+        patch.setattr(engine, "environment", lambda *arguments: here | {"hardware": "Abacus"})
         complete([done[0]], tmp_path)
     complete([done[0]], tmp_path)
     record = files.read_record(interrupted)
@@ -415,7 +429,7 @@ def test_a_run_that_goes_on_on_another_machine_has_a_hardware_of_its_own(interru
 
 
 def test_any_damage_to_a_table_is_refused(done, folder, tmp_path):
-    for name, read in (("population.csv", populations), ("history.csv", runs.histories)):
+    for name, read in (("population.csv", populations), ("history.csv", campaign.histories)):
         path = folder / name
         good = path.read_bytes()
         for content in damaged(good, 200, 30):
@@ -449,7 +463,7 @@ def test_any_damage_to_weights_is_refused(done, folder, tmp_path):
     for content in damaged(path.read_bytes()):
         path.write_bytes(content)
         with pytest.raises(InputError, match="weights.safetensors was damaged or altered"):
-            trained_supernet(done[0], tmp_path)
+            trained_supernet(done[0], Settings(tmp_path))
     with pytest.raises(InputError, match="weights.safetensors was damaged or altered"):
         complete(tiny(subnets_per_bucket=3), tmp_path)
 
@@ -463,7 +477,7 @@ def test_a_killed_evaluation_of_more_subnets_goes_on(done, folder, tmp_path, mon
         write(folder, record)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(runs, "write_record", killed)
+        patch.setattr(engine, "write_record", killed)
         complete(made, tmp_path)  # the population is there, but the record does not vouch for it yet
     with pytest.raises(InputError, match="is trained in"):
         populations(made, tmp_path)
@@ -487,14 +501,14 @@ def images():
 def test_any_damage_to_a_dataset_is_refused_or_harmless(save_npz, first_use, tmp_path):
     path = tmp_path / "toy.npz"
     save_npz(path, **images())
-    good, expected = path.read_bytes(), load("toy", tmp_path)
+    good, expected = path.read_bytes(), load_dataset("toy", tmp_path)
     refused = 0
     for content in damaged(good, 300, 30):
         path.write_bytes(content)
         if first_use:
             (tmp_path / "toy.sha256").unlink(missing_ok=True)
         try:
-            data = load("toy", tmp_path)
+            data = load_dataset("toy", tmp_path)
         except InputError as error:
             refused += 1
             assert str(path) in str(error) and "\n" not in str(error)
@@ -513,21 +527,21 @@ def test_a_header_that_asks_for_fewer_bytes_is_refused(tmp_path):
         content = content.replace(shape, shape.replace(b"5, 5", b"4, 5"))
     (tmp_path / "toy.npz").write_bytes(content)
     with pytest.raises(InputError, match="x_train.npy is damaged"):
-        load("toy", tmp_path)
+        load_dataset("toy", tmp_path)
 
 
 def test_a_dataset_that_changed_is_refused(tmp_path):
     np.savez(tmp_path / "toy.npz", **images())
-    checksum = load("toy", tmp_path).checksum
+    checksum = load_dataset("toy", tmp_path).checksum
     assert (tmp_path / "toy.sha256").read_text() == f"{checksum}\n"
     changed = images()
     changed["y_test"][0] = 1
     np.savez(tmp_path / "toy.npz", **changed)
     with pytest.raises(InputError, match="toy.npz is not what it was at its first use") as error:
-        load("toy", tmp_path)
+        load_dataset("toy", tmp_path)
     assert str(tmp_path / "toy.sha256") in sentence(error)
     (tmp_path / "toy.sha256").unlink()
-    assert load("toy", tmp_path).checksum != checksum
+    assert load_dataset("toy", tmp_path).checksum != checksum
 
 
 def test_weights_are_not_used_with_another_dataset(tmp_path):
@@ -535,11 +549,11 @@ def test_weights_are_not_used_with_another_dataset(tmp_path):
     np.savez(tmp_path / "toy.npz", **images())
     (run,) = tiny("rss-short", profile=profile)
     complete([run], tmp_path / "results", data=tmp_path)
-    trained_supernet(run, tmp_path / "results", tmp_path)
+    trained_supernet(run, Settings(tmp_path / "results", tmp_path, device="cpu"))
     (tmp_path / "other").mkdir()
     np.savez(tmp_path / "other/toy.npz", **{**images(), "y_test": np.zeros(9, np.uint8)})
     with pytest.raises(InputError, match="is another than the one that test/toy/tiny/rss-short/seed0 was trained on"):
-        trained_supernet(run, tmp_path / "results", tmp_path / "other")
+        trained_supernet(run, Settings(tmp_path / "results", tmp_path / "other", device="cpu"))
     with pytest.raises(InputError, match="dataset_sha256 is"):
         complete([run], tmp_path / "results", data=tmp_path / "other")
 
@@ -619,12 +633,12 @@ def test_weights_that_are_not_finite_are_never_written(done, tmp_path):
     "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory: 9 GB")]
 )
 def test_out_of_memory_says_what_to_lower(error, done, tmp_path, monkeypatch):
-    arguments = (str(tmp_path), "data", "cpu", "fp32", 3, None, False, 0.0)
+    settings = Settings(tmp_path, device="cpu", jobs=3, progress=False, checkpoint_seconds=0)
     with interrupted_after(monkeypatch, 2, error), pytest.raises(InputError) as caught:
-        runs.complete_run(done[0], *arguments)
+        engine.complete_run(done[0], settings)
     assert "ran out of memory on cpu: choose fewer jobs at once than 3 or another device" in sentence(caught)
     assert len(checkpoints.checkpoints(done[0].folder(tmp_path))) == 2
-    assert runs.complete_run(done[0], *arguments)
+    assert engine.complete_run(done[0], settings)
 
 
 # --- full disks -------------------------------------------------------------------------------------------------------
@@ -721,7 +735,7 @@ def test_hostile_weights_are_refused(done, folder, tmp_path):
         record["sha256"]["weights.safetensors"] = files.write(folder / "weights.safetensors", content)
         files.write_record(folder, record)
         with pytest.raises(InputError, match="is not a safetensors file"):
-            trained_supernet(done[0], tmp_path)
+            trained_supernet(done[0], Settings(tmp_path))
     assert not (tmp_path / "ran").exists()
 
 
@@ -729,7 +743,7 @@ def test_a_hostile_dataset_is_refused(tmp_path):
     for content in payloads(tmp_path / "ran"):
         (tmp_path / "toy.npz").write_bytes(content)
         with pytest.raises(InputError, match="cannot be read as an .npz file|has no x_train"):
-            load("toy", tmp_path)
+            load_dataset("toy", tmp_path)
     assert not (tmp_path / "ran").exists()
 
 

@@ -17,10 +17,11 @@ from filelock import FileLock
 from helpers import sentence
 
 import rsslib
-from rsslib import cli, cluster, runs
+from rsslib import campaign, cli
+from rsslib.campaign import Profile, RunsFailed, Settings, engine, overview, plan
+from rsslib.campaign import ray as placing
 from rsslib.errors import InputError
 from rsslib.methods import one_stage
-from rsslib.runs import Profile, RunsFailed, overview, plan
 from rsslib.samplers import Uniform
 
 PROFILE = Profile("test", ("digits",), subnets_per_bucket=1, train_images=64, test_images=40)
@@ -70,7 +71,7 @@ def tables(run, results):
 
 
 def finish_locally(todo, results):
-    runs.complete(todo, results, device="cpu", progress=False)
+    campaign.complete(todo, Settings(results, device="cpu", progress=False))
 
 
 def names(folder):
@@ -147,7 +148,7 @@ def test_runs_survive_the_death_of_a_node(ray, tmp_path, capsys):
         killer = threading.Thread(target=kill, daemon=True)
         killer.start()
         with pytest.raises(RunsFailed) as failed:
-            cluster.complete([broken, first, second], results, device="cpu", checkpoint_seconds=0)
+            placing.complete_with_ray([broken, first, second], Settings(results, device="cpu", checkpoint_seconds=0))
         killer.join(10)
     finally:
         ray.shutdown()
@@ -175,7 +176,7 @@ def test_a_node_without_the_results_folder_sends_its_files(ray, tmp_path, monkey
     results = tmp_path / "ray"
 
     with monkeypatch.context() as patch:
-        train = runs.train
+        train = engine.train
 
         def two_epochs(state, method, images, seed, after_epoch, *arguments):
             def unplugged(state):
@@ -184,13 +185,13 @@ def test_a_node_without_the_results_folder_sends_its_files(ray, tmp_path, monkey
 
             train(state, method, images, seed, unplugged, *arguments)
 
-        patch.setattr(runs, "train", two_epochs)
+        patch.setattr(engine, "train", two_epochs)
         with pytest.raises(RunsFailed, match="unplugged"):
-            runs.complete([begun], results, device="cpu", progress=False, checkpoint_seconds=0)
+            campaign.complete([begun], Settings(results, device="cpu", progress=False, checkpoint_seconds=0))
     assert dict(overview([begun], results)[["run", "status"]].to_numpy()) == {begun.name: "interrupted"}
     Path(diary.path).unlink()
-    monkeypatch.setattr(cluster.Path, "touch", lambda path: None)  # now no node sees the token
-    cluster.complete([begun], results, device="cpu", progress=False, jobs=os.cpu_count())  # one thread a run, as here
+    monkeypatch.setattr(placing.Path, "touch", lambda path: None)  # now no node sees the token
+    placing.complete_with_ray([begun], Settings(results, device="cpu", progress=False, jobs=os.cpu_count()))
     assert not ray.is_initialized() and not ray_processes()
     assert [epoch for _, epoch in diary.entries()] == [2, 3]
     assert tables(begun, results) == tables(begun, tmp_path / "local")
@@ -201,7 +202,7 @@ def test_a_node_without_the_results_folder_sends_its_files(ray, tmp_path, monkey
 def test_an_address_without_a_cluster_gets_one_sentence(address, ray, tmp_path):
     run, _ = diary_run(tmp_path, "none", 1)
     with pytest.raises(InputError, match=f"no Ray cluster can be joined at '{address}'") as error:
-        cluster.complete([run], tmp_path / "results", device="cpu", progress=False, address=address)
+        placing.complete_with_ray([run], Settings(tmp_path / "results", device="cpu", progress=False), address)
     sentence(error)
     assert not (tmp_path / "results").exists()
 
@@ -210,7 +211,7 @@ def test_an_address_without_a_cluster_gets_one_sentence(address, ray, tmp_path):
 
 
 def test_the_package_imports_no_ray_unless_asked():
-    for path in Path(rsslib.__file__).parent.glob("*.py"):
+    for path in Path(rsslib.__file__).parent.rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
             imported = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -245,7 +246,7 @@ def test_bad_settings_get_one_sentence(settings, named, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
     todo = plan(PROFILE, methods=[one_stage("none", 1, Uniform())])
     with pytest.raises(InputError) as error:
-        cluster.complete(todo, tmp_path, **{"device": "cpu"} | settings)
+        placing.complete_with_ray(todo, Settings(tmp_path, **{"device": "cpu"} | settings))
     assert named in sentence(error)
 
 
@@ -256,25 +257,25 @@ def nodes(*resources):
 @pytest.mark.parametrize(
     ("device", "jobs", "found", "expected"),
     [
-        ("auto", 1, [(True, {"CPU": 8.0})], ("cpu", 1, 8, {"num_gpus": 0, "num_cpus": 8})),
-        ("auto", 3, [(True, {"CPU": 8.0}), (True, {"CPU": 16.0})], ("cpu", 3, 2, {"num_gpus": 0, "num_cpus": 2})),
-        ("cpu", 9, [(True, {"CPU": 4.0, "GPU": 1.0})], ("cpu", 9, 1, {"num_gpus": 0, "num_cpus": 1})),
-        ("auto", 4, [(True, {}), (True, {"CPU": 4.0, "GPU": 2.0})], ("cuda", 4, 1, {"num_gpus": 0.25, "num_cpus": 0})),
+        ("auto", 1, [(True, {"CPU": 8.0})], ("cpu", 1, {"num_gpus": 0, "num_cpus": 8})),
+        ("auto", 3, [(True, {"CPU": 8.0}), (True, {"CPU": 16.0})], ("cpu", 3, {"num_gpus": 0, "num_cpus": 2})),
+        ("cpu", 9, [(True, {"CPU": 4.0, "GPU": 1.0})], ("cpu", 9, {"num_gpus": 0, "num_cpus": 1})),
+        ("auto", 4, [(True, {}), (True, {"CPU": 4.0, "GPU": 2.0})], ("cuda", 4, {"num_gpus": 0.25, "num_cpus": 0})),
         ("auto", 1, [(False, {"CPU": 4.0, "GPU": 2.0}), (True, {"CPU": 2.0})],
-         ("cpu", 1, 2, {"num_gpus": 0, "num_cpus": 2})),
-        ("auto", None, [(True, {"GPU": 2.0})], ("cuda", 1, 1, {"num_gpus": 1, "num_cpus": 0})),
+         ("cpu", 1, {"num_gpus": 0, "num_cpus": 2})),
+        ("auto", None, [(True, {"GPU": 2.0})], ("cuda", 1, {"num_gpus": 1, "num_cpus": 0})),
         ("auto", None, [(True, {"CPU": 8.0, "memory": 64 * 2.0**30}), (True, {"CPU": 4.0, "memory": 32 * 2.0**30})],
-         ("cpu", 4, 1, {"num_gpus": 0, "num_cpus": 1})),
-        ("auto", None, [(True, {"CPU": 8.0, "memory": 4 * 2.0**30})], ("cpu", 2, 4, {"num_gpus": 0, "num_cpus": 4})),
-        ("auto", None, [(True, {"CPU": 8.0, "memory": 8 * 2.0**30})], ("cpu", 4, 2, {"num_gpus": 0, "num_cpus": 2})),
+         ("cpu", 4, {"num_gpus": 0, "num_cpus": 1})),
+        ("auto", None, [(True, {"CPU": 8.0, "memory": 4 * 2.0**30})], ("cpu", 2, {"num_gpus": 0, "num_cpus": 4})),
+        ("auto", None, [(True, {"CPU": 8.0, "memory": 8 * 2.0**30})], ("cpu", 4, {"num_gpus": 0, "num_cpus": 2})),
         ("auto", None, [(True, {"CPU": 8.0, "memory": 64 * 2.0**30}), (True, {"CPU": 16.0, "memory": 12 * 2.0**30})],
-         ("cpu", 4, 2, {"num_gpus": 0, "num_cpus": 2})),
-        ("auto", None, [(True, {"CPU": 8.0})], ("cpu", 1, 8, {"num_gpus": 0, "num_cpus": 8})),  # memory not told
-        ("auto", None, [(True, {"CPU": 2.0, "memory": 2.0**30})], ("cpu", 1, 2, {"num_gpus": 0, "num_cpus": 2})),
+         ("cpu", 4, {"num_gpus": 0, "num_cpus": 2})),
+        ("auto", None, [(True, {"CPU": 8.0})], ("cpu", 1, {"num_gpus": 0, "num_cpus": 8})),  # memory not told
+        ("auto", None, [(True, {"CPU": 2.0, "memory": 2.0**30})], ("cpu", 1, {"num_gpus": 0, "num_cpus": 2})),
     ],
 )  # fmt: skip
 def test_runs_share_gpus_or_cores(device, jobs, found, expected):
-    assert cluster._share(nodes(*found), device, jobs, needs_cuda=False) == expected
+    assert placing._share(nodes(*found), Settings(device=device, jobs=jobs), needs_cuda=False) == expected
 
 
 @pytest.mark.parametrize(
@@ -287,5 +288,5 @@ def test_runs_share_gpus_or_cores(device, jobs, found, expected):
 )
 def test_a_cluster_that_cannot_run_them_gets_one_sentence(device, needs_cuda, found, named):
     with pytest.raises(InputError) as error:
-        cluster._share(nodes(*found), device, 1, needs_cuda)
+        placing._share(nodes(*found), Settings(device=device), needs_cuda)
     assert named in sentence(error)

@@ -4,28 +4,28 @@ from pathlib import Path
 
 import pytest
 
-from rsslib import runs
-from rsslib.summary import against_published, differences
+from rsslib import campaign
+from rsslib.paper.summary import against_published, differences
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 RESULTS = PROJECT / "data" / "results"
 README = " ".join((PROJECT / "README.md").read_text(encoding="utf-8").split())
-QUICK = runs.plan("quick", methods=["ofa", "ofa-released", "rss", "rss-short"], seeds=[0, 1, 2])
-PAPER = runs.plan("paper", ["cifar100"], ["rss-short"])
+QUICK = campaign.plan("quick", methods=["ofa", "ofa-released", "rss", "rss-short"], seeds=[0, 1, 2])
+PAPER = campaign.plan("paper", ["cifar100"], ["rss-short"])
 
 
 @pytest.mark.parametrize("planned", [QUICK, PAPER], ids=["quick", "paper"])
 def test_each_run_is_whole(planned):
-    assert set(runs.overview(planned, RESULTS)["status"]) == {"finished"}
-    population, history = runs.populations(planned, RESULTS), runs.histories(planned, RESULTS)
+    assert set(campaign.overview(planned, RESULTS)["status"]) == {"finished"}
+    population, history = campaign.populations(planned, RESULTS), campaign.histories(planned, RESULTS)
     assert len(population) == sum(6 * run.profile.subnets_per_bucket for run in planned)
     assert len(history) == sum(run.method.epochs for run in planned)
     assert population["accuracy"].between(0, 100).all()
 
 
 def test_medians_at_the_papers_scale_are_within_a_point_and_a_half_of_the_published_ones():
-    times = runs.times(PAPER, RESULTS)
-    table = against_published(runs.populations(PAPER, RESULTS), times)
+    times = campaign.times(PAPER, RESULTS)
+    table = against_published(campaign.populations(PAPER, RESULTS), times)
     assert len(table) == 6
     gaps = table["difference"]
     assert gaps.abs().max() <= 1.5
@@ -35,7 +35,7 @@ def test_medians_at_the_papers_scale_are_within_a_point_and_a_half_of_the_publis
 
 
 def test_the_gains_that_the_readme_tells_of_are_those_of_the_runs():
-    gains = differences(runs.populations(QUICK, RESULTS)).query("quantity == 'all'").set_index("method")
+    gains = differences(campaign.populations(QUICK, RESULTS)).query("quantity == 'all'").set_index("method")
     told = [
         f"{gains['mean'][pair]:.1f} ± {gains['high'][pair] - gains['mean'][pair]:.1f}"
         for pair in ("RSS minus OFA", "RSS minus OFA (released code)")

@@ -17,17 +17,15 @@ import torch
 from filelock import FileLock
 from helpers import TINY, sentence, tables
 
-from rsslib import files, machine, runs
+from rsslib import campaign, files, machine
 from rsslib import steps as single_steps
-from rsslib.errors import InputError, Stopped, choose
-from rsslib.methods import TABLE_1, build, one_stage, override
-from rsslib.runs import (
+from rsslib.campaign import (
     Profile,
     RunsFailed,
+    Settings,
     anchor_tables,
     by_worth,
-    choose_device,
-    configuration,
+    engine,
     finished,
     histories,
     overview,
@@ -36,9 +34,13 @@ from rsslib.runs import (
     times,
     trained_supernet,
 )
-from rsslib.samplers import Sequence
+from rsslib.campaign.record import configuration
+from rsslib.campaign.workers import worker_threads
+from rsslib.errors import InputError, Stopped, choose
+from rsslib.machine import choose_device
+from rsslib.methods import TABLE_1, build, one_stage, override
+from rsslib.samplers import Successive
 from rsslib.space import BACKBONES, SearchSpace
-from rsslib.workers import worker_threads
 
 PROFILE = Profile(
     "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
@@ -58,7 +60,7 @@ def tiny(*methods, profile=PROFILE, **settings):
 
 
 def complete(runs_, results, **settings):
-    runs.complete(runs_, results, **{"device": "cpu", "progress": False} | settings)
+    campaign.complete(runs_, Settings(results, **{"device": "cpu", "progress": False} | settings))
 
 
 def never(*arguments, **settings):
@@ -137,7 +139,7 @@ def test_every_evaluation_has_the_three_anchors_in_a_table_of_their_own(done, tm
         files.write_record(run.folder(copy), record)
         (run.folder(copy) / "anchors.csv").unlink()
     assert set(anchor_tables(done[0], copy).method) == {"ofa"} and anchor_tables(done[0][1:], copy).empty
-    assert runs.finished(done[0], copy) == done[0]
+    assert campaign.finished(done[0], copy) == done[0]
 
 
 def test_history_and_population_are_complete(done):
@@ -159,8 +161,8 @@ def test_methods_are_evaluated_on_the_same_subnets(done):
 
 def test_what_is_finished_is_not_run_again(results, monkeypatch):
     before = contents(results)
-    monkeypatch.setattr(runs, "train", never)
-    monkeypatch.setattr(runs, "evaluate_population", never)
+    monkeypatch.setattr(engine, "train", never)
+    monkeypatch.setattr(engine, "evaluate_population", never)
     complete(tiny("ofa", "rss"), results)
     assert contents(results) == before
 
@@ -187,9 +189,9 @@ def test_a_run_of_a_real_backbone(tmp_path):
 
 def test_weights_are_those_that_were_evaluated(done):
     made, results = done
-    supernet, data = trained_supernet(made[1], results)
+    supernet, data = trained_supernet(made[1], Settings(results))
     assert not supernet.training and len(data.x_test) == 60
-    table = runs.evaluate_population(supernet, SearchSpace("tiny").population(2), data, progress=False)
+    table = engine.evaluate_population(supernet, SearchSpace("tiny").population(2), data, progress=False)
     there = pd.read_csv(made[1].folder(results) / "population.csv")
     np.testing.assert_allclose(table.accuracy, there.accuracy)
 
@@ -198,7 +200,7 @@ def test_weights_that_stayed_elsewhere_are_an_input_error(results):
     run = tiny("rss")[0]
     (run.folder(results) / "weights.safetensors").unlink()
     with pytest.raises(InputError, match="train the run here"):
-        trained_supernet(run, results)
+        trained_supernet(run, Settings(results))
 
 
 # --- going on after an interruption
@@ -249,10 +251,10 @@ def test_no_checkpoint_is_written_before_its_time(tmp_path, steps):
 def test_a_run_interrupted_in_its_evaluation_is_not_trained_again(done, tmp_path, monkeypatch):
     run = tiny("rss")[0]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runs, "evaluate_population", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(engine, "evaluate_population", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         complete([run], tmp_path)
     assert overview([run], tmp_path).status.tolist() == ["interrupted"]
-    monkeypatch.setattr(runs, "train", never)
+    monkeypatch.setattr(engine, "train", never)
     complete([run], tmp_path)
     assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
     history = pd.read_csv(run.folder(tmp_path) / "history.csv")
@@ -279,9 +281,9 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(file, done, tmp_pat
 
 def test_a_time_budget_stops_training_between_epochs(done, tmp_path, monkeypatch, steps):
     run, clock = tiny("rss")[0], iter(range(100))  # each look at the clock takes a second
-    fake = SimpleNamespace(**{**vars(runs.time), "time": lambda: next(clock)})
+    fake = SimpleNamespace(**{**vars(engine.time), "time": lambda: next(clock)})
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "time", fake)
+        patch.setattr(engine, "time", fake)
         complete([run], tmp_path, time_budget=3.5)  # one look before training, then one an epoch
     assert steps.made == 2 * 3
     assert overview([run], tmp_path).status.tolist() == ["interrupted"]
@@ -315,9 +317,9 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained(done, tmp_
             shutil.copytree(run.folder(done[1]), run.folder(tmp_path), dirs_exist_ok=True)
             return super().__enter__()
 
-    monkeypatch.setattr(runs, "FileLock", Waiting)
-    monkeypatch.setattr(runs, "train", never)
-    monkeypatch.setattr(runs, "evaluate_population", never)
+    monkeypatch.setattr(engine, "FileLock", Waiting)
+    monkeypatch.setattr(engine, "train", never)
+    monkeypatch.setattr(engine, "evaluate_population", never)
     complete([run], tmp_path)
     assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
 
@@ -328,12 +330,12 @@ def test_several_runs_at_once_finish_like_one_after_the_other(tmp_path):
     made = plan(profile, methods=("rss-short", "rss-short-largest"))
     complete(made, tmp_path, jobs=2)
     assert overview(made, tmp_path).status.tolist() == ["finished"] * 2
-    assert set(times(made, tmp_path).executor) == {"eager, 2 runs at once"}
+    assert {files.read_record(run.folder(tmp_path))["jobs"] for run in made} == {2}
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_several_runs_in_threads_finish_like_one_after_the_other(device, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(runs, "_workers", lambda jobs, where: worker_threads(jobs, runs._stop))  # on CPUs as on CUDA
+    monkeypatch.setattr(engine, "_workers", lambda jobs, where: worker_threads(jobs, engine._stop))  # as on CUDA
     planned = tiny("rss", "rss-2-per-batch", "ofa-released", seeds=[0, 1])
     complete(planned, tmp_path / "together", device=device, jobs=3, progress=True)
     complete(planned, tmp_path / "alone", device=device)
@@ -344,13 +346,13 @@ def test_several_runs_in_threads_finish_like_one_after_the_other(device, tmp_pat
 
 
 def test_an_interrupt_stops_runs_in_threads_with_checkpoints(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "_workers", lambda jobs, where: worker_threads(jobs, runs._stop))
+    monkeypatch.setattr(engine, "_workers", lambda jobs, where: worker_threads(jobs, engine._stop))
 
     def interrupted(futures):
         time.sleep(0.2)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "as_completed", interrupted)
+    monkeypatch.setattr(engine, "as_completed", interrupted)
     endless = tiny(profile=replace(PROFILE, shrinking_epochs=100_000), seeds=[0, 1])
     with pytest.raises(Stopped, match="goes on from the last checkpoints"):
         complete(endless, tmp_path, jobs=2)
@@ -358,13 +360,13 @@ def test_an_interrupt_stops_runs_in_threads_with_checkpoints(tmp_path, monkeypat
         assert list(run.folder(tmp_path).glob("checkpoint*"))
 
 
-@pytest.mark.parametrize(("room", "expected"), [(1, {"eager"}), (3, {"eager, 2 runs at once"})])
+@pytest.mark.parametrize(("room", "expected"), [(1, 1), (3, 2)])
 def test_without_a_number_of_jobs_there_are_as_many_as_the_device_has_room_for(room, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "worker_processes", lambda jobs, *_: worker_threads(jobs, runs._stop))
-    monkeypatch.setattr(runs, "free_jobs", lambda device: room)
+    monkeypatch.setattr(engine, "worker_processes", lambda jobs, *_: worker_threads(jobs, engine._stop))
+    monkeypatch.setattr(engine, "free_jobs", lambda device: room)
     planned = tiny(seeds=[0, 1])
     complete(planned, tmp_path, jobs=None)
-    assert set(times(planned, tmp_path)["executor"]) == expected
+    assert {files.read_record(run.folder(tmp_path))["jobs"] for run in planned} == {expected}
 
 
 @pytest.mark.parametrize(("free", "cores", "expected"), [(64, 8, 8), (7, 8, 4), (1, 8, 1), (64, 1, 1)])
@@ -398,7 +400,7 @@ def test_another_configuration_is_named_and_nothing_touched(change, named, resul
 
 
 def test_more_subnets_are_evaluated_without_training(results, monkeypatch):
-    monkeypatch.setattr(runs, "train", never)
+    monkeypatch.setattr(engine, "train", never)
     made = tiny("rss", subnets_per_bucket=3)
     folder = made[0].folder(results)
     before, history = pd.read_csv(folder / "population.csv"), (folder / "history.csv").read_bytes()
@@ -420,7 +422,7 @@ def test_more_subnets_of_weights_that_are_gone_are_an_input_error(results):
 
 
 def test_finished_results_need_no_weights(results, monkeypatch):
-    monkeypatch.setattr(runs, "train", never)
+    monkeypatch.setattr(engine, "train", never)
     for run in tiny("ofa", "rss"):
         (run.folder(results) / "weights.safetensors").unlink()
     complete(tiny("ofa", "rss"), results)
@@ -439,7 +441,7 @@ def test_a_damaged_record_is_an_input_error(text, results):
 
 
 def test_a_mistake_in_the_last_run_costs_nothing(tmp_path, results, monkeypatch):
-    monkeypatch.setattr(runs, "train", never)
+    monkeypatch.setattr(engine, "train", never)
     wrong = replace(tiny("rss")[0], method=override(build("rss", 2, 5), dropout=0.2))
     with pytest.raises(InputError):
         complete([*tiny("rss", seeds=(5,)), wrong], results)
@@ -471,7 +473,7 @@ def test_a_mistake_in_the_last_run_costs_nothing(tmp_path, results, monkeypatch)
         ({"methods": ["rss", "ofa", "rss"]}, "methods holds 'rss' twice"),
         ({"datasets": ["../digits"]}, "'../digits' cannot name a profile, dataset or method"),
         ({"datasets": [None]}, "None cannot name a"),
-        ({"methods": [one_stage("my/rss", 1, Sequence(("smallest",)))]}, "'my/rss' cannot name a"),
+        ({"methods": [one_stage("my/rss", 1, Successive(("smallest",)))]}, "'my/rss' cannot name a"),
         ({"methods": [7]}, "7 cannot name"),
         ({"profile": None}, "unknown profile None"),
         ({"subnets_per_bucket": 0}, "subnets_per_bucket is 0"),
@@ -521,7 +523,7 @@ def test_what_cannot_be_run_is_an_input_error_before_anything_is_written(
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("results", [7, None, "file", "file/below"])
+@pytest.mark.parametrize("results", [7, "", "file", "file/below"])
 def test_results_that_cannot_be_a_folder_are_an_input_error(results, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
@@ -547,7 +549,7 @@ def test_cuda_is_missed_where_it_is_asked_for_or_needed(tmp_path):
         with pytest.raises(InputError, match=f"device '{device}' was asked for, but PyTorch finds 0"):
             complete(tiny("rss"), tmp_path / "results", device=device)
     with pytest.raises(InputError, match="meant for a CUDA device"):
-        runs.complete(plan("paper"), tmp_path / "results", progress=False)
+        campaign.complete(plan("paper"), Settings(tmp_path / "results", progress=False))
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     assert not (tmp_path / "results").exists()
 
@@ -575,7 +577,7 @@ def test_a_profile_gives_what_is_not_asked_for():
 
 
 def test_a_method_of_ones_own_gets_the_learning_rate_of_the_profile_as_the_study_s_do():
-    method = one_stage("mine", 3, Sequence(("smallest",)))
+    method = one_stage("mine", 3, Successive(("smallest",)))
     mine, rss = plan(Profile("own", ("mnist",), 3, learning_rate_scale=2.0), methods=[method, "rss"])
     assert mine.method == override(method, learning_rate_scale=2.0)
     assert mine.method.stages[0].learning_rate == rss.method.stages[0].learning_rate == 0.02
@@ -600,13 +602,13 @@ def test_another_code_of_a_sampler_is_another_configuration(tmp_path):
 
 
 def test_samplers_of_a_notebook_do_not_travel_to_other_processes(tmp_path, monkeypatch):
-    class Mine(Sequence):
+    class Mine(Successive):
         pass
 
     monkeypatch.setattr(Mine, "__module__", "__main__")
     methods = [one_stage(name, 1, Mine(("smallest",))) for name in ("one", "two")]
     with pytest.raises(InputError, match="the sampler Mine is defined in a notebook or script") as error:
-        runs.complete(plan("smoke", methods=methods), tmp_path, device="cpu", jobs=2, progress=False)
+        campaign.complete(plan("smoke", methods=methods), Settings(tmp_path, device="cpu", jobs=2, progress=False))
     assert "give jobs=1" in sentence(error)
 
 

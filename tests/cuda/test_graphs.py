@@ -11,15 +11,16 @@ from helpers import TINY, random_archs, random_supernet, toy_data
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rsslib import data as datasets
-from rsslib import graphs, steps, train
+from rsslib import steps, trainer
+from rsslib.cuda import graphs
+from rsslib.data import augmentation
 from rsslib.machine import own_stream
 from rsslib.methods import Stage, build, one_stage
 from rsslib.samplers import Uniform
 from rsslib.space import SearchSpace
 from rsslib.steps import TrainingState, new_optimizer, teacher_weights
 from rsslib.supernet import SuperNet
-from rsslib.train import start
+from rsslib.trainer import start
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 SPACE = SearchSpace(TINY, classes=4)
@@ -42,14 +43,14 @@ def run(method, device, with_graphs, dtype=torch.float32, seed=0):
     state = start(SPACE, method, seed, device)
     if dtype != torch.float32:
         state = TrainingState(state.supernet.to(dtype), new_optimizer(state.supernet))
-    return train.train(state, method, data_on(device), seed, progress=False, graphs=with_graphs)
+    return trainer.train(state, method, data_on(device), seed, progress=False, graphs=with_graphs)
 
 
 @pytest.fixture
 def double(monkeypatch):
     """Training in float64, at learning rates that float32, in which a graph keeps them, holds exactly."""
     for module in (steps, graphs):
-        monkeypatch.setattr(module, "augment", lambda *arguments: datasets.augment(*arguments).double())
+        monkeypatch.setattr(module, "augment", lambda *arguments: augmentation.augment(*arguments).double())
     monkeypatch.setattr(Stage, "rate", lambda stage, epoch, step, steps: 2.0 ** -(6 + step % 3))
 
 
@@ -107,7 +108,7 @@ def prepare(steps, subnets, rate=0.0):
     order = torch.randperm(32, generator=steps.generator, device=steps.data.device)
     for group in steps.state.optimizer.param_groups:
         group["lr"] = steps.rate
-    steps.prepare(subnets, order, datasets.draw_augmentation(32, steps.generator), [rate] * 4)
+    steps.prepare(subnets, order, augmentation.draw_augmentation(32, steps.generator), [rate] * 4)
     for archs in subnets:
         steps.wake(archs)
 
@@ -206,7 +207,7 @@ def test_what_is_captured_never_waits_for_the_host(name, backbone, monkeypatch):
     stages = tuple(replace(stage, epochs=1) for stage in (method.stages[0], method.stages[-1]))
     method = replace(method, stages=stages)
     space = SearchSpace(backbone, classes=4)
-    train.train(start(space, method, 0), method, data_on("cpu", 8), 0, progress=False, graphs=True)
+    trainer.train(start(space, method, 0), method, data_on("cpu", 8), 0, progress=False, graphs=True)
     assert seen >= ({"whole_step"} if name == "rss" else {"load", "masked", "update"})
 
 
@@ -227,8 +228,8 @@ def test_what_is_captured_makes_and_meets_no_tensor_elsewhere(backbone):
     state = TrainingState(supernet, new_optimizer(supernet))
     state.teacher = teacher_weights(supernet, dict(supernet.named_parameters()))
     executor = graphs.GraphedSteps(state, method, method.stages[-1], data, torch.Generator())
-    crops = datasets.draw_augmentation(32, executor.generator)
-    crops = datasets.Augmentation(**{name: t.to("meta") for name, t in vars(crops).items()})
+    crops = augmentation.draw_augmentation(32, executor.generator)
+    crops = augmentation.Augmentation(**{name: t.to("meta") for name, t in vars(crops).items()})
     archs = random_archs(space, 4)
     executor.prepare([(arch,) for arch in archs], torch.empty(32, dtype=torch.int64, device="meta"), crops, [0.0] * 4)
     with OnOneDevice():
@@ -264,7 +265,7 @@ def test_captures_of_ever_new_subnets_do_not_use_ever_more_memory():
     method = replace(one_stage("rss", 40, Uniform()), batch_size=8)
     reserved = []
     state = start(SearchSpace("mobilenet_v3", classes=4), method, 0, "cuda")
-    train.train(
+    trainer.train(
         state, method, data_on("cuda"), 0, lambda state: reserved.append(torch.cuda.memory_reserved()), progress=False
     )
     assert max(reserved[20:]) <= reserved[19] + 64 * 2**20  # larger subnets need more, in pieces of 20 MB

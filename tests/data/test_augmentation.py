@@ -12,8 +12,10 @@ import torchvision.transforms.v2.functional as F2
 from PIL import Image
 from scipy import stats
 
-from rsslib.data import IMAGENET_MEAN, IMAGENET_STD, SIZE, Augmentation, augment, draw_augmentation
+from rsslib.data.augmentation import Augmentation, augment, draw_augmentation
+from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from rsslib.errors import InputError
+from rsslib.space import RESOLUTION
 
 N = 20_000
 P = 1e-3  # a correct sampler fails a test at this level once in a thousand seeds; the seeds here are fixed
@@ -30,7 +32,7 @@ def drawn():
 
 def torchvision_crops(n=N, scale=(0.08, 1), ratio=(3 / 4, 4 / 3), seed=1):
     """Columns top, left, height, width of n crops by torchvision."""
-    image = torch.empty(3, SIZE, SIZE)
+    image = torch.empty(3, RESOLUTION, RESOLUTION)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         crops = [T.RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(n)]
@@ -51,7 +53,7 @@ def crop_statistics(top, left, height, width):
         "area": height * width,
         "ratio": height / width,
         "vertical centre": top + height / 2,
-        "room used": top / (SIZE - height + 1) - left / (SIZE - width + 1),
+        "room used": top / (RESOLUTION - height + 1) - left / (RESOLUTION - width + 1),
     }
 
 
@@ -60,7 +62,7 @@ def p_values(ours, theirs):
     ours, theirs = crop_statistics(*ours), crop_statistics(*theirs)
     p = {name: stats.ks_2samp(ours[name], theirs[name]).pvalue for name in ours}
     for side in ("top", "left", "height", "width"):
-        counts = np.stack([np.bincount(crops[side], minlength=SIZE + 1) for crops in (ours, theirs)])
+        counts = np.stack([np.bincount(crops[side], minlength=RESOLUTION + 1) for crops in (ours, theirs)])
         p[f"{side} counts"] = stats.chi2_contingency(counts[:, counts.sum(0) >= 20]).pvalue
     return p
 
@@ -88,7 +90,7 @@ def test_the_comparison_sees_a_wrong_range(drawn, wrong):
 
 def test_the_comparison_sees_wrong_positions(drawn, reference):
     top, left, height, width = as_crops(drawn)
-    off_by_one = np.minimum(top, SIZE - height - 1).clip(0)
+    off_by_one = np.minimum(top, RESOLUTION - height - 1).clip(0)
     p = p_values((off_by_one, left, height, width), reference)
     assert min(p.values()) < P / 100, p
 
@@ -96,15 +98,15 @@ def test_the_comparison_sees_wrong_positions(drawn, reference):
 def test_crops_lie_within_the_image(drawn):
     top, left, height, width = as_crops(drawn)
     assert top.min() == 0 and left.min() == 0
-    assert (top + height).max() == SIZE and (left + width).max() == SIZE
-    assert min(height.min(), width.min()) == 8 and height.max() == width.max() == SIZE
+    assert (top + height).max() == RESOLUTION and (left + width).max() == RESOLUTION
+    assert min(height.min(), width.min()) == 8 and height.max() == width.max() == RESOLUTION
 
 
 def test_the_whole_image_where_no_draw_fits(monkeypatch):
     largest = 1 - 2**-24  # of the numbers that torch.rand gives: area 1, ratio 4/3, never fits
     monkeypatch.setattr(torch, "rand", lambda size, **_: torch.full(size, largest))
     crops = np.stack(as_crops(draw_augmentation(3, generator())))
-    assert (crops == np.array([[0], [0], [SIZE], [SIZE]])).all()
+    assert (crops == np.array([[0], [0], [RESOLUTION], [RESOLUTION]])).all()
 
 
 def test_the_largest_random_number_stays_within_the_image(monkeypatch):
@@ -112,7 +114,7 @@ def test_the_largest_random_number_stays_within_the_image(monkeypatch):
     draws = iter([lambda: rand(2, 10, 500), lambda: torch.full((6, 500), 1 - 2**-24)])
     monkeypatch.setattr(torch, "rand", lambda *_, **__: next(draws)())
     p = draw_augmentation(500, generator())
-    assert (p.top + p.height == SIZE).all() and (p.left + p.width == SIZE).all()
+    assert (p.top + p.height == RESOLUTION).all() and (p.left + p.width == RESOLUTION).all()
 
 
 def test_flips_and_orders_are_fair(drawn):
@@ -131,8 +133,8 @@ def test_factors_are_uniform_over_their_ranges(drawn):
 
 def test_parameters_are_independent(drawn):
     top, left, height, width = as_crops(drawn)
-    inside = (height < SIZE - 1) & (width < SIZE - 1)
-    columns = [height * width, np.log(height / width), top / (SIZE - height + 1), left / (SIZE - width + 1)]
+    inside = (height < RESOLUTION - 1) & (width < RESOLUTION - 1)
+    columns = [height * width, np.log(height / width), top / (RESOLUTION - height + 1), left / (RESOLUTION - width + 1)]
     columns += [drawn.flip, drawn.brightness, drawn.saturation, drawn.brightness_first]
     correlation = np.corrcoef([np.asarray(column, dtype=float)[inside] for column in columns])
     np.fill_diagonal(correlation, 0)
@@ -169,7 +171,7 @@ def test_indexing_picks_images():
 
 
 def random_images(n, channels=3, seed=0):
-    images = torch.randint(0, 256, (n, channels, SIZE, SIZE), dtype=torch.uint8, generator=generator(seed))
+    images = torch.randint(0, 256, (n, channels, RESOLUTION, RESOLUTION), dtype=torch.uint8, generator=generator(seed))
     return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -180,7 +182,7 @@ def without_jitter(p):
 def crop_and_flip(image, top, left, height, width, flip):
     """torchvision's crop, resize and flip of a tensor in 0..1 or of a PIL image."""
     image = F.resized_crop(
-        image, top, left, height, width, [SIZE, SIZE], F.InterpolationMode.BILINEAR, antialias=True
+        image, top, left, height, width, [RESOLUTION, RESOLUTION], F.InterpolationMode.BILINEAR, antialias=True
     )
     return F.hflip(image) if flip else image
 
@@ -219,7 +221,7 @@ def test_pixels_are_torchvisions(channels, functional):
 
 def test_every_crop_size_in_every_corner():
     sides = [1, 2, 7, 8, 13, 31, 32]
-    crops = [(t, le, h, w) for h in sides for w in sides for t in {0, SIZE - h} for le in {0, SIZE - w}]
+    crops = [(t, le, h, w) for h in sides for w in sides for t in {0, RESOLUTION - h} for le in {0, RESOLUTION - w}]
     top, left, height, width = torch.tensor(crops).T
     p = draw_augmentation(len(crops), generator())
     p = without_jitter(replace(p, top=top, left=left, height=height, width=width))
@@ -276,7 +278,7 @@ def test_no_shape_or_branch_depends_on_data():
         *(getattr(draw_augmentation(6, generator()), f.name).to("meta") for f in fields(Augmentation))
     )
     out = augment(random_images(6).to("meta"), p[torch.arange(6)], IMAGENET_MEAN, IMAGENET_STD)
-    assert out.shape == (6, 3, SIZE, SIZE) and out.device.type == "meta"
+    assert out.shape == (6, 3, RESOLUTION, RESOLUTION) and out.device.type == "meta"
 
 
 @pytest.mark.cuda

@@ -13,7 +13,9 @@ import torchvision.transforms.functional as F
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from rsslib.data import DATASETS, IMAGENET_MEAN, IMAGENET_STD, load, normalise
+from rsslib.data.augmentation import normalise
+from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, load_dataset
+from rsslib.data.readers import DATASETS
 from rsslib.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -79,7 +81,7 @@ def message(error):
 
 
 def test_digits_need_no_file(tmp_path):
-    data = load("digits", root=tmp_path / "nowhere")
+    data = load_dataset("digits", root=tmp_path / "nowhere")
     assert [len(getattr(data, f"y_{split}")) for split in SPLITS] == [1151, 287, 359]
     assert (data.channels, data.n_classes, data.device.type) == (1, 10, "cpu")
     assert data.classes == tuple("0123456789") and data.mean is None and data.std is None
@@ -94,7 +96,7 @@ def test_digits_need_no_file(tmp_path):
 
 
 def test_digits_are_scikit_learns_resized_to_32():
-    data, digits = load("digits"), load_digits()
+    data, digits = load_dataset("digits"), load_digits()
     x = torch.from_numpy((digits.images / 16 * 255).round()).float()[:, None]
     x = F.resize(x, [32, 32]).round().byte()
     assert rows(data.x_train, data.x_val, data.x_test) == rows(x)
@@ -120,10 +122,10 @@ def test_digits_are_scikit_learns_resized_to_32():
     ],
 )
 def test_the_real_files_have_the_published_split(name, sizes, checksum):
-    root = Path(__file__).parents[1] / "data"
+    root = Path(__file__).parents[2] / "data"
     if not (root / f"{name}.npz").exists():
         pytest.skip(f"{name}.npz is not there")
-    data = load(name, root)
+    data = load_dataset(name, root)
     assert [len(getattr(data, f"y_{split}")) for split in SPLITS] == sizes
     assert data.checksum == checksum
 
@@ -159,11 +161,11 @@ def test_a_missing_file_is_downloaded_once(tmp_path, monkeypatch, name, shape, l
     monkeypatch.setattr(torchvision.datasets, name, fake)
     ours = {"FashionMNIST": "fashion_mnist"}.get(name, name.lower())
     assert ours in DATASETS
-    first = load(ours, tmp_path / "new")
-    again = load(ours, tmp_path / "new")
+    first = load_dataset(ours, tmp_path / "new")
+    again = load_dataset(ours, tmp_path / "new")
     assert fake.calls == 2  # train and test
     assert_same(first, again)
-    assert_same(first, load("toy", write(tmp_path, **data)))
+    assert_same(first, load_dataset("toy", write(tmp_path, **data)))
     assert first.classes == tuple(label.split(" - ")[0] for label in labels)
     assert {p.name for p in (tmp_path / "new").iterdir()} == {f"{ours}.npz", f"{ours}.sha256", "downloads"}
 
@@ -176,7 +178,7 @@ def test_a_failed_download_says_so_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
     with pytest.raises(InputError) as error:
-        load("mnist", tmp_path)
+        load_dataset("mnist", tmp_path)
     text = message(error)
     assert (
         str(tmp_path / "mnist.npz") in text
@@ -194,14 +196,14 @@ def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch, step):
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", FakeTorchvision(arrays(), list("abcd")))
     monkeypatch.setattr(os, step, full)
     with pytest.raises(InputError, match="No space left"):
-        load("cifar10", tmp_path)
+        load_dataset("cifar10", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["downloads"]
 
 
 def test_a_root_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError) as error:
-        load("cifar10", tmp_path / "file")
+        load_dataset("cifar10", tmp_path / "file")
     assert "download of cifar10 failed" in message(error)
 
 
@@ -210,7 +212,7 @@ def test_a_root_that_cannot_be_written(tmp_path):
 
 def test_images_keep_their_labels_and_pixels(tmp_path):
     data = arrays()
-    loaded = load("toy", write(tmp_path, **data))
+    loaded = load_dataset("toy", write(tmp_path, **data))
     assert [len(getattr(loaded, f"y_{split}")) for split in SPLITS] == [40, 10, 20]
     for split in SPLITS:
         x, y = getattr(loaded, f"x_{split}"), getattr(loaded, f"y_{split}")
@@ -228,14 +230,14 @@ def test_the_order_of_rows_on_disk_does_not_matter(tmp_path, shape):
     data = arrays(shape=shape)
     data["x_train"][7] = data["x_train"][8]  # equal pixels, different labels
     assert data["y_train"][7] != data["y_train"][8]
-    a = load("toy", write(tmp_path / "a", **data))
+    a = load_dataset("toy", write(tmp_path / "a", **data))
     for seed in range(3):
-        assert_same(a, load("toy", write(tmp_path / "b", **shuffled(data, seed))))
+        assert_same(a, load_dataset("toy", write(tmp_path / "b", **shuffled(data, seed))))
 
 
 def test_rows_are_ordered_by_a_hash_and_the_first_are_validation(tmp_path):
     data = arrays(n_train=23)
-    loaded = load("toy", write(tmp_path, **data))
+    loaded = load_dataset("toy", write(tmp_path, **data))
     x = sorted(
         (hashlib.blake2b(row.tobytes(), digest_size=16).digest(), i) for i, row in enumerate(data["x_train"])
     )
@@ -247,28 +249,28 @@ def test_rows_are_ordered_by_a_hash_and_the_first_are_validation(tmp_path):
 def test_at_most_10000_are_held_out(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (50_005, 28, 28), dtype=np.uint8)
     y = np.arange(50_005) % 2
-    data = load("toy", write(tmp_path, x_train=x, y_train=y, x_test=x[:1], y_test=y[:1]), train_images=3)
+    data = load_dataset("toy", write(tmp_path, x_train=x, y_train=y, x_test=x[:1], y_test=y[:1]), train_images=3)
     assert (len(data.y_train), len(data.y_val), len(data.y_test)) == (3, 10_000, 1)
 
 
 @pytest.mark.parametrize("key", ["x_train", "y_train", "x_test", "y_test"])
 def test_the_checksum_sees_one_pixel_and_one_label(tmp_path, key):
     data = arrays()
-    before = load("toy", write(tmp_path, **data)).checksum
+    before = load_dataset("toy", write(tmp_path, **data)).checksum
     assert len(before) == 64
     changed = data | {key: data[key].copy()}
     changed[key].reshape(-1)[-1] ^= 1
-    assert load("toy", write(tmp_path / "changed", **changed)).checksum != before
+    assert load_dataset("toy", write(tmp_path / "changed", **changed)).checksum != before
 
 
 def test_fewer_images_are_the_first_ones(tmp_path):
     write(tmp_path, **arrays())
-    whole, part = load("toy", tmp_path), load("toy", tmp_path, train_images=7, test_images=np.int64(5))
+    whole, part = load_dataset("toy", tmp_path), load_dataset("toy", tmp_path, train_images=7, test_images=np.int64(5))
     assert torch.equal(part.x_train, whole.x_train[:7]) and torch.equal(part.y_train, whole.y_train[:7])
     assert torch.equal(part.x_test, whole.x_test[:5]) and torch.equal(part.y_test, whole.y_test[:5])
     assert torch.equal(part.x_val, whole.x_val)
     assert part.checksum == whole.checksum and part.n_classes == whole.n_classes
-    assert_same(whole, load("toy", tmp_path, train_images=40, test_images=20))
+    assert_same(whole, load_dataset("toy", tmp_path, train_images=40, test_images=20))
 
 
 @pytest.mark.parametrize("count", [0, -1, 41, 2.5, "7", True])
@@ -276,7 +278,7 @@ def test_fewer_images_are_the_first_ones(tmp_path):
 def test_impossible_numbers_of_images(tmp_path, what, count):
     write(tmp_path, **arrays(n_test=40))
     with pytest.raises(InputError) as error:
-        load("toy", tmp_path, **{what: count})
+        load_dataset("toy", tmp_path, **{what: count})
     text = message(error)
     assert f"{what} is {count!r}" in text and "up to the 40" in text
 
@@ -286,7 +288,7 @@ def test_impossible_numbers_of_images(tmp_path, what, count):
 
 def test_grey_28_by_28_is_zero_padded(tmp_path):
     data = arrays(shape=(28, 28))
-    a = load("toy", write(tmp_path / "a", **data))
+    a = load_dataset("toy", write(tmp_path / "a", **data))
     assert a.channels == 1 and a.mean is None and a.std is None
     inside = a.x_test[:, :, 2:30, 2:30]
     assert rows(inside) == rows(torch.from_numpy(data["x_test"])[:, None])
@@ -294,13 +296,13 @@ def test_grey_28_by_28_is_zero_padded(tmp_path):
     with_channel = {
         k: v[..., None] if k.startswith("x") else v[:, None] for k, v in data.items()
     }  # Keras's labels
-    assert_same(a, load("toy", write(tmp_path / "b", **with_channel)))
+    assert_same(a, load_dataset("toy", write(tmp_path / "b", **with_channel)))
 
 
 @pytest.mark.parametrize("shape", [(64, 48, 3), (28, 28, 3), (20, 33), (8, 8, 1), (300, 400, 3)])
 def test_other_sizes_are_resized(tmp_path, shape):
     data = arrays(n_train=8, n_test=8, shape=shape)
-    loaded = load("toy", write(tmp_path, **data))
+    loaded = load_dataset("toy", write(tmp_path, **data))
     x = torch.from_numpy(data["x_test"].reshape(8, *shape[:2], -1)).permute(0, 3, 1, 2).float()
     assert rows(loaded.x_test) == rows(F.resize(x, [32, 32], antialias=True).round().byte())
 
@@ -315,8 +317,8 @@ def test_folders_and_npz_give_the_same_dataset(tmp_path, shape):
     (tmp_path / "a/toy/train/.DS_Store").write_text("")
     (tmp_path / "a/toy/test/b/.hidden").write_text("")
     (tmp_path / "a/toy/train/README.txt").write_text("between the class folders, not in one")
-    a = load("toy", tmp_path / "a")
-    b = load("toy", write(tmp_path / "b", **data, classes=np.array(list("abcd"))))
+    a = load_dataset("toy", tmp_path / "a")
+    b = load_dataset("toy", write(tmp_path / "b", **data, classes=np.array(list("abcd"))))
     assert_same(a, b)
     assert a.classes == b.classes == tuple("abcd")
     assert (a.channels, a.mean) == (b.channels, b.mean)
@@ -329,7 +331,7 @@ def test_images_may_differ_in_size_and_mode(tmp_path):
     Image.fromarray(rng.integers(0, 256, (100, 70), dtype=np.uint8)).save(folder / "train/a/grey.png")
     Image.fromarray(rng.integers(0, 256, (9, 9, 4), dtype=np.uint8)).save(folder / "train/a/alpha.png")
     Image.fromarray(data["x_train"][0]).convert("P").save(folder / "train/b/palette.gif")
-    loaded = load("toy", tmp_path)
+    loaded = load_dataset("toy", tmp_path)
     assert loaded.channels == 3 and len(loaded.y_train) + len(loaded.y_val) == 53
 
 
@@ -340,7 +342,7 @@ def test_grey_modes_stay_grey(tmp_path):
     Image.fromarray(deep).save(folder / "test/a/deep.png")
     Image.fromarray(deep > 30000).save(folder / "test/a/bits.png")
     Image.fromarray(data["x_train"][0]).convert("LA").save(folder / "test/b/alpha.png")
-    loaded = load("toy", tmp_path)
+    loaded = load_dataset("toy", tmp_path)
     assert loaded.channels == 1
     expected = [
         (deep >> 8).astype(np.uint8),
@@ -382,7 +384,7 @@ def test_bad_folders(tmp_path, case):
     damage, expected = BAD_FOLDERS[case]
     damage(write_folder(tmp_path, arrays()))
     with pytest.raises(InputError, match=expected) as error:
-        load("toy", tmp_path)
+        load_dataset("toy", tmp_path)
     assert str(tmp_path) in message(error)
 
 
@@ -441,7 +443,7 @@ def test_bad_arrays(tmp_path, case):
     change, expected = BAD_ARRAYS[case]
     write(tmp_path, **change(arrays()))
     with pytest.raises(InputError, match=expected) as error:
-        load("toy", tmp_path)
+        load_dataset("toy", tmp_path)
     assert str(tmp_path / "toy.npz") in message(error)
 
 
@@ -472,7 +474,7 @@ def test_damaged_files(tmp_path, case, name):
     path = write(tmp_path, name, **arrays()) / f"{name}.npz"
     BAD_FILES[case](path)
     with pytest.raises(InputError) as error:
-        load(name, tmp_path)
+        load_dataset(name, tmp_path)
     assert f"{path} cannot be read as an .npz file (" in message(error)
 
 
@@ -484,7 +486,7 @@ def test_damaged_files(tmp_path, case, name):
 )
 def test_unknown_names(tmp_path, name, close):
     with pytest.raises(InputError) as error:
-        load(name, tmp_path)
+        load_dataset(name, tmp_path)
     text = message(error)
     assert text.startswith(f"unknown dataset {name!r}") and ", ".join(DATASETS) in text
     assert str(tmp_path / f"{name}.npz") in text and f"{tmp_path / str(name)}/train/<class>/" in text
@@ -495,7 +497,7 @@ def test_unknown_names(tmp_path, name, close):
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", 2.5])
 def test_unusable_devices(device):
     with pytest.raises(InputError) as error:
-        load("digits", device=device)
+        load_dataset("digits", device=device)
     assert f"device {device!r} cannot be used" in message(error)
 
 

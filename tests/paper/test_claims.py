@@ -14,13 +14,14 @@ from helpers import sentence
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
-from rsslib import claims as c
-from rsslib import figures, files
+from rsslib import files
+from rsslib.campaign.record import configuration
 from rsslib.errors import InputError
 from rsslib.methods import METHODS, TABLE_1
-from rsslib.runs import configuration
+from rsslib.paper import claims as c
+from rsslib.paper import figures
 
-FOLDER = Path(__file__).resolve().parent.parent
+FOLDER = Path(__file__).resolve().parents[2]
 DATASETS = list(TABLE_1)
 BUCKETS = {"mobilenet_v3": (4, 6, 8, 10, 12, 14), "proxylessnas": (4, 6, 8, 10, 12)}
 NOTHING = pd.DataFrame()
@@ -413,7 +414,7 @@ def all_claims():
 
 def test_tables(all_claims, tmp_path):
     (tmp_path / "figure_3.png").touch()
-    c.save(all_claims, tmp_path)
+    c.save_claims(all_claims, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["claims.csv", "claims.md", "figure_3.png"]
     table = pd.read_csv(tmp_path / "claims.csv", dtype={"number": str})
     assert list(table["number"]) == [claim.statement.number for claim in all_claims] and table["where"].notna().all()

@@ -11,13 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.text import Text
 
-from rsslib import diagrams
 from rsslib.errors import InputError
-from rsslib.figures import set_style
 from rsslib.methods import METHODS, TABLE_1, build, override
+from rsslib.paper import diagrams
+from rsslib.paper.figures import set_style
 from rsslib.samplers import Uniform
 from rsslib.space import Arch, SearchSpace
-from rsslib.train import start, train
+from rsslib.trainer import start, train
 
 TINY = TABLE_1["mnist"]
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from rsslib import claims
-from rsslib import evidence as e
+from rsslib.paper import claims
+from rsslib.paper import evidence as e
 
 NOTHING = pd.DataFrame()
 KEY = ("cifar100", "mobilenet_v3", "rss")
@@ -71,7 +71,7 @@ def test_statistics_match_numpy():
         e.difference(e.mean_of(0, 2), e.median): lambda x: x[:2].mean() - np.median(x),
         e.median: np.median,
         e.best: lambda x: np.sort(x.ravel())[-3:].mean(),
-        e.spread: lambda x: np.sort(x.ravel())[-3:].mean() - np.sort(x.ravel())[:3].mean(),
+        e.extent: lambda x: np.sort(x.ravel())[-3:].mean() - np.sort(x.ravel())[:3].mean(),
         e.slope: lambda x: np.polyfit(mflops.ravel(), x.ravel(), 1)[0],
         e.loss_away_from(7.0): lambda x: -np.polyfit(abs(mflops.ravel() - 7), x.ravel(), 1)[0],
     }.items():

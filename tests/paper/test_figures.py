@@ -7,8 +7,9 @@ from made_up import BUCKETS, MEDIANS, SECONDS, made_up
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from rsslib import figures, methods, runs
+from rsslib import campaign, methods
 from rsslib.errors import InputError
+from rsslib.paper import figures
 
 
 @pytest.fixture(autouse=True)
@@ -207,11 +208,11 @@ def test_figure_1_shows_the_dataset_asked_for():
 
 def test_caption_names_datasets_scale_seeds_and_hardware():
     _, times = made_up(["digits"])
-    planned = runs.plan("smoke", methods=["ofa", "rss"], seeds=[0, 1])
+    planned = campaign.plan("smoke", methods=["ofa", "rss"], seeds=[0, 1])
     scale = planned[0].profile.describe("digits")
     assert figures.caption(planned) == f"Profile smoke, seeds 0 and 1. Digits: {scale}."
     assert figures.caption(planned, times).endswith(f"Digits: {scale}. Trained on Abacus (executor: eager).")
-    paper = figures.caption(runs.plan("paper", seeds=[3]))
+    paper = figures.caption(campaign.plan("paper", seeds=[3]))
     assert "seed 3." in paper and "MNIST: 10 + 27 epochs" in paper and "CIFAR-10 and CIFAR-100: 180 + 410" in paper
 
 
@@ -270,7 +271,7 @@ def test_a_figure_of_unfinished_runs_is_a_sentence_and_a_split_makes_panels(tmp_
 def test_every_figure_of_a_studied_method_has_the_studys_values_at_its_scale(profile, compared, tmp_path):
     names = ["rss", "rss-per-batch"]
     table, times = made_up(methods=names)
-    planned = runs.plan(profile, datasets=["cifar100"], methods=names)
+    planned = campaign.plan(profile, datasets=["cifar100"], methods=names)
     marks = published_marks(figures.population_figure(table, times, planned, names, tmp_path, "figure_5"))
     assert len(marks) == (len(BUCKETS) if compared else 0)
 
@@ -289,7 +290,7 @@ def test_save_writes_both_files_the_same_every_time(tmp_path):
     contents = []
     for folder in ("a/b", "c"):
         figure = figures.population_boxes(population)
-        paths = figures.save(figure, tmp_path / folder, "figure_3")
+        paths = figures.save_figure(figure, tmp_path / folder, "figure_3")
         assert paths == [tmp_path / folder / "figure_3.png", tmp_path / folder / "figure_3.pdf"]
         assert sorted(paths) == sorted((tmp_path / folder).iterdir())  # no temporary files are left
         contents.append([path.read_bytes() for path in paths])
@@ -303,7 +304,7 @@ def test_a_failed_save_leaves_no_file(tmp_path):
     figure = figures.population_boxes(made_up()[0])
     figure.axes[0].add_line(Line2D([0], [0], label="x")).draw = None  # cannot be drawn
     with pytest.raises(TypeError):
-        figures.save(figure, tmp_path, "figure_3")
+        figures.save_figure(figure, tmp_path, "figure_3")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,9 +8,9 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsslib import claims, figures, summary
+from rsslib.campaign.runs import PROFILES
 from rsslib.methods import METHODS, TABLE_1
-from rsslib.runs import PROFILES
+from rsslib.paper import claims, figures, summary
 from rsslib.space import BACKBONES
 
 KINDS = {claims.REPRODUCED, claims.REFUTED, claims.INCONCLUSIVE, claims.NOT_RUN, claims.NO_SCALE}

@@ -6,8 +6,9 @@ import pytest
 from made_up import BUCKETS, made_up
 from scipy import stats
 
-from rsslib import methods, summary
+from rsslib import methods
 from rsslib.errors import InputError
+from rsslib.paper import summary
 
 
 def row(table: pd.DataFrame, method: str, quantity: str = "all") -> pd.Series:
