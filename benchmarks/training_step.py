@@ -3,11 +3,14 @@
 import statistics
 
 import numpy as np
+import torch
 from common import CUDA, SPACE, Official, Ours, interleaved, options, report, subnets_of_sizes
 
 
 def main() -> None:
-    rounds = options(__doc__, rounds=15).rounds
+    chosen = options(__doc__, rounds=15, threads=torch.get_num_threads())
+    torch.set_num_threads(chosen.threads)  # of both sides
+    rounds = chosen.rounds
     steps = 625 if CUDA else 1  # an epoch is captured as a whole
     ours, official, rows = Ours(steps), Official(), []
     for size, archs in subnets_of_sizes().items():

@@ -15,6 +15,7 @@ import torch
 import torchvision
 
 from rsslib.errors import InputError, check_device_name, choose
+from rsslib.operators import kernels
 
 
 def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
@@ -98,7 +99,7 @@ def environment(device: torch.device, jobs: int = 1, precision: str = "fp32") ->
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{_processor()}, threads: {torch.get_num_threads()}"
-    executor = "CUDA graphs" if device.type == "cuda" else "eager"
+    executor = "CUDA graphs" if device.type == "cuda" else "eager, compiled loops" if kernels() else "eager"
     executor += f", {precision}" if precision != "fp32" else ""
     # on CPUs, where times are those of the processor, it makes no difference
     executor += f", {jobs} runs at once" if jobs > 1 and device.type == "cuda" else ""

@@ -60,8 +60,6 @@ class EagerSteps:
 
     def __init__(self, state: TrainingState, method: Method, stage: Stage, data: Dataset, generator: torch.Generator):
         self.state, self.method, self.stage, self.data, self.generator = state, method, stage, data, generator
-        self.parameters = dict(state.supernet.named_parameters())
-        self.buffers = dict(state.supernet.named_buffers())
 
     def epoch(self, subnets: list[Step], order: Tensor, crops: Augmentation, rates: list[float], bar) -> Tensor:
         """Train one epoch; returns the loss of every step, on the device.
@@ -70,12 +68,13 @@ class EagerSteps:
         learning rate of each step.
         """
         data, losses = self.data, torch.zeros(len(rates), device=order.device)
+        views = Views(self.state.supernet)
         for step, rows in enumerate(order.split(self.method.batch_size)[: len(rates)]):
             x = augment(data.x_train[rows], crops[rows], data.mean, data.std)
             for group in self.state.optimizer.param_groups:
                 group["lr"] = rates[step]
             losses[step] = train_step(
-                self.state, self.parameters, self.buffers, x, data.y_train[rows], subnets[step],
+                self.state, views, x, data.y_train[rows], subnets[step],
                 self.method.dropout, self.generator, self.stage.distill,
             )  # fmt: skip
             if order.device.type == "cpu":  # elsewhere reading the loss would hold up the device
@@ -84,10 +83,35 @@ class EagerSteps:
         return losses
 
 
+class Views:
+    """What subnets use of a supernet, as views; those of the last step are kept, since most steps have its subnets.
+
+    Good as long as the parameters keep their gradients, so made anew for every epoch.
+    """
+
+    def __init__(self, supernet: SuperNet):
+        self.supernet = supernet
+        self.parameters, self.buffers = dict(supernet.named_parameters()), dict(supernet.named_buffers())
+        self.last: dict[Arch, tuple[dict[str, Tensor], Norm]] = {}
+
+    def of(self, subnets: Step) -> list[tuple[dict[str, Tensor], Norm]]:
+        """For each subnet: the leaves to differentiate by, which share weights and gradients with the parameters; and
+        its batch norm, which moves its part of the running statistics."""
+        self.last = {arch: self.last.get(arch) or self._of(arch) for arch in subnets}
+        return [self.last[arch] for arch in subnets]
+
+    def _of(self, arch: Arch) -> tuple[dict[str, Tensor], Norm]:
+        parts = self.supernet.subnet(arch, self.parameters)
+        leaves = {name: part.detach().requires_grad_() for name, part in parts.items()}
+        gradients = self.supernet.subnet(arch, {name: full_gradient(self.parameters[name]) for name in leaves})
+        for name, leaf in leaves.items():
+            leaf.grad = gradients[name]
+        return leaves, batch_norm_training(self.supernet.subnet(arch, self.buffers))
+
+
 def train_step(
     state: TrainingState,
-    parameters: dict[str, Tensor],
-    buffers: dict[str, Tensor],
+    views: Views,
     x: Tensor,
     y: Tensor,
     subnets: Step,
@@ -98,21 +122,17 @@ def train_step(
     """One optimiser step on images x [N, C, 32, 32] and labels y [N]; returns the subnets' mean loss, detached.
 
     The subnets' gradients are summed. Differentiation is with respect to slices: each leaf is a subnet's part of a
-    parameter, and its gradient is the same part of the parameter's, so nothing of full size is made but the optimiser's
+    parameter, and its gradient the same part of the parameter's, so nothing of full size is made but the optimiser's
     own pass. That pass reaches every tensor that ever had a gradient, active or not (zeros decay like the rest).
     """
-    supernet = state.supernet
     state.optimizer.zero_grad(set_to_none=False)
     soft_labels = soft_labels_of(state, x) if distill else None
     total = torch.zeros((), device=x.device)
-    for arch in subnets:
-        leaves = {name: part.detach().requires_grad_() for name, part in supernet.subnet(arch, parameters).items()}
-        norm = batch_norm_training(supernet.subnet(arch, buffers))
-        logits = run_subnet(state, x, arch, leaves, norm, dropout, generator)
-        loss = loss_of(logits, y, soft_labels)
-        gradients = {name: full_gradient(parameters[name]) for name in leaves}
-        parts = supernet.subnet(arch, gradients)
-        torch._foreach_add_(list(parts.values()), torch.autograd.grad(loss, list(leaves.values())))
+    for arch, (leaves, norm) in zip(subnets, views.of(subnets), strict=True):
+        loss = loss_of(run_subnet(state, x, arch, leaves, norm, dropout, generator), y, soft_labels)
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        pairs = [(leaf.grad, g) for leaf, g in zip(leaves.values(), gradients, strict=True) if g is not None]
+        torch._foreach_add_(*map(list, zip(*pairs, strict=True)))  # where it is None, `Pointwise` has added it
         total += loss.detach()
     state.optimizer.step()
     return total / len(subnets)

@@ -21,7 +21,7 @@ from rsslib.methods import Method, Stage, build, one_stage
 from rsslib.network import Network
 from rsslib.samplers import Successive, Uniform
 from rsslib.space import Arch, SearchSpace
-from rsslib.steps import TrainingState, new_optimizer, soft_labels_of, train_step
+from rsslib.steps import TrainingState, Views, new_optimizer, soft_labels_of, train_step
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start, steps_per_epoch, train
 
@@ -57,10 +57,10 @@ def spy(monkeypatch):
     """A list that gets (state, subnets, dropout, x, y, learning rates) at the start of every step."""
     calls = []
 
-    def step(state, parameters, buffers, x, y, subnets, dropout, generator, distill):
+    def step(state, views, x, y, subnets, dropout, generator, distill):
         rates = [group["lr"] for group in state.optimizer.param_groups]
         calls.append((state, subnets, dropout, x, y, rates))
-        return train_step(state, parameters, buffers, x, y, subnets, dropout, generator, distill)
+        return train_step(state, views, x, y, subnets, dropout, generator, distill)
 
     monkeypatch.setattr(single_steps, "train_step", step)
     return calls
@@ -118,12 +118,11 @@ def test_steps_are_those_of_plain_sgd_with_zero_gradients_for_idle_weights(count
         for rate in (0.3, 0.2, 0.1)
     ]
     before = weights(state)
-    losses = []
-    parameters, buffers = dict(supernet.named_parameters()), dict(supernet.named_buffers())
+    losses, views = [], Views(supernet)
     for x, y, archs, rate in steps:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        losses.append(train_step(state, parameters, buffers, x, y, archs, 0.0, generator, distill).item())
+        losses.append(train_step(state, views, x, y, archs, 0.0, generator, distill).item())
     expected = plain_sgd(plain, steps, teacher)
     np.testing.assert_allclose(losses, np.reshape(expected, (-1, count)).mean(1), rtol=1e-6)
     for name, tensor in plain.state_dict().items():
@@ -140,8 +139,7 @@ def test_a_step_of_a_real_backbone_is_one_of_plain_sgd():
     archs = tuple(random_archs(space, 2))
     for group in state.optimizer.param_groups:
         group["lr"] = 0.1
-    parameters, buffers = dict(supernet.named_parameters()), dict(supernet.named_buffers())
-    train_step(state, parameters, buffers, x, y, archs, 0.0, torch.Generator(), False)
+    train_step(state, Views(supernet), x, y, archs, 0.0, torch.Generator(), False)
     plain_sgd(plain, [(x, y, archs, 0.1)], None)
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(supernet.state_dict()[name], tensor, atol=1e-9, rtol=0, msg=name)
@@ -237,7 +235,7 @@ def test_an_epoch_shows_every_image_once_with_its_label_and_each_in_another_orde
 
     labels = []
 
-    def step(state, parameters, buffers, x, y, *rest):
+    def step(state, views, x, y, *rest):
         labels.append(y.tolist())
         return torch.zeros(())
 
@@ -491,8 +489,8 @@ def test_distillation_adds_the_soft_cross_entropy():
     for distill in (False, True):
         state = TrainingState(copy.deepcopy(supernet), None, dict(teacher.named_parameters()))
         state.optimizer = new_optimizer(state.supernet)
-        parts = dict(state.supernet.named_parameters()), dict(state.supernet.named_buffers())
-        losses[distill] = train_step(state, *parts, x, y, (SPACE.middle,), 0.0, torch.Generator(), distill).item()
+        views = Views(state.supernet)
+        losses[distill] = train_step(state, views, x, y, (SPACE.middle,), 0.0, torch.Generator(), distill).item()
     with torch.no_grad():
         soft_labels, student = teacher(x).softmax(1), copy.deepcopy(supernet).train()(x, SPACE.middle)
     soft = -(soft_labels * student.log_softmax(1)).sum(1).mean().item()

@@ -25,7 +25,7 @@ from rsslib.data.dataset import Dataset
 from rsslib.machine import CAPTURING
 from rsslib.samplers import same_throughout
 from rsslib.space import Arch
-from rsslib.steps import MOMENTUM, loss_of, run_subnet, soft_labels_of, train_step
+from rsslib.steps import MOMENTUM, Views, loss_of, run_subnet, soft_labels_of, train_step
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
 
 AUGMENTED_AT_ONCE = 8_000  # images; bounds the memory that augmenting an epoch needs
@@ -123,7 +123,7 @@ class GraphedSteps:
         self.rate.fill_(rate)
         x, y = self.images[done:].permute(0, 3, 1, 2), self.labels[done:]
         self.losses[self.full_steps] = train_step(
-            self.state, self.parameters, self.buffers, x, y, archs,
+            self.state, Views(self.supernet), x, y, archs,
             self.method.dropout, self.generator, self.stage.distill,
         )  # fmt: skip
 

@@ -420,7 +420,7 @@ def test_a_run_that_goes_on_on_another_machine_has_a_hardware_of_its_own(interru
     complete([done[0]], tmp_path)
     record = files.read_record(interrupted)
     assert record["hardware"] == f"{here['hardware']} + Abacus ({done[0].name})"
-    assert record["executor"] == f"eager ({done[0].name})"
+    assert record["executor"] == f"eager, compiled loops ({done[0].name})"
     assert record["machines"] == [here, here | {"hardware": "Abacus"}]
     assert tables(interrupted) == tables(done[0].folder(done[1]))
 

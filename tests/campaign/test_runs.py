@@ -106,7 +106,7 @@ def test_a_finished_run_is_a_folder_of_five_files(done):
 def test_run_json_says_what_was_run_where_and_how_long(done):
     (ofa, *_), results = done
     record = json.loads((ofa.folder(results) / "run.json").read_text())
-    assert record["status"] == "finished" and record["executor"] == "eager"
+    assert record["status"] == "finished" and record["executor"] == "eager, compiled loops"
     assert record["versions"]["torch"] == torch.__version__ and "threads" in record["hardware"]
     assert record["started"] <= record["finished"]
     training, evaluation = record["config"]["training"], record["config"]["evaluation"]
@@ -659,7 +659,7 @@ def test_times_has_a_row_for_every_run(done):
     assert table.method.tolist() == [run.method.name for run in made]
     for run, seconds in zip(made, table.training_seconds, strict=True):
         assert seconds == json.loads((run.folder(results) / "run.json").read_text())["training_seconds"]
-    assert (table.evaluation_seconds > 0).all() and set(table.executor) == {"eager"}
+    assert (table.evaluation_seconds > 0).all() and set(table.executor) == {"eager, compiled loops"}
 
 
 def test_runs_that_are_not_there_are_an_input_error(done, tmp_path):
