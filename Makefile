@@ -35,8 +35,13 @@ test-browser: $(INSTALLED) ## drive the explorer notebook in a real browser and 
 	    || { echo 'needs Chromium and its driver: on Debian, apt-get install chromium chromium-driver' >&2; exit 1; }
 	$(PY) -m pytest -m browser -n 0 $(ARGS)
 
-lint: $(INSTALLED) ## check the code and the notebooks with ruff
+lint: $(INSTALLED) ## check code and notebooks with ruff, types with mypy, who imports whom with import-linter; print sizes
 	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+	@for layer in 'library:rsslib/*.py' 'data:rsslib/data/*.py' 'cuda:rsslib/cuda/*.py' 'campaign:rsslib/campaign/*.py' \
+	    'paper:rsslib/paper/*.py' 'all of rsslib:$$(find rsslib -name "*.py")'; do \
+	    printf '%-15s %6d lines\n' "$${layer%%:*}" "$$(eval cat $${layer#*:} | wc -l)"; done
 
 reproduce: $(INSTALLED) ## run the study at PROFILE and write its figures
 	$(PY) -m rsslib reproduce --profile $(PROFILE) $(ARGS)

@@ -191,7 +191,8 @@ def defaults_of(notebook: Path) -> dict:
     """The parameters of a notebook, as its cell with that tag sets them."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ()))
-    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
+    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in nodes}
 
 
 def notebook_runs(values: dict) -> list[Run]:

@@ -83,7 +83,7 @@ def correct_answers(
     """int64 []: how many images of `batches` (images, labels) the subnet classifies correctly after recalibration."""
     weights = supernet.subnet(arch, dict(supernet.named_parameters()))
     norm = batch_norm_with(recalibrate(supernet, arch, recalibration, weights))
-    return sum((supernet.run(x, arch, weights, norm).argmax(1) == y).sum() for x, y in batches)
+    return torch.stack([(supernet.run(x, arch, weights, norm).argmax(1) == y).sum() for x, y in batches]).sum()
 
 
 def labelled_batches(data: Dataset) -> list[tuple[Tensor, Tensor]]:
@@ -134,4 +134,4 @@ def anchors(space: SearchSpace) -> list[tuple[float, Arch]]:
     evaluated in every run, they compare shared weights with those trained alone.
     """
     subnets = (space.smallest, space.middle, space.largest)
-    return [(space.reference.macs(arch) / 1e6, arch) for arch in subnets]
+    return [(float(space.reference.macs(arch)) / 1e6, arch) for arch in subnets]

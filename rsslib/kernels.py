@@ -4,17 +4,20 @@ Import this module where it is needed alone: that takes a second and, once a mac
 kept beside this file, or in the user's cache where that is read-only.
 """
 
+from typing import Any
+
 import numba
 from numba import float32
 
 
 def _compiled(function):
     images = float32[:, :, :, ::1]
-    signature, options = (images, images, float32[:, :, ::1], numba.int64), {"nogil": True, "fastmath": {"contract"}}
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}}
+    signatures: Any = [(images, images, float32[:, :, ::1], numba.int64)]
     try:
-        return numba.njit([signature], cache=True, **options)(function)
+        return numba.njit(signatures, cache=True, **options)(function)
     except RuntimeError:  # no folder can be written
-        return numba.njit([signature], **options)(function)
+        return numba.njit(signatures, **options)(function)
 
 
 @_compiled

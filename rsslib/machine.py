@@ -57,7 +57,7 @@ def set_precision(precision: str) -> None:
     """How CUDA multiplies float32 numbers: fp32 as the study, tf32 with fewer digits. bf16 is left to the trainer."""
     mode = PRECISIONS[choose(precision, PRECISIONS, "precision")]
     torch.backends.cuda.matmul.fp32_precision = mode
-    torch.backends.cudnn.conv.fp32_precision = mode
+    torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
 
 
 def free_jobs(device: torch.device) -> int:

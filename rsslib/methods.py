@@ -1,8 +1,10 @@
 """Training methods as data: a method is a list of stages, and one trainer runs them all (Table 1 of the paper)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from rsslib.errors import InputError, check_number, choose
 from rsslib.samplers import Alternating, Sampler, Successive, Uniform
@@ -14,6 +16,9 @@ DROPOUT = 0.1
 # Table 1: epochs of the supernet (s) and of progressive shrinking (ps). CIFAR's hold for datasets it does not list.
 TABLE_1 = {"mnist": (10, 27), "fashion_mnist": (25, 57), "cifar10": (180, 410), "cifar100": (180, 410)}
 PS_EPOCHS = (120, 25, 120, 25, 120)  # kernel, depth 1, depth 2, width 1, width 2, on CIFAR
+
+
+Schedule = Literal["cosine", "constant"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Stage:
     epochs: int
     learning_rate: float
     sampler: Sampler
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     first_epoch: int = 0
     schedule_epochs: int | None = None  # None: the stage's own epochs
     distill: bool = False
@@ -102,14 +107,14 @@ def progressive_shrinking(s: int, ps: int, name: str = "ofa") -> Method:
     """OFA as Cai et al. (2020) train it: the supernet, then kernel, depth and width made elastic in turn."""
     kernel, depth1, depth2, width1, width2 = largest_remainder(PS_EPOCHS, ps)
     low, high = LEARNING_RATE / 32.5, LEARNING_RATE / 10.8
-    batch = {"per": "batch"}
+    drawn = partial(Uniform, per="batch")
     stages = (
         Stage("supernet", s, LEARNING_RATE, Successive(("largest",))),
-        Stage("kernel", kernel, LEARNING_RATE / 2.7, Uniform(**batch, expands=(6,), depths=(4,)), distill=True),
-        Stage("depth 1", depth1, low, Uniform(**batch, count=2, expands=(6,), depths=(3, 4)), distill=True),
-        Stage("depth 2", depth2, high, Uniform(**batch, count=2, expands=(6,)), distill=True),
-        Stage("width 1", width1, low, Uniform(**batch, count=4, expands=(4, 6)), distill=True, sort_channels=()),
-        Stage("width 2", width2, high, Uniform(**batch, count=4), distill=True, sort_channels=(4,)),
+        Stage("kernel", kernel, LEARNING_RATE / 2.7, drawn(expands=(6,), depths=(4,)), distill=True),
+        Stage("depth 1", depth1, low, drawn(count=2, expands=(6,), depths=(3, 4)), distill=True),
+        Stage("depth 2", depth2, high, drawn(count=2, expands=(6,)), distill=True),
+        Stage("width 1", width1, low, drawn(count=4, expands=(4, 6)), distill=True, sort_channels=()),
+        Stage("width 2", width2, high, drawn(count=4), distill=True, sort_channels=(4,)),
     )
     return Method(name, stages, teacher="stage")
 
@@ -139,13 +144,13 @@ def released(s: int, ps: int) -> Method:
     return Method("ofa-released", tuple(stages), teacher="random", fresh_optimizer=False)
 
 
-def one_stage(name: str, epochs: int, sampler: Sampler, schedule: str = "cosine", **settings) -> Method:
+def one_stage(name: str, epochs: int, sampler: Sampler, schedule: Schedule = "cosine", **settings) -> Method:
     """A method with a single stage, which RSS and all its ablations are; a new sampler needs no more than this."""
     return Method(name, (Stage(name, epochs, LEARNING_RATE, sampler, schedule),), **settings)
 
 
 # What RSS and RSS-Short train, by the suffix of the method's name: sampler and learning rate schedule.
-RSS_VARIANTS: dict[str, tuple[Sampler, str]] = {
+RSS_VARIANTS: dict[str, tuple[Sampler, Schedule]] = {
     "": (Uniform(), "cosine"),
     "-per-batch": (Uniform(per="batch"), "cosine"),
     "-2-per-batch": (Uniform(per="batch", count=2), "cosine"),
@@ -158,30 +163,35 @@ RSS_VARIANTS: dict[str, tuple[Sampler, str]] = {
 }
 
 # The hyper-parameter study (supplement, section 2), by the suffix of the method's name.
-OVERRIDES = {
+OVERRIDES: dict[str, dict[str, Any]] = {
     "batch-128": {"batch_size": 128},
     "dropout-0.3": {"dropout": 0.3},
     "lr-0.02": {"learning_rate_scale": 2.0},
 }
 
 
-def _builders():
-    builders = {"ofa": progressive_shrinking, "ofa-released": released}
-    for base, epochs in (("rss", lambda s, ps: s + ps), ("rss-short", lambda s, ps: s)):
-        for suffix, (sampler, schedule) in RSS_VARIANTS.items():
-            name = base + suffix
-            builders[name] = lambda s, ps, name=name, epochs=epochs, sampler=sampler, schedule=schedule: one_stage(
-                name, epochs(s, ps), sampler, schedule
-            )
-    for base in ("ofa", "ofa-released", "rss-short"):
-        for suffix, changes in OVERRIDES.items():
-            builders[f"{base}-{suffix}"] = lambda s, ps, base=base, changes=changes: override(
-                builders[base](s, ps), **changes
-            )
-    return builders
+def _random_subnets(s: int, ps: int, name: str) -> Method:
+    """RSS, RSS-Short (s epochs instead of s + ps) or one of their variants."""
+    base = "rss-short" if name.startswith("rss-short") else "rss"
+    sampler, schedule = RSS_VARIANTS[name.removeprefix(base)]
+    return one_stage(name, s if base == "rss-short" else s + ps, sampler, schedule)
 
 
-_BUILDERS = _builders()
+def _overridden(s: int, ps: int, base: str, change: str) -> Method:
+    return override(_BUILDERS[base](s, ps), **OVERRIDES[change])
+
+
+_BUILDERS: dict[str, Callable[[int, int], Method]] = {"ofa": progressive_shrinking, "ofa-released": released}
+_BUILDERS |= {
+    base + suffix: partial(_random_subnets, name=base + suffix)
+    for base in ("rss", "rss-short")
+    for suffix in RSS_VARIANTS
+}
+_BUILDERS |= {
+    f"{base}-{change}": partial(_overridden, base=base, change=change)
+    for base in ("ofa", "ofa-released", "rss-short")
+    for change in OVERRIDES
+}
 METHODS = tuple(_BUILDERS)
 
 

@@ -49,12 +49,11 @@ class MBConv(nn.Module):
     ):
         super().__init__()
         self.residual = residual
+        self.conv_pw: nn.Conv2d | None = None
         if hidden:
             self.conv_pw = nn.Conv2d(inputs, hidden, 1, bias=False)
             self.bn1 = nn.BatchNorm2d(hidden)
             self.act1 = MODULES[act]()
-        else:
-            self.conv_pw = None
         middle = hidden or inputs
         self.conv_dw = nn.Conv2d(middle, middle, kernel, stride, kernel // 2, groups=middle, bias=False)
         self.bn2 = nn.BatchNorm2d(middle)

@@ -360,10 +360,8 @@ class SearchSpace:
         highest. The first m of n are the same for every n >= m. Returns rows; raises InputError if the bucket
         holds no subnet or too few are found in `max_draws` draws.
         """
-        locked = {
-            min(self.backbone.buckets): (min(self.expands),),
-            max(self.backbone.buckets): (max(self.expands),),
-        }.get(mflops)
+        ends = {min(self.backbone.buckets): min(self.expands), max(self.backbone.buckets): max(self.expands)}
+        locked = next(((expand,) for bucket, expand in ends.items() if bucket == mflops), None)
         low, high = round((mflops - tolerance) * 1e6), round((mflops + tolerance) * 1e6)
         smallest, largest = (
             self.reference.macs(self.uniform(pick(self.kernels), pick(locked or self.expands), pick(self.depths)))

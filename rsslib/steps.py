@@ -44,7 +44,8 @@ class TrainingState:
 
 def new_optimizer(supernet: SuperNet) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum; BN parameters and biases escape weight decay, kernel matrices do not."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in supernet.named_parameters():
         parameter.grad = None  # until its first gradient neither momentum nor weight decay reaches a tensor
         (plain if name.endswith(".bias") or ".bn" in name else decayed).append(parameter)
@@ -159,6 +160,7 @@ def teacher_weights(supernet: SuperNet, weights: Mapping[str, Tensor]) -> dict[s
 def soft_labels_of(state: TrainingState, x: Tensor) -> Tensor:
     """The teacher's probabilities [N, classes] for images x, with the batch norm statistics of the batch."""
     largest = state.supernet.space.largest
+    assert state.teacher is not None
     return run_subnet(state, x, largest, state.teacher, batch_norm_training(), 0.0, None).softmax(1)
 
 

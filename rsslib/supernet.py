@@ -8,6 +8,7 @@ for kernel size the transformed centre of the larger kernel.
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,9 +57,9 @@ class SuperNet(Network):
                 nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+    def forward(self, x: Tensor, arch: Arch) -> Tensor:  # type: ignore[override]
         """Logits [N, classes] of subnet `arch`; raises InputError for an architecture outside the space."""
         weights = self.subnet(arch, dict(self.named_parameters()))
         running = self.subnet(arch, dict(self.named_buffers()))
@@ -128,7 +129,7 @@ class SuperNet(Network):
             part[f"blocks.{i}.conv_dw.weight"] = kernel_weight(part, f"blocks.{i}.", kernel, self.space.kernels)
         network = Network(self.space, arch, dropout).to(part["classifier.weight"])  # its device and dtype
         network.load_state_dict({name: t for name, t in part.items() if "kernel_" not in name}, strict=False)
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.train(self.training)
 
     @torch.no_grad()
@@ -141,7 +142,7 @@ class SuperNet(Network):
         largest subnet does not change.
         """
         for i, layer in enumerate(self.space.layers):
-            block = self.blocks[str(i)]
+            block: Any = self.blocks[str(i)]
             importance = block.conv_pwl.weight.abs().sum((0, 2, 3))
             cuts = [0, *(layer.hidden(b) for b in sorted(boundaries)), len(importance)]
             order = torch.cat(

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from rsslib.cuda.graphs import GraphedSteps
@@ -130,7 +131,7 @@ def enter_stage(state: TrainingState, method: Method, stage: Stage, seed: int) -
     """What happens once before a stage: teacher, channel sorting, optimiser."""
     space, supernet = state.supernet.space, state.supernet
     if stage.distill and state.teacher is None:
-        teacher = supernet
+        teacher: Network = supernet
         if method.teacher == "random":  # PyTorch's default initialisation, from a seed of its own
             with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
@@ -145,4 +146,4 @@ def enter_stage(state: TrainingState, method: Method, stage: Stage, seed: int) -
 def mean_mflops(space: SearchSpace, subnets: list[Step]) -> float:
     """Mean size of the subnets of an epoch, in millions of multiply-accumulates as the buckets count them."""
     distinct = [arch for step in (subnets[:1] if same_throughout(subnets) else subnets) for arch in step]
-    return float(space.reference.macs(space.to_rows(distinct)).mean()) / 1e6
+    return float(np.mean(space.reference.macs(space.to_rows(distinct)))) / 1e6

@@ -5,13 +5,14 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -79,7 +80,7 @@ def complete(runs: Sequence[Run], settings: Settings | None = None) -> None:
             if (status := status_of(run, settings.results, config, weights=True)) != "finished":
                 todo.append(run)
             if status == "missing":
-                new_images[run.name] = run.method.subnet_epochs * len(images.x_train)
+                new_images[run.name] = run.method.subnet_epochs * config["training"]["train_images"]
         except Refused:
             if not settings.rebuild:
                 raise
@@ -196,7 +197,7 @@ def _outcomes(
 class RunsFailed(RuntimeError):
     """Some runs failed while others may have finished; `failures` maps their names to the exceptions."""
 
-    def __init__(self, failures: dict[str, BaseException]):
+    def __init__(self, failures: Mapping[str, BaseException]):
         self.failures = failures
         texts = [f"{name} ({type(error).__name__}: {error})" for name, error in failures.items()]
         super().__init__(f"{len(failures)} of the runs failed: {'; '.join(texts)}")
@@ -234,7 +235,7 @@ def complete_run(run: Run, settings: Settings, deadline: float | None = None, wa
             if status == "finished":
                 return True
             release_memory(images.device)
-            record = {"started": _now()} if status == "missing" else read_record(folder)
+            record: dict[str, Any] = {"started": _now()} if status == "missing" else read_record(folder)
             record["config"] = config
             record.setdefault("threads", settings.threads)  # which decide the last digits
             with use_threads(record["threads"]):

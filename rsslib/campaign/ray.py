@@ -196,7 +196,7 @@ def _train(
         return None, None
     desk.begin.remote(run.name, platform.node())  # not waited for: Ray would give this run's CPU to another meanwhile
     with tempfile.TemporaryDirectory() as temporary:
-        if not shared:
+        if not shared and files is not None:
             _unpack(run.folder(temporary), files)
         error = None
         try:

@@ -130,7 +130,8 @@ def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataF
     configuration's run, or damaged files). Hours are estimated from the finished runs of the same dataset; NaN if there
     is none.
     """
-    rows, rates = [], {}
+    rows: list[tuple[Run, str]] = []
+    rates: dict[str, list[float]] = {}
     for run in runs:
         try:
             status = status_of(run, results, configuration(run))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rsslib.campaign.runs import results_folder
 from rsslib.errors import InputError, check_device_name, check_number, choose
@@ -26,8 +27,8 @@ class Settings:
     Raises InputError, naming the value, if one cannot be used.
     """
 
-    results: str | Path | None = None
-    data: str | Path | None = None
+    results: Any = None  # str, Path or None for the project's; once made, a Path
+    data: Any = None
     device: str = "auto"
     precision: str = "fp32"
     jobs: int | None = 1

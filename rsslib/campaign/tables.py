@@ -57,8 +57,9 @@ def histories(runs: Sequence[Run], results: str | Path | None = None) -> pd.Data
     return _tables(runs, results, HISTORY)
 
 
-def _tables(runs: Sequence[Run], results: str | Path, file: str) -> pd.DataFrame:
-    tables, made = [], {}
+def _tables(runs: Sequence[Run], results: str | Path | None, file: str) -> pd.DataFrame:
+    tables: list[pd.DataFrame] = []
+    made: dict[tuple[str, str], str] = {}
     for run in runs:
         if (status := status_of(run, results, configuration(run))) != "finished":
             raise InputError(f"{run.name} is {status} in {results_folder(results)}: train it first")

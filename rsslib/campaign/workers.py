@@ -68,5 +68,6 @@ def _start(lines, lock, initializer: Callable | None, arguments: tuple) -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
     os._exit(1)

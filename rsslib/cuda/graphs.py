@@ -58,9 +58,10 @@ class GraphedSteps:
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
         self.rates, self.losses = (torch.zeros(self.full_steps + 1, device=device) for _ in range(2))
         self.rate = torch.zeros(1, device=device)
-        self.draws, self.draw = None, torch.zeros(1, dtype=torch.int64, device=device)
+        self.draws: Tensor = torch.empty(0)
+        self.draw = torch.zeros(1, dtype=torch.int64, device=device)
         self.masks = Masks(self.space, self.supernet.classifier.weight)
-        self.graphs: dict[object, Callable[[], None]] = {}
+        self.graphs: dict[object, Callable[[], object]] = {}
         self.warm: set[bool] = set()  # which kinds of epoch `warm_up` has prepared
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
@@ -111,7 +112,7 @@ class GraphedSteps:
         torch.arange(len(self.rows), out=self.rows)
         if not same_throughout(subnets):
             draws = self.masks.choices([arch for step in subnets for arch in step])
-            if self.draws is None or self.draws.shape != draws.shape:
+            if self.draws.shape != draws.shape:
                 self.draws = draws.to(self.rows.device)
                 self.graphs.clear()
             self.draws.copy_(draws)
@@ -216,7 +217,7 @@ class GraphedSteps:
 
     # --- capturing and replaying
 
-    def graph(self, key: object, function: Callable[..., None], *arguments) -> Callable[[], None]:
+    def graph(self, key: object, function: Callable[..., object], *arguments) -> Callable[[], object]:
         """What replays `function(*arguments)`; captured when first asked for."""
         if key not in self.graphs:
             if self.pool is None:
@@ -225,7 +226,7 @@ class GraphedSteps:
                 self.graphs[key] = self.capture(function, *arguments)
         return self.graphs[key]
 
-    def capture(self, function: Callable[..., None], *arguments) -> Callable[[], None]:
+    def capture(self, function: Callable[..., object], *arguments) -> Callable[[], object]:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
         with CAPTURING:

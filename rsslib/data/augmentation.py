@@ -129,7 +129,7 @@ def _unit_range(images: Tensor) -> Tensor:
 
 def _standardise(x: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor:
     """(x - mean) / std in place, unless `mean` is None; then to channels-last."""
-    if mean is not None:
+    if mean is not None and std is not None:
         x = x.sub_(_channels(mean, x.device)[:, None, None]).div_(_channels(std, x.device)[:, None, None])
     # x.contiguous() would keep the strides of a single channel, by which convolutions choose channels-first
     return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)

@@ -99,11 +99,11 @@ def load_dataset(
     train, test, classes, path = read(name, root)
 
     order, test_order = row_order(train), row_order(test)
-    checksum = hashlib.sha256()
+    hashed = hashlib.sha256()
     for rows, by_hash in ((train, order), (test, test_order)):
-        checksum.update(f"{len(by_hash)} rows".encode())
-        checksum.update(rows.keys[by_hash].astype(">u8").tobytes() + rows.y[by_hash].astype(">i8").tobytes())
-    checksum = checksum.hexdigest()
+        hashed.update(f"{len(by_hash)} rows".encode())
+        hashed.update(rows.keys[by_hash].astype(">u8").tobytes() + rows.y[by_hash].astype(">i8").tobytes())
+    checksum = hashed.hexdigest()
     if name != "digits":
         check_unchanged(path, checksum, root / f"{name}.sha256")
     n_val = min(VALIDATION_IMAGES, len(order) // 5)

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 def hash_rows(x: np.ndarray) -> np.ndarray:
     """128 bits for each row of uint8 [N, ...], as uint64 [N, 2]."""
     rows = np.ascontiguousarray(x).reshape(len(x), -1)
-    digests = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in rows)
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
     return np.frombuffer(digests, dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
 
@@ -63,7 +63,7 @@ def read(name: str, root: Path) -> tuple[Rows, Rows, tuple[str, ...], Path]:
 
     Raises InputError if there is no such dataset, its files cannot be used, or the download fails.
     """
-    path = root / f"{name}.npz"
+    path, classes = root / f"{name}.npz", None
     if name == "digits":
         path = root / name
         train, test, classes = _read_digits()
@@ -213,7 +213,8 @@ def _read_folder(folder: Path) -> tuple[Rows, Rows, tuple[str, ...]]:
             keys.append(hash_rows(x))
         labels = np.array([label for _, label in paths], dtype=np.int64)
         splits.append(Rows(np.concatenate(images), labels, np.concatenate(keys)))
-    return *splits, classes
+    train, test = splits
+    return train, test, classes
 
 
 @contextmanager
@@ -246,7 +247,7 @@ def _download(name: str, path: Path) -> None:
             if path.exists():
                 return
             remove_temporary(path.parent, path.name)
-            arrays = {}
+            arrays: dict[str, Any] = {}
             for split in ("train", "test"):
                 part = getattr(datasets, _TORCHVISION[name])(downloads, train=split == "train", download=True)
                 arrays[f"x_{split}"] = np.asarray(part.data)

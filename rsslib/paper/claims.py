@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -72,12 +73,13 @@ def study(
 ) -> list[Run]:
     """Every run of the paper, and those of the released code: the main methods on all datasets, the ablations and
     ProxylessNAS on the hardest. Parameters and errors are those of `plan`."""
-    main, shared = (*MAIN_METHODS, "ofa-released"), {"seeds": seeds, "subnets_per_bucket": subnets_per_bucket}
-    ablations, hardest = [method for method in METHODS if method not in main], datasets[-1:] if datasets else "hardest"
+    main = (*MAIN_METHODS, "ofa-released")
+    ablations = [method for method in METHODS if method not in main]
+    hardest: Sequence[str] | Literal["hardest"] = datasets[-1:] if datasets else "hardest"
     return (
-        plan(profile, datasets, main, **shared)
-        + plan(profile, hardest, ablations, **shared)
-        + plan(profile, hardest, main, PROXYLESS, **shared)
+        plan(profile, datasets, main, MOBILENET, seeds, subnets_per_bucket)
+        + plan(profile, hardest, ablations, MOBILENET, seeds, subnets_per_bucket)
+        + plan(profile, hardest, main, PROXYLESS, seeds, subnets_per_bucket)
     )
 
 
@@ -493,7 +495,7 @@ def _near(statement: Statement, parts: list[Part]) -> Judged:
     """The rule for a published ratio: reproduced if the interval (with one seed, the ratio) is within 20 % of it, not
     reproduced if it is outside, on whichever side."""
     (part,), published = parts, SPEED_UPS[statement.number]
-    numbers = tuple(math.exp(value) for value in (part.estimate, part.low(), part.high()))
+    numbers = math.exp(part.estimate), math.exp(part.low()), math.exp(part.high())
     first, last = numbers[1:] if part.degrees else (numbers[0],) * 2
     least, most = ((1 + sign * TOLERANCE) * published for sign in (-1, 1))
     inside, outside = least <= first and last <= most, last < least or first > most
@@ -524,8 +526,8 @@ def components(claims: Sequence[Claim]) -> pd.DataFrame:
 
 def markdown(claims: Sequence[Claim], folder: str | Path, prefix: str = "") -> str:
     """The table to read, in Markdown. Figures in `folder` are links; `prefix` leads from the page to the folder."""
-    rows = [("Claim", "The paper says", "Baseline", "Statistic", "Estimate, 95 % interval", "Verdict", "Why", "Figure")]
-    rows.append([":---"] * len(rows[0]))
+    head = ("Claim", "The paper says", "Baseline", "Statistic", "Estimate, 95 % interval", "Verdict", "Why", "Figure")
+    rows = [head, (":---",) * len(head)]
     for row in table(claims).itertuples():
         number = "" if math.isnan(row.estimate) else f"{row.estimate:.2f} {row.unit}"
         number += "" if math.isnan(row.low) else f", {row.low:.2f} to {row.high:.2f}"
@@ -635,7 +637,8 @@ def _draw_claims(axes: Axes, claims: Sequence[Claim], unit: str) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_ylim(len(claims) - 0.5, -0.5)
     axes.axvline(1 if unit == "times" else 0, color="0.2", linewidth=0.8, zorder=1)
-    width, text = WIDTH - LEFT - RIGHT, {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 7}
+    width = WIDTH - LEFT - RIGHT
+    text: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 7}
     for y, claim in enumerate(claims):
         first = y == 0 or claims[y - 1].statement.number != claim.statement.number
         if first:

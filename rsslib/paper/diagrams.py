@@ -175,7 +175,7 @@ def macs_samples(space: SearchSpace, samples: int = 1_000_000, seed: int = 0) ->
     """
     if not isinstance(samples, int) or samples < 1:
         raise InputError(f"samples is {samples!r}: expected a whole number of at least 1")
-    sizes = {}
+    sizes: dict[str, np.ndarray] = {}
     for name, locked in _draws(space).items():
         rng = np.random.default_rng([seed, len(sizes)])
         chunks = [min(50_000, samples - start) for start in range(0, samples, 50_000)]
@@ -261,7 +261,8 @@ def stage_table(method: Method) -> pd.DataFrame:
     teachers = {"stage": f"{method.stages[0].name}, trained", "random": "untrained network", None: "none"}
     rows = []
     for stage in method.stages:
-        schedule, cut = stage.schedule, stage.sort_channels
+        schedule: str = stage.schedule
+        cut = stage.sort_channels
         if stage.schedule_epochs and stage.epochs:
             last = stage.first_epoch + stage.epochs - 1
             schedule += f", epochs {stage.first_epoch} to {last} of {stage.schedule_epochs}"

@@ -10,9 +10,10 @@ images, which all subnets share.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,7 @@ class Part:
         return stats.t.isf(tail, self.degrees) * self.error if self.degrees else math.nan
 
 
-Terms = dict[tuple[str, ...], float]  # {(dataset, method) or, if not MobileNetV3, (dataset, method, backbone): weight}
+Terms = Mapping[Any, float]  # {(dataset, method) or, if not MobileNetV3, (dataset, method, backbone): weight}
 # A statistic of a population: (accuracy [..., buckets, subnets], MFLOPs of the same shape) -> [...].
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -139,7 +140,7 @@ class Evidence:
                 )
             mflops = wide.index.get_level_values("mflops").to_numpy(float).reshape(len(sizes), -1)
             self._mflops[backbone] = mflops
-            self._drawn[backbone] = _draw(*mflops.shape, resamples, stream=len(self._drawn))
+            self._drawn[backbone] = _draw(mflops.shape[0], mflops.shape[1], resamples, stream=len(self._drawn))
             for (dataset, method, seed), accuracy in wide.items():
                 seeds = self._accuracy.setdefault((dataset, backbone, method), {})
                 seeds[seed] = accuracy.to_numpy(float).reshape(len(sizes), -1)
@@ -174,7 +175,7 @@ class Evidence:
         return self._values[run, seed, statistic]
 
 
-def _draw(buckets: int, n: int, resamples: int, stream: int = 0) -> np.ndarray:
+def _draw(buckets: int, n: int, resamples: int, stream: int) -> np.ndarray:
     """Places in a flattened [buckets, n] array: for each resample and bucket, n - 1 of the bucket's."""
     within = np.random.default_rng(1 + stream).integers(n, size=(resamples, buckets, max(1, n - 1)))
     return within + n * np.arange(buckets)[:, None]

@@ -7,6 +7,7 @@ interval (Student's t), which one seed does not have. Comparisons are paired by 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -236,7 +237,7 @@ def published_boxes(
     boxes = {}
     for dataset, backbone, method, bucket in table[[*PANEL_COLUMNS[:3], "bucket"]].drop_duplicates().to_numpy():
         told = PUBLISHED_AS.get(method, method)
-        box = tuple(values.get((dataset, backbone, told, bucket, name)) for name in ("q1", "median", "q3"))
+        box: Any = tuple(values.get((dataset, backbone, told, bucket, name)) for name in ("q1", "median", "q3"))
         if None not in box:
             boxes[method, bucket] = box
     return boxes
