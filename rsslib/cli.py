@@ -1,59 +1,34 @@
-"""The command line: `rsslib runs | reproduce | figures`; `--help` tells what each does.
+"""The command line: `rsslib run | runs | reproduce | figures`; `--help` tells what each does.
 
 What is typed is checked before PyTorch and papermill are imported, which takes seconds.
 """
 
 import argparse
-import ast
-import json
 import re
 import sys
 from collections.abc import Sequence
-from concurrent.futures import as_completed
 from pathlib import Path
 
-from rsslib.campaign.runs import Run, by_worth, plan
+from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, output_folder, plan, scaled
 from rsslib.campaign.settings import Settings
 from rsslib.data.readers import check_name
 from rsslib.errors import InputError, choose
 from rsslib.files import check_writable, project_folder
+from rsslib.notebooks import LAST, Execution, notebook_parameters, notebook_runs
+from rsslib.progress import in_words
+
+FOLDERS = ("data", "results", "figures")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 if something failed, 2 for a mistake in the input."""
-    parser = argparse.ArgumentParser(prog="rsslib", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("reproduce", "train the missing runs of the notebooks, then execute the notebooks and write their figures"),
-        ("figures", "execute the notebooks on stored results, without training"),
-        ("runs", "list the runs that the notebooks need: finished, running, interrupted or missing, and their cost"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--profile", default="smoke", help="scale: smoke, quick or paper (default: %(default)s)")
-        command.add_argument("--notebooks", nargs="+", metavar="NAME", help="default: all, as 02_main_results")
-        command.add_argument("--datasets", nargs="+", metavar="NAME", help="default: the profile's")
-        command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0")
-        command.add_argument("--subnets-per-bucket", type=int, metavar="N", help="default: the profile's")
-        command.add_argument("--data", metavar="FOLDER", help="with datasets (default: the project's data)")
-        command.add_argument("--results", metavar="FOLDER", help="with runs (default: the project's data/results)")
-        command.add_argument("--figures", metavar="FOLDER", help="for figures (default: the project's figures)")
-        if name == "reproduce":
-            command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: %(default)s)")
-            command.add_argument("--precision", default="fp32", help="fp32, tf32 or bf16 (default: %(default)s)")
-            command.add_argument(
-                "--jobs", type=int, metavar="N",
-                help="runs at once (default: what a GPU has room for; on a CPU one per core, if memory allows; "
-                "with Ray one per GPU, or per core)",
-            )  # fmt: skip
-            command.add_argument("--threads", type=int, default=1, metavar="N", help="of a run on a CPU (default: 1)")
-            command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
-            command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
-            command.add_argument("--engine", choices=("local", "ray"), default="local", help="who places the runs")
-            command.add_argument("--address", help="a Ray cluster's, as host:port or auto")
-    options = vars(parser.parse_args(arguments))
+    options = vars(parser().parse_args(arguments))
     command = options.pop("command")
     try:
-        return run_command(command, options)
+        for folder in options.keys() & set(FOLDERS):
+            options[folder] = str(options[folder] or project_folder() / {"results": "data/results"}.get(folder, folder))
+            check_writable(options[folder], folder)
+        return {"run": run_one, "runs": list_runs, "reproduce": reproduce, "figures": figures}[command](options)
     except InputError as error:
         print(f"rsslib: {error}", file=sys.stderr)
         return 2
@@ -62,31 +37,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run_command(command: str, options: dict) -> int:
-    """Do what was asked for; returns the exit status 0, or 1 if something failed."""
-    for folder in ("data", "results", "figures"):
-        options[folder] = str(options[folder] or project_folder() / ("data/results" if folder == "results" else folder))
-    parameters = notebook_parameters(options)
-    runs = {run.name: run for values in parameters.values() for run in notebook_runs(values)}
-    for run in runs.values():
-        if not Path(options["results"], run.profile.name, run.dataset).exists():
-            check_name(run.dataset, options["data"])
-    settings = settings_of(options)
-    check_writable(options["results"], "results")
-    if command == "runs":
-        from rsslib.campaign.record import overview
-
-        print(overview(list(runs.values()), options["results"]).to_string(index=False))
-        return 0
-    check_writable(options["figures"], "figures")
-    failed = train_runs(list(runs.values()), settings, options) if command == "reproduce" else []
-    parameters = with_results(parameters, options["results"])
-    if command == "figures" and not parameters:
-        raise InputError(f"there is nothing to draw in {options['results']}: train with `rsslib reproduce` first")
-    failed += execute(parameters, options) if parameters else []
-    for message in failed:
-        print(f"rsslib: failed: {message}", file=sys.stderr)
-    return 1 if failed else 0
+def parser() -> argparse.ArgumentParser:
+    """What can be typed."""
+    result = argparse.ArgumentParser(prog="rsslib", description=__doc__)
+    commands = result.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("run", "train and evaluate one method on one dataset, and print what came of it"),
+        ("runs", "list the runs that the notebooks need: finished, running, interrupted or missing, and what is left"),
+        ("reproduce", "train the missing runs of the notebooks, execute the notebooks and write their figures"),
+        ("figures", "execute the notebooks on stored results, without training"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--profile", default="smoke", help="scale: smoke, quick or paper (default: %(default)s)")
+        if name == "run":
+            command.add_argument("--dataset", metavar="NAME", help="default: the profile's hardest")
+            command.add_argument("--method", default="rss-short", metavar="NAME", help="default: %(default)s")
+            command.add_argument("--backbone", default="mobilenet_v3", help="or proxylessnas (default: %(default)s)")
+            command.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+            for option, what in OVERRIDABLE.items():
+                kind = float if option == "learning_rate_scale" else int
+                words = f"{what} (default: the profile's)"
+                command.add_argument(f"--{option.replace('_', '-')}", type=kind, metavar="N", help=words)
+        else:
+            command.add_argument("--notebooks", nargs="+", metavar="NAME", help="default: all, as 02_main_results")
+            command.add_argument("--datasets", nargs="+", metavar="NAME", help="default: the profile's")
+            command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0")
+            command.add_argument("--subnets-per-bucket", type=int, metavar="N", help="default: the profile's")
+        command.add_argument("--data", metavar="FOLDER", help="with datasets (default: the project's data)")
+        command.add_argument("--results", metavar="FOLDER", help="with runs (default: the project's data/results)")
+        if name != "run":
+            command.add_argument("--figures", metavar="FOLDER", help="for figures (default: the project's figures)")
+        if name in ("run", "reproduce"):
+            command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: %(default)s)")
+            command.add_argument("--precision", default="fp32", help="fp32, tf32 or bf16 (default: %(default)s)")
+            command.add_argument("--threads", type=int, default=1, metavar="N", help="of a run on a CPU (default: 1)")
+            command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
+            command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
+        if name == "reproduce":
+            command.add_argument(
+                "--jobs", type=int, metavar="N",
+                help="runs at once (default: what a GPU has room for; on a CPU one per core, if memory allows; "
+                "with Ray one per GPU, or per core)",
+            )  # fmt: skip
+            command.add_argument("--engine", choices=("local", "ray"), default="local", help="who places the runs")
+            command.add_argument("--address", help="a Ray cluster's, as host:port or auto")
+    return result
 
 
 def settings_of(options: dict) -> Settings:
@@ -99,38 +94,6 @@ def settings_of(options: dict) -> Settings:
     return Settings(**given, time_budget=None if budget is None else seconds(budget))
 
 
-def train_runs(runs: list[Run], settings: Settings, options: dict) -> list[str]:
-    """Train every missing run; returns a sentence for each that failed."""
-    from rsslib.campaign import RunsFailed, complete, overview
-
-    try:
-        if options["engine"] == "ray":
-            from rsslib.campaign.ray import complete_with_ray
-
-            complete_with_ray(by_worth(runs), settings, options["address"])
-        else:
-            complete(by_worth(runs), settings)
-    except RunsFailed as error:
-        return [f"{name}: {type(why).__name__}: {why}" for name, why in error.failures.items()]
-    done = (overview(runs, settings.results)["status"] == "finished").sum()
-    print(f"{done} of {len(runs)} runs are finished" + ("" if done == len(runs) else "; the same command goes on"))
-    return []
-
-
-def with_results(parameters: dict[Path, dict], results: str) -> dict[Path, dict]:
-    """Those notebooks that need no runs or have a finished one; says which are left out."""
-    from rsslib.campaign.record import overview
-
-    result = {}
-    for path, values in parameters.items():
-        runs = notebook_runs(values)
-        if not runs or "finished" in set(overview(runs, results)["status"]):
-            result[path] = values
-        else:
-            print(f"{path.name} is left out: none of its runs is finished in {results}")
-    return result
-
-
 def seconds(text: str) -> float:
     """The seconds in a duration such as 90s, 25m or 2h."""
     number, unit = text[:-1], {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
@@ -139,65 +102,127 @@ def seconds(text: str) -> float:
     return float(number) * unit
 
 
-def execute(parameters: dict[Path, dict], options: dict) -> list[str]:
-    """Execute every notebook on the stored results, one a core; returns a sentence for each that failed."""
-    from rsslib.campaign.workers import worker_processes
-    from rsslib.machine import cores
-
-    failed = []
-    folder = Path(options["figures"]) / options["profile"] / "notebooks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with worker_processes(min(len(parameters), cores())) as pool:
-        futures = {pool.submit(execute_notebook, path, folder, values): path for path, values in parameters.items()}
-        for future in as_completed(futures):
-            path = futures[future]
-            if error := future.exception():
-                failed.append(f"{path.stem}: {error}")
-            print(f"{path.name} {'failed' if error else 'done'}: {folder / path.name}", flush=True)
-    return failed
+# --- one run ----------------------------------------------------------------------------------------------------------
 
 
-def execute_notebook(path: Path, folder: Path, values: dict) -> None:
-    """Execute one notebook with these parameters; the result, also of a failure, is a notebook in `folder`."""
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
+def run_one(options: dict) -> int:
+    """Train and evaluate one run, print its population's accuracies and where the rest is."""
+    profile = PROFILES[choose(options["profile"], PROFILES, "profile")]
+    changed = {name: options[name] for name in OVERRIDABLE if options[name] is not None}
+    profile = scaled(profile, **changed)
+    dataset = options["dataset"] or profile.datasets[-1]
+    (run,) = plan(profile, [dataset], [options["method"]], options["backbone"], [options["seed"]])
+    check_name(dataset, options["data"])
+    settings = settings_of(options)
+
+    from rsslib.campaign import RunsFailed, complete, overview, populations, times
 
     try:
-        papermill.execute_notebook(
-            path, folder / path.name, values, cwd=project_folder(), progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=50"],
-        )  # fmt: skip
-    except PapermillExecutionError as error:  # which does not survive the way to another process
-        raise RuntimeError(f"{error.ename}: {error.evalue}") from None
+        complete([run], settings)
+    except RunsFailed as error:
+        raise next(iter(error.failures.values())) from None
+    folder = run.folder(settings.results)
+    if overview([run], settings.results)["status"].item() != "finished":
+        print(f"{run.name} is not finished yet: the same command goes on")
+        return 0
+    accuracy = populations([run], settings.results).groupby("bucket")["accuracy"]
+    table = accuracy.agg(["median", "min", "max", "count"]).reset_index()
+    table.columns = ["MFLOPs", "median accuracy (%)", "worst", "best", "subnets"]
+    print(f"\n{run.label} at profile {profile.name}: {profile.describe(dataset)}\n")
+    print(table.to_string(index=False, float_format="{:.4g}".format), end="\n\n")
+    took = times([run], settings.results)["training_seconds"].item()
+    print(f"trained in {in_words(took)}; weights, tables and the record are in {folder}")
+    return 0
 
 
-def notebook_parameters(options: dict) -> dict[Path, dict]:
-    """The parameters of every chosen notebook: its own defaults, replaced by the options it knows."""
-    notebooks = project_folder() / "notebooks"
-    paths = {path.stem: path for path in sorted(notebooks.glob("*.ipynb"))}
-    if not paths:
-        raise InputError(f"there are no notebooks in {notebooks}: run this in a clone of the project, which has them")
+# --- the study --------------------------------------------------------------------------------------------------------
+
+
+def list_runs(options: dict) -> int:
+    """Print what is there of the runs that the notebooks need."""
+    runs = runs_of(parameters_of(options), options)
+
+    from rsslib.campaign.record import overview, overview_words
+
+    print(overview_words(overview(runs, options["results"])))
+    return 0
+
+
+def reproduce(options: dict) -> int:
+    """Train the runs of the notebooks that are missing, in the notebooks' order, and execute each notebook as soon as
+    its runs are there; returns 1 if something failed."""
+    parameters, settings = parameters_of(options), settings_of(options)
+    runs = runs_of(parameters, options)
+
+    from rsslib.campaign import RunsFailed, complete
+
+    failed = []
+    with Execution(parameters) as notebooks:
+        try:
+            if options["engine"] == "ray":
+                from rsslib.campaign.ray import complete_with_ray
+
+                complete_with_ray(runs, settings, options["address"], notebooks.finished)
+            else:
+                complete(runs, settings, notebooks.finished)
+        except RunsFailed as error:
+            failed = [f"{name}: {type(why).__name__}: {why}" for name, why in error.failures.items()]
+        print(f"{len(notebooks.done)} of {len(runs)} runs are finished", end="")
+        print("" if len(notebooks.done) == len(runs) else "; the same command goes on")
+        failed += notebooks.rest()
+    return closing_words(notebooks.done, parameters, options, failed)
+
+
+def figures(options: dict) -> int:
+    """Execute the notebooks on the runs that are there; returns 1 if something failed."""
+    parameters = parameters_of(options)
+    runs = runs_of(parameters, options)
+
+    from rsslib.campaign.record import overview
+
+    there = overview(runs, options["results"])["status"] == "finished"
+    with Execution(parameters) as notebooks:
+        for run, finished in zip(runs, there, strict=True):
+            if finished:
+                notebooks.finished(run)
+        if runs and not notebooks.done:
+            raise InputError(f"there is nothing to draw in {options['results']}: train with `rsslib reproduce` first")
+        failed = notebooks.rest()
+    return closing_words(notebooks.done, parameters, options, failed)
+
+
+def closing_words(done: list[Run], parameters: dict[str, dict], options: dict, failed: list[str]) -> int:
+    """Say what failed, where the figures are, what they show in three numbers, and what to do next; the exit status."""
+    for message in failed:
+        print(f"rsslib: failed: {message}", file=sys.stderr)
+    if not done:
+        return 1 if failed else 0
+
+    from rsslib.campaign.tables import populations, times
+    from rsslib.paper.summary import headline
+
+    main = [run for run in done if run.backbone == "mobilenet_v3" and run.dataset == done[0].dataset]
+    for line in headline(populations(main, options["results"]), times(main, options["results"])):
+        print(line)
+    folder = output_folder(options["profile"], options["figures"], done)
+    print(f"figures: {folder}; verdicts: {folder / 'claims.md'}" if LAST in parameters else f"figures: {folder}")
+    larger = {"smoke": "quick", "quick": "paper"}.get(options["profile"])
+    print(f"next: `make lab` to explore them{f', `make reproduce PROFILE={larger}` for more' if larger else ''}")
+    return 1 if failed else 0
+
+
+def parameters_of(options: dict) -> dict[str, dict]:
+    """The parameters of the notebooks that were asked for."""
     given = {name: value for name, value in options.items() if value is not None} | {"train": False}
-    for name in ("data", "results", "figures"):  # the kernel's working folder is another
+    for name in FOLDERS:  # the kernel's working folder is another
         given[name] = str(Path(given[name]).resolve())
-    result = {}
-    for name in options["notebooks"] or paths:
-        path = paths[choose(name, paths, "notebook")]
-        result[path] = {name: given.get(name, value) for name, value in defaults_of(path).items()}
-    return result
+    return notebook_parameters(given, options["notebooks"])
 
 
-def defaults_of(notebook: Path) -> dict:
-    """The parameters of a notebook, as its cell with that tag sets them."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ()))
-    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in nodes}
-
-
-def notebook_runs(values: dict) -> list[Run]:
-    """The runs that a notebook with these parameters asks for; none if it names no methods."""
-    if "methods" not in values:
-        return []
-    names = ("profile", "datasets", "methods", "backbone", "seeds", "subnets_per_bucket")
-    return plan(**{name: values[name] for name in names if name in values})
+def runs_of(parameters: dict[str, dict], options: dict) -> list[Run]:
+    """The runs that the notebooks need, each once, in the notebooks' order; with a time budget in that of worth."""
+    runs = {run.name: run for values in parameters.values() for run in notebook_runs(values)}
+    for run in runs.values():
+        if not Path(options["results"], run.profile.name, run.dataset).exists():
+            check_name(run.dataset, options["data"])
+    return by_worth(list(runs.values())) if options.get("time_budget") else list(runs.values())

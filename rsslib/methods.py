@@ -88,7 +88,16 @@ class Method:
     @property
     def subnet_epochs(self) -> int:
         """Epochs counted once for each subnet trained in a step."""
-        return sum(stage.epochs * getattr(stage.sampler, "count", 1) for stage in self.stages)
+        return self.subnet_epochs_of(self.epochs)
+
+    def subnet_epochs_of(self, epochs: int) -> int:
+        """The same of the first so many epochs."""
+        total = 0
+        for stage in self.stages:
+            done = min(epochs, stage.epochs)
+            total += done * getattr(stage.sampler, "count", 1)
+            epochs -= done
+        return total
 
 
 def largest_remainder(weights: tuple[int, ...], total: int) -> tuple[int, ...]:

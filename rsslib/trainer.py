@@ -88,8 +88,8 @@ def train(
                 crops = draw_augmentation(n, generator)
                 rates = [stage.rate(epoch, step, steps) for step in range(steps)]
                 mflops = mean_mflops(space, subnets)
-                place = f"{stage.name} {epoch + 1}/{stage.epochs}, subnet {mflops:.1f}M"
-                bar.set_description(f"{description or method.name}: {place}")
+                place = f"{stage.name} " * (len(method.stages) > 1) + f"{epoch + 1}/{stage.epochs}"
+                bar.set_description(f"{description or method.name}: {place}, {mflops:.1f}M")
                 losses = executor.epoch(subnets, order, crops, rates, bar)
                 mean_loss = losses.mean().item()
                 if not math.isfinite(mean_loss):

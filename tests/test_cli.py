@@ -1,5 +1,10 @@
 """rsslib.cli: options are checked before any work, and what ends a command is one sentence."""
 
+import re
+import subprocess
+import sys
+
+import pandas as pd
 import pytest
 
 from rsslib import campaign, cli
@@ -55,25 +60,46 @@ def test_an_unknown_dataset_is_not_listed(tmp_path, capsys):
     ],
 )
 def test_the_exit_status_tells_how_a_command_ended(error, status, said, tmp_path, capsys, monkeypatch):
-    def complete(runs, settings):
+    def complete(runs, settings, finished):
         assert settings.rebuild
         raise error
 
     monkeypatch.setattr(campaign, "complete", complete)
-    monkeypatch.setattr(cli, "execute", lambda *arguments: [])
     assert run(["reproduce", "--rebuild"], tmp_path) == status
     assert capsys.readouterr().err == said
 
 
 def test_a_campaign_that_stopped_before_any_result_has_not_failed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(campaign, "complete", lambda runs, settings: None)  # the time budget ran out at once
-    monkeypatch.setattr(cli, "execute", lambda *arguments: pytest.fail("there is nothing to draw"))
+    monkeypatch.setattr(campaign, "complete", lambda runs, settings, finished: None)  # the time budget ran out at once
     assert run(["reproduce", "--time-budget", "1s"], tmp_path) == 0
     said = capsys.readouterr()
     assert "0 of 4 runs are finished; the same command goes on" in said.out and said.err == ""
-    assert "02_main_results.ipynb is left out" in said.out
+    assert "02_main_results is left out" in said.out
     assert run(["figures"], tmp_path) == 2
     assert "there is nothing to draw" in capsys.readouterr().err
+
+
+def test_a_run_prints_its_accuracies_and_where_the_rest_is(tmp_path, capsys):
+    small = {"supernet-epochs": 1, "train-images": 64, "test-images": 20, "subnets-per-bucket": 1}
+    options = [word for name, value in small.items() for word in (f"--{name}", str(value))]
+    assert cli.main(["run", "--device", "cpu", "--results", str(tmp_path), *options]) == 0
+    said = capsys.readouterr().out
+    name = "smoke_supernet-epochs-1_train-images-64_test-images-20_subnets-per-bucket-1"
+    folder = tmp_path / name / "digits/mobilenet_v3/rss-short/seed0"
+    population = pd.read_csv(folder / "population.csv")
+    for row in population.itertuples():
+        assert re.search(rf"^ *{row.bucket:g} +{3 * f'{row.accuracy:g} +'}1$", said, re.MULTILINE)
+    assert str(folder) in said and "RSS-Short: 1) on 64 training images" in said
+
+
+def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):
+    code = "import sys; from rsslib.cli import main; assert main(sys.argv[1:]) == 2; assert 'torch' not in sys.modules"
+    for line in (
+        "reproduce --profile smok", "reproduce --time-budget 5", "runs --seeds -1", "figures --datasets digit",
+        "run --method rs", "run --device x", "run --supernet-epochs 0",
+    ):  # fmt: skip
+        arguments = line.split()
+        subprocess.run([sys.executable, "-c", code, *arguments, "--results", str(tmp_path)], check=True)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("1.5h", 5400)])

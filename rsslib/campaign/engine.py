@@ -5,7 +5,7 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -47,15 +47,19 @@ from rsslib.machine import (
     set_precision,
     use_threads,
 )
+from rsslib.progress import in_words, progress_bar
 from rsslib.space import SearchSpace
 from rsslib.steps import TrainingState
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start, train
 
 
-def complete(runs: Sequence[Run], settings: Settings | None = None) -> None:
-    """Make every run finished: load what is there, go on with what was interrupted, train what is missing.
+def complete(
+    runs: Sequence[Run], settings: Settings | None = None, finished: Callable[[Run], None] = lambda run: None
+) -> None:
+    """Make every run finished, in this order: load what is there, go on with what was begun, train what is missing.
 
+    `finished` is called with each run as soon as it is, those that are at the start too.
     Any number of processes may be asked for the same runs, also from several machines that share the folder: one
     trains, the others take the runs that are free and wait for the rest at the end. With a time budget, `by_worth` puts
     the runs in an order in which what is finished by then is worth most. Finished runs do not need their dataset.
@@ -71,14 +75,16 @@ def complete(runs: Sequence[Run], settings: Settings | None = None) -> None:
     needs_cuda = any(run.profile.needs_cuda for run in runs) and settings.device == "auto"
     where = choose_device(settings.device, needed=needs_cuda)
     settings = replace(settings, device=str(where))
-    todo, refused, new_images = [], [], {}
+    done: list[Run] = []
+    todo: list[Run] = []
+    refused, new_images = [], {}
     for run in _different(runs):  # first look at everything, so that a mistake in the last run costs nothing
         population_of(run.backbone, run.profile.subnets_per_bucket)
         images = images_of(run, settings) if _needs_images(run, settings) else None
         config = configuration(run, images, settings.precision)
         try:
-            if (status := status_of(run, settings.results, config, weights=True)) != "finished":
-                todo.append(run)
+            status = status_of(run, settings.results, config, weights=True)
+            (done if status == "finished" else todo).append(run)
             if status == "missing":
                 new_images[run.name] = run.method.subnet_epochs * config["training"]["train_images"]
         except Refused:
@@ -91,13 +97,14 @@ def complete(runs: Sequence[Run], settings: Settings | None = None) -> None:
         _check_samplers_travel(todo)
     for run, config in refused:
         _set_aside(run, settings.results, config)
-    if jobs > 1 and settings.time_budget is None:
-        todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no core idles at the end
     settings = replace(settings, jobs=max(1, jobs))
-    failures, began, trained = {}, time.perf_counter(), 0
+    failures: dict[str, Exception] = {}
+    began, trained = time.perf_counter(), 0
     _stop.clear()
+    for run in done:
+        finished(run)
     try:
-        with _workers(jobs, where) as pool:
+        with _workers(jobs, where) as pool, _Campaign(todo, len(done), settings) as bar:
             for wait in (False, True):  # at the end come back to what other processes were at
                 todo, before = [], todo
                 for run, outcome in _outcomes(pool, before, settings, deadline, wait):
@@ -112,6 +119,8 @@ def complete(runs: Sequence[Run], settings: Settings | None = None) -> None:
                         todo.append(run)
                     else:
                         trained += new_images.get(run.name, 0)
+                        bar.finished(run)
+                        finished(run)
     except KeyboardInterrupt:
         raise Stopped("stopped; the same call goes on from the last checkpoints") from None
     if settings.progress and trained and jobs > 1:
@@ -119,6 +128,34 @@ def complete(runs: Sequence[Run], settings: Settings | None = None) -> None:
         print(f"{jobs} runs at once trained on {rate:,.0f} subnet-images a second, evaluation included")
     if failures:
         raise RunsFailed(failures) from next(iter(failures.values()))
+
+
+class _Campaign:
+    """One line above the bars of the runs: how many are finished, and how long the rest will take."""
+
+    def __init__(self, todo: Sequence[Run], done: int, settings: Settings):
+        shown = settings.progress and len(todo) > 1
+        self.count, self.of, self.left = done, done + len(todo), sum(run.method.subnet_epochs for run in todo)
+        self.began, self.work = time.perf_counter(), 0
+        self.bar = progress_bar(shown=shown, total=self.of, initial=done, position=0, bar_format="{desc}")
+
+    def __enter__(self) -> "_Campaign":
+        self.show()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.bar.close()
+
+    def finished(self, run: Run) -> None:
+        self.count, self.work = self.count + 1, self.work + run.method.subnet_epochs
+        self.show()
+
+    def show(self) -> None:
+        left = ""
+        if self.work:
+            seconds = (time.perf_counter() - self.began) * (self.left - self.work) / self.work
+            left = f", about {in_words(seconds)} left"
+        self.bar.set_description_str(f"{self.count} of {self.of} runs are finished{left}")
 
 
 def images_of(run: Run, settings: Settings) -> Dataset:
@@ -271,19 +308,26 @@ def _train(
         record.pop("machines", None)
     record |= {"status": "training", "jobs": settings.jobs}
     write_record(folder, record)
-    saved = time.monotonic()
+    saved = shown = time.monotonic()
 
     def after_epoch(state: TrainingState) -> bool:
         nonlocal saved
+        nonlocal shown
         stop = _stop.is_set() or (deadline is not None and time.time() >= deadline)
+        if time.monotonic() - shown >= 1:  # for those who look on
+            row = state.history[-1]
+            record["progress"] = {"epoch": row["epoch"], "loss": row["loss"], "seconds": state.seconds}
+            write_record(folder, record)
+            shown = time.monotonic()
         if stop or time.monotonic() - saved >= settings.checkpoint_seconds:
             save_checkpoint(state, folder, identity)
             saved = time.monotonic()
         return stop
 
-    train(state, run.method, images, run.seed, after_epoch, run.name, settings.progress)
+    train(state, run.method, images, run.seed, after_epoch, run.label, settings.progress)
     if len(state.history) < run.method.epochs:
         return False
+    record.pop("progress", None)
     record["training_seconds"] = state.seconds
     if images.device.type == "cpu" and math.isfinite(state.processor_seconds):  # not begun by a version without them
         record["training_processor_seconds"] = state.processor_seconds
@@ -316,8 +360,8 @@ def _evaluate(
         checkpoint.unlink()
     began = time.perf_counter()
     population = population_of(run.backbone, run.profile.subnets_per_bucket)
-    table = evaluate_population(supernet.eval(), population, images, f"{run.name}: evaluate", settings.progress)
-    beside = evaluate_population(supernet, anchors(supernet.space), images, f"{run.name}: anchors", settings.progress)
+    table = evaluate_population(supernet.eval(), population, images, f"{run.label}: evaluate", settings.progress)
+    beside = evaluate_population(supernet, anchors(supernet.space), images, f"{run.label}: anchors", settings.progress)
     record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began}
     record |= {"evaluation_hardware": environment(images.device)["hardware"], "finished": _now()}
     record["sha256"][POPULATION] = files.write_csv(folder / POPULATION, table)

@@ -26,7 +26,12 @@ from rsslib.progress import progress_bar
 RETRIES = 5  # how often a run may lose its process or node
 
 
-def complete_with_ray(runs: Sequence[Run], settings: Settings, address: str | None = None) -> None:
+def complete_with_ray(
+    runs: Sequence[Run],
+    settings: Settings,
+    address: str | None = None,
+    finished: Callable[[Run], None] = lambda run: None,
+) -> None:
     """Make every run finished, as `complete` does, where Ray finds room.
 
     Without `address` Ray starts on this machine, takes all of its devices and ends with the campaign; an address,
@@ -43,10 +48,11 @@ def complete_with_ray(runs: Sequence[Run], settings: Settings, address: str | No
     complete(runs, replace(settings, device="cpu", jobs=1, time_budget=0, progress=False))  # checks, trains nothing
     status = dict(overview(runs, settings.results)[["run", "status"]].to_numpy())
     todo = [run for run in {run.name: run for run in runs}.values() if status[run.name] != "finished"]
+    for run in runs:
+        if status[run.name] == "finished":
+            finished(run)
     if not todo:
         return
-    if deadline is None:
-        todo.sort(key=lambda run: -run.method.subnet_epochs)  # long ones first, so that no device idles at the end
     results = Path(settings.results).resolve()
     token = results / f".{uuid.uuid4().hex}"  # a node that sees this file shares the folder
     started = not ray.is_initialized()
@@ -63,7 +69,7 @@ def complete_with_ray(runs: Sequence[Run], settings: Settings, address: str | No
         def submit(run: Run, files: dict[str, bytes] | None):
             return train.remote(run, files, desk, str(token), replace(there, progress=False), deadline)
 
-        failures = _follow(ray, submit, todo, desk, results, settings.progress)
+        failures = _follow(ray, submit, todo, desk, results, settings.progress, finished)
     except KeyboardInterrupt:
         raise Stopped("stopped; the same call goes on from the last checkpoints") from None
     finally:
@@ -142,7 +148,9 @@ class _Desk:
         return self.log[start:]
 
 
-def _follow(ray, submit: Callable, todo: list[Run], desk, results: Path, progress: bool) -> dict[str, Exception]:
+def _follow(
+    ray, submit: Callable, todo: list[Run], desk, results: Path, progress: bool, finished: Callable[[Run], None]
+) -> dict[str, Exception]:
     """Submit the runs and wait for them, tell how each goes, write what they bring back; returns the failures."""
     # None: there are files, to be sent if the node does not see them
     tasks = {submit(run, None if run.folder(results).exists() else {}): run for run in todo}
@@ -170,7 +178,10 @@ def _follow(ray, submit: Callable, todo: list[Run], desk, results: Path, progres
                         error = lost
                     running.pop(run.name, None)
                     if error is None:
-                        lines.append(f"{run.name}: {overview([run], results).status[0]}")
+                        status = overview([run], results).status[0]
+                        lines.append(f"{run.name}: {status}")
+                        if status == "finished":
+                            finished(run)
                     else:
                         failures[run.name] = error
                         lines.append(f"{run.name}: failed, {type(error).__name__}: {error}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import pandas as pd
@@ -18,6 +18,7 @@ from rsslib import files
 from rsslib.campaign.runs import Run
 from rsslib.errors import InputError
 from rsslib.files import REBUILD, Refused, read_record
+from rsslib.progress import in_words
 from rsslib.samplers import Sampler
 from rsslib.space import RECALIBRATION_IMAGES, Arch, SearchSpace
 
@@ -124,37 +125,51 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
 
 
 def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
-    """One row a run: run, status, epochs, subnet_epochs (epochs times subnets a step) and estimated_hours of training.
+    """One row a run: run, status, epoch, epochs, loss, and seconds_left of training.
 
     The status is finished, running (some process is at it), interrupted, missing or other (the folder holds another
-    configuration's run, or damaged files). Hours are estimated from the finished runs of the same dataset; NaN if there
-    is none.
+    configuration's run, or damaged files). Epoch (how many are done), loss and seconds left are those of runs that have
+    begun; what has not is estimated from finished and running ones of the same dataset. NaN where nothing is known.
     """
-    rows: list[tuple[Run, str]] = []
-    rates: dict[str, list[float]] = {}
+    rows: list[dict[str, Any]] = []
+    rates: dict[str, list[float]] = {}  # by dataset, seconds of an epoch for each subnet of a step
     for run in runs:
+        row: dict[str, Any] = {"run": run.name, "status": "other", "epoch": 0, "epochs": run.method.epochs}
+        row["loss"] = math.nan
+        rows.append(row)
         try:
-            status = status_of(run, results, configuration(run))
+            row["status"] = status_of(run, results, configuration(run))
+            if row["status"] == "missing":
+                continue
+            record = read_record(run.folder(results))
         except InputError:
-            status = "other"
-        if status in ("training", "trained"):
-            status = "running" if is_locked(run.folder(results)) else "interrupted"
-        if status == "finished":
-            seconds = read_record(run.folder(results))["training_seconds"]
-            rates.setdefault(run.dataset, []).append(seconds / run.method.subnet_epochs)
-        rows.append((run, status))
-    return pd.DataFrame(
-        {
-            "run": run.name,
-            "status": status,
-            "epochs": run.method.epochs,
-            "subnet_epochs": run.method.subnet_epochs,
-            "estimated_hours": 0.0
-            if status == "finished"
-            else run.method.subnet_epochs * float(numpy.median(rates.get(run.dataset, [math.nan]))) / 3600,
-        }
-        for run, status in rows
+            continue
+        if row["status"] in ("training", "trained"):
+            row["status"] = "running" if is_locked(run.folder(results)) else "interrupted"
+        trained = "training_seconds" in record
+        progress = record.get("progress", {})
+        row["epoch"] = run.method.epochs if trained else progress.get("epoch", 0)
+        row["loss"] = progress.get("loss", math.nan)
+        seconds = record["training_seconds"] if trained else progress.get("seconds", 0)
+        if row["epoch"]:
+            rates.setdefault(run.dataset, []).append(seconds / run.method.subnet_epochs_of(row["epoch"]))
+    for run, row in zip(runs, rows, strict=True):
+        left = run.method.subnet_epochs - run.method.subnet_epochs_of(row["epoch"])
+        row["seconds_left"] = left * float(numpy.median(rates.get(run.dataset, [math.nan]))) if left else 0.0
+    return pd.DataFrame(rows)
+
+
+def overview_words(table: pd.DataFrame) -> str:
+    """`overview` to read, with a last line for all runs."""
+    shown = table[["run", "status"]].assign(
+        epochs=[f"{row.epoch}/{row.epochs}" for row in table.itertuples()],
+        loss=["" if math.isnan(loss) else f"{loss:.2f}" for loss in table["loss"]],
+        left=["" if row.status == "finished" else in_words(row.seconds_left) for row in table.itertuples()],
     )
+    done, unknown = (table["status"] == "finished").sum(), table["seconds_left"].isna().any()
+    left = "unknown until an epoch is trained" if unknown else in_words(table["seconds_left"].sum())
+    words = f"{done} of {len(table)} runs are finished; training left, one run at a time: {left}"
+    return f"{shown.to_string(index=False)}\n\n{words}"
 
 
 def is_locked(folder: Path) -> bool:

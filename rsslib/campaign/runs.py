@@ -8,11 +8,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rsslib.errors import InputError, check_number, choose
 from rsslib.files import project_folder
-from rsslib.methods import LEARNING_RATE, OVERRIDES, TABLE_1, Method, build, override
+from rsslib.methods import LEARNING_RATE, METHODS, OVERRIDES, TABLE_1, Method, build, override
 from rsslib.space import BACKBONES
 
 MAIN_METHODS = ("ofa", "rss", "rss-short")
@@ -65,6 +65,32 @@ PROFILES = {
 }  # fmt: skip
 
 
+# What of a profile can be changed for a run of one's own.
+OVERRIDABLE = {
+    "supernet_epochs": "epochs of RSS-Short and of OFA's supernet",
+    "shrinking_epochs": "further epochs, of RSS and of progressive shrinking",
+    "learning_rate_scale": "factor of all learning rates",
+    "train_images": "training images",
+    "test_images": "test images",
+    "subnets_per_bucket": "subnets evaluated of each size",
+}
+
+
+def scaled(profile: Profile, **changes: Any) -> Profile:
+    """The profile with some of `OVERRIDABLE` changed, and a name that says which, so that its runs have their folders.
+
+    Raises InputError for a value out of range.
+    """
+    for name, value in changes.items():
+        if name == "learning_rate_scale":
+            check_number(value, name, 1e-6)
+        else:
+            check_number(value, name, 1, whole=True)
+    changes = {name: value for name, value in changes.items() if value != getattr(profile, name)}
+    words = [profile.name, *(f"{name.replace('_', '-')}-{value:g}" for name, value in changes.items())]
+    return dataclasses.replace(profile, **changes, name="_".join(words))
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run and its evaluation."""
@@ -79,6 +105,12 @@ class Run:
     def name(self) -> str:
         return f"{self.profile.name}/{self.dataset}/{self.backbone}/{self.method.name}/seed{self.seed}"
 
+    @property
+    def label(self) -> str:
+        """The run in a few words, for a line of progress."""
+        others = [f"seed {self.seed}"] * (self.seed > 0) + [self.backbone] * (self.backbone != "mobilenet_v3")
+        return ", ".join([self.method.name, self.dataset, *others])
+
     def folder(self, results: str | Path | None = None) -> Path:
         return results_folder(results) / self.name
 
@@ -86,6 +118,18 @@ class Run:
 def results_folder(results: str | Path | None = None) -> Path:
     """The folder for all runs: by default the project's, whatever the current one."""
     return project_folder() / "data" / "results" if results is None else Path(results)
+
+
+def output_folder(profile: str, figures: str | Path | None = None, runs: Sequence[Run] = ()) -> Path:
+    """Where the figures of a profile's runs go: below `figures`, by default the project's folder of that name.
+
+    Runs on other datasets than the profile's, and of other methods than the study's, have a folder named after these,
+    so that they never replace the study's figures.
+    """
+    scale = PROFILES.get(profile)
+    names = dict.fromkeys(run.dataset for run in runs if scale is None or run.dataset not in scale.datasets)
+    names |= dict.fromkeys(run.method.name for run in runs if run.method.name not in METHODS)
+    return (project_folder() / "figures" if figures is None else Path(figures)) / "-".join([profile, *names])
 
 
 def plan(

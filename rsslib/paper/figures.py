@@ -20,7 +20,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from rsslib.campaign.runs import Run
-from rsslib.files import atomic_path, project_folder
+from rsslib.files import atomic_path
 from rsslib.paper.style import BASELINES, METHOD_STYLES, MethodStyle, listed, method_styles, panel_label
 from rsslib.paper.summary import (
     PANEL_COLUMNS,
@@ -337,11 +337,6 @@ def _add_caption(figure: Figure, *parts: str) -> None:
     figure.set_size_inches(width, height + room)
     figure.get_layout_engine().set(rect=(0, room / (height + room), 1, height / (height + room)))
     text.set(text="\n".join(lines), x=MARGIN / width, y=MARGIN / (height + room))
-
-
-def output_folder(profile: str, figures: str | Path | None = None) -> Path:
-    """Where the figures of a profile go: below `figures`, by default the project's folder of that name."""
-    return (project_folder() / "figures" if figures is None else Path(figures)) / profile
 
 
 def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:

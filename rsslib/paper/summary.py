@@ -136,6 +136,15 @@ def findings(population: pd.DataFrame, times: pd.DataFrame, profile: str) -> str
     return "\n\n".join(lines) + "\n"
 
 
+def headline(population: pd.DataFrame, times: pd.DataFrame) -> list[str]:
+    """What matters most of what was run, a sentence each: RSS and RSS-Short against OFA, and how much faster RSS is."""
+    gaps, styles = differences(population), method_styles(["ofa", "rss", "rss-short"])
+    pairs = [f"{styles[method].label} minus {styles['ofa'].label}" for method in ("rss", "rss-short")]
+    lines = [line for pair in pairs for line in _gap_sentences(gaps[gaps["method"] == pair])]
+    lines += _speed_sentences(times[times["method"].isin(["ofa", "rss"])]) if len(times) else []
+    return [line.removeprefix("- ") for line in lines]
+
+
 def _gap_sentences(gaps: pd.DataFrame) -> Iterator[str]:
     for (dataset, pair), rows in gaps.groupby(["dataset", "method"], sort=False):
         (whole,), sizes = rows[rows["quantity"] == "all"].itertuples(), rows[rows["quantity"] != "all"]

@@ -1,6 +1,7 @@
 """rsslib.runs: results folders, and rsslib.errors."""
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -28,17 +29,20 @@ from rsslib.campaign import (
     engine,
     finished,
     histories,
+    output_folder,
     overview,
     plan,
     populations,
     times,
     trained_supernet,
 )
-from rsslib.campaign.record import configuration
+from rsslib.campaign.record import configuration, overview_words
+from rsslib.campaign.runs import scaled
 from rsslib.campaign.workers import worker_threads
 from rsslib.errors import InputError, Stopped, choose
 from rsslib.machine import choose_device
 from rsslib.methods import TABLE_1, build, one_stage, override
+from rsslib.progress import in_words
 from rsslib.samplers import Successive
 from rsslib.space import BACKBONES, SearchSpace
 
@@ -683,13 +687,96 @@ def test_overview_tells_what_is_finished_running_interrupted_and_missing(results
     steps.last = 3
     with pytest.raises(KeyboardInterrupt):
         complete([other], results)
+    record = files.read_record(other.folder(results))
+    files.write_record(other.folder(results), record | {"progress": {"epoch": 2, "loss": 1.5, "seconds": 8.0}})
     table = overview([done_, other, missing], results)
     assert table.status.tolist() == ["finished", "interrupted", "missing"]
-    assert table.epochs.tolist() == [7, 7, 7]
-    hours = times([done_], results).training_seconds[0] / 3600
-    assert table.estimated_hours.tolist() == pytest.approx([0, hours, hours])
+    assert table.epoch.tolist() == [7, 2, 0] and table.epochs.tolist() == [7, 7, 7]
+    an_epoch = (times([done_], results).training_seconds[0] / 7 + 8 / 2) / 2  # the median of two
+    assert table.seconds_left.tolist() == pytest.approx([0, 5 * an_epoch, 7 * an_epoch])
+    words = overview_words(table).split("\n")
+    assert "2/7" in words[2] and "1.50" in words[2] and len({len(line) for line in words[:4]}) == 1
+    assert words[-1] == f"1 of 3 runs are finished; training left, one run at a time: {in_words(12 * an_epoch)}"
+    unknown = overview_words(overview([missing], results))
+    assert "unknown" in unknown
     with FileLock(other.folder(results) / "run.lock"):
         assert overview([other], results).status.tolist() == ["running"]
+
+
+def test_who_looks_on_sees_epoch_and_loss_of_a_run_that_trains(tmp_path, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(engine.time, "monotonic", lambda: float(next(clock)))  # each look at the clock takes a second
+    seen, really = [], engine.write_record
+
+    def write(folder, record):
+        seen.append(record.get("progress"))
+        really(folder, record)
+
+    monkeypatch.setattr(engine, "write_record", write)
+    (run,) = tiny("rss")
+    complete([run], tmp_path, checkpoint_seconds=1000)
+    history = histories([run], tmp_path)
+    assert [p["epoch"] for p in seen if p] == list(range(1, 8))
+    assert [p["loss"] for p in seen if p] == pytest.approx(history.loss.tolist())
+    assert "progress" not in files.read_record(run.folder(tmp_path))
+
+
+def test_finished_runs_are_told_at_once_and_trained_in_the_order_given(done, results):
+    new, told = tiny("rss", seeds=(5, 6)), []
+    campaign.complete([new[1], done[0][0], new[0]], Settings(results, device="cpu", progress=False), told.append)
+    assert told == [done[0][0], new[1], new[0]]
+
+
+def test_finished_runs_need_no_dataset(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    arrays = {f"x_{split}": generator.integers(0, 256, (40, 8, 8), dtype=np.uint8) for split in ("train", "test")}
+    arrays |= {f"y_{split}": np.arange(40) % 2 for split in ("train", "test")}
+    np.savez(tmp_path / "toy.npz", **arrays)
+    profile = replace(PROFILE, datasets=("toy",), train_images=None, test_images=None)
+    planned = tiny("rss-short", profile=profile)
+    complete(planned, tmp_path / "results", data=tmp_path)
+    (tmp_path / "toy.npz").unlink()
+    complete(planned, tmp_path / "results", data=tmp_path)
+    assert len(populations(planned, tmp_path / "results")) == 2 * TINY_BUCKETS
+    with pytest.raises(InputError, match="toy"):
+        complete([*planned, *tiny("rss", profile=profile)], tmp_path / "results", data=tmp_path)
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_was_begun_with(done, tmp_path, steps, monkeypatch):
+    (run,), used = tiny("rss"), []
+    steps.last = 5
+    with pytest.raises(KeyboardInterrupt):
+        complete([run], tmp_path, checkpoint_seconds=0, threads=2)
+    steps.last = 10**9
+    train = engine.train
+    monkeypatch.setattr(engine, "train", lambda *arguments: used.append(torch.get_num_threads()) or train(*arguments))
+    complete([run], tmp_path, threads=1)
+    assert used == [2] and torch.get_num_threads() == 1
+    assert files.read_record(run.folder(tmp_path))["threads"] == 2
+
+
+# --- one run at another scale, figures of one's own
+
+
+def test_a_changed_profile_has_a_name_that_says_what_was_changed():
+    profile = scaled(PROFILE, supernet_epochs=3, learning_rate_scale=2.0, subnets_per_bucket=2)  # the last is the same
+    assert profile.name == "test_supernet-epochs-3_learning-rate-scale-2"
+    assert profile == replace(PROFILE, supernet_epochs=3, learning_rate_scale=2.0, name=profile.name)
+    assert scaled(PROFILE) == PROFILE
+    for changes in ({"supernet_epochs": 0}, {"learning_rate_scale": -1.0}, {"train_images": 1.5}):
+        with pytest.raises(InputError, match=next(iter(changes))):
+            scaled(PROFILE, **changes)
+
+
+def test_figures_of_other_runs_than_the_studys_have_folders_of_their_own(tmp_path):
+    def folder(*arguments, **settings):
+        return output_folder("quick", tmp_path, plan("quick", *arguments, **settings)).name
+
+    mine = one_stage("growing", 1, Successive(("smallest",)))
+    assert folder() == folder(seeds=[0, 1]) == output_folder("quick", tmp_path).name == "quick"
+    assert folder(["digits"]) == "quick-digits"
+    assert folder(methods=["rss", mine]) == "quick-growing"
+    assert folder(["digits", "mnist"], [mine]) == "quick-digits-mnist-growing"
 
 
 # --- rsslib.errors

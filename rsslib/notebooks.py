@@ -1,0 +1,136 @@
+"""The study's notebooks: their parameters, the runs that they need, and their execution without a browser."""
+
+import ast
+import json
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from rsslib.campaign.runs import Run, output_folder, plan
+from rsslib.errors import InputError, choose
+from rsslib.files import project_folder
+
+FIRST, LAST = "02_main_results", "09_claims"  # the one to see before all others, and the one that looks at all figures
+
+
+def notebook_parameters(given: dict, names: list[str] | None = None) -> dict[str, dict]:
+    """The parameters of the notebooks of these names, by default all: their own defaults, replaced by `given` ones.
+
+    In the order in which they are wanted. Raises InputError for an unknown name and where there are no notebooks.
+    """
+    folder = project_folder() / "notebooks"
+    paths = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    if not paths:
+        raise InputError(f"there are no notebooks in {folder}: run this in a clone of the project, which has them")
+    chosen = [choose(name, paths, "notebook") for name in names or paths]
+    chosen.sort(key=lambda name: (name != FIRST, name == LAST))
+    defaults = {name: _defaults(paths[name]) for name in chosen}
+    return {name: {key: given.get(key, value) for key, value in own.items()} for name, own in defaults.items()}
+
+
+def _defaults(notebook: Path) -> dict:
+    """The parameters of a notebook, as its cell with that tag sets them."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ()))
+    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in nodes}
+
+
+def notebook_runs(values: dict) -> list[Run]:
+    """The runs that a notebook with these parameters asks for; none if it names no methods."""
+    if "methods" not in values:
+        return []
+    names = ("profile", "datasets", "methods", "backbone", "seeds", "subnets_per_bucket")
+    return plan(**{name: values[name] for name in names if name in values})
+
+
+class Execution:
+    """Executes notebooks on stored results, each as soon as the runs that it needs are finished, one a core at most.
+
+    A context. `parameters` are those of `notebook_parameters`; executed copies, also of what failed, go to the folder
+    `notebooks` beside the figures.
+    """
+
+    def __init__(self, parameters: dict[str, dict]):
+        self.parameters = parameters
+        self.runs = {name: notebook_runs(values) for name, values in parameters.items()}
+        self.missing = {name: {run.name for run in runs} for name, runs in self.runs.items()}
+        self.done: list[Run] = []
+        self.under_way: dict[str, Future] = {}
+        self.ended: dict[str, bool] = {}  # and whether all went well
+        self.failures: list[str] = []
+        self._pool: ProcessPoolExecutor | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Execution":
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool | None:
+        return self._stack.__exit__(kind, error, trace)
+
+    def finished(self, run: Run) -> None:
+        """To be told of each finished run; starts the notebooks that have waited for it alone."""
+        self.done.append(run)
+        for name, missing in self.missing.items():
+            if run.name in missing:
+                missing.discard(run.name)
+                if not missing:
+                    self._start(name)
+        self._tell(wait=False)
+
+    def rest(self) -> list[str]:
+        """Execute what is left, on the runs that are there; returns a sentence for each notebook that failed."""
+        there = {run.name for run in self.done}
+        for name, runs in self.runs.items():
+            if name in self.under_way or name == LAST:
+                continue
+            if runs and not there & {run.name for run in runs}:
+                print(f"{name} is left out: none of its runs is finished")
+                continue
+            self._start(name)
+        self._tell(wait=True)
+        if LAST in self.parameters:
+            self._start(LAST)
+            self._tell(wait=True)
+        return self.failures
+
+    def _start(self, name: str) -> None:
+        from rsslib.campaign.workers import worker_processes
+        from rsslib.machine import cores
+
+        if self._pool is None:
+            self._pool = self._stack.enter_context(worker_processes(min(len(self.parameters), cores())))
+        path, values = project_folder() / "notebooks" / f"{name}.ipynb", self.parameters[name]
+        folder = output_folder(values["profile"], values.get("figures"), self.runs[name]) / "notebooks"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.under_way[name] = self._pool.submit(_execute, path, folder / path.name, values)
+
+    def _tell(self, wait: bool) -> None:
+        """Say of each notebook that has ended how it did."""
+        for name, future in self.under_way.items():
+            if name not in self.ended and (wait or future.done()):
+                error = future.exception()
+                self.ended[name] = error is None
+                if error:
+                    self.failures.append(f"{name}: {error}")
+                values = self.parameters[name]
+                folder = output_folder(values["profile"], values.get("figures"), self.runs[name])
+                tqdm.write(f"{name} {'failed' if error else 'done'}: {folder / 'notebooks' / name}.ipynb")
+                if name == FIRST and not error:
+                    tqdm.write(f"the main figure: {folder / 'figure_3.png'}")
+
+
+def _execute(path: Path, output: Path, values: dict) -> None:
+    """Execute one notebook with these parameters; the result, also of a failure, is the notebook `output`."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        papermill.execute_notebook(
+            path, output, values, cwd=project_folder(), progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=50"],
+        )  # fmt: skip
+    except PapermillExecutionError as error:  # which does not survive the way to another process
+        raise RuntimeError(f"{error.ename}: {error.evalue}") from None
