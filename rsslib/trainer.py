@@ -4,6 +4,7 @@ Randomness is derived from (seed, stage, epoch) alone, so an epoch is the same w
 before it, and methods with one seed see the same batches.
 """
 
+import copy
 import math
 import threading
 import time
@@ -71,13 +72,14 @@ def train(
             stage = method.stages[stage_number]
             if state.epoch == 0:
                 enter_stage(state, method, stage, seed)
+            sampler = copy.deepcopy(stage.sampler)  # one that keeps something stays as it was for who asks again
             executor = (GraphedSteps if graphs else EagerSteps)(state, method, stage, data, generator)
             for epoch in range(state.epoch, stage.epochs):
                 began, clock = time.perf_counter(), processor_clock(device)
                 worked = clock()
                 rng, epoch_seed = randomness(seed, stage_number, epoch)
                 generator.manual_seed(epoch_seed)
-                subnets = stage.sampler.subnets(space, rng, epoch, stage.epochs, steps)
+                subnets = sampler.subnets(space, rng, epoch, stage.epochs, steps)
                 if len(subnets) not in (1, steps):
                     raise InputError(
                         f"{stage.sampler} gave the subnets of {len(subnets)} steps: expected those of the epoch's "

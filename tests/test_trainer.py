@@ -367,6 +367,23 @@ def test_processor_seconds_do_not_count_waiting_nor_what_other_threads_do():
     assert clock() - began >= 0.2
 
 
+def test_a_sampler_that_counts_its_calls_stays_as_it_was_planned():
+    class Counting(Uniform):
+        calls = []
+
+        def __init__(self):
+            super().__init__()
+            object.__setattr__(self, "calls", [])
+
+        def subnets(self, space, rng, epoch, epochs, steps):
+            self.calls.append(epoch)
+            return super().subnets(space, rng, epoch, epochs, steps)
+
+    sampler = Counting()
+    run(one_stage("mine", 2, sampler, batch_size=16))
+    assert sampler.calls == []
+
+
 def test_dropout_of_the_method_reaches_the_subnets(spy):
     method = one_stage("rss", 1, Uniform(), batch_size=16)
     results = [weights(run(replace(method, dropout=dropout))) for dropout in (0.0, 0.5)]

@@ -1,13 +1,11 @@
 """A run is a folder: what identifies it, whether it is there, whole and finished."""
 
 import dataclasses
-import inspect
 import json
 import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -15,11 +13,11 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from rsslib import files
+from rsslib.campaign.identity import sampler_identity
 from rsslib.campaign.runs import Run
 from rsslib.errors import InputError
 from rsslib.files import REBUILD, Refused, read_record
 from rsslib.progress import in_words
-from rsslib.samplers import Sampler
 from rsslib.space import RECALIBRATION_IMAGES, Arch, SearchSpace
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and whoever lists runs has no need of it
@@ -44,7 +42,7 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
     """
     method = dataclasses.asdict(run.method)
     for stage, record in zip(run.method.stages, method["stages"], strict=True):
-        record["sampler"] = _words_for(stage.sampler)
+        record["sampler"] = sampler_identity(stage.sampler)
     return json.loads(
         json.dumps(
             {
@@ -68,26 +66,6 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
             }
         )
     )
-
-
-def _words_for(sampler: Sampler) -> str:
-    """What decides a sampler's draws: its settings and, if it is not one of this package's, its code."""
-    kind = type(sampler)
-    shown = repr(sampler) if kind.__repr__ is not object.__repr__ else f"{kind.__name__}({vars(sampler)})"
-    if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:  # whose changes CODE_VERSION tells
-        return shown
-    methods = inspect.getmembers(kind, inspect.isfunction)  # sorted by name
-    code = repr([(name, _compiled(f.__code__)) for name, f in methods if not name.startswith("__")])
-    return f"{shown}, code {files.sha256(code.encode())[:16]}"
-
-
-def _compiled(code: CodeType) -> tuple:
-    """What a function does, whichever file it is from; a class that came from another process has no source."""
-    constants = [
-        _compiled(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
-        for c in code.co_consts
-    ]
-    return code.co_code, code.co_names, constants
 
 
 def status_of(run: Run, results: str | Path | None, config: dict, weights: bool = False) -> str:
