@@ -157,7 +157,7 @@ def reproduce(options: dict) -> int:
     from rsslib.campaign import RunsFailed, complete
 
     failed = []
-    with Execution(parameters) as notebooks:
+    with Execution(parameters, options["figures"]) as notebooks:
         try:
             if options["engine"] == "ray":
                 from rsslib.campaign.ray import complete_with_ray
@@ -181,7 +181,7 @@ def figures(options: dict) -> int:
     from rsslib.campaign.record import overview
 
     there = overview(runs, options["results"])["status"] == "finished"
-    with Execution(parameters) as notebooks:
+    with Execution(parameters, options["figures"]) as notebooks:
         for run, finished in zip(runs, there, strict=True):
             if finished:
                 notebooks.finished(run)

@@ -30,9 +30,10 @@ def choose(value: str, valid: Iterable[str], what: str) -> str:
     valid = list(valid)
     if value in valid:
         return value
-    close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.4)
+    shown = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:97]}..."
+    close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.4) if shown == repr(value) else []
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise InputError(f"unknown {what} {value!r}{hint}: expected one of {', '.join(valid)}")
+    raise InputError(f"unknown {what} {shown}{hint}: expected one of {', '.join(valid)}")
 
 
 def check_number(value: float, what: str, least: float, most: float | None = None, whole: bool = False) -> None:

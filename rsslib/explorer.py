@@ -22,17 +22,16 @@ from matplotlib.figure import Figure
 
 from rsslib.campaign.record import POPULATION, WEIGHTS
 from rsslib.campaign.runs import Profile, Run
+from rsslib.campaign.schema import read_record, read_table
 from rsslib.campaign.settings import Settings
 from rsslib.campaign.tables import trained_supernet
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
-from rsslib.files import read, read_record
 from rsslib.machine import use_threads
 from rsslib.methods import Method
 from rsslib.paper.diagrams import draw_subnet
 from rsslib.paper.figures import ACCURACY, COLUMN, SIZE
 from rsslib.paper.style import BACKBONE_LABELS, method_styles, panel_label
-from rsslib.paper.summary import check
 from rsslib.space import Arch, SearchSpace
 
 COLOURS = {"A": "#c1121f", "B": "#6a3fa0"}
@@ -65,10 +64,10 @@ def finished_runs(results: str | Path, profile: str, backbone: str) -> list[Run]
             scale = Profile(profile, (training["dataset"],), evaluation["subnets_per_bucket"], **images)
             method = Method(training["method"]["name"], (), dropout=training["method"]["dropout"])
             run = Run(scale, training["dataset"], backbone, method, training["seed"])
-            if record["status"] == "finished":
-                read(path.with_name(POPULATION), record)  # raises if it is not as the run wrote it
+            read_table(path.parent, POPULATION, record)  # raises if it is not as the run wrote it
+            if record["status"] == "finished" and run.folder(results) == path.parent:  # not one that leads elsewhere
                 runs.append(run)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError):
             continue  # not the record of a run, or damaged
     return runs
 
@@ -237,8 +236,8 @@ class Explorer(widgets.VBox):
                 "the rest works without. Notebook 02_main_results trains some: then run this cell again."
             )
         else:
-            self.population = pd.read_csv(run.folder(self.settings.results) / POPULATION)
-            check(self.population, ("mflops", "accuracy"), "population")
+            folder = run.folder(self.settings.results)
+            self.population = read_table(folder, POPULATION, read_record(folder))
             self.button.disabled = not (run.folder(self.settings.results) / WEIGHTS).exists()
             self.hint = "Ready to evaluate subnets with this run."
             if self.button.disabled:

@@ -150,7 +150,7 @@ def read_record(folder: Path) -> dict:
     """The record of a run; raises Refused if it cannot be read or is not as it was written."""
     path = folder / RECORD
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes(), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path} cannot be read ({error}): restore it, or {REBUILD}") from None
     try:
@@ -160,6 +160,10 @@ def read_record(folder: Path) -> dict:
     if not intact:
         raise Refused(f"{path} was altered after the run wrote it: restore it, or {REBUILD}")
     return record
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _digest(record: dict) -> str:

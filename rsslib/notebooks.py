@@ -50,11 +50,11 @@ class Execution:
     """Executes notebooks on stored results, each as soon as the runs that it needs are finished, one a core at most.
 
     A context. `parameters` are those of `notebook_parameters`; executed copies, also of what failed, go to the folder
-    `notebooks` beside the figures.
+    `notebooks` beside the figures, which are below `figures`.
     """
 
-    def __init__(self, parameters: dict[str, dict]):
-        self.parameters = parameters
+    def __init__(self, parameters: dict[str, dict], figures: str | Path | None = None):
+        self.parameters, self.figures = parameters, figures
         self.runs = {name: notebook_runs(values) for name, values in parameters.items()}
         self.missing = {name: {run.name for run in runs} for name, runs in self.runs.items()}
         self.done: list[Run] = []
@@ -102,10 +102,12 @@ class Execution:
 
         if self._pool is None:
             self._pool = self._stack.enter_context(worker_processes(min(len(self.parameters), cores())))
-        path, values = project_folder() / "notebooks" / f"{name}.ipynb", self.parameters[name]
-        folder = output_folder(values["profile"], values.get("figures"), self.runs[name]) / "notebooks"
+        path, folder = project_folder() / "notebooks" / f"{name}.ipynb", self._folder(name) / "notebooks"
         folder.mkdir(parents=True, exist_ok=True)
-        self.under_way[name] = self._pool.submit(_execute, path, folder / path.name, values)
+        self.under_way[name] = self._pool.submit(_execute, path, folder / path.name, self.parameters[name])
+
+    def _folder(self, name: str) -> Path:
+        return output_folder(self.parameters[name]["profile"], self.figures, self.runs[name])
 
     def _tell(self, wait: bool) -> None:
         """Say of each notebook that has ended how it did."""
@@ -115,8 +117,7 @@ class Execution:
                 self.ended[name] = error is None
                 if error:
                     self.failures.append(f"{name}: {error}")
-                values = self.parameters[name]
-                folder = output_folder(values["profile"], values.get("figures"), self.runs[name])
+                folder = self._folder(name)
                 tqdm.write(f"{name} {'failed' if error else 'done'}: {folder / 'notebooks' / name}.ipynb")
                 if name == FIRST and not error:
                     tqdm.write(f"the main figure: {folder / 'figure_3.png'}")

@@ -31,13 +31,14 @@ from rsslib.campaign.record import (
     status_of,
 )
 from rsslib.campaign.runs import Run
+from rsslib.campaign.schema import read_record
 from rsslib.campaign.settings import Settings
 from rsslib.campaign.workers import worker_processes, worker_threads
 from rsslib.data.dataset import Dataset, cached_dataset
 from rsslib.data.readers import is_there
 from rsslib.errors import InputError, Stopped
 from rsslib.evaluate import anchors, evaluate_population
-from rsslib.files import Refused, read_record, write_record
+from rsslib.files import Refused, write_record
 from rsslib.machine import (
     choose_device,
     environment,

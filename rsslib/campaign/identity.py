@@ -11,6 +11,7 @@ import functools
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -116,17 +117,12 @@ def _function(function: FunctionType, what: str, seen: dict[int, int]) -> Any:
         return "function", function.__module__, function.__qualname__
     code = function.__code__
     used = {name: function.__globals__[name] for name in _names(code) if name in function.__globals__}
-    held = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
+    held = []
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # one that is empty yet
+            held.append(cell.cell_contents)
     parts = (function.__defaults__, function.__kwdefaults__, held, used)
     return "function", _code(code), [_content(part, what, seen) for part in parts]
-
-
-def _is_empty(cell: Any) -> bool:
-    try:
-        cell.cell_contents
-    except ValueError:
-        return True
-    return False
 
 
 def _code(code: CodeType) -> Any:

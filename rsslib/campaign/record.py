@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 from rsslib import files
 from rsslib.campaign.identity import sampler_identity
 from rsslib.campaign.runs import Run
+from rsslib.campaign.schema import read_record
 from rsslib.errors import InputError
-from rsslib.files import REBUILD, Refused, read_record
+from rsslib.files import REBUILD, Refused
 from rsslib.progress import in_words
 from rsslib.space import RECALIBRATION_IMAGES, Arch, SearchSpace
 
@@ -78,12 +79,9 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
     if not (folder / files.RECORD).exists():
         return "missing"
     record = read_record(folder)
-    try:
-        status, there = record["status"], record["config"]
-        differs = difference(there["training"], config["training"])
-        evaluation_differs = difference(there["evaluation"], config["evaluation"])
-    except (KeyError, TypeError):
-        raise Refused(f"{folder / files.RECORD} is not the record of a run: {REBUILD}") from None
+    status, there = record["status"], record["config"]
+    differs = difference(there["training"], config["training"])
+    evaluation_differs = difference(there["evaluation"], config["evaluation"])
     trained = (folder / WEIGHTS).exists()
     if status == "finished" and not trained:  # nothing left to evaluate anew
         differs = differs or evaluation_differs

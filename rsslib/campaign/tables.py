@@ -1,6 +1,5 @@
 """The tables that figures are drawn from, read from the folders of finished runs."""
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,10 +11,11 @@ from rsslib import files
 from rsslib.campaign.engine import images_of
 from rsslib.campaign.record import ANCHORS, HISTORY, POPULATION, WEIGHTS, configuration, status_of
 from rsslib.campaign.runs import Run, results_folder
+from rsslib.campaign.schema import read_record, read_table
 from rsslib.campaign.settings import Settings
 from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
-from rsslib.files import REBUILD, read_record
+from rsslib.files import REBUILD
 from rsslib.machine import choose_device
 from rsslib.space import SearchSpace
 from rsslib.supernet import SuperNet
@@ -71,8 +71,7 @@ def _tables(runs: Sequence[Run], results: str | Path | None, file: str) -> pd.Da
                     f"{run.name} was trained with another {words} than other runs on {run.dataset}, and does not "
                     f"compare with them: leave it out, or {REBUILD}"
                 )
-        content = files.read(run.folder(results) / file, record)
-        tables.append(pd.read_csv(io.BytesIO(content)).assign(**keys))
+        tables.append(read_table(run.folder(results), file, record).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
     first = ["dataset", "backbone", "method", "seed"]
     return table[first + [column for column in table.columns if column not in first]]

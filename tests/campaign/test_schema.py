@@ -1,0 +1,125 @@
+"""rsslib.campaign.schema: records and tables of strangers, with valid digests, are read or refused in one sentence."""
+
+import math
+import shutil
+import time
+
+import pandas as pd
+import pytest
+from helpers import TINY, sentence
+
+from rsslib import campaign, files
+from rsslib.campaign import Profile, Settings, plan
+from rsslib.errors import InputError
+from rsslib.explorer import finished_runs
+from rsslib.space import BACKBONES
+
+PROFILE = Profile("test", ("digits",), subnets_per_bucket=1, supernet_epochs=1, train_images=32, test_images=20)
+
+
+def planned():
+    return plan(PROFILE, methods=["rss-short"], backbone="tiny")
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbone(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "tiny", TINY)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", TINY)
+        results = tmp_path_factory.mktemp("results")
+        campaign.complete(planned(), Settings(results, device="cpu", progress=False))
+    return results
+
+
+@pytest.fixture
+def results(done, tmp_path):
+    return shutil.copytree(done, tmp_path / "results")
+
+
+def rewrite(results, change):
+    """The record with `change` applied, and digests that fit."""
+    folder = planned()[0].folder(results)
+    record = files.read_record(folder)
+    change(record)
+    files.write_record(folder, record)
+    return folder
+
+
+LONG = "x" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("training_seconds", value) for value in (None, "an hour", -1, 10**400, [], True, math.inf, math.nan)),
+        ("hardware", LONG), ("hardware", 5), ("status", "done"), ("status", LONG), ("executor", None), ("threads", -1),
+        ("threads", "two"), ("config", []), ("progress", {"epoch": "one"}), ("machines", "many"), ("versions", [1]),
+    ],
+    ids=lambda value: str(value)[:20],
+)  # fmt: skip
+def test_a_record_that_no_run_writes_is_refused_at_once(key, value, results):
+    rewrite(results, lambda record: record.update({key: value}))
+    began = time.monotonic()
+    for read in (campaign.finished, campaign.populations, campaign.times):
+        with pytest.raises(InputError, match="run.json") as error:
+            read(planned(), results)
+        assert len(sentence(error)) < 1000
+    assert campaign.overview(planned(), results).status.tolist() == ["other"]
+    assert finished_runs(results, "test", "tiny") == []
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("key", ["training_seconds", "hardware", "executor", "status", "config"])
+def test_what_a_finished_run_always_says_may_not_be_missing(key, results):
+    rewrite(results, lambda record: record.pop(key))
+    with pytest.raises(InputError, match=key):
+        campaign.times(planned(), results)
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/etc", "..", "", LONG, "a b"])
+def test_names_that_lead_out_of_the_results_are_no_names(name, results, tmp_path):
+    for what in ("dataset", "method", "backbone"):
+        def change(record, what=what):
+            training = record["config"]["training"]
+            (training["method"] if what == "method" else training).update({"name" if what == "method" else what: name})
+
+        copy = shutil.copytree(results, tmp_path / what)
+        rewrite(copy, change)
+        assert finished_runs(copy, "test", "tiny") == []
+
+
+def test_a_record_that_names_another_folder_is_not_offered(results):
+    rewrite(results, lambda record: record["config"]["training"].update(seed=7))
+    assert finished_runs(results, "test", "tiny") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "No columns"),
+        (b"\xff\xfe\x00\x01", "cannot be read|no column"),
+        (b"bucket,subnet,mflops,kernel,expand,depth,accuracy\n", "no rows"),
+        (b"bucket,accuracy\n1,2\n3,4,5,6\n", "cannot be read"),
+        (b"bucket,subnet,mflops,kernel,expand,depth,accuracy\n4,0,4,3,3,2,lots\n", "accuracy is not all numbers"),
+        (b"bucket,subnet,mflops,kernel,expand,depth,accuracy\n4,0,4,3,3,2,101\n", "accuracy is not all numbers"),
+        (b"bucket,subnet,mflops,kernel,expand,depth,accuracy\n4,0,4,3,3,2,nan\n", "accuracy is not all numbers"),
+        (b"bucket,subnet,mflops,kernel,expand,depth\n4,0,4,3,3,2\n", "no column accuracy"),
+    ],
+)
+def test_a_table_that_no_run_writes_is_refused(content, said, results):
+    folder = planned()[0].folder(results)
+    (folder / "population.csv").write_bytes(content)
+    rewrite(results, lambda record: record["sha256"].update({"population.csv": files.sha256(content)}))
+    with pytest.raises(InputError, match=said) as error:
+        campaign.populations(planned(), results)
+    assert "population.csv" in str(error.value) and "rebuild" in str(error.value)
+    assert finished_runs(results, "test", "tiny") == []
+
+
+def test_what_runs_write_is_read(done):
+    for read, rows in ((campaign.populations, 3), (campaign.anchor_tables, 3), (campaign.histories, 1)):
+        assert isinstance(table := read(planned(), done), pd.DataFrame) and len(table) == rows
