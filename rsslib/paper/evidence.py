@@ -175,7 +175,7 @@ class Evidence:
         return self._values[run, seed, statistic]
 
 
-def _draw(buckets: int, n: int, resamples: int, stream: int) -> np.ndarray:
+def _draw(buckets: int, n: int, resamples: int, stream: int = 0) -> np.ndarray:
     """Places in a flattened [buckets, n] array: for each resample and bucket, n - 1 of the bucket's."""
     within = np.random.default_rng(1 + stream).integers(n, size=(resamples, buckets, max(1, n - 1)))
     return within + n * np.arange(buckets)[:, None]
