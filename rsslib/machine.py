@@ -141,6 +141,15 @@ def own_stream(device: torch.device) -> Iterator[None]:
         idle.append(stream)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the system, PyTorch's allocator, the CUDA driver or one of its libraries says that memory has run out."""
+    text = str(error).lower()
+    words = ("allocate memory", "out of memory", "alloc_failed")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in text for word in words)
+    )
+
+
 def release_memory(device: torch.device) -> None:
     """Give back what a finished run left in PyTorch's cache, whose blocks other streams cannot use."""
     if device.type == "cuda":

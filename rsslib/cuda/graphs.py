@@ -12,8 +12,8 @@ tensors on the device that stay where they are.
 On a CPU nothing can be captured; the same functions then run as they are, which is how the tests check them there.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise, product
 
 import torch
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from rsslib.cuda.masks import Masks
 from rsslib.data.augmentation import augment
 from rsslib.data.dataset import Dataset
-from rsslib.machine import CAPTURING
+from rsslib.errors import InputError
+from rsslib.machine import CAPTURING, is_out_of_memory, release_memory
 from rsslib.samplers import same_throughout
 from rsslib.space import Arch
 from rsslib.steps import MOMENTUM, Views, loss_of, run_subnet, soft_labels_of, train_step
@@ -32,12 +33,20 @@ AUGMENTED_AT_ONCE = 8_000  # images; bounds the memory that augmenting an epoch 
 QUEUED_STEPS = 64  # the host waits for the device so many steps back, so that progress and interrupts are real
 
 
+def can_capture(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 class GraphedSteps:
-    """The steps of one stage of training, from tensors that stay in place; made anew when a stage begins."""
+    """The steps of one stage of training, from tensors that stay in place; made anew when a stage begins.
+
+    Its owner closes it, in the stream that it was used in, before the next is made.
+    """
 
     def __init__(self, state, method, stage, data: Dataset, generator: torch.Generator):
         self.state, self.method, self.stage, self.data, self.generator = state, method, stage, data, generator
-        self.supernet, self.space, device = state.supernet, state.supernet.space, data.device
+        self.supernet, self.space, self.device = state.supernet, state.supernet.space, data.device
+        device = self.device
         self.parameters = dict(self.supernet.named_parameters())
         self.buffers = dict(self.supernet.named_buffers())
         self.gradients = {
@@ -60,9 +69,13 @@ class GraphedSteps:
         self.rate = torch.zeros(1, device=device)
         self.draws, self.draw = None, torch.zeros(1, dtype=torch.int64, device=device)
         self.masks = Masks(self.space, self.supernet.classifier.weight)
-        self.graphs: dict[object, Callable[[], None]] = {}
+        self.graphs: dict[object, torch.cuda.CUDAGraph] = {}
         self.warm: set[bool] = set()  # which kinds of epoch `warm_up` has prepared
-        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self.capturing = can_capture(device)
+        if self.capturing:
+            self.pool = torch.cuda.graph_pool_handle()
+            self.step.add_(0)  # before it is captured, as in `warm_up`
+            self.keeper = self.capture(self.step.add_, 0)  # never replayed; a pool must not be without a graph
 
     def epoch(self, subnets: list, order: Tensor, crops, rates: list[float], bar) -> Tensor:
         """Train one epoch; returns the loss of every step, on the device.
@@ -74,22 +87,23 @@ class GraphedSteps:
             group["lr"] = self.rate
         self.prepare(subnets, order, crops, rates)
         same = same_throughout(subnets)
-        if self.pool is not None and same not in self.warm:
+        if self.capturing and self.full_steps and same not in self.warm:
             self.warm_up(same)
-        if same and subnets[0] not in self.graphs:
-            with CAPTURING:  # dropped before the next is captured, which then sets up what dropping takes away
-                self.graphs.clear()
         batch, waiting = self.method.batch_size, None
         for step in range(self.full_steps):
             self.wake(subnets[step])
+            # what the optimiser sees is part of every graph with an update
             if same:
-                self.graph(subnets[0], self.whole_step, subnets[0])()
+                key = (subnets[0], len(self.idle))
+                if key not in self.graphs:
+                    self.drop_graphs()
+                self.run(key, self.whole_step, subnets[0])
             else:
-                self.graph("load", self.load)()
+                self.run("load", self.load)
                 for arch in subnets[step]:
                     count = len(subnets[step])
-                    self.graph((arch.depth, count), self.masked, arch.depth, count)()
-                self.graph(("update", len(self.idle)), self.update)()
+                    self.run((arch.depth, count), self.masked, arch.depth, count)
+                self.run(("update", len(self.idle)), self.update)
             if (step + 1) % QUEUED_STEPS == 0:
                 waiting = self.wait(waiting)
                 bar.update(QUEUED_STEPS * batch)
@@ -97,6 +111,18 @@ class GraphedSteps:
             self.smaller_step(subnets[-1], rates[-1])
         bar.update(len(order) - self.full_steps // QUEUED_STEPS * QUEUED_STEPS * batch)
         return self.losses[: len(rates)].clone()
+
+    def close(self) -> None:
+        """Give back graphs and tensors, also where a traceback keeps this object."""
+        if self.capturing:
+            with suppress(RuntimeError):  # of a device that has failed, which what comes next will report
+                torch.cuda.current_stream(self.device).synchronize()
+                self.drop_graphs()
+                with CAPTURING:
+                    self.keeper.reset()
+        device, self.__dict__ = self.device, {}
+        with suppress(RuntimeError):
+            release_memory(device)
 
     def prepare(self, subnets, order, crops, rates) -> None:
         data = self.data
@@ -112,8 +138,8 @@ class GraphedSteps:
         if not same_throughout(subnets):
             draws = self.masks.choices([arch for step in subnets for arch in step])
             if self.draws is None or self.draws.shape != draws.shape:
-                self.draws = draws.to(self.rows.device)
-                self.graphs.clear()
+                self.drop_graphs()
+                self.draws = draws.to(self.device)
             self.draws.copy_(draws)
 
     def smaller_step(self, archs: tuple[Arch, ...], rate: float) -> None:
@@ -216,30 +242,45 @@ class GraphedSteps:
 
     # --- capturing and replaying
 
-    def graph(self, key: object, function: Callable[..., None], *arguments) -> Callable[[], None]:
-        """What replays `function(*arguments)`; captured when first asked for."""
+    def run(self, key: object, function: Callable[..., None], *arguments) -> None:
+        """Replay `function(*arguments)`, captured when first asked for; on a CPU just run it."""
+        if not self.capturing:
+            function(*arguments)
+            return
         if key not in self.graphs:
-            if self.pool is None:
-                self.graphs[key] = partial(function, *arguments)
-            else:
-                self.graphs[key] = self.capture(function, *arguments)
-        return self.graphs[key]
+            self.graphs[key] = self.capture(function, *arguments)
+        self.graphs[key].replay()
 
-    def capture(self, function: Callable[..., None], *arguments) -> Callable[[], None]:
+    def capture(self, function: Callable[..., None], *arguments) -> torch.cuda.CUDAGraph:
+        """Raises InputError if that fails for another reason than memory."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
         with CAPTURING:
-            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
-                function(*arguments)
-            finally:
-                graph.capture_end()
-        return graph.replay
+                with capture_into(graph, self.pool):
+                    function(*arguments)
+            except RuntimeError as error:
+                graph.reset()
+                if is_out_of_memory(error):
+                    raise
+                raise InputError(
+                    f"the part {function.__name__!r} of a training step could not be captured as a CUDA graph "
+                    f"({str(error).strip().splitlines()[0]}): give --no-graphs, or graphs=False, to train without"
+                ) from error
+        return graph
+
+    def drop_graphs(self) -> None:
+        """All at once, since they share the stream's workspaces, which the first takes with it."""
+        with CAPTURING:
+            for graph in self.graphs.values():
+                graph.reset()
+            self.graphs.clear()
 
     def warm_up(self, same: bool) -> None:
-        """Run every kind of layer once, of slices if all steps have the `same` subnets, else masked.
+        """Run every kind of kernel once: every kind of layer, of slices if all steps have the `same` subnets, else masked.
 
-        Libraries and workspaces must not be set up for the first time in a capture.
+        Libraries and workspaces must not be set up for the first time in a capture, nor, with drivers before CUDA 12.3,
+        kernels be loaded.
         """
         self.warm.add(same)
         generator, statistics = self.generator.get_state(), [buffer.clone() for buffer in self.buffers.values()]
@@ -250,24 +291,36 @@ class GraphedSteps:
                     self.sliced(self.space.uniform(kernel, expand, max(self.space.depths)), 1)
             else:
                 self.masked(self.space.largest.depth, 1)
-            stand_in = nn.Parameter(torch.zeros_like(self.rate))
+            stand_in = nn.Parameter(torch.zeros_like(self.supernet.classifier.bias))
             stand_in.grad = torch.zeros_like(stand_in)
+            self.rows.add_(0)
             torch.optim.SGD([stand_in], lr=self.rate, momentum=MOMENTUM, nesterov=True, fused=True).step()
         self.generator.set_state(generator)
         torch._foreach_copy_(list(self.buffers.values()), statistics)
         for tensor in (self.losses, self.draw):
             tensor.zero_()
-        self.keeper = self.capture(self.step.add_, 0)  # never replayed; a pool must not be without a graph
 
     def wait(self, last: torch.cuda.Event | None) -> torch.cuda.Event | None:
         """Wait for the event `last`; returns one that says when the device has done what it was given so far."""
-        if self.pool is None:
+        if not self.capturing:
             return None
         event = torch.cuda.Event()
         event.record()
         if last is not None:
             last.synchronize()
         return event
+
+
+@contextmanager
+def capture_into(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> Iterator[None]:
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        yield
+    except BaseException:
+        with suppress(RuntimeError):  # it says that something went wrong, not what
+            graph.capture_end()
+        raise
+    graph.capture_end()
 
 
 def add(sums: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
