@@ -47,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )  # fmt: skip
             command.add_argument("--threads", type=int, default=1, metavar="N", help="of a run on a CPU (default: 1)")
             command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
+            command.add_argument(
+                "--no-graphs", dest="graphs", action="store_false", default=None,
+                help="take the steps on CUDA one by one, should capturing them as graphs fail",
+            )  # fmt: skip
             command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
             command.add_argument("--engine", choices=("local", "ray"), default="local", help="who places the runs")
             command.add_argument("--address", help="a Ray cluster's, as host:port or auto")
@@ -91,7 +95,7 @@ def run_command(command: str, options: dict) -> int:
 
 def settings_of(options: dict) -> Settings:
     """The settings that were typed, checked."""
-    names = ("results", "data", "device", "precision", "jobs", "threads", "rebuild")
+    names = ("results", "data", "device", "precision", "jobs", "threads", "rebuild", "graphs")
     budget = options.get("time_budget")
     if options.get("address") and options["engine"] != "ray":
         raise InputError(f"address {options['address']!r} is a Ray cluster's: give --engine ray too")

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,22 +20,52 @@ from rsslib.operators import kernels
 
 
 def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
-    """The device of that name; auto is CUDA where there is one. Raises InputError where CUDA is asked for in vain."""
+    """The device of that name; auto is CUDA where a device works, and says in a line why one that is there does not.
+
+    Raises InputError where CUDA is asked for, or `needed`, in vain.
+    """
     check_device_name(device)
     kind, _, index = device.partition(":")
-    available = torch.cuda.device_count()
-    if kind == "cuda" and int(index or 0) >= available:
-        raise InputError(f"device {device!r} was asked for, but PyTorch finds {available} CUDA devices here")
-    if needed and not available:
-        raise InputError(
-            "this profile is meant for a CUDA device and PyTorch finds none here: "
-            "choose profile smoke or quick, or give device cpu if weeks of computing are what you want"
-        )
-    if kind == "auto":
-        device = "cuda" if available else "cpu"
+    if kind != "cpu":
+        fault = why_not_cuda(int(index or 0))
+        if kind == "cuda" and fault:
+            raise InputError(f"device {device!r} was asked for, but {fault}")
+        if needed and fault:
+            raise InputError(
+                f"this profile is meant for a CUDA device, but {fault}: "
+                "choose profile smoke or quick, or give device cpu if weeks of computing are what you want"
+            )
+        if kind == "auto":
+            device = "cpu" if fault else "cuda"
+            if fault and torch.cuda.device_count():
+                print(f"computing on the CPU, since {fault}", file=sys.stderr)
     if device == "cpu":
         keep_freed_memory()
     return torch.device(device)
+
+
+def why_not_cuda(index: int = 0) -> str | None:
+    """What is wrong with CUDA device `index`, in part of a sentence; None if it works.
+
+    That a device is counted does not say that the driver starts it, or that PyTorch was built for its architecture; so
+    it is given a kernel to run.
+    """
+    available = torch.cuda.device_count()
+    if index >= available:
+        return f"PyTorch finds {available} CUDA devices here"
+    try:
+        run_kernel(torch.device("cuda", index))
+    except (RuntimeError, AssertionError) as error:
+        return f"the CUDA device {index} runs no kernel ({first_line(error)})"
+    return None
+
+
+def run_kernel(device: torch.device) -> None:
+    torch.ones(1, device=device).add_(1).item()
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def keep_freed_memory() -> None:
@@ -93,13 +124,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def environment(device: torch.device, jobs: int = 1, precision: str = "fp32") -> dict:
+def environment(device: torch.device, jobs: int = 1, precision: str = "fp32", graphs: bool | None = None) -> dict:
     """Versions, hardware and executor (how steps are run, in which precision, how many runs at once), for run.json."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{_processor()}, threads: {torch.get_num_threads()}"
-    executor = "CUDA graphs" if device.type == "cuda" else "eager, compiled loops" if kernels() else "eager"
+    on_cuda = "eager" if graphs is False else "CUDA graphs"
+    executor = on_cuda if device.type == "cuda" else "eager, compiled loops" if kernels() else "eager"
     executor += f", {precision}" if precision != "fp32" else ""
     # on CPUs, where times are those of the processor, it makes no difference
     executor += f", {jobs} runs at once" if jobs > 1 and device.type == "cuda" else ""
@@ -115,14 +147,18 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-CAPTURING = threading.Lock()  # held while a CUDA graph is captured: one at a time in a process
+CAPTURING = threading.Lock()  # held while a CUDA graph is captured: one at a time in a process, and nothing set up
 # PyTorch has 32 streams a device and hands them out in turn, those in use too; so they are used again.
 _idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
 
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """On CUDA, a stream of its own for what is inside, so that runs in several threads share the device."""
+    """On CUDA, a stream of its own for what is inside, so that runs in several threads share the device.
+
+    Gradients are computed in this thread rather than in the one that PyTorch has for all, so that a thread's libraries
+    are its own: they are set up here, which must not happen while a graph is captured.
+    """
     if device.type != "cuda" or torch.cuda.current_stream(device) != torch.cuda.default_stream(device):
         yield
         return
@@ -134,11 +170,20 @@ def own_stream(device: torch.device) -> Iterator[None]:
         stream = torch.cuda.Stream(device)
     stream.wait_stream(outside)
     try:
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), torch.autograd.set_multithreading_enabled(False):
+            with CAPTURING:
+                set_up_libraries(device)
             yield
     finally:
         outside.wait_stream(stream)
         idle.append(stream)
+
+
+def set_up_libraries(device: torch.device) -> None:
+    """A matrix product and a convolution, of which a thread's first, in a stream, allocates memory on the device."""
+    x = torch.ones(1, 8, 8, 8, device=device)
+    torch.mm(x.view(64, 8), x.view(8, 64))
+    torch.nn.functional.conv2d(x, x)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -79,3 +79,12 @@ def test_a_campaign_that_stopped_before_any_result_has_not_failed(tmp_path, caps
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("1.5h", 5400)])
 def test_durations(text, seconds):
     assert cli.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("typed, expected", [([], None), (["--no-graphs"], False)])
+def test_graphs_can_be_turned_off(typed, expected, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "train_runs", lambda runs, settings, options: asked.append(settings.graphs) or [])
+    monkeypatch.setattr(cli, "execute", lambda parameters, options: [])
+    run(["reproduce", *typed], tmp_path)
+    assert asked == [expected]

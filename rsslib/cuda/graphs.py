@@ -23,7 +23,7 @@ from rsslib.cuda.masks import Masks
 from rsslib.data.augmentation import augment
 from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
-from rsslib.machine import CAPTURING, is_out_of_memory, release_memory
+from rsslib.machine import CAPTURING, first_line, is_out_of_memory, release_memory
 from rsslib.samplers import same_throughout
 from rsslib.space import Arch
 from rsslib.steps import MOMENTUM, Views, loss_of, run_subnet, soft_labels_of, train_step
@@ -265,7 +265,7 @@ class GraphedSteps:
                     raise
                 raise InputError(
                     f"the part {function.__name__!r} of a training step could not be captured as a CUDA graph "
-                    f"({str(error).strip().splitlines()[0]}): give --no-graphs, or graphs=False, to train without"
+                    f"({first_line(error)}): give --no-graphs, or graphs=False, to train without"
                 ) from error
         return graph
 
@@ -277,7 +277,7 @@ class GraphedSteps:
             self.graphs.clear()
 
     def warm_up(self, same: bool) -> None:
-        """Run every kind of kernel once: every kind of layer, of slices if all steps have the `same` subnets, else masked.
+        """Run every kind of layer and kernel once, of slices if all steps have the `same` subnets, else masked.
 
         Libraries and workspaces must not be set up for the first time in a capture, nor, with drivers before CUDA 12.3,
         kernels be loaded.

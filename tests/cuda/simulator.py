@@ -9,7 +9,7 @@ What a real graph does with memory happens here too, so that a mistake shows as 
 - What waits for the host, takes data from it or draws from an unregistered generator raises `CannotCapture`; so does a
   capture without the lock, or into a pool that lost its last graph.
 
-There are no streams, threads or library workspaces. `simulated_graphs` puts this in the place of `torch.cuda.CUDAGraph`.
+There are no streams, threads or library workspaces. `simulated_graphs` puts this in place of `torch.cuda.CUDAGraph`.
 """
 
 from collections import Counter
@@ -151,7 +151,7 @@ class Recorder(TorchDispatchMode):
 
 
 def kind(function, leaves: list) -> tuple:
-    """What decides which kernel runs: the operator, its tensors' types, and for products and convolutions the shapes."""
+    """What decides which kernel runs: operator, types of tensors, and for products and convolutions their shapes."""
     shaped = any(word in function.overloadpacket.__name__ for word in ("mm", "conv"))
     tensors = [t for t in leaves if isinstance(t, Tensor)]
     return str(function), *dict.fromkeys((t.dtype, *(tuple(t.shape) if shaped else ())) for t in tensors)

@@ -190,7 +190,7 @@ def test_an_executor_that_an_error_keeps_holds_nothing(monkeypatch):
 
 @pytest.mark.parametrize("at", ["capture_begin", "replay", "capture_end"])
 @pytest.mark.parametrize(
-    "message", ["CUDA out of memory. Tried to allocate 2 MiB", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"]
+    "message", ["CUDA out of memory. Tried to allocate 2 MB", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"]
 )
 def test_memory_that_runs_out_in_a_capture_is_known_as_that(at, message, monkeypatch):
     function = getattr(SimulatedGraph, at)
