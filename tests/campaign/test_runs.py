@@ -402,7 +402,7 @@ def test_an_interrupt_ends_waiting_for_another_process_in_a_thread(tmp_path, mon
         yield
 
     monkeypatch.setattr(engine, "as_completed", interrupted)
-    locks = [FileLock(run.folder(tmp_path) / "run.lock") for run in planned]
+    locks = [FileLock(run.folder(tmp_path) / "run.lock", thread_local=False) for run in planned]
     for lock, run in zip(locks, planned, strict=True):
         run.folder(tmp_path).mkdir(parents=True)
         lock.acquire()

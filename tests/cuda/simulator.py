@@ -146,8 +146,9 @@ class Recorder(TorchDispatchMode):
                 tensor.fill_(True if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).max)
 
     def operators(self) -> Counter[str]:
-        """How many operators of each name a replay launches: most are one kernel, some several."""
-        return Counter(function.overloadpacket.__name__ for function, *_ in self.recorded)
+        """How many operators of each name a replay launches: most are one kernel, some several, allocations none."""
+        names = (function.overloadpacket.__name__ for function, *_ in self.recorded)
+        return Counter(name for name in names if name not in ("empty", "empty_like", "empty_strided", "new_empty"))
 
 
 def kind(function, leaves: list) -> tuple:
