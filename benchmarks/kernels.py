@@ -73,7 +73,7 @@ def operators(space: SearchSpace, method: str, step: Step, same: bool) -> dict[s
             return {"step": counted(steps.whole_step, step)}
         return {
             "load": counted(steps.load),
-            **{f"subnet {i + 1}": counted(steps.masked, arch.depth, len(step)) for i, arch in enumerate(step)},
+            **{f"subnet {i + 1}": counted(steps.masked, len(step)) for i in range(len(step))},
             "update": counted(steps.update),
         }
 

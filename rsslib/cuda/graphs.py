@@ -5,9 +5,9 @@ of them in one launch. Everything that changes between replays (images, learning
 tensors on the device that stay where they are.
 
 - One subnet for the whole epoch: its step is captured as it is, from slices of the weights, once an epoch.
-- Another subnet every step: a graph for each tuple of depths runs the widest subnet of these depths, with the channels
-  that the drawn subnet does not have masked and its kernels embedded in the largest ones (see `Masks`). Which subnet
-  it is, the graph reads from a table of the epoch's draws, so no step needs a capture.
+- Another subnet every step: one graph runs the largest subnet, with the layers and channels that the drawn subnet does
+  not have masked and its kernels embedded in the largest ones (see `Masks`). Which subnet it is, the graph reads from a
+  table of the epoch's draws, so no step needs a capture.
 
 On a CPU nothing can be captured; the same functions then run as they are, which is how the tests check them there.
 """
@@ -100,9 +100,8 @@ class GraphedSteps:
                 self.run(key, self.whole_step, subnets[0])
             else:
                 self.run("load", self.load)
-                for arch in subnets[step]:
-                    count = len(subnets[step])
-                    self.run((arch.depth, count), self.masked, arch.depth, count)
+                for _ in subnets[step]:
+                    self.run(("subnet", len(subnets[step])), self.masked, len(subnets[step]))
                 self.run(("update", len(self.idle)), self.update)
             if (step + 1) % QUEUED_STEPS == 0:
                 waiting = self.wait(waiting)
@@ -180,27 +179,25 @@ class GraphedSteps:
     def sliced(self, arch: Arch, count: int) -> None:
         """Add the gradients of one of the step's `count` subnets, computed from slices of the weights."""
         leaves = {name: t.detach().requires_grad_() for name, t in self.supernet.subnet(arch, self.parameters).items()}
+        sums = self.supernet.subnet(arch, self.gradients)
+        for name, leaf in leaves.items():
+            leaf.grad = sums[name]
         norm = batch_norm_training(self.supernet.subnet(arch, self.buffers))
-        gradients = self.differentiate(arch, leaves, leaves, norm, count)
-        add(self.supernet.subnet(arch, self.gradients), gradients)
+        add(sums, self.differentiate(arch, leaves, leaves, norm, count))
 
-    def masked(self, depth: tuple[int, ...], count: int) -> None:
-        """Add the gradients of the next drawn subnet, which has this depth, computed with masks."""
-        supernet, space, masks = self.supernet, self.space, self.masks
+    def masked(self, count: int) -> None:
+        """Add the gradients of the next drawn one of the step's `count` subnets, computed with masks."""
+        space, masks = self.space, self.masks
         kernels, widths = self.draws.index_select(0, self.draw)[0]
         self.draw.add_(1)
-        hidden, squeezed = masks.channels(widths)
-        widest = (masks.expands[-1],) * space.n_layers
-        arch = Arch((masks.kernels[0],) * space.n_layers, widest, depth)
-        with_matrices = Arch((masks.kernels[-1],) * space.n_layers, widest, depth)
-        parts = supernet.subnet(with_matrices, self.parameters) | supernet.subnet(arch, self.parameters)
-        leaves = {name: part.detach() for name, part in parts.items()}
-        active = [i for i, *_ in space.active(arch)]
+        hidden, squeezed, outputs = masks.channels(widths)
+        leaves = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        layers = range(space.n_layers)
 
-        # Masked vectors: batch norms 1 and 2 and the bias of squeeze-excite's reduction; and the weight of the latter.
-        norms = {f"blocks.{i}.bn{n}.": hidden[i] for i in active for n in (1, 2)}
+        # Masked vectors: batch norms and the bias of squeeze-excite's reduction; and the weight of the latter.
+        norms = {f"blocks.{i}.bn{n}.": mask[i] for i in layers for n, mask in ((1, hidden), (2, hidden), (3, outputs))}
         vectors = {f"{norm}{name}": mask for norm, mask in norms.items() for name in ("weight", "bias")}
-        for i in active:
+        for i in layers:
             if space.layers[i].squeeze_excite:
                 reduce = f"blocks.{i}.se.conv_reduce."
                 vectors[f"{reduce}bias"] = squeezed[i]
@@ -211,29 +208,32 @@ class GraphedSteps:
             leaf.requires_grad_()
 
         matrices = [
-            torch.stack([leaves[f"blocks.{i}.kernel_{large}to{small}"] for i in active])
+            torch.stack([leaves[f"blocks.{i}.kernel_{large}to{small}"] for i in layers])
             for large, small in pairwise(masks.kernels)
         ]
         weights = dict(leaves)
-        for i, taps in zip(active, masks.taps(torch.stack([kernels[i] for i in active]), matrices), strict=True):
+        for i, taps in enumerate(masks.taps(kernels, matrices)):
             largest = leaves[f"blocks.{i}.conv_dw.weight"]
             weights[f"blocks.{i}.conv_dw.weight"] = (largest.flatten(1) @ taps).view(largest.shape)
 
         running = [self.buffers[f"{norm}running_{name}"] for norm in norms for name in ("mean", "var")]
         kept = torch._foreach_add(running, 0.0)
-        gradients = self.differentiate(arch, leaves, weights, batch_norm_training(self.buffers), count)
+        norm = batch_norm_training(self.buffers)
+        gradients = self.differentiate(space.largest, leaves, weights, norm, count)
         torch._foreach_lerp_(kept, running, [mask for mask in norms.values() for _ in range(2)])
         torch._foreach_copy_(running, kept)  # a subnet moves the statistics of its own channels alone
         torch._foreach_mul_([gradients[name] for name in vectors], list(vectors.values()))
         add({name: self.gradients[name] for name in leaves}, gradients)
 
     def differentiate(self, arch: Arch, leaves: dict, weights: dict, norm: Norm, count: int) -> dict[str, Tensor]:
-        """Gradients of the loss on the step's images by the leaves' names; adds the loss to those of the epoch."""
+        """Gradients of the loss on the step's images by the leaves' names, but for those that `Pointwise` has added to
+        the leaves' own; adds the loss to those of the epoch."""
         x, soft_labels = self.batch_images.permute(0, 3, 1, 2), self.soft_labels if self.stage.distill else None
         logits = run_subnet(self.state, x, arch, weights, norm, self.method.dropout, self.generator)
         loss = loss_of(logits, self.batch_labels, soft_labels)
         self.losses.index_add_(0, self.step, loss.detach().view(1).float() / count)
-        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        return {name: g for name, g in zip(leaves, gradients, strict=True) if g is not None}
 
     def update(self) -> None:
         self.state.optimizer.step()
@@ -290,7 +290,7 @@ class GraphedSteps:
                 for kernel, expand in product(self.space.kernels, self.space.expands):
                     self.sliced(self.space.uniform(kernel, expand, max(self.space.depths)), 1)
             else:
-                self.masked(self.space.largest.depth, 1)
+                self.masked(1)
             stand_in = nn.Parameter(torch.zeros_like(self.supernet.classifier.bias))
             stand_in.grad = torch.zeros_like(stand_in)
             self.rows.add_(0)

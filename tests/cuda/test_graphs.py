@@ -125,7 +125,7 @@ def test_masked_subnets_have_the_gradients_and_statistics_of_slices(backbone, co
     steps.load()
     for arch in archs:
         results, losses = [], []
-        for compute in (partial(steps.sliced, arch, 1), partial(steps.masked, arch.depth, 1)):
+        for compute in (partial(steps.sliced, arch, 1), partial(steps.masked, 1)):
             torch._foreach_zero_([*steps.gradients.values(), steps.losses])
             for name, t in statistics.items():
                 steps.buffers[name].copy_(t)
@@ -233,7 +233,7 @@ def test_what_is_captured_makes_and_meets_no_tensor_elsewhere(backbone):
         executor.load()
         for arch in archs:
             executor.sliced(arch, 1)
-            executor.masked(arch.depth, 1)
+            executor.masked(1)
 
 
 @pytest.mark.parametrize("device", DEVICES)

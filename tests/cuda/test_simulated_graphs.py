@@ -34,8 +34,10 @@ def double(monkeypatch):
     monkeypatch.setattr(Stage, "rate", lambda stage, epoch, step, steps: 2.0 ** -(6 + (step + epoch) % 3))
 
 
-def shortened(name, epochs=2, batch_size=8, dropout=0.0):
+def shortened(name, epochs=None, batch_size=8, dropout=0.0):
+    """A method of the study with so many epochs a stage, by default two where there is one stage."""
     method = build(name, 180, 410)
+    epochs = epochs or (2 if len(method.stages) == 1 else 1)
     stages = tuple(replace(stage, epochs=epochs) for stage in method.stages)
     return replace(method, stages=stages, batch_size=batch_size, dropout=dropout)
 
@@ -84,6 +86,15 @@ def test_last_batches_of_every_size(name, images, batch):
     assert_same(*both(shortened(name, batch_size=batch), images))
 
 
+def test_every_subnet_replays_the_same_graph():
+    method = one_stage("many", 3, Uniform("batch", count=2), batch_size=4, dropout=0.0)
+    with simulated_graphs() as device:
+        train(method, toy_data(40), True)
+    kinds = [graph.operators() for graph in device.captured]
+    convolutions = [counts["convolution"] for counts in kinds if counts["convolution"]]
+    assert convolutions == [2 + SPACE.n_layers]  # one graph with a network in it, and that is the largest
+
+
 @pytest.mark.parametrize("backbone", ["mobilenet_v3", "proxylessnas"])
 @pytest.mark.parametrize("name", ["rss", "ofa"])
 def test_replays_compute_what_the_captured_functions_do(name, backbone):
@@ -102,7 +113,7 @@ def test_replays_compute_what_the_captured_functions_do(name, backbone):
 
 @pytest.mark.parametrize("name", ["rss", "ofa", "ofa-released", "rss-2-per-batch"])
 def test_training_that_is_stopped_after_every_epoch_goes_on_to_the_same_weights(name, tmp_path):
-    method, data = shortened(name, 3 if name.startswith("rss") else 2, dropout=0.3), toy_data(20)
+    method, data = shortened(name, 3 if name.startswith("rss") else 1, dropout=0.3), toy_data(20)
     eager, state = train(method, data, False), new_state(method)
     for _ in range(method.epochs):
         with simulated_graphs():
