@@ -6,7 +6,7 @@ import platform
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 import torchvision
 
 from rsslib.errors import InputError, check_device_name, choose
+from rsslib.methods import Method
 from rsslib.operators import kernels
 
 
@@ -79,8 +80,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-# Bytes, generously: on a CPU a process; on a GPU the images of an epoch and CUDA graphs of all depths.
-MEMORY_OF_A_RUN = {"cpu": 3 * 2**29, "cuda": 4 * 2**30}
+GENEROUS = 3 * 2**29  # bytes of a run's process on a CPU
 PRECISIONS = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}  # and how CUDA then multiplies float32 numbers
 
 
@@ -91,8 +91,9 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.conv.fp32_precision = mode
 
 
-def free_jobs(device: torch.device) -> int:
-    """How many runs at once the device has free memory for: on CUDA up to 8, on a CPU up to one for each core.
+def free_jobs(device: torch.device, methods: Iterable[Method] = ()) -> int:
+    """How many runs of these methods at once the device has free memory for: on CUDA up to 8, on a CPU up to one for
+    each core.
 
     Single threads do more together than one run on all cores, and are not held up by another program's turns.
     """
@@ -100,12 +101,26 @@ def free_jobs(device: torch.device) -> int:
         free, most = psutil.virtual_memory().available, cores()
     else:
         free, most = torch.cuda.mem_get_info(device)[0], min(8, cores() // 2)
-    return jobs_that_fit(free, most, device.type)
+    return jobs_that_fit(free, most, max((memory_of_a_run(device.type, m) for m in methods), default=GENEROUS))
 
 
-def jobs_that_fit(memory: float, most: int, kind: str) -> int:
-    """How many runs at once so many bytes of a cpu or cuda device hold: at least one, no more than `most`."""
-    return max(1, min(most, int(memory) // MEMORY_OF_A_RUN[kind]))
+def jobs_that_fit(memory: float, most: int, each: int = GENEROUS) -> int:
+    """How many runs that need `each` so many bytes fit into `memory`: at least one, no more than `most`."""
+    return max(1, min(most, int(memory) // each))
+
+
+def memory_of_a_run(kind: str, method: Method) -> int:
+    """Bytes that a run needs, generously: on a CPU of its process, on CUDA of the device.
+
+    On CUDA an estimate from the sizes of tensors, which no device has confirmed. Whatever the method: 0.5 GB for an
+    epoch's images, 0.6 to augment them 8,000 at once, 0.3 for networks, libraries and graphs; or, later, 2 to evaluate
+    5,000 images at once. For each image of a batch: all that a step of the largest subnet makes, 4.4 MB, and what its
+    teacher does, 2 MB.
+    """
+    if kind == "cpu":
+        return GENEROUS
+    image = 7 * 2**20 if any(stage.distill for stage in method.stages) else 5 * 2**20
+    return 2 * 2**30 + method.batch_size * image
 
 
 @contextmanager

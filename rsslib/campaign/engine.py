@@ -86,7 +86,7 @@ def complete(runs: Sequence[Run], settings: Settings | None = None) -> None:
                 raise
             todo.append(run)
             refused.append((run, config))
-    jobs = min(settings.jobs or free_jobs(where), len(todo))
+    jobs = min(settings.jobs or free_jobs(where, [run.method for run in todo]), len(todo))
     if jobs > 1 and where.type == "cpu":
         _check_samplers_travel(todo)
     for run, config in refused:

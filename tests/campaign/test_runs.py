@@ -436,7 +436,7 @@ def test_the_error_of_a_failed_run_keeps_no_network_and_no_images(tmp_path):
 @pytest.mark.parametrize(("room", "expected"), [(1, 1), (3, 2)])
 def test_without_a_number_of_jobs_there_are_as_many_as_the_device_has_room_for(room, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "worker_processes", lambda jobs, *_: worker_threads(jobs, engine._stop))
-    monkeypatch.setattr(engine, "free_jobs", lambda device: room)
+    monkeypatch.setattr(engine, "free_jobs", lambda device, methods: room)
     planned = tiny(seeds=[0, 1])
     complete(planned, tmp_path, jobs=None)
     assert {files.read_record(run.folder(tmp_path))["jobs"] for run in planned} == {expected}
@@ -447,6 +447,16 @@ def test_a_cpu_has_room_for_a_run_a_core_if_memory_allows(free, cores, expected,
     monkeypatch.setattr(machine, "cores", lambda: cores)
     monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 2**30))
     assert machine.free_jobs(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "names", "expected"),
+    [(7.5, ["rss"], 3), (7.5, ["ofa"], 3), (4.7, ["rss"], 2), (4.7, ["rss", "ofa-batch-128"], 1), (78, ["ofa"], 8)],
+)
+def test_runs_at_once_on_a_gpu_depend_on_what_their_methods_need(gigabytes, names, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gigabytes * 2**30, 80 * 2**30))
+    monkeypatch.setattr(machine, "cores", lambda: 16)
+    assert machine.free_jobs(torch.device("cuda"), [build(name, 180, 410) for name in names]) == expected
 
 
 # --- folders that hold something else
