@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long test-browser lint reproduce figures lab lock bench
+.PHONY: help setup test test-long test-browser lint reproduce figures lab lock bench gpu-day
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -47,8 +47,11 @@ reproduce: $(INSTALLED) ## run the study at PROFILE and write its figures
 	$(PY) -m rsslib reproduce --profile $(PROFILE) $(ARGS)
 
 bench: $(INSTALLED) ## print the benchmarks' tables: ours against the official package, throughput, cost, memory
-	@for name in training_step evaluation concurrency scaling memory profile_step; do \
+	@for name in training_step evaluation concurrency scaling memory kernels profile_step; do \
 	    $(PY) benchmarks/$$name.py || exit 1; done
+
+gpu-day: $(INSTALLED) ## check, measure and train all that needs a GPU (docs/cuda.md; ARGS=--rehearse on a CPU)
+	$(PY) benchmarks/gpu_day.py $(ARGS)
 
 figures: $(INSTALLED) ## draw the figures again from stored results
 	$(PY) -m rsslib figures --profile $(PROFILE) $(ARGS)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import torch
-from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
 from PIL import Image
 from torch.nn import functional as F
 from torchvision import transforms
@@ -90,6 +89,8 @@ class Official:
     )
 
     def __init__(self):
+        from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3  # of the tests' packages
+
         self.net = OFAMobileNetV3(
             100, (0.1, 1e-5), 0.1, ks_list=[3, 5, 7], expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4]
         ).to(DEVICE)

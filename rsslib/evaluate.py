@@ -1,6 +1,6 @@
 """Evaluating subnets: recompute their batch norm statistics, then count correct answers on test images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -99,11 +99,13 @@ def evaluate_population(
     data: Dataset,
     description: str = "evaluate",
     progress: bool = True,
+    before_each: Callable[[], object] = lambda: None,
 ) -> pd.DataFrame:
     """Test accuracy of every subnet of `population`, a list of (bucket in MFLOPs, architecture).
 
     To choose among subnets, use the images held out from training instead:
-    `dataclasses.replace(data, x_test=data.x_val, y_test=data.y_val)`.
+    `dataclasses.replace(data, x_test=data.x_val, y_test=data.y_val)`. `before_each` is called before every subnet and
+    ends the evaluation by raising.
 
     Returns one row a subnet: bucket, subnet (number within its bucket), mflops, kernel, expand, depth (settings
     joined by "-"), accuracy (percent of the test images).
@@ -113,10 +115,10 @@ def evaluate_population(
         raise InputError(f"{data.name} has no test images: expected at least one")
     with own_stream(data.device):
         recalibration, test = recalibration_images(data), labelled_batches(data)
-        counts = [
-            correct_answers(supernet, arch, test, recalibration)
-            for _, arch in progress_bar(population, progress, desc=description, unit="subnet")
-        ]
+        counts = []
+        for _, arch in progress_bar(population, progress, desc=description, unit="subnet"):
+            before_each()
+            counts.append(correct_answers(supernet, arch, test, recalibration))
     table = pd.DataFrame({"bucket": [float(bucket) for bucket, _ in population]})
     table["subnet"] = table.groupby("bucket").cumcount()
     rows = space.to_rows([arch for _, arch in population])

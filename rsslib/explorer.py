@@ -27,7 +27,7 @@ from rsslib.campaign.settings import Settings
 from rsslib.campaign.tables import trained_supernet
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
-from rsslib.machine import use_threads
+from rsslib.machine import set_precision, use_threads
 from rsslib.methods import Method
 from rsslib.paper.diagrams import draw_subnet
 from rsslib.paper.figures import ACCURACY, COLUMN, SIZE
@@ -262,6 +262,7 @@ class Explorer(widgets.VBox):
             if self._loaded[0] != run:
                 self._loaded = run, *trained_supernet(run, self.settings)
             _, supernet, images = self._loaded
+            set_precision(self.settings.precision)  # PyTorch's own is less than that of evaluations in runs
             with use_threads(self.settings.threads):
                 accuracy = evaluate_population(supernet, [(0, arch)], images, progress=False)["accuracy"].item()
         except InputError as error:

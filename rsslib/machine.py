@@ -3,9 +3,10 @@
 import ctypes
 import os
 import platform
+import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,26 +16,57 @@ import torch
 import torchvision
 
 from rsslib.errors import InputError, check_device_name, choose
+from rsslib.methods import Method
 from rsslib.operators import kernels
 
 
 def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
-    """The device of that name; auto is CUDA where there is one. Raises InputError where CUDA is asked for in vain."""
+    """The device of that name; auto is CUDA where a device works, and says in a line why one that is there does not.
+
+    Raises InputError where CUDA is asked for, or `needed`, in vain.
+    """
     check_device_name(device)
     kind, _, index = device.partition(":")
-    available = torch.cuda.device_count()
-    if kind == "cuda" and int(index or 0) >= available:
-        raise InputError(f"device {device!r} was asked for, but PyTorch finds {available} CUDA devices here")
-    if needed and not available:
-        raise InputError(
-            "this profile is meant for a CUDA device and PyTorch finds none here: "
-            "choose profile smoke or quick, or give device cpu if weeks of computing are what you want"
-        )
-    if kind == "auto":
-        device = "cuda" if available else "cpu"
+    if kind != "cpu":
+        fault = why_not_cuda(int(index or 0))
+        if kind == "cuda" and fault:
+            raise InputError(f"device {device!r} was asked for, but {fault}")
+        if needed and fault:
+            raise InputError(
+                f"this profile is meant for a CUDA device, but {fault}: "
+                "choose profile smoke or quick, or give device cpu if weeks of computing are what you want"
+            )
+        if kind == "auto":
+            device = "cpu" if fault else "cuda"
+            if fault and torch.cuda.device_count():
+                print(f"computing on the CPU, since {fault}", file=sys.stderr)
     if device == "cpu":
         keep_freed_memory()
     return torch.device(device)
+
+
+def why_not_cuda(index: int = 0) -> str | None:
+    """What is wrong with CUDA device `index`, in part of a sentence; None if it works.
+
+    That a device is counted does not say that the driver starts it, or that PyTorch was built for its architecture; so
+    it is given a kernel to run.
+    """
+    available = torch.cuda.device_count()
+    if index >= available:
+        return f"PyTorch finds {available} CUDA devices here"
+    try:
+        run_kernel(torch.device("cuda", index))
+    except (RuntimeError, AssertionError) as error:
+        return f"the CUDA device {index} runs no kernel ({first_line(error)})"
+    return None
+
+
+def run_kernel(device: torch.device) -> None:
+    torch.ones(1, device=device).add_(1).item()
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def keep_freed_memory() -> None:
@@ -48,8 +80,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-# Bytes, generously: on a CPU a process; on a GPU the images of an epoch and CUDA graphs of all depths.
-MEMORY_OF_A_RUN = {"cpu": 3 * 2**29, "cuda": 4 * 2**30}
+GENEROUS = 3 * 2**29  # bytes of a run's process on a CPU
 PRECISIONS = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}  # and how CUDA then multiplies float32 numbers
 
 
@@ -60,8 +91,9 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
 
 
-def free_jobs(device: torch.device) -> int:
-    """How many runs at once the device has free memory for: on CUDA up to 8, on a CPU up to one for each core.
+def free_jobs(device: torch.device, methods: Iterable[Method] = ()) -> int:
+    """How many runs of these methods at once the device has free memory for: on CUDA up to 8, on a CPU up to one for
+    each core.
 
     Single threads do more together than one run on all cores, and are not held up by another program's turns.
     """
@@ -69,12 +101,26 @@ def free_jobs(device: torch.device) -> int:
         free, most = psutil.virtual_memory().available, cores()
     else:
         free, most = torch.cuda.mem_get_info(device)[0], min(8, cores() // 2)
-    return jobs_that_fit(free, most, device.type)
+    return jobs_that_fit(free, most, max((memory_of_a_run(device.type, m) for m in methods), default=GENEROUS))
 
 
-def jobs_that_fit(memory: float, most: int, kind: str) -> int:
-    """How many runs at once so many bytes of a cpu or cuda device hold: at least one, no more than `most`."""
-    return max(1, min(most, int(memory) // MEMORY_OF_A_RUN[kind]))
+def jobs_that_fit(memory: float, most: int, each: int = GENEROUS) -> int:
+    """How many runs that need `each` so many bytes fit into `memory`: at least one, no more than `most`."""
+    return max(1, min(most, int(memory) // each))
+
+
+def memory_of_a_run(kind: str, method: Method) -> int:
+    """Bytes that a run needs, generously: on a CPU of its process, on CUDA of the device.
+
+    On CUDA an estimate from the sizes of tensors, which no device has confirmed. Whatever the method: 0.5 GB for an
+    epoch's images, 0.6 to augment them 8,000 at once, 0.3 for networks, libraries and graphs; or, later, 2 to evaluate
+    5,000 images at once. For each image of a batch: all that a step of the largest subnet makes, 4.4 MB, and what its
+    teacher does, 2 MB.
+    """
+    if kind == "cpu":
+        return GENEROUS
+    image = 7 * 2**20 if any(stage.distill for stage in method.stages) else 5 * 2**20
+    return 2 * 2**30 + method.batch_size * image
 
 
 @contextmanager
@@ -93,13 +139,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def environment(device: torch.device, jobs: int = 1, precision: str = "fp32") -> dict:
+def environment(device: torch.device, jobs: int = 1, precision: str = "fp32", graphs: bool | None = None) -> dict:
     """Versions, hardware and executor (how steps are run, in which precision, how many runs at once), for run.json."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{_processor()}, threads: {torch.get_num_threads()}"
-    executor = "CUDA graphs" if device.type == "cuda" else "eager, compiled loops" if kernels() else "eager"
+    on_cuda = "eager" if graphs is False else "CUDA graphs"
+    executor = on_cuda if device.type == "cuda" else "eager, compiled loops" if kernels() else "eager"
     executor += f", {precision}" if precision != "fp32" else ""
     # on CPUs, where times are those of the processor, it makes no difference
     executor += f", {jobs} runs at once" if jobs > 1 and device.type == "cuda" else ""
@@ -115,14 +162,18 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-CAPTURING = threading.Lock()  # held while a CUDA graph is captured: one at a time in a process
+CAPTURING = threading.Lock()  # held while a CUDA graph is captured: one at a time in a process, and nothing set up
 # PyTorch has 32 streams a device and hands them out in turn, those in use too; so they are used again.
 _idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
 
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """On CUDA, a stream of its own for what is inside, so that runs in several threads share the device."""
+    """On CUDA, a stream of its own for what is inside, so that runs in several threads share the device.
+
+    Gradients are computed in this thread rather than in the one that PyTorch has for all, so that a thread's libraries
+    are its own: they are set up here, which must not happen while a graph is captured.
+    """
     if device.type != "cuda" or torch.cuda.current_stream(device) != torch.cuda.default_stream(device):
         yield
         return
@@ -134,11 +185,29 @@ def own_stream(device: torch.device) -> Iterator[None]:
         stream = torch.cuda.Stream(device)
     stream.wait_stream(outside)
     try:
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), torch.autograd.set_multithreading_enabled(False):
+            with CAPTURING:
+                set_up_libraries(device)
             yield
     finally:
         outside.wait_stream(stream)
         idle.append(stream)
+
+
+def set_up_libraries(device: torch.device) -> None:
+    """A matrix product and a convolution, of which a thread's first, in a stream, allocates memory on the device."""
+    x = torch.ones(1, 8, 8, 8, device=device)
+    torch.mm(x.view(64, 8), x.view(8, 64))
+    torch.nn.functional.conv2d(x, x)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the system, PyTorch's allocator, the CUDA driver or one of its libraries says that memory has run out."""
+    text = str(error).lower()
+    words = ("allocate memory", "out of memory", "alloc_failed")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in text for word in words)
+    )
 
 
 def release_memory(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Differentiable operators of a CPU's training step, where they are faster than PyTorch's."""
+"""Differentiable operators of a training step, where they are faster than PyTorch's."""
 
 from functools import cache
 
@@ -22,6 +22,14 @@ def has_kernels(x: Tensor) -> bool:
     """Whether compiled loops take x: float32 numbers on a CPU, while gradients are recorded."""
     plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     return plain and torch.is_grad_enabled() and kernels() is not None
+
+
+def adds_in_place(x: Tensor, weight: Tensor) -> bool:
+    """Whether `Pointwise` on x can add to the gradient of `weight`: one is there, and no autocast changes types."""
+    kind = x.device.type
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    there = weight.is_leaf and weight.grad is not None and torch.is_grad_enabled()
+    return there and x.dtype == weight.dtype and not cast
 
 
 class Pointwise(torch.autograd.Function):

@@ -83,6 +83,9 @@ class EagerSteps:
             bar.update(len(rows))
         return losses
 
+    def close(self) -> None:
+        """Nothing is held from epoch to epoch."""
+
 
 class Views:
     """What subnets use of a supernet, as views; those of the last step are kept, since most steps have its subnets.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsslib.network import Network
-from rsslib.operators import Depthwise, Pointwise, has_kernels
+from rsslib.operators import Depthwise, Pointwise, adds_in_place, has_kernels
 from rsslib.space import Arch, SearchSpace
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -98,7 +98,7 @@ class SuperNet(Network):
             x = depthwise(x, kernel_weight(weights, block, kernel, self.space.kernels), layer.stride)
             x = act(normalise(x, f"{block}bn2"))
             if layer.squeeze_excite:
-                scale = x.mean((2, 3), keepdim=True)
+                scale = pooled(x)
                 reduce, expand = f"{block}se.conv_reduce.", f"{block}se.conv_expand."
                 scale = F.relu(pointwise(scale, weights[f"{reduce}weight"], weights[f"{reduce}bias"]))
                 scale = pointwise(scale, weights[f"{expand}weight"], weights[f"{expand}bias"])
@@ -107,7 +107,7 @@ class SuperNet(Network):
             x = x + shortcut if layer.residual else x
         act = ACTIVATIONS[net.head_act]
         x = act(normalise(pointwise(x, weights["head_expand.conv.weight"]), "head_expand.bn"))
-        x = x.mean((2, 3), keepdim=True)
+        x = pooled(x)
         if net.mix_channels:
             x = act(pointwise(x, weights["head_mix.conv.weight"]))
         x = x.flatten(1)
@@ -207,12 +207,18 @@ def subnet_slices(space: SearchSpace, arch: Arch) -> dict[str, tuple]:
     return result
 
 
+def pooled(x: Tensor) -> Tensor:
+    """The mean over each map, [N, C, 1, 1]; maps of a single pixel are it already."""
+    return x if x.shape[2:] == (1, 1) else x.mean((2, 3), keepdim=True)
+
+
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution as a matrix product; x [N, C, H, W] in channels-last memory, weight [outputs, C, 1, 1].
 
-    On maps this small a third to a half faster than `F.conv2d` on a CPU, forward and backward.
+    On maps this small a third to a half faster than `F.conv2d` on a CPU, forward and backward. A leaf's gradient, if
+    there is one, is added to where it is computed: on a GPU a kernel less.
     """
-    if weight.requires_grad and has_kernels(x):
+    if weight.requires_grad and (has_kernels(x) or adds_in_place(x, weight)):
         return Pointwise.apply(x, weight, bias)
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 

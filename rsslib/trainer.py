@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 import numpy as np
 import torch
@@ -67,13 +68,15 @@ def train(
     generator = torch.Generator(device)
     total, done = method.epochs * n, len(state.history) * n
     bar = progress_bar(shown=progress, total=total, initial=done, unit="img", unit_scale=True)
-    with bar, own_stream(device):
+    with bar, own_stream(device), ExitStack() as executors:
         for stage_number in range(state.stage, len(method.stages)):
             stage = method.stages[stage_number]
+            executors.close()  # that of the stage before
             if state.epoch == 0:
                 enter_stage(state, method, stage, seed)
             sampler = copy.deepcopy(stage.sampler)  # one that keeps something stays as it was for who asks again
-            executor = (GraphedSteps if graphs else EagerSteps)(state, method, stage, data, generator)
+            steps_of = GraphedSteps if graphs else EagerSteps
+            executor = executors.enter_context(closing(steps_of(state, method, stage, data, generator)))
             for epoch in range(state.epoch, stage.epochs):
                 began, clock = time.perf_counter(), processor_clock(device)
                 worked = clock()

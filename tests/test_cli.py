@@ -105,3 +105,12 @@ def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("1.5h", 5400)])
 def test_durations(text, seconds):
     assert cli.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("typed, expected", [([], None), (["--no-graphs"], False)])
+def test_graphs_can_be_turned_off(typed, expected, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "train_runs", lambda runs, settings, options: asked.append(settings.graphs) or [])
+    monkeypatch.setattr(cli, "execute", lambda parameters, options: [])
+    run(["reproduce", *typed], tmp_path)
+    assert asked == [expected]

@@ -261,6 +261,13 @@ def test_evaluation_is_that_of_the_population(trained):
         assert explorer.comparison().loc["accuracy (%)", "A"] == f"{population['accuracy'][i]:.2f}"
 
 
+def test_an_evaluation_multiplies_in_the_precision_of_the_settings(trained, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "set_precision", asked.append)
+    assert Explorer(settings=Settings(trained)).evaluate() is not None
+    assert asked == ["fp32"]
+
+
 def test_an_evaluated_subnet_is_a_star_in_the_population(rendered, trained):
     explorer = Explorer(settings=Settings(trained))
     assert explorer.run.options[0][0] == "Digits, RSS-Short, seed 0"

@@ -43,6 +43,7 @@ from rsslib.machine import (
     choose_device,
     environment,
     free_jobs,
+    is_out_of_memory,
     keep_freed_memory,
     release_memory,
     set_precision,
@@ -93,7 +94,7 @@ def complete(
                 raise
             todo.append(run)
             refused.append((run, config))
-    jobs = min(settings.jobs or free_jobs(where), len(todo))
+    jobs = min(settings.jobs or free_jobs(where, [run.method for run in todo]), len(todo))
     if jobs > 1 and where.type == "cpu":
         _check_samplers_travel(todo)
     for run, config in refused:
@@ -101,7 +102,6 @@ def complete(
     settings = replace(settings, jobs=max(1, jobs))
     failures: dict[str, Exception] = {}
     began, trained = time.perf_counter(), 0
-    _stop.clear()
     for run in done:
         finished(run)
     try:
@@ -124,6 +124,8 @@ def complete(
                         finished(run)
     except KeyboardInterrupt:
         raise Stopped("stopped; the same call goes on from the last checkpoints") from None
+    finally:
+        _stop.clear()  # all threads have ended
     if settings.progress and trained and jobs > 1:
         rate = trained / (time.perf_counter() - began)
         print(f"{jobs} runs at once trained on {rate:,.0f} subnet-images a second, evaluation included")
@@ -175,7 +177,7 @@ def _needs_images(run: Run, settings: Settings) -> bool:
         return True
 
 
-_stop = threading.Event()  # training in threads is to end at the next epoch
+_stop = threading.Event()  # what runs in threads is to end: training at the next epoch, the rest at once
 
 
 def _workers(jobs: int, device: torch.device) -> AbstractContextManager[Executor | None]:
@@ -263,31 +265,50 @@ def complete_run(run: Run, settings: Settings, deadline: float | None = None, wa
     folder = run.folder(settings.results)
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    patience = 0 if not wait else -1 if deadline is None else max(0, deadline - time.time())  # -1: for ever
+    patience = 0 if not wait else math.inf if deadline is None else deadline - time.time()
+    with _locked(folder, patience) as mine, _nothing_kept(run, settings):
+        return mine and _complete(run, folder, settings, deadline)
+
+
+@contextmanager
+def _locked(folder: Path, patience: float) -> Iterator[bool]:
+    """Whether this process has the run's folder to itself, after so many seconds at most; a crash releases it."""
+    lock, end, mine = FileLock(folder / LOCK), time.monotonic() + patience, False
+    while not mine and not _stop.is_set():
+        try:
+            lock.acquire(timeout=max(0, min(0.5, end - time.monotonic())))
+            mine = True
+        except Timeout:
+            if time.monotonic() >= end:
+                break
     try:
-        with FileLock(folder / LOCK, timeout=patience), _out_of_memory(run, settings):  # a crash releases the lock
-            files.remove_temporary(folder)
-            images = images_of(run, settings)
-            config = configuration(run, images, settings.precision)
-            status = status_of(run, settings.results, config, weights=True)
-            if status == "finished":
-                return True
-            release_memory(images.device)
-            record: dict[str, Any] = {"started": _now()} if status == "missing" else read_record(folder)
-            record["config"] = config
-            record.setdefault("threads", settings.threads)  # which decide the last digits
-            with use_threads(record["threads"]):
-                space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
-                state = start(space, run.method, run.seed, images.device)
-                state.bfloat16 = settings.precision == "bf16"
-                if status == "trained":
-                    state.supernet.load_state_dict(files.read_tensors(folder / WEIGHTS, record))
-                elif not _train(run, folder, record, state, images, settings, deadline):
-                    return False
-                _evaluate(run, folder, record, state.supernet, images, settings)
-                return True
-    except Timeout:
-        return False
+        yield mine
+    finally:
+        if mine:
+            lock.release()
+
+
+def _complete(run: Run, folder: Path, settings: Settings, deadline: float | None) -> bool:
+    """`complete_run`, once the folder is locked."""
+    files.remove_temporary(folder)
+    images = images_of(run, settings)
+    config = configuration(run, images, settings.precision)
+    status = status_of(run, settings.results, config, weights=True)
+    if status == "finished":
+        return True
+    release_memory(images.device)
+    record: dict[str, Any] = {"started": _now()} if status == "missing" else read_record(folder)
+    record["config"] = config
+    record.setdefault("threads", settings.threads)  # which decide the last digits
+    with use_threads(record["threads"]):
+        space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
+        state = start(space, run.method, run.seed, images.device)
+        state.bfloat16 = settings.precision == "bf16"
+        if status == "trained":
+            state.supernet.load_state_dict(files.read_tensors(folder / WEIGHTS, record))
+        elif not _train(run, folder, record, state, images, settings, deadline):
+            return False
+        return _evaluate(run, folder, record, state.supernet, images, settings)
 
 
 def _train(
@@ -300,7 +321,7 @@ def _train(
     deadline: float | None,
 ) -> bool:
     """Train from the last checkpoint to the end; returns False if the deadline came first."""
-    machine = environment(images.device, settings.jobs or 1, settings.precision)
+    machine = environment(images.device, settings.jobs or 1, settings.precision, settings.graphs)
     identity = files.sha256(json.dumps(record["config"]["training"], sort_keys=True).encode())
     if load_checkpoint(state, folder, identity):
         record |= _machines(record, machine, run)
@@ -325,7 +346,8 @@ def _train(
             saved = time.monotonic()
         return stop
 
-    train(state, run.method, images, run.seed, after_epoch, run.label, settings.progress)
+    graphs = images.device.type == "cuda" and settings.graphs is not False
+    train(state, run.method, images, run.seed, after_epoch, run.label, settings.progress, graphs)
     if len(state.history) < run.method.epochs:
         return False
     record.pop("progress", None)
@@ -352,30 +374,56 @@ def _machines(record: dict, here: dict, run: Run) -> dict:
     return {key: f"{name} ({run.name})" for key, name in names.items()} | {"machines": machines}
 
 
+class _Interrupted(Exception):
+    """Ctrl-C, in a thread."""
+
+
+def _check_interrupt() -> None:
+    if _stop.is_set():
+        raise _Interrupted
+
+
 def _evaluate(
     run: Run, folder: Path, record: dict, supernet: SuperNet, images: Dataset, settings: Settings
-) -> None:
+) -> bool:
+    """Evaluate the population and the anchors; returns False if an interrupt came first."""
     record["status"] = "trained"
     write_record(folder, record)  # before the population changes: the record of a finished run vouches for it
     for checkpoint in checkpoints(folder):
         checkpoint.unlink()
     began = time.perf_counter()
-    population = population_of(run.backbone, run.profile.subnets_per_bucket)
-    table = evaluate_population(supernet.eval(), population, images, f"{run.label}: evaluate", settings.progress)
-    beside = evaluate_population(supernet, anchors(supernet.space), images, f"{run.label}: anchors", settings.progress)
+    populations = {
+        "evaluate": population_of(run.backbone, run.profile.subnets_per_bucket),
+        "anchors": anchors(supernet.space),
+    }
+    try:
+        table, beside = (
+            evaluate_population(
+                supernet.eval(), population, images, f"{run.label}: {what}", settings.progress, _check_interrupt
+            )
+            for what, population in populations.items()
+        )
+    except _Interrupted:
+        return False
     record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began}
     record |= {"evaluation_hardware": environment(images.device)["hardware"], "finished": _now()}
     record["sha256"][POPULATION] = files.write_csv(folder / POPULATION, table)
     record["sha256"][ANCHORS] = files.write_csv(folder / ANCHORS, beside)
     write_record(folder, record)
+    return True
 
 
 @contextmanager
-def _out_of_memory(run: Run, settings: Settings) -> Iterator[None]:
+def _nothing_kept(run: Run, settings: Settings) -> Iterator[None]:
+    """Have an error keep none of what its stack held, networks and graphs; say in a sentence if memory ran out."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        if not is_out_of_memory(error):
             raise
         jobs = settings.jobs or 1
         less = f"fewer jobs at once than {jobs}" if jobs > 1 else "a method with a smaller batch size"

@@ -120,7 +120,7 @@ def _share(ray, settings: Settings, needs_cuda: bool) -> tuple[str, int, dict[st
         raise InputError("Ray finds no node with a CPU to give: start one without --num-cpus=0")
     cores = min(cpus for cpus, _ in nodes)
     if jobs is None:  # as many cores a run as leave no node with more runs than its memory holds
-        share = max(-(-cpus // jobs_that_fit(memory, cpus, "cpu")) for cpus, memory in nodes)
+        share = max(-(-cpus // jobs_that_fit(memory, cpus)) for cpus, memory in nodes)
         jobs = max(1, cores // share)
     else:
         share = max(1, cores // jobs)

@@ -22,7 +22,8 @@ class Settings:
     run on a CPU uses: a second one helps on an idle machine and costs several times the step beside another busy
     program. After `time_budget` seconds training stops between epochs, with a checkpoint to go on from (0 only checks).
     A checkpoint is also written after an epoch if the last one is `checkpoint_seconds` old. `rebuild` sets runs aside
-    that are refused, and trains them anew.
+    that are refused, and trains them anew. Without `graphs` steps on CUDA are taken one by one, at several times the
+    time of CUDA graphs (None: with them; on a CPU there are none).
 
     Raises InputError, naming the value, if one cannot be used.
     """
@@ -37,6 +38,7 @@ class Settings:
     progress: bool = True
     checkpoint_seconds: float = 20.0
     rebuild: bool = False
+    graphs: bool | None = None
 
     def __post_init__(self):
         for what, default in (("results", results_folder()), ("data", project_folder() / "data")):
@@ -55,3 +57,5 @@ class Settings:
         for what in ("progress", "rebuild"):
             if not isinstance(getattr(self, what), bool):
                 raise InputError(f"{what} is {getattr(self, what)!r}: expected True or False")
+        if self.graphs not in (None, True, False):
+            raise InputError(f"graphs is {self.graphs!r}: expected True, False, or None for True on CUDA")

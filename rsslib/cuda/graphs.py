@@ -5,16 +5,17 @@ of them in one launch. Everything that changes between replays (images, learning
 tensors on the device that stay where they are.
 
 - One subnet for the whole epoch: its step is captured as it is, from slices of the weights, once an epoch.
-- Another subnet every step: a graph for each tuple of depths runs the widest subnet of these depths, with the channels
-  that the drawn subnet does not have masked and its kernels embedded in the largest ones (see `Masks`). Which subnet
-  it is, the graph reads from a table of the epoch's draws, so no step needs a capture.
+- Another subnet every step: one graph runs the largest subnet, with the layers and channels that the drawn subnet does
+  not have masked and its kernels embedded in the largest ones (see `Masks`). Which subnet it is, the graph reads from a
+  table of the epoch's draws, so no step needs a capture.
 
 On a CPU nothing can be captured; the same functions then run as they are, which is how the tests check them there.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise, product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from rsslib.cuda.masks import Masks
 from rsslib.data.augmentation import augment
 from rsslib.data.dataset import Dataset
-from rsslib.machine import CAPTURING
+from rsslib.errors import InputError
+from rsslib.machine import CAPTURING, first_line, is_out_of_memory, release_memory
 from rsslib.samplers import same_throughout
 from rsslib.space import Arch
 from rsslib.steps import MOMENTUM, Views, loss_of, run_subnet, soft_labels_of, train_step
@@ -32,12 +34,20 @@ AUGMENTED_AT_ONCE = 8_000  # images; bounds the memory that augmenting an epoch 
 QUEUED_STEPS = 64  # the host waits for the device so many steps back, so that progress and interrupts are real
 
 
+def can_capture(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 class GraphedSteps:
-    """The steps of one stage of training, from tensors that stay in place; made anew when a stage begins."""
+    """The steps of one stage of training, from tensors that stay in place; made anew when a stage begins.
+
+    Its owner closes it, in the stream that it was used in, before the next is made.
+    """
 
     def __init__(self, state, method, stage, data: Dataset, generator: torch.Generator):
         self.state, self.method, self.stage, self.data, self.generator = state, method, stage, data, generator
-        self.supernet, self.space, device = state.supernet, state.supernet.space, data.device
+        self.supernet, self.space, self.device = state.supernet, state.supernet.space, data.device
+        device = self.device
         self.parameters = dict(self.supernet.named_parameters())
         self.buffers = dict(self.supernet.named_buffers())
         self.gradients = {
@@ -61,9 +71,13 @@ class GraphedSteps:
         self.draws: Tensor = torch.empty(0)
         self.draw = torch.zeros(1, dtype=torch.int64, device=device)
         self.masks = Masks(self.space, self.supernet.classifier.weight)
-        self.graphs: dict[object, Callable[[], object]] = {}
+        self.graphs: dict[object, torch.cuda.CUDAGraph] = {}
         self.warm: set[bool] = set()  # which kinds of epoch `warm_up` has prepared
-        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self.capturing = can_capture(device)
+        if self.capturing:
+            self.pool: Any = torch.cuda.graph_pool_handle()
+            self.step.add_(0)  # before it is captured, as in `warm_up`
+            self.keeper = self.capture(self.step.add_, 0)  # never replayed; a pool must not be without a graph
 
     def epoch(self, subnets: list, order: Tensor, crops, rates: list[float], bar) -> Tensor:
         """Train one epoch; returns the loss of every step, on the device.
@@ -75,22 +89,22 @@ class GraphedSteps:
             group["lr"] = self.rate
         self.prepare(subnets, order, crops, rates)
         same = same_throughout(subnets)
-        if self.pool is not None and same not in self.warm:
+        if self.capturing and self.full_steps and same not in self.warm:
             self.warm_up(same)
-        if same and subnets[0] not in self.graphs:
-            with CAPTURING:  # dropped before the next is captured, which then sets up what dropping takes away
-                self.graphs.clear()
         batch, waiting = self.method.batch_size, None
         for step in range(self.full_steps):
             self.wake(subnets[step])
+            # what the optimiser sees is part of every graph with an update
             if same:
-                self.graph(subnets[0], self.whole_step, subnets[0])()
+                key = (subnets[0], len(self.idle))
+                if key not in self.graphs:
+                    self.drop_graphs()
+                self.run(key, self.whole_step, subnets[0])
             else:
-                self.graph("load", self.load)()
-                for arch in subnets[step]:
-                    count = len(subnets[step])
-                    self.graph((arch.depth, count), self.masked, arch.depth, count)()
-                self.graph(("update", len(self.idle)), self.update)()
+                self.run("load", self.load)
+                for _ in subnets[step]:
+                    self.run(("subnet", len(subnets[step])), self.masked, len(subnets[step]))
+                self.run(("update", len(self.idle)), self.update)
             if (step + 1) % QUEUED_STEPS == 0:
                 waiting = self.wait(waiting)
                 bar.update(QUEUED_STEPS * batch)
@@ -98,6 +112,18 @@ class GraphedSteps:
             self.smaller_step(subnets[-1], rates[-1])
         bar.update(len(order) - self.full_steps // QUEUED_STEPS * QUEUED_STEPS * batch)
         return self.losses[: len(rates)].clone()
+
+    def close(self) -> None:
+        """Give back graphs and tensors, also where a traceback keeps this object."""
+        if self.capturing:
+            with suppress(RuntimeError):  # of a device that has failed, which what comes next will report
+                torch.cuda.current_stream(self.device).synchronize()
+                self.drop_graphs()
+                with CAPTURING:
+                    self.keeper.reset()
+        device, self.__dict__ = self.device, {}
+        with suppress(RuntimeError):
+            release_memory(device)
 
     def prepare(self, subnets, order, crops, rates) -> None:
         data = self.data
@@ -113,8 +139,8 @@ class GraphedSteps:
         if not same_throughout(subnets):
             draws = self.masks.choices([arch for step in subnets for arch in step])
             if self.draws.shape != draws.shape:
-                self.draws = draws.to(self.rows.device)
-                self.graphs.clear()
+                self.drop_graphs()
+                self.draws = draws.to(self.device)
             self.draws.copy_(draws)
 
     def smaller_step(self, archs: tuple[Arch, ...], rate: float) -> None:
@@ -155,27 +181,25 @@ class GraphedSteps:
     def sliced(self, arch: Arch, count: int) -> None:
         """Add the gradients of one of the step's `count` subnets, computed from slices of the weights."""
         leaves = {name: t.detach().requires_grad_() for name, t in self.supernet.subnet(arch, self.parameters).items()}
+        sums = self.supernet.subnet(arch, self.gradients)
+        for name, leaf in leaves.items():
+            leaf.grad = sums[name]
         norm = batch_norm_training(self.supernet.subnet(arch, self.buffers))
-        gradients = self.differentiate(arch, leaves, leaves, norm, count)
-        add(self.supernet.subnet(arch, self.gradients), gradients)
+        add(sums, self.differentiate(arch, leaves, leaves, norm, count))
 
-    def masked(self, depth: tuple[int, ...], count: int) -> None:
-        """Add the gradients of the next drawn subnet, which has this depth, computed with masks."""
-        supernet, space, masks = self.supernet, self.space, self.masks
+    def masked(self, count: int) -> None:
+        """Add the gradients of the next drawn one of the step's `count` subnets, computed with masks."""
+        space, masks = self.space, self.masks
         kernels, widths = self.draws.index_select(0, self.draw)[0]
         self.draw.add_(1)
-        hidden, squeezed = masks.channels(widths)
-        widest = (masks.expands[-1],) * space.n_layers
-        arch = Arch((masks.kernels[0],) * space.n_layers, widest, depth)
-        with_matrices = Arch((masks.kernels[-1],) * space.n_layers, widest, depth)
-        parts = supernet.subnet(with_matrices, self.parameters) | supernet.subnet(arch, self.parameters)
-        leaves = {name: part.detach() for name, part in parts.items()}
-        active = [i for i, *_ in space.active(arch)]
+        hidden, squeezed, outputs = masks.channels(widths)
+        leaves = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        layers = range(space.n_layers)
 
-        # Masked vectors: batch norms 1 and 2 and the bias of squeeze-excite's reduction; and the weight of the latter.
-        norms = {f"blocks.{i}.bn{n}.": hidden[i] for i in active for n in (1, 2)}
+        # Masked vectors: batch norms and the bias of squeeze-excite's reduction; and the weight of the latter.
+        norms = {f"blocks.{i}.bn{n}.": mask[i] for i in layers for n, mask in ((1, hidden), (2, hidden), (3, outputs))}
         vectors = {f"{norm}{name}": mask for norm, mask in norms.items() for name in ("weight", "bias")}
-        for i in active:
+        for i in layers:
             if space.layers[i].squeeze_excite:
                 reduce = f"blocks.{i}.se.conv_reduce."
                 vectors[f"{reduce}bias"] = squeezed[i]
@@ -186,29 +210,32 @@ class GraphedSteps:
             leaf.requires_grad_()
 
         matrices = [
-            torch.stack([leaves[f"blocks.{i}.kernel_{large}to{small}"] for i in active])
+            torch.stack([leaves[f"blocks.{i}.kernel_{large}to{small}"] for i in layers])
             for large, small in pairwise(masks.kernels)
         ]
         weights = dict(leaves)
-        for i, taps in zip(active, masks.taps(torch.stack([kernels[i] for i in active]), matrices), strict=True):
+        for i, taps in enumerate(masks.taps(kernels, matrices)):
             largest = leaves[f"blocks.{i}.conv_dw.weight"]
             weights[f"blocks.{i}.conv_dw.weight"] = (largest.flatten(1) @ taps).view(largest.shape)
 
         running = [self.buffers[f"{norm}running_{name}"] for norm in norms for name in ("mean", "var")]
         kept = torch._foreach_add(running, 0.0)
-        gradients = self.differentiate(arch, leaves, weights, batch_norm_training(self.buffers), count)
+        norm = batch_norm_training(self.buffers)
+        gradients = self.differentiate(space.largest, leaves, weights, norm, count)
         torch._foreach_lerp_(kept, running, [mask for mask in norms.values() for _ in range(2)])
         torch._foreach_copy_(running, kept)  # a subnet moves the statistics of its own channels alone
         torch._foreach_mul_([gradients[name] for name in vectors], list(vectors.values()))
         add({name: self.gradients[name] for name in leaves}, gradients)
 
     def differentiate(self, arch: Arch, leaves: dict, weights: dict, norm: Norm, count: int) -> dict[str, Tensor]:
-        """Gradients of the loss on the step's images by the leaves' names; adds the loss to those of the epoch."""
+        """Gradients of the loss on the step's images by the leaves' names, but for those that `Pointwise` has added to
+        the leaves' own; adds the loss to those of the epoch."""
         x, soft_labels = self.batch_images.permute(0, 3, 1, 2), self.soft_labels if self.stage.distill else None
         logits = run_subnet(self.state, x, arch, weights, norm, self.method.dropout, self.generator)
         loss = loss_of(logits, self.batch_labels, soft_labels)
         self.losses.index_add_(0, self.step, loss.detach().view(1).float() / count)
-        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        return {name: g for name, g in zip(leaves, gradients, strict=True) if g is not None}
 
     def update(self) -> None:
         self.state.optimizer.step()
@@ -217,30 +244,45 @@ class GraphedSteps:
 
     # --- capturing and replaying
 
-    def graph(self, key: object, function: Callable[..., object], *arguments) -> Callable[[], object]:
-        """What replays `function(*arguments)`; captured when first asked for."""
+    def run(self, key: object, function: Callable[..., object], *arguments) -> None:
+        """Replay `function(*arguments)`, captured when first asked for; on a CPU just run it."""
+        if not self.capturing:
+            function(*arguments)
+            return
         if key not in self.graphs:
-            if self.pool is None:
-                self.graphs[key] = partial(function, *arguments)
-            else:
-                self.graphs[key] = self.capture(function, *arguments)
-        return self.graphs[key]
+            self.graphs[key] = self.capture(function, *arguments)
+        self.graphs[key].replay()
 
-    def capture(self, function: Callable[..., object], *arguments) -> Callable[[], object]:
+    def capture(self, function: Callable[..., object], *arguments) -> torch.cuda.CUDAGraph:
+        """Raises InputError if that fails for another reason than memory."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
         with CAPTURING:
-            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
-                function(*arguments)
-            finally:
-                graph.capture_end()
-        return graph.replay
+                with capture_into(graph, self.pool):
+                    function(*arguments)
+            except RuntimeError as error:
+                graph.reset()
+                if is_out_of_memory(error):
+                    raise
+                raise InputError(
+                    f"the part {function.__name__!r} of a training step could not be captured as a CUDA graph "
+                    f"({first_line(error)}): give --no-graphs, or graphs=False, to train without"
+                ) from error
+        return graph
+
+    def drop_graphs(self) -> None:
+        """All at once, since they share the stream's workspaces, which the first takes with it."""
+        with CAPTURING:
+            for graph in self.graphs.values():
+                graph.reset()
+            self.graphs.clear()
 
     def warm_up(self, same: bool) -> None:
-        """Run every kind of layer once, of slices if all steps have the `same` subnets, else masked.
+        """Run every kind of layer and kernel once, of slices if all steps have the `same` subnets, else masked.
 
-        Libraries and workspaces must not be set up for the first time in a capture.
+        Libraries and workspaces must not be set up for the first time in a capture, nor, with drivers before CUDA 12.3,
+        kernels be loaded.
         """
         self.warm.add(same)
         generator, statistics = self.generator.get_state(), [buffer.clone() for buffer in self.buffers.values()]
@@ -250,25 +292,37 @@ class GraphedSteps:
                 for kernel, expand in product(self.space.kernels, self.space.expands):
                     self.sliced(self.space.uniform(kernel, expand, max(self.space.depths)), 1)
             else:
-                self.masked(self.space.largest.depth, 1)
-            stand_in = nn.Parameter(torch.zeros_like(self.rate))
+                self.masked(1)
+            stand_in = nn.Parameter(torch.zeros_like(self.supernet.classifier.bias))
             stand_in.grad = torch.zeros_like(stand_in)
+            self.rows.add_(0)
             torch.optim.SGD([stand_in], lr=self.rate, momentum=MOMENTUM, nesterov=True, fused=True).step()
         self.generator.set_state(generator)
         torch._foreach_copy_(list(self.buffers.values()), statistics)
         for tensor in (self.losses, self.draw):
             tensor.zero_()
-        self.keeper = self.capture(self.step.add_, 0)  # never replayed; a pool must not be without a graph
 
     def wait(self, last: torch.cuda.Event | None) -> torch.cuda.Event | None:
         """Wait for the event `last`; returns one that says when the device has done what it was given so far."""
-        if self.pool is None:
+        if not self.capturing:
             return None
         event = torch.cuda.Event()
         event.record()
         if last is not None:
             last.synchronize()
         return event
+
+
+@contextmanager
+def capture_into(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> Iterator[None]:
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        yield
+    except BaseException:
+        with suppress(RuntimeError):  # it says that something went wrong, not what
+            graph.capture_end()
+        raise
+    graph.capture_end()
 
 
 def add(sums: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:

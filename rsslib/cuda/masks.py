@@ -9,22 +9,29 @@ from rsslib.space import Arch, SearchSpace
 
 
 class Masks:
-    """Selects a subnet by multiplication, so that one computation serves all subnets of the same depths.
+    """Selects a subnet by multiplication, so that one computation serves all subnets.
 
     With gamma and beta of a layer's first two batch norms zeroed beyond the subnet's width, these channels are zero
     from there on (ReLU, ReLU6 and h-swish map 0 to 0), and so are the gradients of all weights that only they use.
-    The same goes for squeeze-excite's middle channels. A smaller kernel is a linear map of the largest one's taps, so
-    that embedded in the largest size it is a product with one matrix [49, 49].
+    The same goes for squeeze-excite's middle channels. A layer that the subnet does not have is one of width 0 whose
+    last batch norm is zeroed too, so that its residual connection alone is left. A smaller kernel is a linear map of
+    the largest one's taps, so that embedded in the largest size it is a product with one matrix [49, 49].
     """
 
     def __init__(self, space: SearchSpace, like: Tensor):
         self.dtype, device = like.dtype, like.device
         self.kernels, self.expands = sorted(space.kernels, reverse=True), sorted(space.expands)
-        hidden = [[layer.hidden(e) for e in self.expands] for layer in space.layers]
-        squeezed = [[layer.squeezed(e) * layer.squeeze_excite for e in self.expands] for layer in space.layers]
+        self.space = space
+        tables: tuple[list[list[int]], ...] = ([], [], [])
+        for layer in space.layers:
+            sizes = [
+                (layer.hidden(e), layer.squeezed(e) * layer.squeeze_excite, layer.out_channels) for e in self.expands
+            ]
+            for table, row in zip(tables, zip(*sizes, strict=True), strict=True):
+                table.append([0, *row])
         # by layer and width: channels in use; and for all layers' channels in one row: their rank and their layer
-        self.tables = [torch.tensor(table, device=device) for table in (hidden, squeezed)]
-        self.sizes = [[max(row) for row in table] for table in (hidden, squeezed)]
+        self.tables = [torch.tensor(table, device=device) for table in tables]
+        self.sizes = [[max(row) for row in table] for table in tables]
         self.ranks = [torch.cat([torch.arange(n, device=device) for n in sizes]) for sizes in self.sizes]
         self.layers = [
             torch.cat([torch.full((n,), layer, device=device) for layer, n in enumerate(sizes)]) for sizes in self.sizes
@@ -43,17 +50,23 @@ class Masks:
         return torch.arange(large**2).view(large, large)[cut : large - cut, cut : large - cut].flatten()
 
     def choices(self, archs: list[Arch]) -> Tensor:
-        """int64 [archs, 2, layers]: numbers of kernel sizes, from the largest, and of widths, from the smallest."""
-        rows = [[[self.kernels.index(k) for k in a.kernel], [self.expands.index(e) for e in a.expand]] for a in archs]
-        return torch.tensor(rows)
+        """int64 [archs, 2, layers]: numbers of kernel sizes, from the largest, and of widths, from the smallest.
 
-    def channels(self, widths: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """For widths [layers]: masks of each layer's hidden channels and of its squeeze-excite's middle ones."""
+        Widths count from 1; 0 stands for a layer that is not there.
+        """
+        rows = torch.zeros(len(archs), 2, len(self.sizes[0]), dtype=torch.int64)
+        for row, arch in zip(rows, archs, strict=True):
+            for i, _, kernel, expand in self.space.active(arch):
+                row[:, i] = torch.tensor([self.kernels.index(kernel), 1 + self.expands.index(expand)])
+        return rows
+
+    def channels(self, widths: Tensor) -> list[list[Tensor]]:
+        """For widths [layers]: masks of each layer's hidden channels, of its squeeze-excite's middle and its output."""
         masks = []
         for table, sizes, rank, layer in zip(self.tables, self.sizes, self.ranks, self.layers, strict=True):
             used = table.gather(1, widths[:, None]).flatten()
             masks.append((rank < used.index_select(0, layer)).to(self.dtype).split(sizes))
-        return masks[0], masks[1]
+        return masks
 
     def taps(self, kernels: Tensor, matrices: list[Tensor]) -> Tensor:
         """[layers, 49, 49]: what multiplies each layer's largest kernel, given kernels [layers].

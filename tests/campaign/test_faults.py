@@ -629,9 +629,17 @@ def test_weights_that_are_not_finite_are_never_written(done, tmp_path):
     assert names(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory: 9 GB")]
-)
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("can't allocate memory: 9 GB"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),  # instantiating
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_out_of_memory_says_what_to_lower(error, done, tmp_path, monkeypatch):
     settings = Settings(tmp_path, device="cpu", jobs=3, progress=False, checkpoint_seconds=0)
     with interrupted_after(monkeypatch, 2, error), pytest.raises(InputError) as caught:

@@ -1,5 +1,6 @@
 """rsslib.runs: results folders, and rsslib.errors."""
 
+import gc
 import importlib.util
 import itertools
 import json
@@ -7,7 +8,9 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
+import weakref
 from dataclasses import astuple, dataclass, replace
 from types import SimpleNamespace
 
@@ -18,7 +21,7 @@ import torch
 from filelock import FileLock
 from helpers import TINY, sentence, tables
 
-from rsslib import campaign, files, machine
+from rsslib import campaign, evaluate, files, machine
 from rsslib import steps as single_steps
 from rsslib.campaign import (
     Profile,
@@ -45,6 +48,8 @@ from rsslib.methods import TABLE_1, build, one_stage, override
 from rsslib.progress import in_words
 from rsslib.samplers import Successive
 from rsslib.space import BACKBONES, SearchSpace
+from rsslib.steps import EagerSteps
+from rsslib.supernet import SuperNet
 
 PROFILE = Profile(
     "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
@@ -317,9 +322,9 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained(done, tmp_
     run = tiny("rss")[0]
 
     class Waiting(FileLock):
-        def __enter__(self):
+        def acquire(self, *arguments, **settings):
             shutil.copytree(run.folder(done[1]), run.folder(tmp_path), dirs_exist_ok=True)
-            return super().__enter__()
+            return super().acquire(*arguments, **settings)
 
     monkeypatch.setattr(engine, "FileLock", Waiting)
     monkeypatch.setattr(engine, "train", never)
@@ -364,10 +369,78 @@ def test_an_interrupt_stops_runs_in_threads_with_checkpoints(tmp_path, monkeypat
         assert list(run.folder(tmp_path).glob("checkpoint*"))
 
 
+def test_an_interrupt_ends_an_evaluation_in_a_thread(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_workers", lambda jobs, where: worker_threads(jobs, engine._stop))
+    evaluated, began = [], threading.Event()
+
+    def slow(supernet, arch, *images):
+        began.set()
+        evaluated.append(arch)
+        time.sleep(0.05)
+        return torch.tensor(0)
+
+    def interrupted(futures):
+        began.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "correct_answers", slow)
+    monkeypatch.setattr(engine, "as_completed", interrupted)
+    planned = tiny("rss-short", profile=replace(PROFILE, subnets_per_bucket=100), seeds=[0, 1])
+    with pytest.raises(Stopped):
+        complete(planned, tmp_path, jobs=2)
+    assert len(evaluated) < 100
+    assert "finished" not in overview(planned, tmp_path).status.tolist() and not engine._stop.is_set()
+
+
+def test_an_interrupt_ends_waiting_for_another_process_in_a_thread(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_workers", lambda jobs, where: worker_threads(jobs, engine._stop))
+    planned, really = tiny("rss-short", seeds=[0, 1]), engine.as_completed
+    rounds = iter([really])
+
+    def interrupted(futures):  # in the second round, in which the threads wait
+        yield from next(rounds, waiting)(futures)
+
+    def waiting(futures):
+        time.sleep(0.3)
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(engine, "as_completed", interrupted)
+    locks = [FileLock(run.folder(tmp_path) / "run.lock", thread_local=False) for run in planned]
+    for lock, run in zip(locks, planned, strict=True):
+        run.folder(tmp_path).mkdir(parents=True)
+        lock.acquire()
+    late = threading.Timer(20, lambda: [lock.release(force=True) for lock in locks])  # or a failure would never end
+    late.start()
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        complete(planned, tmp_path, jobs=2)
+    late.cancel()
+    assert time.monotonic() - began < 10
+
+
+def test_the_error_of_a_failed_run_keeps_no_network_and_no_images(tmp_path):
+    alive = []
+
+    class Failing:
+        def subnets(self, space, rng, epoch, epochs, steps):
+            alive.extend(weakref.ref(thing) for thing in gc.get_objects() if type(thing) in (SuperNet, EagerSteps))
+            raise ZeroDivisionError("a mistake")
+
+    gc.collect()
+    before = {id(thing) for thing in gc.get_objects() if type(thing) in (SuperNet, EagerSteps)}
+    with pytest.raises(RunsFailed) as error:
+        complete(tiny(one_stage("failing", 1, Failing())), tmp_path)
+    gc.collect()
+    assert len(alive) >= 2
+    assert [thing() for thing in alive if thing() is not None and id(thing()) not in before] == []
+    assert len(error.value.failures) == 1
+
+
 @pytest.mark.parametrize(("room", "expected"), [(1, 1), (3, 2)])
 def test_without_a_number_of_jobs_there_are_as_many_as_the_device_has_room_for(room, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "worker_processes", lambda jobs, *_: worker_threads(jobs, engine._stop))
-    monkeypatch.setattr(engine, "free_jobs", lambda device: room)
+    monkeypatch.setattr(engine, "free_jobs", lambda device, methods: room)
     planned = tiny(seeds=[0, 1])
     complete(planned, tmp_path, jobs=None)
     assert {files.read_record(run.folder(tmp_path))["jobs"] for run in planned} == {expected}
@@ -378,6 +451,16 @@ def test_a_cpu_has_room_for_a_run_a_core_if_memory_allows(free, cores, expected,
     monkeypatch.setattr(machine, "cores", lambda: cores)
     monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 2**30))
     assert machine.free_jobs(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "names", "expected"),
+    [(7.5, ["rss"], 3), (7.5, ["ofa"], 3), (4.7, ["rss"], 2), (4.7, ["rss", "ofa-batch-128"], 1), (78, ["ofa"], 8)],
+)
+def test_runs_at_once_on_a_gpu_depend_on_what_their_methods_need(gigabytes, names, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gigabytes * 2**30, 80 * 2**30))
+    monkeypatch.setattr(machine, "cores", lambda: 16)
+    assert machine.free_jobs(torch.device("cuda"), [build(name, 180, 410) for name in names]) == expected
 
 
 # --- folders that hold something else
@@ -556,6 +639,63 @@ def test_cuda_is_missed_where_it_is_asked_for_or_needed(tmp_path):
         campaign.complete(plan("paper"), Settings(tmp_path / "results", progress=False))
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     assert not (tmp_path / "results").exists()
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """One CUDA device is counted, as the driver's library does it; what its kernels do, the test says."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    return lambda kernel: monkeypatch.setattr(machine, "run_kernel", kernel)
+
+
+FAULTS = [
+    RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be"),
+    RuntimeError("The NVIDIA driver on your system is too old (found version 11040)."),
+    AssertionError("Torch not compiled with CUDA enabled"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["architecture", "driver", "build"])
+def test_a_cuda_device_that_runs_no_kernel_is_not_chosen(fault, fake_cuda, capsys):
+    def failing(device):
+        raise fault
+
+    fake_cuda(failing)
+    assert choose_device("auto") == torch.device("cpu")
+    said, reason = capsys.readouterr().err, str(fault).splitlines()[0]
+    assert said == f"computing on the CPU, since the CUDA device 0 runs no kernel ({reason})\n"
+    for arguments in (("cuda",), ("cuda:0",), ("auto", True)):
+        with pytest.raises(InputError) as caught:
+            choose_device(*arguments)
+        assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_cuda_device_that_runs_a_kernel_is_chosen(fake_cuda, capsys):
+    asked = []
+    fake_cuda(asked.append)
+    assert choose_device("auto", needed=True) == choose_device("cuda") == torch.device("cuda")
+    assert asked == [torch.device("cuda", 0)] * 2 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("graphs, expected", [(None, True), (True, True), (False, False)])
+def test_steps_on_cuda_are_graphs_unless_settings_say_otherwise(graphs, expected, done, tmp_path, monkeypatch):
+    asked = []
+
+    def train(*arguments):
+        asked.append(arguments[-1])
+        raise InputError("enough")
+
+    class Images:
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(engine, "train", train)
+    monkeypatch.setattr(machine.torch.cuda, "get_device_name", lambda device: "a GPU")
+    run, record = tiny("rss")[0], {"config": {"training": {}}}
+    run.folder(tmp_path).mkdir(parents=True)
+    with pytest.raises(InputError, match="enough"):
+        settings = Settings(tmp_path, device="cuda", graphs=graphs)
+        engine._train(run, run.folder(tmp_path), record, None, Images(), settings, None)
+    assert asked == [expected] and record["executor"] == ("CUDA graphs" if expected else "eager")
 
 
 # --- plans

@@ -125,7 +125,7 @@ def test_masked_subnets_have_the_gradients_and_statistics_of_slices(backbone, co
     steps.load()
     for arch in archs:
         results, losses = [], []
-        for compute in (partial(steps.sliced, arch, 1), partial(steps.masked, arch.depth, 1)):
+        for compute in (partial(steps.sliced, arch, 1), partial(steps.masked, 1)):
             torch._foreach_zero_([*steps.gradients.values(), steps.losses])
             for name, t in statistics.items():
                 steps.buffers[name].copy_(t)
@@ -150,7 +150,7 @@ def test_dropout_differs_from_replay_to_replay(dropout, device):
         if device == "cuda":
             steps.warm_up(same=True)
         for _ in range(4):
-            steps.graph("step", steps.whole_step, (SPACE.largest,))()
+            steps.run("step", steps.whole_step, (SPACE.largest,))
             losses.append(steps.losses[0].item())
             steps.rows.sub_(8)  # the same images again, at a learning rate of 0
             steps.step.zero_()
@@ -169,7 +169,7 @@ def test_every_step_has_its_learning_rate_and_every_image_is_used_once(device, m
         update(steps)
 
     monkeypatch.setattr(graphs.GraphedSteps, "update", spy)
-    monkeypatch.setattr(graphs.GraphedSteps, "graph", lambda steps, key, function, *args: partial(function, *args))
+    monkeypatch.setattr(graphs.GraphedSteps, "run", lambda steps, key, function, *args: function(*args))
     run(one_stage("rss", 1, Uniform(), batch_size=8), device, True)
     expected = [0.005 * (1 + np.cos(np.pi * step / 5)) for step in range(5)]
     np.testing.assert_allclose(torch.cat(rates).cpu(), expected, rtol=1e-6)
@@ -194,15 +194,12 @@ class NothingFromTheHost(TorchDispatchMode):
 def test_what_is_captured_never_waits_for_the_host(name, backbone, monkeypatch):
     seen = set()
 
-    def graph(steps, key, function, *arguments):
-        def watched():
-            seen.add(function.__name__)
-            with NothingFromTheHost():
-                function(*arguments)
+    def watched(steps, key, function, *arguments):
+        seen.add(function.__name__)
+        with NothingFromTheHost():
+            function(*arguments)
 
-        return watched
-
-    monkeypatch.setattr(graphs.GraphedSteps, "graph", graph)
+    monkeypatch.setattr(graphs.GraphedSteps, "run", watched)
     method = shortened(name, batch_size=4, dropout=0.1)
     stages = tuple(replace(stage, epochs=1) for stage in (method.stages[0], method.stages[-1]))
     method = replace(method, stages=stages)
@@ -236,7 +233,7 @@ def test_what_is_captured_makes_and_meets_no_tensor_elsewhere(backbone):
         executor.load()
         for arch in archs:
             executor.sliced(arch, 1)
-            executor.masked(arch.depth, 1)
+            executor.masked(1)
 
 
 @pytest.mark.parametrize("device", DEVICES)
