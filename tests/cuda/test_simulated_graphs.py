@@ -137,7 +137,7 @@ class Listed:
 
 LISTED = {
     "one and many in turn": (("smallest",), ("smallest", "largest"), ("largest",), ("largest", "smallest")),
-    "what a graph updates grows": (("smallest middle",), ("smallest",), ("smallest", "largest"), ("smallest",)),
+    "what a graph updates grows": (("smallest", "middle"), ("smallest",), ("smallest", "largest"), ("smallest",)),
     "counts differ": (("smallest", "largest smallest"), ("largest smallest", "smallest")),
 }
 
