@@ -34,7 +34,7 @@ def double(monkeypatch):
     monkeypatch.setattr(Stage, "rate", lambda stage, epoch, step, steps: 2.0 ** -(6 + (step + epoch) % 3))
 
 
-def shortened(name, epochs=None, batch_size=8, dropout=0.0):
+def shortened(name, epochs=None, batch_size=4, dropout=0.0):
     """A method of the study with so many epochs a stage, by default two where there is one stage."""
     method = build(name, 180, 410)
     epochs = epochs or (2 if len(method.stages) == 1 else 1)
@@ -52,7 +52,7 @@ def train(method, data, with_graphs, space=SPACE, state=None, after_epoch=lambda
     return trainer.train(state, method, data, 0, after_epoch, progress=False, graphs=with_graphs)
 
 
-def both(method, images=20):
+def both(method, images=11):
     """The states after eager training and after training with simulated graphs."""
     data = toy_data(images)
     eager = train(method, data, False)
@@ -80,16 +80,16 @@ def test_every_method_trains_as_single_steps_do(name):
     assert_same(*both(shortened(name, dropout=0.3)))
 
 
-@pytest.mark.parametrize("images, batch", [(12, 4), (13, 4), (8, 8), (15, 8)])
-@pytest.mark.parametrize("name", ["rss", "rss-2-per-batch", "ofa"])
+@pytest.mark.parametrize("images, batch", [(8, 4), (9, 4), (4, 4), (6, 4)])
+@pytest.mark.parametrize("name", ["rss", "rss-2-per-batch"])
 def test_last_batches_of_every_size(name, images, batch):
     assert_same(*both(shortened(name, batch_size=batch), images))
 
 
 def test_every_subnet_replays_the_same_graph():
-    method = one_stage("many", 3, Uniform("batch", count=2), batch_size=4, dropout=0.0)
+    method = one_stage("many", 2, Uniform("batch", count=2), batch_size=2, dropout=0.0)
     with simulated_graphs() as device:
-        train(method, toy_data(40), True)
+        train(method, toy_data(12), True)
     kinds = [graph.operators() for graph in device.captured]
     convolutions = [counts["convolution"] for counts in kinds if counts["convolution"]]
     assert convolutions == [2 + SPACE.n_layers]  # one graph with a network in it, and that is the largest
@@ -113,7 +113,7 @@ def test_replays_compute_what_the_captured_functions_do(name, backbone):
 
 @pytest.mark.parametrize("name", ["rss", "ofa", "ofa-released", "rss-2-per-batch"])
 def test_training_that_is_stopped_after_every_epoch_goes_on_to_the_same_weights(name, tmp_path):
-    method, data = shortened(name, 3 if name.startswith("rss") else 1, dropout=0.3), toy_data(20)
+    method, data = shortened(name, 3 if name.startswith("rss") else 1, dropout=0.3), toy_data(11)
     eager, state = train(method, data, False), new_state(method)
     for _ in range(method.epochs):
         with simulated_graphs():
@@ -137,7 +137,7 @@ class Listed:
 
 LISTED = {
     "one and many in turn": (("smallest",), ("smallest", "largest"), ("largest",), ("largest", "smallest")),
-    "what a graph updates grows": (("smallest middle",), ("smallest",), ("smallest", "largest"), ("smallest",)),
+    "what a graph updates grows": (("smallest", "middle"), ("smallest",), ("smallest", "largest"), ("smallest",)),
     "counts differ": (("smallest", "largest smallest"), ("largest smallest", "smallest")),
 }
 
@@ -176,7 +176,7 @@ def test_every_stage_gives_back_its_graphs_and_images_before_the_next(monkeypatc
     monkeypatch.setattr(graphs, "release_memory", released)
     method = shortened("ofa", 1)
     with simulated_graphs() as simulated:
-        train(method, toy_data(20), True)
+        train(method, toy_data(11), True)
     assert len(simulated.captured) > 12
     assert seen == [[]] * 6  # no executor is alive when the next is made
     assert given_back == [0] * 6  # and no graph when memory is given back, after the last stage too
@@ -191,7 +191,7 @@ def test_an_executor_that_an_error_keeps_holds_nothing(monkeypatch):
 
     monkeypatch.setattr(graphs.GraphedSteps, "smaller_step", failing)
     with simulated_graphs() as simulated, pytest.raises(RuntimeError, match="tired"):
-        train(shortened("rss"), toy_data(20), True)
+        train(shortened("rss"), toy_data(11), True)
     assert len(simulated.captured) == 2 and simulated.alive.total() == 0
     assert vars(kept[0]) == {}
 
@@ -213,7 +213,7 @@ def test_memory_that_runs_out_in_a_capture_is_known_as_that(at, message, monkeyp
 
     monkeypatch.setattr(SimulatedGraph, at, failing)
     with simulated_graphs(), pytest.raises(RuntimeError, match=message):
-        train(shortened("rss"), toy_data(20), True)
+        train(shortened("rss"), toy_data(11), True)
 
 
 def test_a_capture_that_fails_says_so_in_a_sentence(monkeypatch):
@@ -225,7 +225,7 @@ def test_a_capture_that_fails_says_so_in_a_sentence(monkeypatch):
 
     monkeypatch.setattr(graphs.GraphedSteps, "load", reads_a_number)
     with simulated_graphs() as simulated, pytest.raises(InputError) as caught:
-        train(shortened("rss"), toy_data(20), True)
+        train(shortened("rss"), toy_data(11), True)
     assert "'whole_step'" in str(caught.value) and "--no-graphs" in str(caught.value)
     assert "\n" not in str(caught.value) and "_local_scalar_dense" in str(caught.value)
     assert simulated.alive.total() == 0 and not CAPTURING.locked()
