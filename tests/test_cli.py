@@ -110,7 +110,6 @@ def test_durations(text, seconds):
 @pytest.mark.parametrize("typed, expected", [([], None), (["--no-graphs"], False)])
 def test_graphs_can_be_turned_off(typed, expected, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli, "train_runs", lambda runs, settings, options: asked.append(settings.graphs) or [])
-    monkeypatch.setattr(cli, "execute", lambda parameters, options: [])
+    monkeypatch.setattr(campaign, "complete", lambda runs, settings, finished: asked.append(settings.graphs))
     run(["reproduce", *typed], tmp_path)
     assert asked == [expected]

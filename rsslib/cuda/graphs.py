@@ -314,7 +314,7 @@ class GraphedSteps:
 
 
 @contextmanager
-def capture_into(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> Iterator[None]:
+def capture_into(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:
         yield
