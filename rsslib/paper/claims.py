@@ -639,7 +639,7 @@ def figure_claims(claims: Sequence[Claim], caption: str = "") -> Captioned:
     undecided = any(claim.direction for claim in claims)
     top = 1 - (TOP - 0.07) / height
     heading = f"{NO_SCALE};\nthe runs' direction:" if undecided else "verdict"
-    figure.text((left + 0.02) / WIDTH, top, heading, fontsize=7, fontweight="bold", va="bottom", linespacing=1.1)
+    figure.text((left - GAP + 0.12) / WIDTH, top, heading, fontsize=7, fontweight="bold", va="bottom", linespacing=1.1)
     figure.text(0.08 / WIDTH, top, "the paper's claim", fontsize=7, fontweight="bold", va="bottom")
     shown = {c.direction or c.kind for c in claims if not math.isnan(c.estimate)}
     handles: list = [

@@ -307,7 +307,8 @@ def _draw_times(axes: Axes, times: pd.DataFrame, styles: dict[str, MethodStyle],
             top, several = (x, max(height, seeds.max())), row.seeds > 1
             axes.annotate(f"×{row.speed_up:.1f}", top, (0, 9 if several else 3), fontweight="bold", **above)
             if several:
-                axes.annotate(f"{row.low:.1f} to {row.high:.1f}", top, (0, 3), fontsize=5.6, **above)
+                digits = 2 if row.high < 10 else 1
+                axes.annotate(f"{row.low:.{digits}f}–{row.high:.{digits}f}", top, (0, 3), fontsize=5.6, **above)
     axes.set_xticks([])
     axes.set_xlim(-0.6, x + 0.6)
     axes.set_ylim(0, 1.18 * times["seconds"].max() / unit)

@@ -260,7 +260,7 @@ def test_bars_are_means_of_seeds_which_are_points():
     assert list(points[0]) == pytest.approx([10, 610 / 60, 620 / 60]) and len(points) == 3
     logs = np.log([600 / 300, 610 / 310, 620 / 320])  # of RSS, paired by seed
     low, high = np.exp(stats.ttest_1samp(logs, 0).confidence_interval(0.95))
-    assert ratios(axes)[2:] == [f"×{np.exp(logs.mean()):.1f}", f"{low:.1f} to {high:.1f}"]
+    assert ratios(axes)[2:] == [f"×{np.exp(logs.mean()):.1f}", f"{low:.2f}–{high:.2f}"]
     assert "95 % interval over the seeds" in figure.caption
     assert legend_of(figure) == ("3 seeds", ["OFA", "RSS-Short", "RSS", "one seed"])
 
