@@ -8,6 +8,12 @@ limits are above 0 (an intersection-union test, which needs no correction) and n
 below 0 after Bonferroni's correction for the number of parts; else inconclusive. The estimate is the smallest part's,
 and its interval goes from the smallest of these lower to the smallest of these upper limits. Where runs are missing the
 verdict is not run, unless those there refute the claim; and at any profile but paper the scale decides nothing.
+
+Where the scale decides nothing a claim still has the direction in which the runs point. It agrees if all lower limits
+are above 0, points the other way if some corrected upper limit is below 0, and is unclear if the interval spans 0 or
+there is none; with one seed the interval is that over subnets. A ratio of training times agrees if its interval is
+above 1, whatever the published ratio, and points the other way if it is below; one seed has no such interval, and
+there the ratio itself counts.
 """
 
 import math
@@ -22,7 +28,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -49,12 +54,14 @@ from rsslib.paper.evidence import (
     median,
     slope,
 )
+from rsslib.paper.figures import Captioned
 from rsslib.paper.style import BASELINES, METHOD_STYLES, panel_label
 from rsslib.paper.summary import timed
 from rsslib.space import BACKBONES, SearchSpace
 
 REPRODUCED, REFUTED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 NOT_RUN, NO_SCALE = "not run", "scale decides nothing"
+AGREES, OTHER_WAY, UNCLEAR = "agrees", "points the other way", "unclear"
 ONE_SEED = " (one seed)"
 SPEED_UPS, TOLERANCE = {"6a": 1.9, "6b": 6.1}, 0.2  # as published, by claim; relative
 # Mean accuracies at 4 and 6, 8 and 10, 12 and 14 MFLOPs, the paper's smaller, medium and larger subnets of MobileNetV3
@@ -430,6 +437,7 @@ class Claim:
     high: float
     verdict: str
     reason: str
+    direction: str = ""  # where the scale decides nothing
 
     @property
     def kind(self) -> str:
@@ -473,8 +481,19 @@ def _judge(statement: Statement, parts: list[Part], decides: bool, baseline: str
         verdict = NOT_RUN
     elif not decides:
         verdict = NO_SCALE
+    direction = _direction(statement, there, kind) if verdict == NO_SCALE else ""
     reason = "; ".join(reasons)
-    return Claim(statement, baseline, tuple(parts), *numbers, verdict, f"{reason[:1].upper()}{reason[1:]}.")
+    reason = f"{reason[:1].upper()}{reason[1:]}."
+    return Claim(statement, baseline, tuple(parts), *numbers, verdict, reason, direction)
+
+
+def _direction(statement: Statement, parts: list[Part], kind: str) -> str:
+    """In which direction the runs point, by the rule in the module's text."""
+    if statement.unit != "times":
+        return {REPRODUCED: AGREES, REFUTED: OTHER_WAY}.get(kind, UNCLEAR)
+    (part,) = parts
+    low, high = (part.low(), part.high()) if part.degrees else (part.estimate,) * 2
+    return AGREES if low > 0 else OTHER_WAY if high < 0 else UNCLEAR
 
 
 Judged = tuple[str, tuple[float, float, float], str]  # verdict; estimate, low and high; why
@@ -508,8 +527,11 @@ def _near(statement: Statement, parts: list[Part]) -> Judged:
 
 
 def table(claims: Sequence[Claim]) -> pd.DataFrame:
-    """One row a claim and baseline: what the paper says and where, our estimate, the verdict and why, the figure."""
-    ours = ("baseline", "estimate", "low", "high", "verdict", "reason")
+    """One row a claim and baseline: what the paper says and where, our estimate, the verdict and why, the figure.
+
+    `direction` is empty unless the scale decides nothing.
+    """
+    ours = ("baseline", "estimate", "low", "high", "verdict", "direction", "reason")
     theirs = ("number", "text", "where", "statistic", "figure", "unit")
     return pd.DataFrame(
         [{n: getattr(c.statement, n) for n in theirs} | {n: getattr(c, n) for n in ours} for c in claims]
@@ -534,7 +556,8 @@ def markdown(claims: Sequence[Claim], folder: str | Path, prefix: str = "") -> s
         there = {name: (Path(folder) / f"{name}.png").exists() for name in row.figure.split(", ")}
         links = [f"[{n}]({prefix}{n}.png)" if drawn else f"{n} (not drawn)" for n, drawn in there.items()]
         text, baseline = f"{row.text} ({row.where})", _label(row.baseline) if row.baseline else ""
-        rows.append((row.number, text, baseline, row.statistic, number, row.verdict, row.reason, ", ".join(links)))
+        verdict = f"{row.verdict}; {row.direction}" if row.direction else row.verdict
+        rows.append((row.number, text, baseline, row.statistic, number, verdict, row.reason, ", ".join(links)))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -562,6 +585,8 @@ def conclusions(claims: Sequence[Claim]) -> str:
     counts = Counter(claim.kind for claim in claims)
     lines = [f"Verdicts: {', '.join(f'{kind} {n}' for kind, n in counts.items())}."]
     if counts[NO_SCALE]:
+        directions = Counter(claim.direction for claim in claims if claim.direction)
+        lines[0] += f" Directions: {', '.join(f'{direction} {n}' for direction, n in directions.items())}."
         return lines[0] + " These runs are not at the paper's scale: they decide nothing about either explanation.\n"
     lines.append("*Supported*: all claims are reproduced; *contradicted*: one is not reproduced; else *open*.")
     for baseline in dict.fromkeys(claim.baseline for claim in claims if claim.baseline):
@@ -584,74 +609,103 @@ def conclusions(claims: Sequence[Claim]) -> str:
 
 # --- the figure -------------------------------------------------------------------------------------------------------
 
-MARKERS = {REPRODUCED: ("o", True), REFUTED: ("X", True), INCONCLUSIVE: ("o", False), NO_SCALE: ("D", False),
-           NOT_RUN: ("D", False)}  # fmt: skip
+# Marker and whether it is filled, by verdict, or by direction where the scale decides nothing.
+MARKERS = {REPRODUCED: ("o", True), REFUTED: ("X", True), INCONCLUSIVE: ("o", False), NOT_RUN: ("s", False),
+           AGREES: ("D", True), OTHER_WAY: ("<", True), UNCLEAR: ("D", False)}  # fmt: skip
 COLOURS = {baseline: METHOD_STYLES[baseline].colour for baseline in BASELINES} | {"": "#4d4d4d"}
-PANELS = {
-    "points": "points of accuracy (the claim: above 0)",
-    "points per MFLOPs": "points of accuracy per MFLOPs (the claim: above 0)",
-    "times": "times as fast as OFA (shaded: published value ± 20 %)",
+PANELS = {  # by unit: name and width in inches
+    "points": ("points of accuracy", 1.7),
+    "points per MFLOPs": ("points per MFLOPs", 1.15),
+    "times": ("times as fast as OFA", 1.15),
 }
-WIDTH, LEFT, RIGHT, ROW, GAP = 7.8, 3.25, 1.5, 0.19, 0.47  # inches: page, texts beside the panels, rows, between panels
+LEFT, RIGHT, TOP, BOTTOM, ROW, GAP = 3.2, 1.4, 0.62, 0.42, 0.19, 0.2  # inches: texts beside the panels, rows, gaps
+WIDTH = LEFT + RIGHT + sum(width + GAP for _, width in PANELS.values())
 
 
-def figure_claims(claims: Sequence[Claim], caption: str = "") -> Figure:
-    """Estimate and 95 % interval of every claim, a panel a unit, beside the claim and the verdict in words.
+def figure_claims(claims: Sequence[Claim], caption: str = "") -> Captioned:
+    """Estimate and 95 % interval of every claim, in the paper's order, beside the claim and the verdict in words.
 
-    An interval that reaches the edge of its panel goes on beyond it. `caption` goes under the figure.
+    Each unit has a column with an axis of its own. Where the scale decides nothing this is said once, above the
+    directions. An interval that reaches the edge of its panel goes on beyond it. `caption` begins the caption.
     """
-    groups = {unit: [claim for claim in claims if claim.statement.unit == unit] for unit in PANELS}
-    height = 0.85 + ROW * len(claims) + GAP * (len(groups) - 1)
-    figure, y = Figure((WIDTH, height)), height - 0.3
-    for unit, members in groups.items():
-        y -= ROW * len(members)
-        place = (LEFT / WIDTH, y / height, 1 - (LEFT + RIGHT) / WIDTH, ROW * len(members) / height)
-        _draw_claims(figure.add_axes(place), members, unit)
-        y -= GAP
-    kinds, baselines = {c.kind for c in claims if not math.isnan(c.estimate)}, {c.baseline for c in claims}
+    height, left, columns = TOP + ROW * len(claims) + BOTTOM, LEFT, []
+    figure = Captioned((WIDTH, height))
+    for unit, (name, width) in PANELS.items():
+        place = (left / WIDTH, BOTTOM / height, width / WIDTH, ROW * len(claims) / height)
+        columns.append(figure.add_axes(place))
+        _draw_column(columns[-1], claims, unit, name)
+        left += width + GAP
+    _write_rows(columns[0], columns[-1], claims)
+    undecided = any(claim.direction for claim in claims)
+    top = 1 - (TOP - 0.07) / height
+    heading = f"{NO_SCALE};\nthe runs' direction:" if undecided else "verdict"
+    figure.text((left - GAP + 0.12) / WIDTH, top, heading, fontsize=7, fontweight="bold", va="bottom", linespacing=1.1)
+    figure.text(0.08 / WIDTH, top, "the paper's claim", fontsize=7, fontweight="bold", va="bottom")
+    shown = {c.direction or c.kind for c in claims if not math.isnan(c.estimate)}
     handles: list = [
         Line2D([], [], linestyle="", marker=marker, markersize=5, color="0.3", label=kind,
                markerfacecolor="0.3" if filled else "white")
-        for kind, (marker, filled) in MARKERS.items() if kind in kinds
+        for kind, (marker, filled) in MARKERS.items() if kind in shown
     ]  # fmt: skip
+    baselines = {c.baseline for c in claims}
     names = {baseline: f"against {_label(baseline)}" if baseline else "no baseline" for baseline in baselines}
     handles += [Patch(color=COLOURS[b], label=names[b]) for b in COLOURS if b in baselines]
     figure.legend(handles=handles, loc="upper center", ncols=8, frameon=False, fontsize=6.8, handletextpad=0.4,
                   columnspacing=1.2, handlelength=1.2, borderpad=0.3)  # fmt: skip
-    figure.text(0.08 / WIDTH, 0.06 / height, caption, fontsize=6.2, color="0.3", va="bottom", gid="caption")
+    words = "Bars: 95 % intervals, which may go on beyond the edge. Claims about accuracy hold above 0. Shaded: "
+    words += f"published ratios of training times ± {100 * TOLERANCE:g} %"
+    words += "; the direction of a ratio agrees wherever the method is faster than OFA." if undecided else "."
+    figure.caption = f"{caption} {words}".strip()
     return figure
 
 
-def _draw_claims(axes: Axes, claims: Sequence[Claim], unit: str) -> None:
-    """The claims of one unit, one below the other, with number and text to the left and the verdict to the right."""
+def _write_rows(first: Axes, last: Axes, claims: Sequence[Claim]) -> None:
+    """Number and text of each claim to the left of the `first` column, verdict or direction right of the `last`."""
+    style: dict[str, Any] = {"va": "center", "fontsize": 7}
+    before, after = ({**style, "transform": axes.get_yaxis_transform()} for axes in (first, last))
+    widths = [width for _, width in PANELS.values()]
+    for y, claim in enumerate(claims):
+        words = claim.statement.text
+        if _is_first(claims, y):
+            first.text((0.08 - LEFT) / widths[0], y, claim.statement.number, **before)
+        else:
+            words = f"the same against {_label(claim.baseline)}"
+        first.text((0.36 - LEFT) / widths[0], y, words, **before)
+        last.text(1 + 0.12 / widths[-1], y, claim.direction or claim.verdict, **after)
+
+
+def _is_first(claims: Sequence[Claim], y: int) -> bool:
+    return y == 0 or claims[y - 1].statement.number != claims[y].statement.number
+
+
+def _draw_column(axes: Axes, claims: Sequence[Claim], unit: str, name: str) -> None:
+    """The estimates of one unit, each in the row of its claim among all `claims`."""
+    rows = [(y, claim) for y, claim in enumerate(claims) if claim.statement.unit == unit]
     shown = [1, *SPEED_UPS.values()] if unit == "times" else [0]
-    shown += [claim.estimate for claim in claims if not math.isnan(claim.estimate)]
+    shown += [claim.estimate for _, claim in rows if not math.isnan(claim.estimate)]
     if unit == "times":
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlim(min(shown) / 1.5, max(shown) * 1.5)
+        powers = np.arange(*np.ceil(np.log2(axes.get_xlim())))
+        powers = powers[powers % math.ceil(len(powers) / 5) == 0]
+        axes.set_xticks(2.0**powers, [f"{2.0**power:g}" for power in powers])
+        axes.minorticks_off()
     else:
-        widths = [claim.high - claim.low for claim in claims if not math.isnan(claim.low)]
+        widths = [claim.high - claim.low for _, claim in rows if not math.isnan(claim.low)]
         room = max(0.35 * np.ptp(shown), 0.6 * np.median(widths or [0])) or 1.0  # no single wide interval decides
         axes.set_xlim(min(shown) - room, max(shown) + room)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(5 if unit == "points" else 4, prune="both"))
     axes.set_ylim(len(claims) - 0.5, -0.5)
     axes.axvline(1 if unit == "times" else 0, color="0.2", linewidth=0.8, zorder=1)
-    width = WIDTH - LEFT - RIGHT
-    text: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 7}
-    for y, claim in enumerate(claims):
-        first = y == 0 or claims[y - 1].statement.number != claim.statement.number
-        if first:
-            axes.text((0.08 - LEFT) / width, y, claim.statement.number, **text)
+    for y in range(1, len(claims)):
+        if _is_first(claims, y):
             axes.axhline(y - 0.5, color="0.9", linewidth=0.5, zorder=0)
-        words = claim.statement.text if first else f"the same against {_label(claim.baseline)}"
-        axes.text((0.34 - LEFT) / width, y, words, **text)
-        axes.text(1 + 0.12 / width, y, claim.verdict, **text)
+    for y, claim in rows:
         if unit == "times":
             low, high = ((1 + sign * TOLERANCE) * SPEED_UPS[claim.statement.number] for sign in (-1, 1))
             axes.fill_betweenx([y - 0.42, y + 0.42], low, high, color="0.87", linewidth=0, zorder=0)
         if not math.isnan(claim.estimate):
-            (marker, filled), colour = MARKERS[claim.kind], COLOURS[claim.baseline]
+            (marker, filled), colour = MARKERS[claim.direction or claim.kind], COLOURS[claim.baseline]
             error = None if math.isnan(claim.low) else [[claim.estimate - claim.low], [claim.high - claim.estimate]]
             axes.errorbar(claim.estimate, y, xerr=error, marker=marker, color=colour, markersize=5, capsize=2, zorder=3,
                           markerfacecolor=colour if filled else "white", linewidth=1.3)  # fmt: skip
@@ -659,4 +713,4 @@ def _draw_claims(axes: Axes, claims: Sequence[Claim], unit: str) -> None:
     axes.tick_params(axis="x", labelsize=7, pad=2)
     axes.grid(axis="x", linewidth=0.4, color="0.9")
     axes.set_axisbelow(True)
-    axes.set_xlabel(PANELS[unit], fontsize=7.5, labelpad=2)
+    axes.set_xlabel(name, fontsize=7.5, labelpad=2)

@@ -7,10 +7,12 @@ is drawn from memory. Call `set_style` once before drawing. `rsslib.paper.summar
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import Markdown, display
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,6 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rsslib.campaign.runs import Run
 from rsslib.files import atomic_path
+from rsslib.methods import OVERRIDES
 from rsslib.paper.style import BASELINES, METHOD_STYLES, MethodStyle, listed, method_styles, panel_label
 from rsslib.paper.summary import (
     PANEL_COLUMNS,
@@ -39,13 +42,18 @@ from rsslib.paper.summary import (
 ACCURACY, SIZE = "Test accuracy (%)", "Subnet size (MFLOPs)"
 
 COLUMN, PAGE = 3.6, 7.0  # inches: figures of one panel and of several are readable at these widths
-INK, CAPTION_SIZE, MARGIN = "0.15", 6.2, 0.05
-GROUP_WIDTH, JITTER_SEED = 0.86, 0
+INK, GROUP_WIDTH = "0.15", 0.8  # the width of a bucket's boxes is seaborn's for points
+FEWEST = 5  # subnets a bucket, method and seed of which quartiles are drawn
 SEED_MARK = {"linestyle": "", "marker": "o", "markersize": 2.4, "zorder": 4,
              "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.5}  # fmt: skip
-PUBLISHED_MARK = {"marker": "D", "markersize": 3, "markerfacecolor": "none", "markeredgewidth": 0.8,
-                  "color": "#c1121f", "linewidth": 0.8, "zorder": 5,
-                  "path_effects": [withStroke(linewidth=1.8, foreground="white")]}  # fmt: skip
+PUBLISHED_MARK = {"marker": "D", "markersize": 3, "markerfacecolor": "white", "markeredgewidth": 0.8,
+                  "color": "#c1121f", "linewidth": 0.8, "zorder": 5}  # fmt: skip
+
+
+class Captioned(Figure):
+    """A figure with what is to be written below it, which `show` and `save_figure` take from here."""
+
+    caption = ""
 
 
 def set_style() -> None:
@@ -66,13 +74,17 @@ def population_boxes(
     caption: str = "",
     published: pd.DataFrame | None = None,
     split: Mapping[str, Sequence[str]] | None = None,
-) -> Figure:
+    labels: Mapping[str, str] | None = None,
+    beside: pd.DataFrame | None = None,
+) -> Captioned:
     """Figure 3: test accuracy by subnet size, a box a method over the subnets as points, a panel a dataset.
 
-    `split` makes a panel of each of several sets of methods instead, by title. Several seeds are pooled in a box, with
-    the median of each seed marked. `published` (see the function of that name) adds the study's medians and quartiles
-    where it has any: ask for it only at the paper's scale. `caption` goes under the figure, wrapped. Raises InputError
-    for a table without rows or columns that this needs.
+    `split` makes a panel of each of several sets of methods instead, by title, on one axis of accuracy. Several seeds
+    are pooled in a box, with the median of each seed marked. Where a size has fewer than five subnets a method and
+    seed, medians stand in for the boxes. `published` (see the function of that name) adds the study's medians and
+    quartiles where it has any: ask for it only at the paper's scale. `labels` are names of methods for the legend.
+    `beside` is a population with which this one is to be compared by eye: the axes take its range too. `caption` is
+    what the figure's caption begins with. Raises InputError for a table without rows or columns that this needs.
     """
     check(population, POPULATION_COLUMNS, "population")
     panels = {panel_label(*names): table for names, table in by_panel(population)}
@@ -81,16 +93,23 @@ def population_boxes(
         panels = {title: table for title, table in panels.items() if len(table)}
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
-    figure = Figure((COLUMN if columns == 1 else PAGE, 2.5 * rows + 0.55), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    styles, compared = method_styles(population["method"]), False
+    figure = Captioned((COLUMN if columns == 1 else PAGE, 2.5 * rows + 0.55), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=split is not None).ravel()
+    styles, boxes = method_styles(population["method"], labels), _boxes(population)
+    if split is not None:  # the legend in the order of the panels
+        styles = {method: styles[method] for methods in split.values() for method in methods if method in styles}
+    compared = any(published_boxes(table, published) for table in panels.values())
     for i, (axes, (title, table)) in enumerate(zip(grid, panels.items(), strict=False)):
-        compared |= _draw_boxes(axes, table, styles, published)
+        _draw_population(axes, table, styles, published, boxes, compared)
+        if beside is not None:
+            _take_range(axes, beside.merge(table[["dataset", "backbone"]].drop_duplicates()), published)
         axes.set(title=title, xlabel=SIZE if i + columns >= len(panels) else "")
         axes.set_ylabel(ACCURACY if i % columns == 0 else "")
     figure.align_ylabels()
-    _legend(figure, grid[len(panels) :], styles, _sample_size(population), _several_seeds(population), compared)
-    _add_caption(figure, caption, _box_words(_several_seeds(population), compared))
+    seeds = _several_seeds(population)
+    rows_of_legend = max(map(len, split.values())) if split else None
+    _legend(figure, grid[len(panels) :], styles, _sample_size(population), seeds, compared, boxes, rows_of_legend)
+    figure.caption = f"{caption} {_population_words(seeds, compared, boxes)}".strip()
     return figure
 
 
@@ -102,83 +121,135 @@ def population_figure(
     folder: str | Path,
     name: str,
     split: Mapping[str, Sequence[str]] | None = None,
-) -> Figure | str:
+) -> Captioned | str:
     """`population_boxes` of some of the methods, saved as `name`; a sentence instead if none of their runs is there.
 
-    At the paper's scale the study's values are drawn in where it has any.
+    All figures of one population share the range of accuracy, so that they can be compared. Settings in which the runs
+    differ are told in the legend. At the paper's scale the study's values are drawn in where it has any.
     """
     shown = population[population["method"].isin(methods)]
     if shown.empty:
         return f"{name} is not drawn: none of its runs ({', '.join(methods)}) is finished."
     chosen = [run for run in runs if run.method.name in methods]
     at_scale = all(run.profile.name == "paper" for run in chosen)
-    figure = population_boxes(shown, caption(chosen, times), published() if at_scale else None, split)
+    figure = population_boxes(
+        shown, caption(chosen, times), published() if at_scale else None, split, labels_of(chosen), population
+    )
     save_figure(figure, folder, name)
     return figure
 
 
-def _draw_boxes(
-    axes: Axes, table: pd.DataFrame, styles: dict[str, MethodStyle], published: pd.DataFrame | None
-) -> bool:
-    """Boxes and points of one dataset; returns whether published values were drawn."""
-    rng = np.random.default_rng(JITTER_SEED)
+def labels_of(runs: Sequence[Run]) -> dict[str, str]:
+    """The methods' names for a legend, with the batch size, dropout or learning rate that was trained if they differ.
+
+    The learning rate is that of the first stage.
+    """
+    methods = {run.method.name: run.method for run in runs}
+    settings = pd.DataFrame(
+        {name: (m.batch_size, m.dropout, m.stages[0].learning_rate if m.stages else math.nan)
+         for name, m in methods.items()},
+        ["batch size", "dropout", "learning rate"],
+    )  # fmt: skip
+    told = settings[settings.nunique(axis=1) > 1]
+    labels = {}
+    for name, style in method_styles(methods).items():
+        base = next((name.removesuffix(f"-{change}") for change in OVERRIDES if name.endswith(f"-{change}")), name)
+        label = method_styles([base])[base].label if len(told) else style.label
+        labels[name] = ", ".join([label, *(f"{setting} {value:g}" for setting, value in told[name].items())])
+    return labels
+
+
+def _boxes(population: pd.DataFrame) -> bool:
+    """Whether all sizes of all runs have enough subnets for quartiles."""
+    return population.groupby([*PANEL_COLUMNS, "bucket"]).size().min() >= FEWEST
+
+
+def _draw_population(
+    axes: Axes,
+    table: pd.DataFrame,
+    styles: dict[str, MethodStyle],
+    published: pd.DataFrame | None,
+    boxes: bool,
+    compared: bool,
+) -> None:
+    """Boxes (or only medians) and points of one panel; `compared` leaves a gap right of each for published values."""
     buckets = sorted(table["bucket"].unique())
     here = [method for method in styles if method in set(table["method"])]
-    slot, size = GROUP_WIDTH / len(here), 5.0 if len(table) < 1000 else 2.5 if len(table) < 4000 else 1.5
+    slot, size = GROUP_WIDTH / len(here), 2.6 if len(table) < 1000 else 1.8 if len(table) < 4000 else 1.4
+    gap = 0.45 if compared else 0.25
+    spread = {"data": table, "x": "bucket", "y": "accuracy", "order": buckets, "hue": "method", "hue_order": here}
+    spread |= {"palette": {method: styles[method].colour for method in here}, "orient": "v", "legend": False}
+    look = {"size": size, "alpha": 0.75, "zorder": 1.5} if boxes else {"size": 3.2, "linewidth": 0.4, "zorder": 3}
+    sns.stripplot(**spread, dodge=True, jitter=False, edgecolor=INK, ax=axes, **look)
+    rng = np.random.default_rng(0)  # seaborn's own jitter is another every time
+    for points in axes.collections:
+        offsets = np.array(points.get_offsets())
+        offsets[:, 0] += rng.uniform(-0.5, 0.5, len(offsets)) * slot * (1 - gap) * (1 if boxes else 0.6)
+        points.set_offsets(offsets)
+    median = {"color": "white", "linewidth": 1.3} if boxes else {"color": INK, "linewidth": 1.2}
+    sns.boxplot(
+        **spread, dodge=True, width=GROUP_WIDTH, gap=gap, saturation=1, linewidth=0.6, linecolor=INK, showfliers=False,
+        showbox=boxes, showcaps=boxes, whiskerprops={"visible": boxes}, medianprops=median, ax=axes, zorder=2,
+    )  # fmt: skip
     study = published_boxes(table, published)
-    for (bucket, method), subnets in table.groupby(["bucket", "method"]):
+    drawn_boxes: list[Any] = list(axes.containers)
+    for method, drawn in zip(here, drawn_boxes, strict=True):
         style = styles[method]
-        x = buckets.index(bucket) + (here.index(method) - (len(here) - 1) / 2) * slot
-        jitter = rng.uniform(-0.42, 0.42, len(subnets)) * slot
-        axes.scatter(x + jitter, subnets["accuracy"], s=size, color=style.colour, alpha=0.75, linewidths=0, zorder=1.5)
-        drawn = axes.boxplot(
-            subnets["accuracy"], positions=[x], widths=0.74 * slot, manage_ticks=False, showfliers=False,
-            patch_artist=True, boxprops={"facecolor": style.colour, "edgecolor": INK, "linewidth": 0.6},
-            medianprops={"color": "white", "linewidth": 1.3, "solid_capstyle": "butt"},
-            whiskerprops={"color": INK, "linewidth": 0.6}, capprops={"color": INK, "linewidth": 0.6}, zorder=2,
-        )  # fmt: skip
-        drawn["boxes"][0].set(hatch=style.hatch, hatchcolor="1")
-        drawn["medians"][0].set(
-            gid=f"median {method} {bucket:g}", path_effects=[withStroke(linewidth=2.3, foreground=INK)]
-        )
-        if _several_seeds(table):
-            by_seed = subnets.groupby("seed")["accuracy"].median()
-            axes.plot([x] * len(by_seed), by_seed, **SEED_MARK)
-        if (method, bucket) in study:
-            q1, median, q3 = study[method, bucket]
-            side = x + 0.44 * slot  # beside the box, so that neither hides the other
-            axes.errorbar(
-                side, median, [[median - q1], [q3 - median]], gid=f"published {method} {bucket:g}", **PUBLISHED_MARK
-            )
+        for box in drawn.boxes:
+            box.set(hatch=style.hatch, hatchcolor="1")
+        for line in drawn.medians:
+            x = line.get_xdata().mean()
+            bucket = buckets[round(x)]
+            line.set(gid=f"median {method} {bucket:g}")
+            line.set_path_effects([withStroke(linewidth=2.3, foreground=INK)] if boxes else [])
+            if _several_seeds(table):
+                subnets = table[(table["method"] == method) & (table["bucket"] == bucket)]
+                by_seed = subnets.groupby("seed")["accuracy"].median()
+                axes.plot([x] * len(by_seed), by_seed, **SEED_MARK)
+            if (method, bucket) in study:
+                q1, middle, q3 = study[method, bucket]
+                name = f"published {method} {bucket:g}"
+                axes.errorbar(x + 0.46 * slot, middle, [[middle - q1], [q3 - middle]], gid=name, **PUBLISHED_MARK)
     axes.set_xticks(range(len(buckets)), [f"{bucket:g}" for bucket in buckets])
     axes.set_xlim(-0.5, len(buckets) - 0.5)
-    for edge in range(1, len(buckets)):
-        axes.axvline(edge - 0.5, color="0.9", linewidth=0.5, zorder=0.5)
-    return len(study) > 0
+    for border in range(1, len(buckets)):
+        axes.axvline(border - 0.5, color="0.9", linewidth=0.5, zorder=0.5)
 
 
-def _box_words(seeds: bool, compared: bool) -> str:
-    words = "Boxes: quartiles and median; whiskers: the furthest subnets within 1.5 interquartile ranges; "
-    words += "dots: subnets. MFLOPs: millions of multiply-accumulates."
-    words += " Circles: the median of each seed; boxes pool the seeds." if seeds else ""
-    words += " Diamonds, right of each box: the published median and quartiles, read off the paper." if compared else ""
+def _take_range(axes: Axes, population: pd.DataFrame, published: pd.DataFrame | None) -> None:
+    """Let the axis of accuracy hold all of `population` and its published values, with some room."""
+    study = [value for box in published_boxes(population, published).values() for value in box]
+    low, high = min([population["accuracy"].min(), *study]), max([population["accuracy"].max(), *study])
+    room = 0.04 * (high - low) or 1.0
+    axes.set_ylim(low - room, high + room)
+
+
+def _population_words(seeds: bool, compared: bool, boxes: bool) -> str:
+    words = "Lines: medians; dots: subnets."
+    if boxes:
+        words = "Boxes: quartiles and median; whiskers: the furthest subnets within 1.5 interquartile ranges; dots: "
+        words += "subnets."
+    words += " MFLOPs: millions of multiply-accumulates."
+    words += f" Circles: the median of each seed; {'boxes' if boxes else 'lines'} pool the seeds." if seeds else ""
+    words += " Diamonds, to the right: the published median and quartiles, read off the paper." if compared else ""
     return words
 
 
 # --- Figures 1 and 4: training time -----------------------------------------------------------------------------------
 
 
-def training_time_bars(times: pd.DataFrame, caption: str = "", published: pd.DataFrame | None = None) -> Figure:
+def training_time_bars(times: pd.DataFrame, caption: str = "", published: pd.DataFrame | None = None) -> Captioned:
     """Figure 4: training time of each method, a panel a dataset, with the speed-up over OFA written on the bars.
 
-    Bars are means over seeds, the seeds themselves are points. No ratio is written where the two methods' runs are not
-    all from the same hardware and executor; the text under the figure then says so. It also gives the hours in
-    `published`, which are of another machine. Raises InputError for a table without rows or columns that this needs.
+    Bars are means over seeds, the seeds themselves are points; a speed-up over several seeds has its 95 % interval (see
+    `speed_ups`). No ratio is written where the two methods' runs are not all from the same hardware and executor; the
+    caption then says so. It also gives the hours in `published`, which are of another machine. Raises InputError for a
+    table without rows or columns that this needs.
     """
     speeds, panels = speed_ups(times), list(by_panel(times))
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
-    figure = Figure((COLUMN if columns == 1 else PAGE, 2.1 * rows + 0.45), layout="constrained")
+    figure = Captioned((COLUMN if columns == 1 else PAGE, 2.1 * rows + 0.45), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     styles, unit = method_styles(times["method"]), time_unit(speeds["seconds"].max())
     for i, (names, table) in enumerate(panels):
@@ -186,7 +257,7 @@ def training_time_bars(times: pd.DataFrame, caption: str = "", published: pd.Dat
         grid[i].set(title=panel_label(*names), ylabel=f"Training time ({unit[0]})" if i % columns == 0 else "")
     figure.align_ylabels()
     _legend(figure, grid[len(panels) :], styles, _seed_words(times), _several_seeds(times))
-    _add_caption(figure, caption, _time_words(times, published))
+    figure.caption = f"{caption} {_time_words(times, published)}".strip()
     return figure
 
 
@@ -196,7 +267,7 @@ def figure_1(
     dataset: str,
     caption: str = "",
     published: pd.DataFrame | None = None,
-) -> Figure:
+) -> Captioned:
     """Figure 1: training time and subnet population of one dataset.
 
     `caption` and `published` are as in `population_boxes`. Raises InputError for a table without rows of the dataset or
@@ -207,15 +278,17 @@ def figure_1(
     population, times = (table[table["dataset"] == dataset] for table in (population, times))
     unit = time_unit(speed_ups(times)["seconds"].max())
     check(population, POPULATION_COLUMNS, "population")
-    figure = Figure((PAGE, 2.95), layout="constrained")
+    figure = Captioned((PAGE, 2.95), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.1))
     styles, seeds = method_styles([*population["method"], *times["method"]]), _several_seeds(population)
     _draw_times(left, times, styles, unit[1])
-    compared = _draw_boxes(right, population, styles, published)
+    compared, boxes = len(published_boxes(population, published)) > 0, _boxes(population)
+    _draw_population(right, population, styles, published, boxes, compared)
     left.set(title=f"(a) Training time, {panel_label(dataset)}", ylabel=f"Training time ({unit[0]})")
     right.set(title=f"(b) Subnet population, {panel_label(dataset)}", xlabel=SIZE, ylabel=ACCURACY)
     _legend(figure, [], styles, _sample_size(population), seeds, compared)
-    _add_caption(figure, caption, _time_words(times, published), _box_words(seeds, compared))
+    words = [caption, _time_words(times, published), _population_words(seeds, compared, boxes)]
+    figure.caption = " ".join(words).strip()
     return figure
 
 
@@ -230,8 +303,12 @@ def _draw_times(axes: Axes, times: pd.DataFrame, styles: dict[str, MethodStyle],
         if len(seeds) > 1:
             axes.plot(x + np.linspace(-0.15, 0.15, len(seeds)), seeds, **SEED_MARK)
         if np.isfinite(row.speed_up):
-            axes.annotate(f"×{row.speed_up:.1f}", (x, max(height, seeds.max())), (0, 3), textcoords="offset points",
-                          ha="center", va="bottom", fontweight="bold")  # fmt: skip
+            above = {"textcoords": "offset points", "ha": "center", "va": "bottom"}
+            top, several = (x, max(height, seeds.max())), row.seeds > 1
+            axes.annotate(f"×{row.speed_up:.1f}", top, (0, 9 if several else 3), fontweight="bold", **above)
+            if several:
+                digits = 2 if row.high < 10 else 1
+                axes.annotate(f"{row.low:.{digits}f}–{row.high:.{digits}f}", top, (0, 3), fontsize=5.6, **above)
     axes.set_xticks([])
     axes.set_xlim(-0.6, x + 0.6)
     axes.set_ylim(0, 1.18 * times["seconds"].max() / unit)
@@ -246,7 +323,8 @@ def _time_words(times: pd.DataFrame, published: pd.DataFrame | None = None) -> s
     words += ", mean of the seeds (circles). " if _several_seeds(times) else ". "
     if table["speed_up"].notna().any():
         baseline = next(b for b in BASELINES if b in set(times["method"]))
-        words += f"×: times as fast as {METHOD_STYLES[baseline].label}. "
+        words += f"×: times as fast as {METHOD_STYLES[baseline].label}"
+        words += ", below it the 95 % interval over the seeds. " if (table["seeds"] > 1).any() else ". "
     if any(len({name for names in rows["machines"] for name in names}) > 1 for _, rows in by_panel(table)):
         words += "No ratio is written between runs of different hardware or executors. "
     words += trained_on(table)
@@ -263,7 +341,7 @@ def _time_words(times: pd.DataFrame, published: pd.DataFrame | None = None) -> s
 
 
 def caption(runs: Sequence[Run], times: pd.DataFrame | None = None) -> str:
-    """Datasets, scale and seeds of `runs` in words, and with `times` where they were trained; for under a figure."""
+    """Datasets, scale and seeds of `runs` in words, and with `times` where they were trained; a caption."""
     scales: dict[str, dict[str, None]] = {}
     for run in runs:
         scales.setdefault(run.profile.describe(run.dataset), {})[panel_label(run.dataset, run.backbone)] = None
@@ -280,12 +358,19 @@ def _legend(
     title: str,
     seeds: bool,
     compared: bool = False,
+    boxes: bool = True,
+    rows: int | None = None,
 ) -> None:
-    """The figure's legend: above the panels, or in the place of a panel that the grid has left free."""
+    """The figure's legend: above the panels, or in the place of a panel that the grid has left free.
+
+    Methods are points where there are no `boxes`; `rows` are how many entries stand below each other.
+    """
+    dot = {"linestyle": "", "marker": "o", "markersize": 4, "markeredgecolor": INK, "markeredgewidth": 0.5}
     handles: list[Artist] = [
         Patch(facecolor=s.colour, edgecolor=INK, hatch=s.hatch, hatchcolor="1", linewidth=0.6, label=s.label)
+        if boxes else Line2D([], [], label=s.label, markerfacecolor=s.colour, **dot)
         for s in styles.values()
-    ]
+    ]  # fmt: skip
     if seeds:
         handles.append(Line2D([], [], label="one seed", **SEED_MARK))
     if compared:
@@ -297,7 +382,7 @@ def _legend(
     if len(free):
         free[0].legend(loc="center", **style)
         return
-    columns = len(handles)
+    columns = math.ceil(len(handles) / (rows or 1))
     if figure.get_figwidth() <= COLUMN:  # as many as fit side by side; four make two rows of two
         fits = 3 if sum(len(str(handle.get_label())) for handle in handles[:3]) < 34 else 2
         columns = min(len(handles), 2 if len(handles) == 4 else fits)
@@ -322,32 +407,26 @@ def _sample_size(population: pd.DataFrame) -> str:
     return f"{_range(counts)} subnet{'s' if counts.max() > 1 else ''} a bucket, {_seed_words(population)}"
 
 
-def _add_caption(figure: Figure, *parts: str) -> None:
-    """Make the figure taller and write `parts` under it, wrapped to its width between words."""
-    text = figure.text(0, 0, "", fontsize=CAPTION_SIZE, linespacing=1.25, color="0.3", va="bottom", gid="caption")
-    width, height = figure.get_size_inches()
-    lines = [""]
-    for word in " ".join(part for part in parts if part).split():
-        text.set_text(f"{lines[-1]} {word}".strip())
-        if lines[-1] and text.get_window_extent().width > figure.dpi * (width - 2 * MARGIN):
-            lines.append(word)
-        else:
-            lines[-1] = text.get_text()
-    room = len(lines) * 1.25 * CAPTION_SIZE / 72 + 2 * MARGIN
-    figure.set_size_inches(width, height + room)
-    figure.get_layout_engine().set(rect=(0, room / (height + room), 1, height / (height + room)))
-    text.set(text="\n".join(lines), x=MARGIN / width, y=MARGIN / (height + room))
+def show(figure: Figure | str) -> None:
+    """In a notebook: the figure with its caption below it, or the sentence that stands in for it."""
+    if isinstance(figure, Figure):
+        display(figure)
+    display(Markdown(figure if isinstance(figure, str) else getattr(figure, "caption", "")))
 
 
 def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     """Write <name>.png (200 dpi) and <name>.pdf into `folder` and return their paths.
 
-    The files are written whole or not at all, and carry no date: the same figure gives the same bytes.
+    The caption of a `Captioned` is the PDF's Subject and the PNG's Description. The files are written whole or not at
+    all, and carry no date: the same figure gives the same bytes.
     """
+    caption = figure.caption if isinstance(figure, Captioned) else ""
+    png, pdf = ({"Description": caption}, {"Subject": caption}) if caption else ({}, {})
+    files = {"png": {"dpi": 200, "metadata": png}, "pdf": {"metadata": pdf | {"CreationDate": None}}}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for suffix, options in (("png", {"dpi": 200}), ("pdf", {"metadata": {"CreationDate": None}})):
+    for suffix, options in files.items():
         with atomic_path(folder / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, **options)
         paths.append(folder / f"{name}.{suffix}")

@@ -1,9 +1,9 @@
 """How methods, datasets and backbones are called and look, in every figure, table and sentence."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from rsslib.methods import METHODS
+from rsslib.methods import METHODS, OVERRIDES
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ METHOD_STYLES = {
     "rss-short": MethodStyle("RSS-Short", "#f2a93b", "....."),
     "rss": MethodStyle("RSS", "#2a9d78", "/////"),
 }
-# RSS and RSS-Short share the looks of their ablations, as all that are compared share those of their overrides.
+# RSS and RSS-Short share the looks of their ablations.
 VARIANT_STYLES = {
     "per-batch": MethodStyle("1 per batch", "#c7667f", "\\\\\\\\\\"),
     "2-per-batch": MethodStyle("2 per batch", "#5b4636", "+++++"),
@@ -33,15 +33,29 @@ VARIANT_STYLES = {
     "max-then-min": MethodStyle("Max then Min", "#b9a7dd", "|||||"),
     "min-then-max": MethodStyle("Min then Max", "#7656a8", "-----"),
     "alternating": MethodStyle("Alternating", "#33214f"),
-    "batch-128": MethodStyle("batch size 128", "#9a9a9a", "|||||"),
-    "dropout-0.3": MethodStyle("dropout 0.3", "#9a9a9a", "|||||"),
-    "lr-0.02": MethodStyle("learning rate 0.02", "#9a9a9a", "|||||"),
 }
+# A change of a hyper-parameter has one hatch, and a tone of its method's colour that is far from it in lightness.
+CHANGE_HATCHES = {"batch-128": "|||||", "dropout-0.3": "-----", "lr-0.02": "\\\\\\\\\\"}
+CHANGE_COLOURS = {
+    "ofa": ("#7fb2dd", "#a3aee6", "#74c2c2"),
+    "ofa-released": ("#2f6ea5", "#4c5ba8", "#2a7f7f"),
+    "rss-short": ("#a85a16", "#b03a2e", "#7f6312"),
+}
+SETTINGS = {"batch_size": "batch size {:g}", "dropout": "dropout {:g}", "learning_rate_scale": "learning rate × {:g}"}
 METHOD_STYLES |= {
     f"{base}-{suffix}": replace(style, label=f"{METHOD_STYLES[base].label}, {style.label}")
     for base in METHOD_STYLES
     for suffix, style in VARIANT_STYLES.items()
     if f"{base}-{suffix}" in METHODS
+}
+METHOD_STYLES |= {
+    f"{base}-{change}": MethodStyle(
+        ", ".join([METHOD_STYLES[base].label, *(SETTINGS[name].format(value) for name, value in settings.items())]),
+        colour,
+        CHANGE_HATCHES[change],
+    )
+    for base, colours in CHANGE_COLOURS.items()
+    for (change, settings), colour in zip(OVERRIDES.items(), colours, strict=True)
 }
 OTHER_STYLES = (("#c7667f", "\\\\\\\\\\"), ("#8a6fb0", "-----"), ("#9a9a9a", "|||||"), ("#5b4636", "+++++"))
 BASELINES = ("ofa", "ofa-released")
@@ -55,12 +69,18 @@ DATASET_LABELS = {
     "digits": "Digits",
 }
 BACKBONE_LABELS = {"mobilenet_v3": "MobileNetV3", "proxylessnas": "ProxylessNAS"}
-def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
-    """The style of each of `methods`, in drawing order: the paper's order, then others as they come."""
+
+
+def method_styles(methods: Iterable[str], labels: Mapping[str, str] | None = None) -> dict[str, MethodStyle]:
+    """The style of each of `methods`, in drawing order: the paper's order, then others as they come.
+
+    `labels` has other names than the usual for some of them.
+    """
     methods = list(dict.fromkeys(methods))
     others = [method for method in methods if method not in METHOD_STYLES]
     extra = {m: MethodStyle(m, *OTHER_STYLES[i % len(OTHER_STYLES)]) for i, m in enumerate(others)}
-    return {m: style for m, style in (METHOD_STYLES | extra).items() if m in methods}
+    styles = {m: style for m, style in (METHOD_STYLES | extra).items() if m in methods}
+    return {m: replace(style, label=(labels or {}).get(m, style.label)) for m, style in styles.items()}
 
 
 def panel_label(dataset: str, backbone: str = "mobilenet_v3") -> str:

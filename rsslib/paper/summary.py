@@ -141,7 +141,8 @@ def headline(population: pd.DataFrame, times: pd.DataFrame) -> list[str]:
     gaps, styles = differences(population), method_styles(["ofa", "rss", "rss-short"])
     pairs = [f"{styles[method].label} minus {styles['ofa'].label}" for method in ("rss", "rss-short")]
     lines = [line for pair in pairs for line in _gap_sentences(gaps[gaps["method"] == pair])]
-    lines += _speed_sentences(times[times["method"].isin(["ofa", "rss"])]) if len(times) else []
+    shown = times[times["method"].isin(["ofa", "rss"])] if len(times) else times
+    lines += _speed_sentences(shown) if len(shown) else []
     return [line.removeprefix("- ") for line in lines]
 
 
@@ -161,6 +162,8 @@ def _speed_sentences(times: pd.DataFrame) -> Iterator[str]:
         base = next(b for b in BASELINES if b in here)
         styles = method_styles([row.method, base])
         faster = f"{styles[row.method].label} trained {row.speed_up:.2f} times as fast as {styles[base].label}"
+        if row.seeds > 1:
+            faster += f" (95 % interval {row.low:.2f} to {row.high:.2f}, {row.seeds} seeds)"
         yield f"- {panel_label(row.dataset, row.backbone)}: {faster}."
 
 
@@ -171,8 +174,10 @@ def speed_ups(times: pd.DataFrame) -> pd.DataFrame:
     """Training time of each method and how many times as fast as OFA it is: one row a dataset, backbone and method.
 
     Columns: dataset, backbone, method, clock and seconds (see `timed`; mean over seeds), machines (hardware with
-    executor, each once) and speed_up, which is NaN if the two methods' runs are not all from one hardware and executor.
-    The baseline is OFA's released code where OFA was not run; it has none itself. Raises InputError for a table without
+    executor, each once), speed_up, its 95 % interval low to high, and the seeds that it rests on. The speed-up is the
+    geometric mean of the ratios within each seed, the interval Student's t of their logarithms, which one seed does not
+    have. Without a seed of both methods, or if their runs are not all from one hardware and executor, it is NaN. The
+    baseline is OFA's released code where OFA was not run; it has none itself. Raises InputError for a table without
     rows or columns that this needs, or without a time.
     """
     check(times, TIMES_COLUMNS, "times")
@@ -185,16 +190,24 @@ def speed_ups(times: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (dataset, backbone), table in by_panel(timed(times)):
         table = table.assign(machine=table["hardware"].astype(str) + " (executor: " + table["executor"] + ")")
-        seconds, machines = table.groupby("method")["seconds"].mean(), table.groupby("method")["machine"]
-        machines = {method: tuple(names.unique()) for method, names in machines}
+        seconds = table.pivot(index="seed", columns="method", values="seconds")
+        machines = {method: tuple(names.unique()) for method, names in table.groupby("method")["machine"]}
         baseline = next((b for b in BASELINES if b in machines), None)
         for method in method_styles(machines):
             comparable = baseline and method != baseline and len({*machines[method], *machines[baseline]}) == 1
-            speed_up = seconds[baseline] / seconds[method] if comparable else math.nan
+            ratios = (seconds[baseline] / seconds[method]).dropna() if comparable else seconds[method][:0]
             clock = table["clock"].iloc[0]
-            rows.append((dataset, backbone, method, clock, seconds[method], machines[method], speed_up))
-    columns = ["dataset", "backbone", "method", "clock", "seconds", "machines", "speed_up"]
+            row = (dataset, backbone, method, clock, seconds[method].mean(), machines[method])
+            rows.append((*row, *_ratio(ratios), len(ratios)))
+    columns = ["dataset", "backbone", "method", "clock", "seconds", "machines", "speed_up", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _ratio(ratios: pd.Series) -> tuple[float, float, float]:
+    """Geometric mean of the seeds' ratios and its 95 % interval (Student's t on logarithms); NaN if missing."""
+    logs = np.log(ratios)
+    margin = stats.t.isf(0.025, max(1, len(logs) - 1)) * logs.sem()
+    return math.exp(logs.mean()), math.exp(logs.mean() - margin), math.exp(logs.mean() + margin)
 
 
 def timed(times: pd.DataFrame) -> pd.DataFrame:

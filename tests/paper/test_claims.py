@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from helpers import sentence
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from scipy import stats
 
 from rsslib import files
@@ -460,13 +461,60 @@ def test_the_figure_keeps_its_text_apart(all_claims, kind, dpi):
     for axes in figure.axes:
         texts = [*axes.get_xticklabels(), *axes.texts, axes.xaxis.label]
         boxes += [text.get_window_extent() for text in texts if text.get_text()]
-    boxes += [text.get_window_extent() for text in (*figure.texts, *figure.legends[0].get_texts())]
+    texts = [text for text in (*figure.texts, *figure.legends[0].get_texts()) if text.get_text()]
+    boxes += [text.get_window_extent() for text in texts]
     for i, box in enumerate(boxes):
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
         assert not any(box.overlaps(axes.bbox.padded(-2)) for axes in figure.axes), "text over a panel"
         assert not any(box.padded(-1).overlaps(other.padded(-1)) for other in boxes[:i])
     written = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert all(claim.statement.text in written and claim.verdict in written for claim in claims)
+    assert figure.caption.startswith("Made-up tables. Bars: 95 % intervals")
+
+
+@pytest.mark.parametrize("profile", ["smoke", "paper"])
+def test_the_figure_keeps_the_claims_order(study, profile):
+    claims = decide(study, times(), profile=profile, datasets=DATASETS)
+    figure = c.figure_claims(claims)
+    texts = [text for axes in figure.axes for text in axes.texts]
+    heights = {text.get_text(): text.get_position()[1] for text in texts if text.get_text() in NUMBERS}
+    assert sorted(heights, key=heights.get) == NUMBERS
+    for axes, unit in zip(figure.axes, c.PANELS, strict=True):  # estimates stand in the rows of their claims
+        marks = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() in "oXD<"}
+        assert marks == {y: claim.estimate for y, claim in enumerate(claims) if claim.statement.unit == unit}
+    everything = " ".join(text.get_text() for text in figure.findobj(Text))
+    assert everything.count("scale decides nothing") == (profile != "paper")
+
+
+def test_the_direction_is_told_where_the_scale_decides_nothing(study):
+    def directions(table, clocks):
+        found = decide(table, clocks, profile="smoke", datasets=DATASETS)
+        assert {claim.verdict for claim in found} <= {"scale decides nothing", "not run"}
+        return {claim.statement.number: claim.direction for claim in found}
+
+    assert set(directions(study, times()).values()) == {"agrees"}
+    assert {claim.direction for claim in decide(study, times())} == {""}  # the paper's scale has verdicts
+    lost = whole_study(shift=LOSSES["1"])
+    assert directions(lost, times())["1"] == "points the other way"
+    tie = pd.concat([population(["rss"]).assign(method=method) for method in MAIN], ignore_index=True)
+    found = directions(tie, times())
+    assert found["1"] == "unclear" and found["9"] == ""  # equal, and not run
+    for seeds in ((0,), (0, 1, 2)):
+        fast, slow = (directions(NOTHING, times(seeds=seeds, ratios=ratios)) for ratios in ((3.0, 30.0), (0.5, 0.9)))
+        assert fast["6a"] == fast["6b"] == "agrees" and slow["6a"] == slow["6b"] == "points the other way"
+    wide = times(ratios=(1.05, 6.1))
+    wide.loc[wide["method"] == "rss", "training_seconds"] *= 1 + 0.2 * wide["seed"]
+    assert directions(NOTHING, wide)["6a"] == "unclear"
+
+
+def test_the_direction_stands_beside_the_verdict(study, tmp_path):
+    claims = decide(whole_study(shift=LOSSES["1"]), times(), profile="smoke", datasets=DATASETS)
+    assert c.table(claims).set_index("number")["direction"]["1"] == "points the other way"
+    lines = c.markdown(claims, tmp_path).splitlines()[2:]
+    assert "| scale decides nothing; points the other way |" in lines[0]
+    assert all(f"| {claim.verdict}; {claim.direction} |" in line for claim, line in zip(claims, lines, strict=True))
+    counted = sum(claim.direction == "agrees" for claim in claims)
+    assert f"agrees {counted}" in c.conclusions(claims)
 
 
 @pytest.mark.parametrize("profile, cwd", [("paper", "."), ("paper", "notebooks"), ("smoke", ".")])

@@ -2,10 +2,15 @@
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import BUCKETS, MEDIANS, SECONDS, made_up
+from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from PIL import Image
+from scipy import stats
 
 from rsslib import campaign, methods
 from rsslib.errors import InputError
@@ -17,6 +22,11 @@ def style():
     with matplotlib.rc_context():
         figures.set_style()
         yield
+
+
+def luma(style):
+    """Lightness in grey print, 0 to 255."""
+    return np.dot([int(style.colour[i : i + 2], 16) for i in (1, 3, 5)], [0.299, 0.587, 0.114])
 
 
 def panels(figure):
@@ -34,13 +44,9 @@ def legend_of(figure):
     return legend.get_title().get_text(), [text.get_text() for text in legend.get_texts()]
 
 
-def caption_of(figure):
-    (text,) = [text for text in figure.texts if text.get_gid() == "caption"]
-    return text.get_text().replace("\n", " ")
-
-
 def published_marks(figure):
-    return [c for axes in figure.axes for c in axes.containers if (c.lines[0].get_gid() or "").startswith("published")]
+    bars = [c for axes in figure.axes for c in axes.containers if isinstance(c, ErrorbarContainer)]
+    return [c for c in bars if c.lines[0].get_gid().startswith("published")]
 
 
 # --- Figure 3 ---------------------------------------------------------------------------------------------------------
@@ -83,7 +89,7 @@ def test_seeds_are_pooled_and_each_one_marked():
     marks = [line.get_ydata() for line in axes.lines if line.get_marker() == "o"]
     assert [list(mark) for mark in marks] == [[m, m + 1, m + 2] for m in MEDIANS["rss"]]
     assert legend_of(figure) == ("3 subnets a bucket, 3 seeds", ["RSS", "one seed"])
-    assert "median of each seed" in caption_of(figure)
+    assert "median of each seed" in figure.caption
 
 
 @pytest.mark.parametrize("n", [1, 3, 4])
@@ -114,8 +120,8 @@ def test_published_values_are_drawn_only_if_asked_and_only_where_there_are_any()
     assert heights == {gid: value for gid, value in told.items() if "rss-short" not in gid}
     assert not published_marks(figures.population_boxes(population.query("dataset == 'mnist'"), published=table))
     assert legend_of(figure)[1] == ["OFA", "RSS", "published"]
-    assert "published" in caption_of(figure)
-    assert "published" not in caption_of(figures.population_boxes(population))
+    assert "published" in figure.caption
+    assert "published" not in figures.population_boxes(population).caption
     other, _ = made_up(backbone="proxylessnas")
     assert not published_marks(figures.population_boxes(other, published=figures.published()))
 
@@ -125,6 +131,97 @@ def test_the_released_code_is_compared_with_the_same_published_values():
     marks = published_marks(figures.population_boxes(population, published=figures.published()))
     heights = {mark.lines[0].get_gid(): mark.lines[0].get_ydata()[0] for mark in marks}
     assert heights["published ofa 4"] == heights["published ofa-released 4"] == 40.8
+
+
+def many(population, n=5):
+    """Each subnet n times, so that there are enough for quartiles."""
+    return pd.concat([population.assign(subnet=population["subnet"] + 3 * i) for i in range(n)], ignore_index=True)
+
+
+def boxes_drawn(axes):
+    return [box for drawn in axes.containers for box in getattr(drawn, "boxes", ())]
+
+
+def test_boxes_hold_the_quartiles_and_carry_colour_and_hatch():
+    population = many(made_up()[0])
+    (axes,) = panels(figures.population_boxes(population))
+    drawn = [(method, bucket) for method in ("ofa", "rss-short", "rss") for bucket in BUCKETS]
+    styles = [figures.METHOD_STYLES[method] for method, _ in drawn]
+    boxes = boxes_drawn(axes)
+    assert [box.get_hatch() or "" for box in boxes] == [style.hatch for style in styles]
+    assert [to_hex(box.get_facecolor()) for box in boxes] == [style.colour for style in styles]
+    groups = population.groupby(["method", "bucket"])["accuracy"]
+    edges = [box.get_path().vertices[:, 1] for box in boxes]
+    assert [edge.min() for edge in edges] == pytest.approx([groups.quantile(0.25)[key] for key in drawn])
+    assert [edge.max() for edge in edges] == pytest.approx([groups.quantile(0.75)[key] for key in drawn])
+
+
+@pytest.mark.parametrize(("n", "drawn"), [(4, 0), (5, 9)])
+def test_fewer_than_five_subnets_a_seed_get_no_boxes(n, drawn):
+    population = many(made_up(seeds=(0, 1, 2))[0])
+    population = population[population["subnet"] < n]
+    figure = figures.population_boxes(population)
+    (axes,) = panels(figure)
+    assert len(boxes_drawn(axes)) == drawn and ("Boxes" in figure.caption) == bool(drawn)
+    medians = population.groupby(["method", "bucket"])["accuracy"].median()
+    assert medians_drawn(axes) == {(method, f"{bucket:g}"): value for (method, bucket), value in medians.items()}
+    heights = np.concatenate([points.get_offsets()[:, 1] for points in axes.collections])
+    assert sorted(heights) == sorted(population["accuracy"])
+
+
+@pytest.mark.parametrize("methods", [["rss"], ["ofa", "ofa-released", "rss-short", "rss"]])
+def test_published_values_stand_clear_of_boxes_and_points(methods):
+    population = many(made_up(methods=methods)[0])
+    figure = figures.population_boxes(population, published=figures.published())
+    (axes,) = panels(figure)
+    places = np.sort([mark.lines[0].get_xdata()[0] for mark in published_marks(figure)])
+    edges = [box.get_path().vertices[:, 0] for box in boxes_drawn(axes)]
+    assert len(places) == len(edges) == len(methods) * len(BUCKETS)
+    for left, right, place in zip(*np.sort([(e.min(), e.max()) for e in edges], 0).T, places, strict=True):
+        assert right + 0.1 * (right - left) < place and not any(e.min() < place < e.max() for e in edges)
+    points = np.concatenate([dots.get_offsets()[:, 0] for dots in axes.collections if len(dots.get_offsets()) == 15])
+    assert len(points) == len(population)
+    assert all(any(e.min() <= x <= e.max() for e in edges) for x in points)
+
+
+def test_what_is_compared_has_the_same_axis_of_accuracy(tmp_path):
+    medians = {"rss-smallest": (10, 12, 14), "rss-largest": (80, 85, 95), "rss": (50, 51, 52)}
+    table, times = made_up(methods=list(medians), medians=medians)
+    planned = campaign.plan("quick", datasets=["cifar100"], methods=list(medians))
+    drawn = [
+        figures.population_figure(table, times, planned, names, tmp_path, name)
+        for name, names in (("figure_6", ["rss-smallest", "rss-largest"]), ("figure_7", ["rss"]))
+    ]
+    (a,), (b,) = map(panels, drawn)
+    assert a.get_ylim() == b.get_ylim() and a.get_ylim()[0] < 9 and a.get_ylim()[1] > 98
+    split = figures.population_boxes(table, split={"(a)": ["rss-smallest"], "(b)": ["rss-largest"]})
+    a, b = panels(split)
+    assert a.get_ylim() == b.get_ylim()
+
+
+@pytest.mark.parametrize("profile, rate", [("smoke", 0.04), ("paper", 0.01)])
+def test_the_legend_is_in_panel_order_and_tells_the_settings_that_were_trained(profile, rate, tmp_path):
+    pairs = {"(a)": ["rss-short", "rss-short-lr-0.02"], "(b)": ["ofa", "ofa-lr-0.02"]}
+    names = [name for pair in pairs.values() for name in pair]
+    table, times = made_up(methods=names)
+    planned = campaign.plan(profile, datasets=["cifar100"], methods=names)
+    figure = figures.population_figure(table, times, planned, names, tmp_path, "figure_S6", split=pairs)
+    rates = [f"learning rate {factor * rate:g}" for factor in (1, 2)]
+    told = [f"{name}, {rate}" for name in ("RSS-Short", "OFA") for rate in rates]
+    assert legend_of(figure)[1][:4] == told
+    assert figures.labels_of(planned[:1]) == {"rss-short": "RSS-Short"}
+    batches = campaign.plan(profile, methods=["ofa", "ofa-batch-128"], datasets=["cifar100"])
+    assert list(figures.labels_of(batches).values()) == ["OFA, batch size 64", "OFA, batch size 128"]
+
+
+def test_every_change_of_a_hyper_parameter_has_its_own_looks():
+    styles = figures.METHOD_STYLES
+    for base in ("ofa", "ofa-released", "rss-short"):
+        changed = [styles[f"{base}-{change}"] for change in methods.OVERRIDES]
+        assert len({style.hatch for style in [styles[base], *changed]}) == 4
+        assert all(abs(luma(style) - luma(styles[base])) > 40 for style in changed)
+    changed = [style for name, style in styles.items() if any(name.endswith(change) for change in methods.OVERRIDES)]
+    assert len(changed) == len({style.colour for style in changed}) == 9
 
 
 # --- Figures 1 and 4 --------------------------------------------------------------------------------------------------
@@ -150,8 +247,8 @@ def test_bars_show_times_in_a_fitting_unit_with_speed_ups(factor, unit, size):
     for axes in panels(figure):
         assert bars(axes) == pytest.approx({m: s * factor / size for m, s in SECONDS.items()})
         assert ratios(axes) == ["×6.0", "×2.0"]  # RSS-Short, RSS
-    assert "Trained on Abacus (executor: eager)." in caption_of(figure)
-    assert "×: times as fast as OFA" in caption_of(figure)
+    assert "Trained on Abacus (executor: eager)." in figure.caption
+    assert "×: times as fast as OFA" in figure.caption
 
 
 def test_bars_are_means_of_seeds_which_are_points():
@@ -161,6 +258,10 @@ def test_bars_are_means_of_seeds_which_are_points():
     assert bars(axes)["ofa"] == pytest.approx(610 / 60)
     points = [line.get_ydata() for line in axes.lines]
     assert list(points[0]) == pytest.approx([10, 610 / 60, 620 / 60]) and len(points) == 3
+    logs = np.log([600 / 300, 610 / 310, 620 / 320])  # of RSS, paired by seed
+    low, high = np.exp(stats.ttest_1samp(logs, 0).confidence_interval(0.95))
+    assert ratios(axes)[2:] == [f"×{np.exp(logs.mean()):.1f}", f"{low:.2f}–{high:.2f}"]
+    assert "95 % interval over the seeds" in figure.caption
     assert legend_of(figure) == ("3 seeds", ["OFA", "RSS-Short", "RSS", "one seed"])
 
 
@@ -172,22 +273,22 @@ def test_no_ratio_between_runs_of_different_machines(column):
     mnist, cifar = panels(figure)
     assert ratios(mnist) == ["×6.0", "×2.0"]
     assert ratios(cifar) == ["×6.0"]
-    assert "No ratio is written between runs of different hardware or executors." in caption_of(figure)
-    assert "other" in caption_of(figure)
+    assert "No ratio is written between runs of different hardware or executors." in figure.caption
+    assert "other" in figure.caption
 
 
 def test_no_ratio_without_a_baseline():
     _, times = made_up(methods=["rss", "rss-short"])
     figure = figures.training_time_bars(times)
     assert ratios(*panels(figure)) == []
-    assert "×" not in caption_of(figure)
+    assert "×" not in figure.caption
 
 
 def test_without_ofa_its_released_code_is_the_baseline():
     _, times = made_up(methods=["ofa-released", "rss"])
     figure = figures.training_time_bars(times)
     assert ratios(*panels(figure)) == ["×1.7"]
-    assert "×: times as fast as OFA (released code)" in caption_of(figure)
+    assert "×: times as fast as OFA (released code)" in figure.caption
 
 
 def test_figure_1_shows_the_dataset_asked_for():
@@ -216,19 +317,21 @@ def test_caption_names_datasets_scale_seeds_and_hardware():
     assert "seed 3." in paper and "MNIST: 10 + 27 epochs" in paper and "CIFAR-10 and CIFAR-100: 180 + 410" in paper
 
 
-def test_caption_is_wrapped_inside_the_figure_and_below_the_panels():
+def test_captions_are_not_in_the_image_and_are_shown_below_it(monkeypatch):
     population, times = made_up(["mnist", "cifar100"])
-    long = "A caption of many words. " * 40
-    for figure in (
-        figures.population_boxes(population, long),
-        figures.figure_1(population, times, "mnist", caption=long),
-    ):
-        figure.draw_without_rendering()
-        (text,) = [text for text in figure.texts if text.get_gid() == "caption"]
-        box = text.get_window_extent()
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1
-        assert box.y1 <= min(axes.get_tightbbox().y0 for axes in panels(figure))
-        assert caption_of(figure).startswith(long.strip())
+    given = "Of made-up runs."
+    drawn = [figures.population_boxes(population, given), figures.training_time_bars(times, given)]
+    drawn.append(figures.figure_1(population, times, "mnist", given))
+    shown = []
+    monkeypatch.setattr(figures, "display", shown.append)
+    for figure in drawn:
+        assert figure.caption.startswith(f"{given} ") and figure.caption.endswith(".")
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        assert not any("made-up" in text for text in texts)
+        figures.show(figure)
+        assert shown[-2] is figure and shown[-1].data == figure.caption
+    figures.show("figure_6 is not drawn.")
+    assert [type(shown[-1]).__name__, shown[-1].data] == ["Markdown", "figure_6 is not drawn."] and len(shown) == 7
 
 
 def test_legend_is_inside_the_figure_and_above_the_panels():
@@ -244,8 +347,7 @@ def test_methods_differ_without_colour():
     mains = ("ofa", "ofa-released", "rss-short", "rss")
     styles = {method: figures.METHOD_STYLES[method] for method in mains}
     assert len({style.hatch for style in styles.values()}) == len({style.label for style in styles.values()}) == 4
-    luma = [np.dot([int(s.colour[i : i + 2], 16) for i in (1, 3, 5)], [0.299, 0.587, 0.114]) for s in styles.values()]
-    order = [luma[list(styles).index(m)] for m in ("ofa", "rss", "rss-short")]
+    order = [luma(styles[method]) for method in ("ofa", "rss", "rss-short")]
     assert np.diff(order).min() > 30
 
 
@@ -280,24 +382,26 @@ def test_published_hours_are_told_under_the_times_if_asked_and_where_there_are_a
     _, times = made_up(datasets=("mnist", "cifar100"), methods=("rss", "rss-per-batch"))
     (hours,) = figures.published().query("quantity == 'training_hours_rtx3080' and method == 'rss'")["value"]
     figure = figures.training_time_bars(times, published=figures.published())
-    assert f"Published, on an RTX 3080, CIFAR-100: RSS {hours:g} h." in caption_of(figure)
+    assert f"Published, on an RTX 3080, CIFAR-100: RSS {hours:g} h." in figure.caption
     for asked, table in ((None, times), (figures.published(), times.query("dataset == 'mnist'"))):
-        assert "Published" not in caption_of(figures.training_time_bars(table, published=asked))
+        assert "Published" not in figures.training_time_bars(table, published=asked).caption
 
 
 def test_save_writes_both_files_the_same_every_time(tmp_path):
     population, _ = made_up()
     contents = []
     for folder in ("a/b", "c"):
-        figure = figures.population_boxes(population)
+        figure = figures.population_boxes(population, "×: a caption.")
         paths = figures.save_figure(figure, tmp_path / folder, "figure_3")
         assert paths == [tmp_path / folder / "figure_3.png", tmp_path / folder / "figure_3.pdf"]
         assert sorted(paths) == sorted((tmp_path / folder).iterdir())  # no temporary files are left
         contents.append([path.read_bytes() for path in paths])
         with Image.open(paths[0]) as image:
             assert image.size == tuple(int(200 * inches) for inches in figure.get_size_inches())
+            assert image.text["Description"] == figure.caption and figure.caption.startswith("×: a caption. ")
     assert contents[0] == contents[1]
     assert contents[0][1].startswith(b"%PDF") and b"CreationDate" not in contents[0][1]
+    assert "×: a caption. ".encode("utf-16-be") in contents[0][1] and b"/Subject" in contents[0][1]
 
 
 def test_a_failed_save_leaves_no_file(tmp_path):

@@ -8,7 +8,7 @@ from scipy import stats
 
 from rsslib import methods
 from rsslib.errors import InputError
-from rsslib.paper import summary
+from rsslib.paper import claims, summary
 
 
 def row(table: pd.DataFrame, method: str, quantity: str = "all") -> pd.Series:
@@ -72,6 +72,7 @@ def test_nothing_to_compare():
     population, times = made_up(methods=["rss"])
     assert summary.differences(population).empty and summary.readable(summary.differences(population)).empty
     assert "Nothing that is to be compared" in summary.findings(population, times, "paper")
+    assert summary.headline(*made_up(methods=["rss-short"])) == []
 
 
 def test_against_published():
@@ -107,6 +108,25 @@ def test_findings_of_several_seeds_and_another_scale():
     assert "RSS minus OFA: +6.00 points on the same subnets (95 % interval +6.00 to +6.00, 2 seeds)" in text
     assert "Profile `smoke` is not the paper's scale" in text and "one seed" not in text
     assert "RSS-Short trained" in text and "RSS trained" not in text  # nothing between unlike machines
+
+
+def test_a_speed_up_is_paired_by_seed_and_has_an_interval():
+    population, times = made_up(seeds=(0, 1, 5))
+    found = summary.speed_ups(times.sample(frac=1, random_state=0)).set_index("method").loc["rss"]
+    logs = np.log([600 / 300, 610 / 310, 650 / 350])
+    interval = np.exp(stats.ttest_1samp(logs, 0).confidence_interval(0.95))
+    assert (found["low"], found["high"]) == pytest.approx(tuple(interval)) and found["seeds"] == 3
+    assert found["speed_up"] == pytest.approx(stats.gmean([600 / 300, 610 / 310, 650 / 350]))
+    words = f"RSS trained {found['speed_up']:.2f} times as fast as OFA (95 % interval {interval[0]:.2f} to "
+    assert f"{words}{interval[1]:.2f}, 3 seeds)." in summary.findings(population, times, "paper")
+    claim = next(c for c in claims.decide(population[:0], times, "smoke", ["cifar100"]) if c.statement.number == "6a")
+    assert (claim.low, claim.high) == pytest.approx(tuple(interval))
+    one = times[(times["method"] != "rss") | (times["seed"] == 1)]
+    found = summary.speed_ups(one).set_index("method").loc["rss"]
+    assert found["speed_up"] == pytest.approx(610 / 310) and np.isnan(found["low"]) and found["seeds"] == 1
+    other = times[(times["method"] != "ofa") | (times["seed"] == 1)]
+    other = other[(other["method"] != "rss") | (other["seed"] == 0)]
+    assert np.isnan(summary.speed_ups(other).set_index("method").loc["rss", "speed_up"])
 
 
 @pytest.mark.parametrize("function", [summary.medians, summary.differences])
