@@ -141,7 +141,8 @@ def headline(population: pd.DataFrame, times: pd.DataFrame) -> list[str]:
     gaps, styles = differences(population), method_styles(["ofa", "rss", "rss-short"])
     pairs = [f"{styles[method].label} minus {styles['ofa'].label}" for method in ("rss", "rss-short")]
     lines = [line for pair in pairs for line in _gap_sentences(gaps[gaps["method"] == pair])]
-    lines += _speed_sentences(times[times["method"].isin(["ofa", "rss"])]) if len(times) else []
+    shown = times[times["method"].isin(["ofa", "rss"])] if len(times) else times
+    lines += _speed_sentences(shown) if len(shown) else []
     return [line.removeprefix("- ") for line in lines]
 
 

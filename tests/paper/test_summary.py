@@ -72,6 +72,7 @@ def test_nothing_to_compare():
     population, times = made_up(methods=["rss"])
     assert summary.differences(population).empty and summary.readable(summary.differences(population)).empty
     assert "Nothing that is to be compared" in summary.findings(population, times, "paper")
+    assert summary.headline(*made_up(methods=["rss-short"])) == []
 
 
 def test_against_published():
