@@ -5,6 +5,8 @@ import re
 import sys
 from collections.abc import Iterable
 
+PRECISIONS = ("fp32", "tf32", "bf16")
+
 
 class InputError(ValueError):
     """A parameter, file or folder that cannot be used; the message says what was expected and what to do."""

@@ -15,7 +15,7 @@ import psutil
 import torch
 import torchvision
 
-from rsslib.errors import InputError, check_device_name, choose
+from rsslib.errors import PRECISIONS, InputError, check_device_name, choose
 from rsslib.methods import Method
 from rsslib.operators import kernels
 
@@ -81,12 +81,11 @@ def keep_freed_memory() -> None:
 
 
 GENEROUS = 3 * 2**29  # bytes of a run's process on a CPU
-PRECISIONS = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}  # and how CUDA then multiplies float32 numbers
 
 
 def set_precision(precision: str) -> None:
     """How CUDA multiplies float32 numbers: fp32 as the study, tf32 with fewer digits. bf16 is left to the trainer."""
-    mode = PRECISIONS[choose(precision, PRECISIONS, "precision")]
+    mode = "tf32" if choose(precision, PRECISIONS, "precision") == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = mode
     torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
 

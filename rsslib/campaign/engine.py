@@ -62,6 +62,7 @@ def complete(
     """Make every run finished, in this order: load what is there, go on with what was begun, train what is missing.
 
     `finished` is called with each run as soon as it is, those that are at the start too.
+
     Any number of processes may be asked for the same runs, also from several machines that share the folder: one
     trains, the others take the runs that are free and wait for the rest at the end. With a time budget, `by_worth` puts
     the runs in an order in which what is finished by then is worth most. Finished runs do not need their dataset.
@@ -140,7 +141,7 @@ class _Campaign:
         shown = settings.progress and len(todo) > 1
         self.count, self.of, self.left = done, done + len(todo), sum(run.method.subnet_epochs for run in todo)
         self.began, self.work = time.perf_counter(), 0
-        self.bar = progress_bar(shown=shown, total=self.of, initial=done, position=0, bar_format="{desc}")
+        self.bar = progress_bar(shown=shown, position=0, bar_format="{desc}")
 
     def __enter__(self) -> "_Campaign":
         self.show()
@@ -333,8 +334,7 @@ def _train(
     saved = shown = time.monotonic()
 
     def after_epoch(state: TrainingState) -> bool:
-        nonlocal saved
-        nonlocal shown
+        nonlocal saved, shown
         stop = _stop.is_set() or (deadline is not None and time.time() >= deadline)
         if time.monotonic() - shown >= 1:  # for those who look on
             row = state.history[-1]

@@ -72,7 +72,7 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
 def status_of(run: Run, results: str | Path | None, config: dict, weights: bool = False) -> str:
     """missing, training, trained (to be evaluated) or finished.
 
-    Raises InputError if the folder holds another run, or files that are not as the run wrote them; of weights only if
+    Raises Refused if the folder holds another run, or files that are not as the run wrote them; of weights only if
     `weights`, since they are large and not needed for tables.
     """
     folder = run.folder(results)

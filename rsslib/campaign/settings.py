@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from rsslib.campaign.runs import results_folder
-from rsslib.errors import InputError, check_device_name, check_number, choose
+from rsslib.errors import PRECISIONS, InputError, check_device_name, check_number, choose
 from rsslib.files import project_folder
-
-PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 @dataclass(frozen=True)

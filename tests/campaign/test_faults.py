@@ -21,11 +21,11 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers import TINY, sentence, tables
+from small_runs import FILES, PROFILE, tiny
 
 from rsslib import campaign, files, trainer
 from rsslib import steps as single_steps
 from rsslib.campaign import (
-    Profile,
     RunsFailed,
     Settings,
     checkpoints,
@@ -42,20 +42,6 @@ from rsslib.data.dataset import load_dataset
 from rsslib.errors import InputError, Stopped
 from rsslib.space import BACKBONES, SearchSpace
 
-PROFILE = Profile(
-    "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
-)
-FILES = ["anchors.csv", "history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbone(monkeypatch):
-    monkeypatch.setitem(BACKBONES, "tiny", TINY)
-
-
-def tiny(*methods, profile=PROFILE, **settings):
-    return plan(profile, methods=methods or ("rss",), backbone="tiny", **settings)
-
 
 def complete(planned, results, **settings):
     settings = {"device": "cpu", "progress": False, "checkpoint_seconds": 0} | settings
@@ -69,11 +55,9 @@ def names(folder):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A finished run and its results folder; read only."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "tiny", TINY)
-        results = tmp_path_factory.mktemp("results")
-        complete(tiny(), results)
-        return tiny()[0], results
+    results = tmp_path_factory.mktemp("results")
+    complete(tiny(), results)
+    return tiny()[0], results
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers import TINY, sentence, tables
+from small_runs import FILES, PROFILE, tiny
 
 from rsslib import campaign, evaluate, files, machine
 from rsslib import steps as single_steps
@@ -47,25 +48,11 @@ from rsslib.machine import choose_device
 from rsslib.methods import TABLE_1, build, one_stage, override
 from rsslib.progress import in_words
 from rsslib.samplers import Successive
-from rsslib.space import BACKBONES, SearchSpace
+from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps
 from rsslib.supernet import SuperNet
 
-PROFILE = Profile(
-    "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
-)
-FILES = ["anchors.csv", "history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
 TINY_BUCKETS = len(TINY.buckets)
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbone(monkeypatch):
-    monkeypatch.setitem(BACKBONES, "tiny", TINY)
-
-
-def tiny(*methods, profile=PROFILE, **settings):
-    """Runs of the tiny backbone at the test profile."""
-    return plan(profile, methods=methods or ("rss",), backbone="tiny", **settings)
 
 
 def complete(runs_, results, **settings):
@@ -85,11 +72,9 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A results folder with the finished runs of two methods, and the runs; read only."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "tiny", TINY)
-        results = tmp_path_factory.mktemp("results")
-        made = tiny("ofa", "rss", "ofa-released")
-        complete(made, results)
+    results = tmp_path_factory.mktemp("results")
+    made = tiny("ofa", "rss", "ofa-released")
+    complete(made, results)
     return made, results
 
 

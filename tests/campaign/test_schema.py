@@ -6,32 +6,25 @@ import time
 
 import pandas as pd
 import pytest
-from helpers import TINY, sentence
+from helpers import sentence
+from small_runs import tiny
 
 from rsslib import campaign, files
-from rsslib.campaign import Profile, Settings, plan
+from rsslib.campaign import Profile, Settings
 from rsslib.errors import InputError
 from rsslib.explorer import finished_runs
-from rsslib.space import BACKBONES
 
 PROFILE = Profile("test", ("digits",), subnets_per_bucket=1, supernet_epochs=1, train_images=32, test_images=20)
 
 
 def planned():
-    return plan(PROFILE, methods=["rss-short"], backbone="tiny")
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbone(monkeypatch):
-    monkeypatch.setitem(BACKBONES, "tiny", TINY)
+    return tiny("rss-short", profile=PROFILE)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "tiny", TINY)
-        results = tmp_path_factory.mktemp("results")
-        campaign.complete(planned(), Settings(results, device="cpu", progress=False))
+    results = tmp_path_factory.mktemp("results")
+    campaign.complete(planned(), Settings(results, device="cpu", progress=False))
     return results
 
 

@@ -1,0 +1,13 @@
+"""Runs of a tiny backbone at a scale of milliseconds, and the files that one leaves."""
+
+from rsslib.campaign import Profile, plan
+
+PROFILE = Profile(
+    "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
+)
+FILES = ["anchors.csv", "history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
+
+
+def tiny(*methods, profile=PROFILE, **settings):
+    """Runs of the tiny backbone, by default of RSS at the test profile."""
+    return plan(profile, methods=methods or ("rss",), backbone="tiny", **settings)
