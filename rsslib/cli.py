@@ -50,16 +50,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
             command.add_argument("--engine", choices=("local", "ray"), default="local", help="who places the runs")
             command.add_argument("--address", help="a Ray cluster's, as host:port or auto")
+    add_products(commands)
     options = vars(parser.parse_args(arguments))
     command = options.pop("command")
     try:
-        return run_command(command, options)
+        return options.pop("work")(options) if "work" in options else run_command(command, options)
     except InputError as error:
         print(f"rsslib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("rsslib: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def add_products(commands) -> None:
+    """The commands that take a supernet to an application: search, export, predict."""
+    text = "name the class of image files with an exported model; needs onnxruntime, not PyTorch"
+    command = commands.add_parser("predict", help=text, description=text)
+    command.add_argument("model", help="a file that `rsslib export` wrote")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size")
+    command.set_defaults(work=predict_images)
+
+
+def predict_images(options: dict) -> int:
+    from rsslib.predicting import predict
+
+    for prediction in predict(options["model"], options["images"]):
+        print(f"{prediction.path}: {prediction.label} ({100 * prediction.probability:.1f} %)")
+    return 0
 
 
 def run_command(command: str, options: dict) -> int:
