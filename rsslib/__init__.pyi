@@ -1,10 +1,17 @@
 from .campaign.engine import complete as complete
 from .campaign.runs import plan as plan
 from .campaign.settings import Settings as Settings
+from .campaign.tables import deployable as deployable
 from .data.dataset import load_dataset as load_dataset
 from .evaluate import evaluate_population as evaluate_population
+from .exporting import Deployable as Deployable
+from .exporting import export as export
+from .latency import latency as latency
+from .latency import latency_table as latency_table
 from .methods import Method as Method
 from .methods import one_stage as one_stage
+from .searching import chosen as chosen
+from .searching import search as search
 from .space import Arch as Arch
 from .space import SearchSpace as SearchSpace
 from .supernet import SuperNet as SuperNet

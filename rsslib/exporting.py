@@ -80,7 +80,10 @@ class Deployable(nn.Module):
         return cls(network.cpu(), space, card_of(space, arch, images), images.mean, images.std)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.to(self.scale.dtype) * self.scale + self.shift)
+        return self.network(self.normalise(images))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return images.to(self.scale.dtype) * self.scale + self.shift
 
     def __repr__(self) -> str:
         c = self.card
@@ -229,7 +232,7 @@ def verify(subnet: nn.Module, model, images: Tensor) -> dict:
 
 
 def compare(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference of logits [N, classes], relative to the largest of them; raises InputError if too large."""
+    """The largest difference of logits [N, classes] over the largest of them; raises InputError if it is too large."""
     if found.shape != expected.shape or not np.isfinite(found).all():
         raise InputError(
             f"the export gives logits of shape {found.shape}, finite: {bool(np.isfinite(found).all())}, expected "

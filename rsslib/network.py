@@ -123,6 +123,10 @@ class Network(nn.Module):
         x = self.first(self.stem(x))
         for block in self.blocks.values():
             x = block(x)
+        return self.head(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits [N, classes] of the last block's feature maps."""
         x = self.head_expand(x).mean((2, 3), keepdim=True)
         if self.head_mix is not None:
             x = self.head_mix(x)

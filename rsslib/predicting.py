@@ -69,7 +69,8 @@ def open_model(path: str | Path) -> Model:
         raise InputError(f"{path} is damaged or no ONNX file ({reason(error)}): export it again") from None
     try:
         card = {name: json.loads(value) for name, value in words.items() if name != FORMAT}
-        shape, images, logits = [card["channels"], *2 * [card["resolution"]]], session.get_inputs(), session.get_outputs()
+        images, logits = session.get_inputs(), session.get_outputs()
+        shape = [card["channels"], card["resolution"], card["resolution"]]
         told = [words[FORMAT], [x.name for x in images], images[0].type, images[0].shape[1:], logits[0].shape[1:]]
         ours = told == ["1", ["images"], "tensor(uint8)", shape, [len(card["classes"])]]
     except (KeyError, ValueError, IndexError, TypeError):

@@ -329,15 +329,16 @@ class SearchSpace:
 
         An `Arch` gives an int; rows [n, 2 * layers + stages] give int64 [n]. A table look-up, not a walk over modules.
         """
-        return self._total(archs, self._macs_table, self._fixed[0])
+        return self.total(archs, self._macs_table, self._fixed[0])
 
     def parameters(self, archs: Arch | np.ndarray) -> int | np.ndarray:
         """Parameters of the extracted subnets (BN affine included, kernel matrices not); shapes as for `macs`."""
-        return self._total(archs, self._parameters_table, self._fixed[1])
+        return self.total(archs, self._parameters_table, self._fixed[1])
 
-    def _total(self, archs, table: np.ndarray, fixed: int):
+    def total(self, archs: Arch | np.ndarray, table: np.ndarray, fixed: float):
+        """`fixed` plus the sum over each subnet's layers of `table` [layer, kernel size, expand ratio], as `macs`."""
         if isinstance(archs, Arch):
-            return int(self._total(self.to_rows([archs]), table, fixed)[0])
+            return self.total(self.to_rows([archs]), table, fixed)[0].item()
         kernel, expand, _ = self._split(archs)
         per_layer = table[np.arange(self.n_layers), kernel, expand]
         return fixed + np.where(self.active_mask(archs), per_layer, 0).sum(1)
