@@ -2,6 +2,7 @@ from .campaign.engine import complete as complete
 from .campaign.runs import plan as plan
 from .campaign.settings import Settings as Settings
 from .campaign.tables import deployable as deployable
+from .cards import load_supernet as load_supernet
 from .data.dataset import load_dataset as load_dataset
 from .evaluate import evaluate_population as evaluate_population
 from .exporting import Deployable as Deployable

@@ -102,7 +102,7 @@ def card_of(space: SearchSpace, arch: Arch, images: Dataset) -> Card:
 
 def check_images(space: SearchSpace, images: Dataset) -> None:
     """Raise InputError unless a supernet of this space takes these images and has their classes."""
-    theirs = (images.channels, images.x_train.shape[-1], images.n_classes)
+    theirs = (images.channels, images.resolution, images.n_classes)
     own = (space.in_channels, space.resolution, space.classes)
     if theirs != own:
         words = ["{} channels, {} pixels a side, {} classes".format(*values) for values in (theirs, own)]

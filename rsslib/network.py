@@ -77,7 +77,7 @@ class MBConv(nn.Module):
 class Network(nn.Module):
     """One architecture as an ordinary network, with PyTorch's default initialisation.
 
-    Maps images [N, in_channels, 32, 32] to logits [N, classes].
+    Maps images [N, in_channels, R, R] to logits [N, classes].
     """
 
     def __init__(self, space: SearchSpace, arch: Arch, dropout: float = 0.0):

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from rsslib import files
-from rsslib.data.augmentation import normalise
 from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError, check_number, choose
-from rsslib.evaluate import correct_answers, evaluate_population, recalibration_images
+from rsslib.evaluate import LabelledBatches, correct_answers, evaluate_population, recalibration_images
 from rsslib.exporting import check_images, needed
 from rsslib.latency import LatencyTable, latency_table
 from rsslib.machine import own_stream
@@ -234,15 +233,13 @@ class Scores:
 
     def correct(self, rows: np.ndarray, n: int, bar=None) -> np.ndarray:
         """int64 [rows]: how many of the first `n` validation images each subnet classifies correctly."""
-        batch = 200 if self.images.device.type == "cpu" else 5000
         keys = [("".join(map(str, row)), n) for row in rows]
         data, batches, counts = self.images, None, {}
         with own_stream(data.device):
             for key, row in zip(keys, rows, strict=True):
                 if key not in self.known and key not in counts:
                     if batches is None:
-                        pairs = zip(data.x_val[:n].split(batch), data.y_val[:n].split(batch), strict=True)
-                        batches = [(normalise(x, data.mean, data.std), y) for x, y in pairs]
+                        batches = LabelledBatches(data.x_val[:n], data.y_val[:n], data)
                     arch = self.supernet.space.to_arch(row)
                     counts[key] = correct_answers(self.supernet, arch, batches, self.recalibration)
                 if bar is not None:

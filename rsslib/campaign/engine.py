@@ -21,6 +21,7 @@ from rsslib import files
 from rsslib.campaign.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from rsslib.campaign.record import (
     ANCHORS,
+    CARD,
     HISTORY,
     LOCK,
     POPULATION,
@@ -32,8 +33,9 @@ from rsslib.campaign.record import (
 from rsslib.campaign.runs import Run
 from rsslib.campaign.settings import Settings
 from rsslib.campaign.workers import worker_processes, worker_threads
+from rsslib.cards import write_card
 from rsslib.data.dataset import Dataset, cached_dataset
-from rsslib.data.readers import is_there
+from rsslib.data.readers import LICENCES, is_there
 from rsslib.errors import InputError, Stopped
 from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import Refused, read_record, write_record
@@ -72,7 +74,7 @@ def complete(runs: Sequence[Run], settings: Settings | None = None) -> None:
     settings = replace(settings, device=str(where))
     todo, refused, new_images = [], [], {}
     for run in _different(runs):  # first look at everything, so that a mistake in the last run costs nothing
-        population_of(run.backbone, run.profile.subnets_per_bucket)
+        population_of(run.backbone, run.profile.subnets_per_bucket, run.resolution)
         images = images_of(run, settings) if _needs_images(run, settings) else None
         config = configuration(run, images, settings.precision)
         try:
@@ -122,8 +124,15 @@ def complete(runs: Sequence[Run], settings: Settings | None = None) -> None:
 
 def images_of(run: Run, settings: Settings) -> Dataset:
     """The dataset of a run, as much of it as its profile takes, on the settings' device."""
-    profile = run.profile
-    return cached_dataset(run.dataset, settings.data, settings.device, profile.train_images, profile.test_images)
+    profile, size = run.profile, run.resolution
+    return cached_dataset(run.dataset, settings.data, settings.device, profile.train_images, profile.test_images, size)
+
+
+def space_of(run: Run, images: Dataset) -> SearchSpace:
+    """The search space of a run, with the channels and classes of its dataset."""
+    return SearchSpace(
+        run.backbone, in_channels=images.channels, classes=images.n_classes, resolution=run.resolution
+    )
 
 
 def _needs_images(run: Run, settings: Settings) -> bool:
@@ -238,7 +247,7 @@ def complete_run(run: Run, settings: Settings, deadline: float | None = None, wa
             record["config"] = config
             record.setdefault("threads", settings.threads)  # which decide the last digits
             with use_threads(record["threads"]):
-                space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
+                space = space_of(run, images)
                 state = start(space, run.method, run.seed, images.device)
                 state.bfloat16 = settings.precision == "bf16"
                 if status == "trained":
@@ -314,14 +323,41 @@ def _evaluate(
     for checkpoint in checkpoints(folder):
         checkpoint.unlink()
     began = time.perf_counter()
-    population = population_of(run.backbone, run.profile.subnets_per_bucket)
+    population = population_of(run.backbone, run.profile.subnets_per_bucket, run.resolution)
     table = evaluate_population(supernet.eval(), population, images, f"{run.name}: evaluate", settings.progress)
     beside = evaluate_population(supernet, anchors(supernet.space), images, f"{run.name}: anchors", settings.progress)
     record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began}
     record |= {"evaluation_hardware": environment(images.device)["hardware"], "finished": _now()}
     record["sha256"][POPULATION] = files.write_csv(folder / POPULATION, table)
     record["sha256"][ANCHORS] = files.write_csv(folder / ANCHORS, beside)
+    weights = record["sha256"][WEIGHTS]
+    record["sha256"][CARD] = write_card(folder, supernet, weights, card_of(run, record, table, images))
     write_record(folder, record)
+
+
+def card_of(run: Run, record: dict, population: pd.DataFrame, images: Dataset) -> dict:
+    """What the card of a run's supernet says of its training and its quality."""
+    by_size = population.groupby("bucket")["accuracy"]
+    return {
+        "dataset": run.dataset,
+        "dataset_sha256": images.checksum,
+        "licence_of_the_data": LICENCES.get(run.dataset, "not known: these are images of your own"),
+        "classes": images.classes,
+        "mean": images.mean,
+        "std": images.std,
+        "method": run.method.name,
+        "profile": run.profile.name,
+        "seed": run.seed,
+        "epochs": run.method.epochs,
+        "train_images": len(images.x_train),
+        "test_images": len(images.x_test),
+        "test_accuracy_by_mflops": {
+            f"{bucket:g}": {"median": group.median(), "worst": group.min(), "best": group.max(), "subnets": len(group)}
+            for bucket, group in by_size
+        },
+        "hardware": record["hardware"],
+        "finished": record["finished"],
+    }
 
 
 @contextmanager

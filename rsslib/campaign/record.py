@@ -19,21 +19,22 @@ from rsslib.campaign.runs import Run
 from rsslib.errors import InputError
 from rsslib.files import REBUILD, Refused, read_record
 from rsslib.samplers import Sampler
-from rsslib.space import RECALIBRATION_IMAGES, Arch, SearchSpace
+from rsslib.space import RECALIBRATION_IMAGES, RESOLUTION, Arch, SearchSpace
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and whoever lists runs has no need of it
     from rsslib.data.dataset import Dataset
 
 POPULATION_SEED = 0
 HISTORY, POPULATION, ANCHORS, WEIGHTS = "history.csv", "population.csv", "anchors.csv", "weights.safetensors"
+CARD = "card.json"  # of the weights; see rsslib.cards
 LOCK = "run.lock"
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
 
 
 @lru_cache(maxsize=4)
-def population_of(backbone: str, subnets_per_bucket: int) -> list[tuple[float, Arch]]:
+def population_of(backbone: str, subnets_per_bucket: int, resolution: int = RESOLUTION) -> list[tuple[float, Arch]]:
     """The subnets on which every run of a backbone is evaluated, with their buckets."""
-    return SearchSpace(backbone).population(subnets_per_bucket, seed=POPULATION_SEED)
+    return SearchSpace(backbone, resolution=resolution).population(subnets_per_bucket, seed=POPULATION_SEED)
 
 
 def configuration(run: Run, images: "Dataset | None" = None, precision: str | None = None) -> dict:
@@ -54,6 +55,7 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
                     "dataset_sha256": images and images.checksum,
                     "train_images": len(images.x_train) if images else run.profile.train_images,
                     "backbone": run.backbone,
+                    **({} if run.resolution == RESOLUTION else {"resolution": run.resolution}),
                     "seed": run.seed,
                     "method": method,
                     "precision": precision,

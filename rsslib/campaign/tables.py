@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from rsslib import files
-from rsslib.campaign.engine import images_of
+from rsslib.campaign.engine import images_of, space_of
 from rsslib.campaign.record import ANCHORS, HISTORY, POPULATION, WEIGHTS, configuration, status_of
 from rsslib.campaign.runs import Run, results_folder
 from rsslib.campaign.settings import Settings
@@ -18,7 +18,7 @@ from rsslib.errors import InputError
 from rsslib.exporting import Deployable
 from rsslib.files import REBUILD, read_record
 from rsslib.machine import choose_device
-from rsslib.space import Arch, SearchSpace
+from rsslib.space import Arch
 from rsslib.supernet import SuperNet
 
 
@@ -107,7 +107,7 @@ def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperN
             f"the dataset {run.dataset} here is another than the one that {run.name} was trained on: "
             f"restore it in {settings.data}, or {REBUILD}"
         )
-    space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
+    space = space_of(run, images)
     supernet = SuperNet(space, run.method.dropout).to(settings.device)
     supernet.load_state_dict(files.read_tensors(path, record))
     return supernet.eval(), images

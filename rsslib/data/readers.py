@@ -16,6 +16,13 @@ from rsslib.files import atomic_path, remove_temporary, write
 from rsslib.space import RESOLUTION
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+LICENCES = {  # as their authors or distributors state them
+    "digits": "CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
+    "mnist": "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
+    "fashion_mnist": "MIT (Zalando SE)",
+    "cifar10": "none stated; its author asks to cite Krizhevsky 2009",
+    "cifar100": "none stated; its author asks to cite Krizhevsky 2009",
+}
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 _TORCHVISION = dict(zip(DATASETS[1:], ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"), strict=True))
@@ -70,8 +77,10 @@ def fit_with_pillow(x: np.ndarray, resolution: int) -> np.ndarray:
     return np.stack(planes, -1).round().clip(0, 255).astype(np.uint8)
 
 
-def read(name: str, root: Path) -> tuple[Rows, Rows, tuple[str, ...], Path]:
+def read(name: str, root: Path, resolution: int = RESOLUTION) -> tuple[Rows, Rows, tuple[str, ...], Path]:
     """Training rows, test rows, class names and the path of the dataset `name` in the folder `root`, all checked.
+
+    Image files come at the resolution, the rest as it is stored.
 
     Raises InputError if there is no such dataset, its files cannot be used, or the download fails.
     """
@@ -87,7 +96,7 @@ def read(name: str, root: Path) -> tuple[Rows, Rows, tuple[str, ...], Path]:
         else:
             check_name(name, root)
             path = root / str(name)
-            train, test, classes = _read_folder(path)
+            train, test, classes = _read_folder(path, resolution)
     return train, test, _check_classes(train.y, test.y, classes, path), path
 
 
@@ -185,7 +194,7 @@ def _check_classes(
     return tuple(str(i) for i in range(k)) if classes is None else classes
 
 
-def _read_folder(folder: Path) -> tuple[Rows, Rows, tuple[str, ...]]:
+def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, ...]]:
     def listed(path: Path) -> list[Path]:
         return sorted(p for p in path.iterdir() if not p.name.startswith("."))
 
@@ -221,7 +230,7 @@ def _read_folder(folder: Path) -> tuple[Rows, Rows, tuple[str, ...]]:
         images, keys = [], []
         for path, _ in paths:  # resized at once: the files together may not fit in memory
             x = read_image(path, grey)[None]
-            images.append(fit(x))
+            images.append(fit(x, resolution))
             keys.append(hash_rows(x))
         labels = np.array([label for _, label in paths], dtype=np.int64)
         splits.append(Rows(np.concatenate(images), labels, np.concatenate(keys)))

@@ -45,7 +45,7 @@ from rsslib.space import BACKBONES, SearchSpace
 PROFILE = Profile(
     "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
 )
-FILES = ["anchors.csv", "history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
+FILES = ["anchors.csv", "card.json", "history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
 
 
 @pytest.fixture(autouse=True)

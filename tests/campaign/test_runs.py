@@ -45,7 +45,7 @@ from rsslib.space import BACKBONES, SearchSpace
 PROFILE = Profile(
     "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
 )
-FILES = ["anchors.csv", "history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
+FILES = ["anchors.csv", "card.json", "history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
 TINY_BUCKETS = len(TINY.buckets)
 
 
@@ -94,7 +94,7 @@ def results(done, tmp_path):
 # --- a finished run
 
 
-def test_a_finished_run_is_a_folder_of_five_files(done):
+def test_a_finished_run_is_a_folder_of_its_files(done):
     made, results = done
     names = [f"test/digits/tiny/{method}/seed0" for method in ("ofa", "rss", "ofa-released")]
     assert [run.name for run in made] == names
