@@ -226,12 +226,15 @@ def train_runs(runs: list[Run], settings: Settings, options: dict) -> list[str]:
 
 def with_results(parameters: dict[Path, dict], results: str) -> dict[Path, dict]:
     """Those notebooks that need no runs or have a finished one; says which are left out."""
-    from rsslib.campaign.record import overview
+    from rsslib.campaign.record import WEIGHTS, overview
 
     result = {}
     for path, values in parameters.items():
         runs = notebook_runs(values)
-        if not runs or "finished" in set(overview(runs, results)["status"]):
+        weights = [run.folder(results) / WEIGHTS for run in runs]
+        if "budget" in values and not any(path.exists() for path in weights):  # it goes on with a supernet
+            print(f"{path.name} is left out: the weights of its runs are not in {results}: train them here")
+        elif not runs or "finished" in set(overview(runs, results)["status"]):
             result[path] = values
         else:
             print(f"{path.name} is left out: none of its runs is finished in {results}")

@@ -113,8 +113,13 @@ def chosen(front: pd.DataFrame, **budget: float) -> Arch:
     if len(table) == 0:
         words = " and ".join(f"{name} {limit:g} (its least is {front[name].min():g})" for name, limit in budget.items())
         raise InputError(f"no subnet of the front is within {words}: search with that budget")
-    row = table.loc[table["validation_accuracy"].idxmax()]
-    return Arch(*(tuple(map(int, str(row[setting]).split("-"))) for setting in ("kernel", "expand", "depth")))
+    return archs_of(table.loc[[table["validation_accuracy"].idxmax()]])[0]
+
+
+def archs_of(table: pd.DataFrame) -> list[Arch]:
+    """The architectures in the columns kernel, expand and depth of a front or of a population's table."""
+    columns = (table[setting].astype(str).str.split("-") for setting in ("kernel", "expand", "depth"))
+    return [Arch(*(tuple(map(int, part)) for part in row)) for row in zip(*columns, strict=True)]
 
 
 def hypervolume(front: pd.DataFrame, most: float, size: str = "mflops", accuracy: str = "test_accuracy") -> float:
