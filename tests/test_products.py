@@ -144,6 +144,18 @@ def test_a_supernet_that_was_altered_is_refused(trained, tmp_path):
         assert said in sentence(error)
 
 
+def test_a_profile_takes_all_of_the_images_where_there_are_fewer_than_it_says(data, trained):
+    run, settings = trained
+    large = dataclasses.replace(PROFILE, name="large", train_images=6400, test_images=5, supernet_epochs=1)
+    (run,) = campaign.plan(large, methods=["rss-short"], backbone="tiny", resolution=64)
+    campaign.complete([run], settings)
+    _, images = campaign.trained_supernet(run, settings)
+    assert (len(images.y_train), len(images.y_test)) == (64, 5)
+    elsewhere = dataclasses.replace(settings, data=settings.results)  # without the images
+    campaign.complete([run], elsewhere)
+    assert campaign.overview([run], settings.results)["status"].tolist() == ["finished"]
+
+
 def test_a_resolution_is_part_of_a_run_unless_it_is_the_studys(trained):
     run, settings = trained
     assert "/tiny-64px/" in run.name and configuration(run)["training"]["resolution"] == 64

@@ -35,7 +35,7 @@ from rsslib.campaign.settings import Settings
 from rsslib.campaign.workers import worker_processes, worker_threads
 from rsslib.cards import write_card
 from rsslib.data.dataset import Dataset, cached_dataset
-from rsslib.data.readers import LICENCES, is_there
+from rsslib.data.readers import DATASETS, LICENCES, is_there
 from rsslib.errors import InputError, Stopped
 from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import Refused, read_record, write_record
@@ -123,8 +123,18 @@ def complete(runs: Sequence[Run], settings: Settings | None = None) -> None:
 
 
 def images_of(run: Run, settings: Settings) -> Dataset:
-    """The dataset of a run, as much of it as its profile takes, on the settings' device."""
+    """The dataset of a run, as much of it as its profile takes, on the settings' device.
+
+    Images of one's own may be fewer than a profile takes: then all of them.
+    """
     profile, size = run.profile, run.resolution
+    if run.dataset not in DATASETS:
+        images = cached_dataset(run.dataset, settings.data, settings.device, resolution=size)
+        train, test = slice(profile.train_images), slice(profile.test_images)
+        return replace(
+            images, x_train=images.x_train[train], y_train=images.y_train[train], x_test=images.x_test[test],
+            y_test=images.y_test[test],
+        )  # fmt: skip
     return cached_dataset(run.dataset, settings.data, settings.device, profile.train_images, profile.test_images, size)
 
 

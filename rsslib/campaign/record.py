@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from rsslib import files
 from rsslib.campaign.runs import Run
+from rsslib.data.readers import DATASETS
 from rsslib.errors import InputError
 from rsslib.files import REBUILD, Refused, read_record
 from rsslib.samplers import Sampler
@@ -53,7 +54,7 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
                     "profile": run.profile.name,
                     "dataset": run.dataset,
                     "dataset_sha256": images and images.checksum,
-                    "train_images": len(images.x_train) if images else run.profile.train_images,
+                    "train_images": len(images.x_train) if images else _taken(run, run.profile.train_images),
                     "backbone": run.backbone,
                     **({} if run.resolution == RESOLUTION else {"resolution": run.resolution}),
                     "seed": run.seed,
@@ -61,7 +62,7 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
                     "precision": precision,
                 },
                 "evaluation": {
-                    "test_images": len(images.x_test) if images else run.profile.test_images,
+                    "test_images": len(images.x_test) if images else _taken(run, run.profile.test_images),
                     "subnets_per_bucket": run.profile.subnets_per_bucket,
                     "population_seed": POPULATION_SEED,
                     "recalibration_images": RECALIBRATION_IMAGES,
@@ -69,6 +70,11 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
             }
         )
     )
+
+
+def _taken(run: Run, images: int | None) -> int | None:
+    """How many images a run takes, if that is known without looking: one's own may be fewer than the profile takes."""
+    return images if run.dataset in DATASETS else None
 
 
 def _words_for(sampler: Sampler) -> str:
