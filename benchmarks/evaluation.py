@@ -5,7 +5,7 @@ from common import SPACE, Official, interleaved, options, random_data, report, t
 from ofa.imagenet_classification.elastic_nn.utils import set_running_statistics
 
 from rsslib.data.augmentation import normalise
-from rsslib.evaluate import RECALIBRATION_BATCH, correct_answers, labelled_batches, recalibration_images
+from rsslib.evaluate import RECALIBRATION_BATCH, LabelledBatches, correct_answers, recalibration_images
 from rsslib.supernet import SuperNet
 
 
@@ -13,7 +13,7 @@ def main() -> None:
     chosen = options(__doc__, subnets=20, test_images=2000)
     data = random_data(2000, chosen.test_images)
     supernet, official = SuperNet(SPACE).to(data.device).eval(), Official()
-    recalibration, test = recalibration_images(data), labelled_batches(data)
+    recalibration, test = recalibration_images(data), LabelledBatches(data.x_test, data.y_test, data)
     contiguous = {"memory_format": torch.contiguous_format}
     theirs = [
         list(zip(x.contiguous(**contiguous).split(RECALIBRATION_BATCH), y.split(RECALIBRATION_BATCH), strict=True))

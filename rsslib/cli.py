@@ -1,4 +1,4 @@
-"""The command line: `rsslib run | runs | reproduce | figures`; `--help` tells what each does.
+"""The command line: `rsslib run | runs | reproduce | figures | search | export | predict`; `--help` tells each.
 
 What is typed is checked before PyTorch and papermill are imported, which takes seconds.
 """
@@ -15,6 +15,7 @@ from rsslib.data.readers import check_name
 from rsslib.errors import InputError, choose
 from rsslib.files import check_writable, project_folder
 from rsslib.notebooks import LAST, Execution, notebook_parameters, notebook_runs
+from rsslib.products import add_products
 from rsslib.progress import in_words
 
 FOLDERS = ("data", "results", "figures")
@@ -23,12 +24,11 @@ FOLDERS = ("data", "results", "figures")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 if something failed, 2 for a mistake in the input."""
     options = vars(parser().parse_args(arguments))
-    command = options.pop("command")
     try:
         for folder in options.keys() & set(FOLDERS):
             options[folder] = str(options[folder] or project_folder() / {"results": "data/results"}.get(folder, folder))
             check_writable(options[folder], folder)
-        return {"run": run_one, "runs": list_runs, "reproduce": reproduce, "figures": figures}[command](options)
+        return options.pop("work")(options)
     except InputError as error:
         print(f"rsslib: {error}", file=sys.stderr)
         return 2
@@ -40,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """What can be typed."""
     result = argparse.ArgumentParser(prog="rsslib", description=__doc__)
-    commands = result.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("run", "train and evaluate one method on one dataset, and print what came of it"),
-        ("runs", "list the runs that the notebooks need: finished, running, interrupted or missing, and what is left"),
-        ("reproduce", "train the missing runs of the notebooks, execute the notebooks and write their figures"),
-        ("figures", "execute the notebooks on stored results, without training"),
+    commands = result.add_subparsers(required=True)
+    for name, work, text in (
+        ("run", run_one, "train and evaluate one method on one dataset, and print what came of it"),
+        ("runs", list_runs, "list the runs that the notebooks need: finished, running, interrupted or missing; time left"),
+        ("reproduce", reproduce, "train the notebooks' missing runs, execute the notebooks and write their figures"),
+        ("figures", figures, "execute the notebooks on stored results, without training"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--profile", default="smoke", help="scale: smoke, quick or paper (default: %(default)s)")
@@ -72,10 +72,6 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--precision", default="fp32", help="fp32, tf32 or bf16 (default: %(default)s)")
             command.add_argument("--threads", type=int, default=1, metavar="N", help="of a run on a CPU (default: 1)")
             command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
-            command.add_argument(
-                "--no-graphs", dest="graphs", action="store_false", default=None,
-                help="take the steps on CUDA one by one, should capturing them as graphs fail",
-            )  # fmt: skip
             command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
         if name == "reproduce":
             command.add_argument(
@@ -85,12 +81,14 @@ def parser() -> argparse.ArgumentParser:
             )  # fmt: skip
             command.add_argument("--engine", choices=("local", "ray"), default="local", help="who places the runs")
             command.add_argument("--address", help="a Ray cluster's, as host:port or auto")
+        command.set_defaults(work=work)
+    add_products(commands)
     return result
 
 
 def settings_of(options: dict) -> Settings:
     """The settings that were typed, checked."""
-    names = ("results", "data", "device", "precision", "jobs", "threads", "rebuild", "graphs")
+    names = ("results", "data", "device", "precision", "jobs", "threads", "rebuild")
     budget = options.get("time_budget")
     if options.get("address") and options["engine"] != "ray":
         raise InputError(f"address {options['address']!r} is a Ray cluster's: give --engine ray too")

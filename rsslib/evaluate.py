@@ -1,6 +1,6 @@
 """Evaluating subnets: recompute their batch norm statistics, then count correct answers on test images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -11,14 +11,17 @@ from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
 from rsslib.machine import own_stream
 from rsslib.progress import progress_bar
-from rsslib.space import RECALIBRATION_IMAGES, Arch, SearchSpace
+from rsslib.space import RECALIBRATION_IMAGES, RESOLUTION, Arch, SearchSpace
 from rsslib.supernet import BN_EPS, Norm, SuperNet, batch_norm_with
 
 RECALIBRATION_BATCH = 200
+STUDY_BYTES = 3 * RESOLUTION**2 * 4  # of one of the study's images as floats
+IMAGES_AT_ONCE = 5000  # of the study's in a pass on a GPU, fewer larger ones
+MOST_BYTES = 2**30  # of test images kept as floats
 
 
 def recalibration_images(data: Dataset, n: int = RECALIBRATION_IMAGES) -> Tensor:
-    """float32 [n, C, 32, 32]: training images, a fixed choice, augmented once; fewer if the training set is smaller.
+    """float32 [n, C, R, R]: training images, a fixed choice, augmented once; fewer if the training set is smaller.
 
     Whole batches of 200, or a single smaller batch where there are fewer than 200 images.
     """
@@ -26,7 +29,7 @@ def recalibration_images(data: Dataset, n: int = RECALIBRATION_IMAGES) -> Tensor
     n -= n % RECALIBRATION_BATCH if n > RECALIBRATION_BATCH else 0
     generator = torch.Generator(data.x_train.device).manual_seed(0)
     rows = torch.randperm(len(data.x_train), generator=generator, device=generator.device)[:n]
-    return augment(data.x_train[rows], draw_augmentation(n, generator), data.mean, data.std)
+    return augment(data.x_train[rows], draw_augmentation(n, generator, data.resolution), data.mean, data.std)
 
 
 def recalibrating(sums: dict[str, Tensor]) -> Norm:
@@ -63,14 +66,17 @@ def recalibrate(
 ) -> dict[str, Tensor]:
     """BN statistics of one subnet: for each layer the mean over batches of the batch's mean and biased variance.
 
-    `images` [n, C, 32, 32] are taken in batches of 200; meanwhile each layer sees input normalised by its own batch
+    `images` [n, C, R, R] are taken in batches of 200; meanwhile each layer sees input normalised by its own batch
     statistics (Cai et al. 2020, their `set_running_statistics`). Returns {BN name.running_mean / .running_var: [C]} and
     leaves the supernet as it was. `at_once` images go through in one pass, whole batches of them, without a change to
-    the numbers: by default one batch on a CPU, whose caches hold no more, and all on a GPU.
+    the numbers: by default one batch on a CPU, whose caches hold no more, and on a GPU as many as take the bytes of
+    the study's 5,000, so all of them at 32 pixels.
     """
     weights = supernet.subnet(arch, dict(supernet.named_parameters())) if weights is None else weights
     sums: dict[str, Tensor] = {}
-    at_once = at_once or (RECALIBRATION_BATCH if images.device.type == "cpu" else len(images))
+    if at_once is None:
+        fitting = 1 if images.device.type == "cpu" else images_at_once(images)
+        at_once = max(1, fitting // RECALIBRATION_BATCH) * RECALIBRATION_BATCH
     for batches in images.split(at_once):
         supernet.run(batches, arch, weights, recalibrating(sums))
     return {name: value / -(-len(images) // RECALIBRATION_BATCH) for name, value in sums.items()}
@@ -78,7 +84,7 @@ def recalibrate(
 
 @torch.no_grad()
 def correct_answers(
-    supernet: SuperNet, arch: Arch, batches: Sequence[tuple[Tensor, Tensor]], recalibration: Tensor
+    supernet: SuperNet, arch: Arch, batches: Iterable[tuple[Tensor, Tensor]], recalibration: Tensor
 ) -> Tensor:
     """int64 []: how many images of `batches` (images, labels) the subnet classifies correctly after recalibration."""
     weights = supernet.subnet(arch, dict(supernet.named_parameters()))
@@ -86,11 +92,32 @@ def correct_answers(
     return torch.stack([(supernet.run(x, arch, weights, norm).argmax(1) == y).sum() for x, y in batches]).sum()
 
 
-def labelled_batches(data: Dataset) -> list[tuple[Tensor, Tensor]]:
-    """The test images, normalised, with their labels, in batches that suit the device."""
-    n = 200 if data.device.type == "cpu" else 5000  # what fits the caches of a CPU
-    images = zip(data.x_test.split(n), data.y_test.split(n), strict=True)
-    return [(normalise(x, data.mean, data.std), y) for x, y in images]
+class LabelledBatches:
+    """Images, normalised, with their labels, in batches that suit the device; may be gone through many times.
+
+    They stay in memory as floats if these take no more than `MOST_BYTES`; else each pass makes them again.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, data: Dataset):
+        n = 200 if x.device.type == "cpu" else images_at_once(x)  # what fits a CPU's caches
+        self.batches, self.data = list(zip(x.split(n), y.split(n), strict=True)), data
+        self.kept = list(self._normalised()) if float_bytes(x) <= MOST_BYTES else None
+
+    def _normalised(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((normalise(x, self.data.mean, self.data.std), y) for x, y in self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.kept) if self.kept is not None else self._normalised()
+
+
+def float_bytes(images: Tensor) -> int:
+    return 4 * images.numel()
+
+
+def images_at_once(images: Tensor) -> int:
+    """How many of these images go through a GPU in a pass: 5,000, or of larger ones as many as take their bytes."""
+    fitting = min(IMAGES_AT_ONCE, IMAGES_AT_ONCE * STUDY_BYTES // float_bytes(images[0]))
+    return max(RECALIBRATION_BATCH, fitting)
 
 
 def evaluate_population(
@@ -114,7 +141,7 @@ def evaluate_population(
     if len(data.x_test) == 0:
         raise InputError(f"{data.name} has no test images: expected at least one")
     with own_stream(data.device):
-        recalibration, test = recalibration_images(data), labelled_batches(data)
+        recalibration, test = recalibration_images(data), LabelledBatches(data.x_test, data.y_test, data)
         counts = []
         for _, arch in progress_bar(population, progress, desc=description, unit="subnet"):
             before_each()

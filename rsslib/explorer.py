@@ -129,7 +129,7 @@ class Explorer(widgets.VBox):
         self.everywhere = {field: toggles(field, label, "28px") for field, label in LABELS.items()}
         self.detail = {field: [toggles(field) for _ in getattr(space.middle, field)] for field in LABELS}
         self.presets = {}
-        for name in ("smallest", "middle", "largest", "random", *(f"{bucket:g}" for bucket in space.backbone.buckets)):
+        for name in ("smallest", "middle", "largest", "random", *(f"{bucket:g}" for bucket in space.buckets)):
             width = "38px" if name.isdigit() else "74px"
             self.presets[name] = widgets.Button(description=name, layout={"width": width})
             self.presets[name].on_click(lambda button: self.preset(button.description))
@@ -336,7 +336,7 @@ class Explorer(widgets.VBox):
                 star = {"marker": "*", "markersize": 13, "color": COLOURS[name], "markeredgecolor": "white"}
                 panels[1].plot(x, self.evaluated[name], gid=f"star {name}", zorder=5, **star)
         for axes in panels:
-            for bucket in space.backbone.buckets:
+            for bucket in space.buckets:
                 axes.axvspan(bucket - 0.5, bucket + 0.5, color="0.95", linewidth=0, zorder=0)
-        panels[-1].set(xlabel=f"{SIZE}; grey: buckets", xlim=(low - 0.8, high + 0.8), xticks=space.backbone.buckets)
+        panels[-1].set(xlabel=f"{SIZE}; grey: buckets", xlim=(low - 0.8, high + 0.8), xticks=space.buckets)
         return figure

@@ -76,7 +76,7 @@ class MBConv(nn.Module):
 class Network(nn.Module):
     """One architecture as an ordinary network, with PyTorch's default initialisation.
 
-    Maps images [N, in_channels, 32, 32] to logits [N, classes].
+    Maps images [N, in_channels, R, R] to logits [N, classes].
     """
 
     def __init__(self, space: SearchSpace, arch: Arch, dropout: float = 0.0):
@@ -122,6 +122,10 @@ class Network(nn.Module):
         x = self.first(self.stem(x))
         for block in self.blocks.values():
             x = block(x)
+        return self.head(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits [N, classes] of the last block's feature maps."""
         x = self.head_expand(x).mean((2, 3), keepdim=True)
         if self.head_mix is not None:
             x = self.head_mix(x)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from rsslib.campaign.record import WEIGHTS
 from rsslib.campaign.runs import Run, output_folder, plan
 from rsslib.errors import InputError, choose
 from rsslib.files import project_folder
@@ -42,7 +43,7 @@ def notebook_runs(values: dict) -> list[Run]:
     """The runs that a notebook with these parameters asks for; none if it names no methods."""
     if "methods" not in values:
         return []
-    names = ("profile", "datasets", "methods", "backbone", "seeds", "subnets_per_bucket")
+    names = ("profile", "datasets", "methods", "backbone", "seeds", "subnets_per_bucket", "resolution")
     return plan(**{name: values[name] for name in names if name in values})
 
 
@@ -76,7 +77,7 @@ class Execution:
         for name, missing in self.missing.items():
             if run.name in missing:
                 missing.discard(run.name)
-                if not missing:
+                if not missing and self._weights(name):
                     self._start(name)
         self._tell(wait=False)
 
@@ -88,13 +89,20 @@ class Execution:
                 continue
             if runs and not there & {run.name for run in runs}:
                 print(f"{name} is left out: none of its runs is finished")
-                continue
-            self._start(name)
+            elif not self._weights(name):
+                print(f"{name} is left out: it needs the weights of its runs, which are where they were trained")
+            else:
+                self._start(name)
         self._tell(wait=True)
         if LAST in self.parameters:
             self._start(LAST)
             self._tell(wait=True)
         return self.failures
+
+    def _weights(self, name: str) -> bool:
+        """Whether the weights are there for a notebook that takes a supernet further; others need tables alone."""
+        values, runs = self.parameters[name], self.runs[name]
+        return "budget" not in values or all((run.folder(values["results"]) / WEIGHTS).exists() for run in runs)
 
     def _start(self, name: str) -> None:
         from rsslib.campaign.workers import worker_processes

@@ -7,12 +7,14 @@ An architecture is a value, `Arch`. Where there are many, they are the rows of o
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 
-from rsslib.errors import InputError, choose
+from rsslib.errors import InputError, check_number, choose
 
-RESOLUTION = 32  # every dataset is trained and tested at 32 x 32
+RESOLUTION = 32  # pixels; the study trains and tests every dataset at 32 x 32
+LARGEST_RESOLUTION = 224
 RECALIBRATION_IMAGES = 2000  # training images from which a subnet's batch norm statistics are recomputed
 
 
@@ -150,8 +152,9 @@ class LayerSpec:
 class SearchSpace:
     """All subnets of a backbone (Shipard et al. 2022, section 6.1).
 
-    Sizes are counted for `in_channels` x 32 x 32 images and `classes` classes. The defaults are those of
-    CIFAR-100, which define the study's buckets for every dataset, so that one population serves all.
+    Sizes are counted for `in_channels` x `resolution` x `resolution` images and `classes` classes. The defaults are
+    those of CIFAR-100, which define the study's buckets for every dataset, so that one population serves all.
+    `resolution` is 32 to 224 pixels in multiples of 32. Raises InputError for a value that cannot be used.
     """
 
     def __init__(
@@ -162,6 +165,7 @@ class SearchSpace:
         depths: Sequence[int] = (2, 3, 4),
         in_channels: int = 3,
         classes: int = 100,
+        resolution: int = RESOLUTION,
     ):
         if isinstance(backbone, str):
             backbone = BACKBONES[choose(backbone, BACKBONES, "backbone")]
@@ -170,13 +174,13 @@ class SearchSpace:
         self.expands = _settings("expands", expands, range(1, 13))
         most = max(stage.layers for stage in backbone.stages)
         self.depths = _settings("depths", depths, range(1, most + 1))
-        self.in_channels, self.classes = in_channels, classes
+        self.in_channels, self.classes, self.resolution = in_channels, classes, check_resolution(resolution)
         self.layers = tuple(self._layers())
         self.n_layers = len(self.layers)
         self.n_stages = sum(stage.elastic_depth for stage in backbone.stages)
 
     def _layers(self) -> Iterator[LayerSpec]:
-        channels, size = self.backbone.first_channels, RESOLUTION // 2
+        channels, size = self.backbone.first_channels, self.resolution // 2
         for s, stage in enumerate(self.backbone.stages):
             for i in range(max(self.depths) if stage.elastic_depth else stage.layers):
                 stride = stage.stride if i == 0 else 1
@@ -188,6 +192,26 @@ class SearchSpace:
     @cached_property
     def reference(self) -> "SearchSpace":
         """The same space for 3 channels and 100 classes: the sizes by which the study names its buckets."""
+        return SearchSpace(self.backbone, self.kernels, self.expands, self.depths, resolution=self.resolution)
+
+    @cached_property
+    def growth(self) -> float:
+        """How many times as far apart in MACs the smallest and the largest subnet are as at the study's resolution."""
+        spans = [space.macs(space.largest) - space.macs(space.smallest) for space in (self.reference, self._study)]
+        return spans[0] / spans[1]
+
+    @cached_property
+    def buckets(self) -> tuple[float, ...]:
+        """Population sizes in millions of MACs: the study's, and at a higher resolution those that lie as far between
+        the smallest and the largest subnet, rounded."""
+        if self.resolution == RESOLUTION:
+            return self.backbone.buckets
+        here, study = (space.macs(space.smallest) / 1e6 for space in (self.reference, self._study))
+        sizes = [here + self.growth * (bucket - study) for bucket in self.backbone.buckets]
+        return tuple(round(size) if size >= 10 else round(size, 1) for size in sizes)
+
+    @cached_property
+    def _study(self) -> "SearchSpace":
         return SearchSpace(self.backbone, self.kernels, self.expands, self.depths)
 
     @property
@@ -301,20 +325,29 @@ class SearchSpace:
                 columns.append(np.ones((len(rows), stage.layers), dtype=bool))
         return np.concatenate(columns, axis=1)
 
-    def macs(self, archs: Arch | np.ndarray) -> int | np.ndarray:
+    @overload
+    def macs(self, archs: Arch) -> int: ...
+    @overload
+    def macs(self, archs: np.ndarray) -> np.ndarray: ...
+    def macs(self, archs):
         """Multiply-accumulates of convolutions and linear layers for one image ("FLOPs" in the paper).
 
         An `Arch` gives an int; rows [n, 2 * layers + stages] give int64 [n]. A table look-up, not a walk over modules.
         """
-        return self._total(archs, self._macs_table, self._fixed[0])
+        return self.total(archs, self._macs_table, self._fixed[0])
 
-    def parameters(self, archs: Arch | np.ndarray) -> int | np.ndarray:
+    @overload
+    def parameters(self, archs: Arch) -> int: ...
+    @overload
+    def parameters(self, archs: np.ndarray) -> np.ndarray: ...
+    def parameters(self, archs):
         """Parameters of the extracted subnets (BN affine included, kernel matrices not); shapes as for `macs`."""
-        return self._total(archs, self._parameters_table, self._fixed[1])
+        return self.total(archs, self._parameters_table, self._fixed[1])
 
-    def _total(self, archs, table: np.ndarray, fixed: int):
+    def total(self, archs: Arch | np.ndarray, table: np.ndarray, fixed: float) -> Any:
+        """`fixed` plus the sum over each subnet's layers of `table` [layer, kernel size, expand ratio], as `macs`."""
         if isinstance(archs, Arch):
-            return int(self._total(self.to_rows([archs]), table, fixed)[0])
+            return self.total(self.to_rows([archs]), table, fixed)[0].item()
         kernel, expand, _ = self._split(archs)
         per_layer = table[np.arange(self.n_layers), kernel, expand]
         return fixed + np.where(self.active_mask(archs), per_layer, 0).sum(1)
@@ -339,7 +372,7 @@ class SearchSpace:
     def _fixed(self) -> tuple[int, int]:
         """MACs and parameters of everything that is not elastic."""
         net, last = self.backbone, self.layers[-1]
-        pixels = (RESOLUTION // 2) ** 2
+        pixels = (self.resolution // 2) ** 2
         stem = 9 * self.in_channels * net.stem_channels
         first = net.stem_channels * (9 + net.first_channels)
         expand = last.out_channels * net.expand_channels
@@ -352,15 +385,18 @@ class SearchSpace:
     # --- the evaluation population
 
     def sample_bucket(
-        self, mflops: float, n: int, rng: np.random.Generator, tolerance: float = 0.5, max_draws: int = 50_000_000
-    ) -> np.ndarray:
+        self, mflops: float, n: int, rng: np.random.Generator, tolerance: float | None = None,
+        max_draws: int = 50_000_000,
+    ) -> np.ndarray:  # fmt: skip
         """Draw `n` different subnets within `mflops` +- `tolerance` (inclusive) by rejection (section 6.1).
 
-        The width of every layer is locked to its minimum for the backbone's lowest bucket and to its maximum for the
-        highest. The first m of n are the same for every n >= m. Returns rows; raises InputError if the bucket
-        holds no subnet or too few are found in `max_draws` draws.
+        The tolerance is by default 0.5 at 32 pixels and grows with the resolution as the buckets do. The width of
+        every layer is locked to its minimum for the lowest of the space's buckets and to its maximum for the highest.
+        The first m of n are the same for every n >= m. Returns rows; raises InputError if the bucket holds no subnet
+        or too few are found in `max_draws` draws.
         """
-        ends = {min(self.backbone.buckets): min(self.expands), max(self.backbone.buckets): max(self.expands)}
+        tolerance = 0.5 * self.growth if tolerance is None else tolerance
+        ends = {min(self.buckets): min(self.expands), max(self.buckets): max(self.expands)}
         locked = next(((expand,) for bucket, expand in ends.items() if bucket == mflops), None)
         low, high = round((mflops - tolerance) * 1e6), round((mflops + tolerance) * 1e6)
         smallest, largest = (
@@ -400,11 +436,20 @@ class SearchSpace:
         Each bucket has its own random stream, so neither other buckets nor a larger number changes the first subnets.
         """
         result = []
-        for bucket in self.backbone.buckets if buckets is None else buckets:
+        for bucket in self.buckets if buckets is None else buckets:
             rng = np.random.default_rng([seed, round(bucket * 1000)])
             rows = self.sample_bucket(bucket, subnets_per_bucket, rng)
             result += [(bucket, self.to_arch(row)) for row in rows]
         return result
+
+
+def check_resolution(resolution: int) -> int:
+    """Return `resolution` in pixels; raise InputError unless images can be trained on at it."""
+    check_number(resolution, "resolution", RESOLUTION, LARGEST_RESOLUTION, whole=True)
+    if resolution % RESOLUTION:
+        near = min(max(round(resolution / RESOLUTION), 1) * RESOLUTION, LARGEST_RESOLUTION)
+        raise InputError(f"resolution is {resolution}: expected a multiple of {RESOLUTION} pixels, such as {near}")
+    return resolution
 
 
 def _settings(name: str, values: Sequence[int], allowed: Sequence[int]) -> tuple[int, ...]:

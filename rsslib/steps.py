@@ -123,7 +123,7 @@ def train_step(
     generator: torch.Generator,
     distill: bool,
 ) -> Tensor:
-    """One optimiser step on images x [N, C, 32, 32] and labels y [N]; returns the subnets' mean loss, detached.
+    """One optimiser step on images x [N, C, R, R] and labels y [N]; returns the subnets' mean loss, detached.
 
     The subnets' gradients are summed. Differentiation is with respect to slices: each leaf is a subnet's part of a
     parameter, and its gradient the same part of the parameter's, so nothing of full size is made but the optimiser's

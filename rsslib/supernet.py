@@ -34,7 +34,7 @@ Norm = Callable[[Tensor, str, Tensor, Tensor], Tensor]
 class SuperNet(Network):
     """The largest network of a space plus its kernel matrices, able to run as any of its subnets.
 
-    `supernet(x, arch)`: images [N, in_channels, 32, 32] to logits [N, classes]. There is no active subnet to set: the
+    `supernet(x, arch)`: images [N, in_channels, R, R] to logits [N, classes]. There is no active subnet to set: the
     architecture is an argument, and no call leaves a trace except the running BN statistics in train mode.
 
     Weights start as in Cai et al.'s code: convolutions normal with std sqrt(2 / (k * k * out_channels)), the linear
@@ -80,7 +80,7 @@ class SuperNet(Network):
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Logits [N, classes] of images [N, in_channels, 32, 32], from a subnet's sliced `weights` alone."""
+        """Logits [N, classes] of images [N, in_channels, R, R], from a subnet's sliced `weights` alone."""
         net = self.space.backbone
 
         def normalise(x: Tensor, name: str) -> Tensor:

@@ -90,7 +90,7 @@ def train(
                     )
                 subnets = subnets * steps if len(subnets) == 1 else subnets
                 order = torch.randperm(n, generator=generator, device=device)
-                crops = draw_augmentation(n, generator)
+                crops = draw_augmentation(n, generator, data.resolution)
                 rates = [stage.rate(epoch, step, steps) for step in range(steps)]
                 mflops = mean_mflops(space, subnets)
                 place = f"{stage.name} " * (len(method.stages) > 1) + f"{epoch + 1}/{stage.epochs}"

@@ -5,7 +5,7 @@ from rsslib.campaign import Profile, plan
 PROFILE = Profile(
     "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
 )
-FILES = ["anchors.csv", "history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
+FILES = ["anchors.csv", "card.json", "history.csv", "population.csv", "run.json", "run.lock", "weights.safetensors"]
 
 
 def tiny(*methods, profile=PROFILE, **settings):

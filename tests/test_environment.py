@@ -70,8 +70,7 @@ def test_lock_satisfies_pyproject(python):
     wanted = [
         *PYPROJECT["build-system"]["requires"],  # the project is built without build isolation
         *project["dependencies"],
-        *project["optional-dependencies"]["cluster"],
-        *project["optional-dependencies"]["test"],
+        *(requirement for extra in project["optional-dependencies"].values() for requirement in extra),
     ]
     assert Version(python) in SpecifierSet(project["requires-python"])
     pinned = pins(LINUX[python])

@@ -9,6 +9,7 @@ from .runs import output_folder as output_folder
 from .runs import plan as plan
 from .settings import Settings as Settings
 from .tables import anchor_tables as anchor_tables
+from .tables import deployable as deployable
 from .tables import finished as finished
 from .tables import histories as histories
 from .tables import populations as populations

@@ -22,6 +22,7 @@ from rsslib import files
 from rsslib.campaign.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from rsslib.campaign.record import (
     ANCHORS,
+    CARD,
     HISTORY,
     LOCK,
     POPULATION,
@@ -34,8 +35,9 @@ from rsslib.campaign.runs import Run
 from rsslib.campaign.schema import read_record
 from rsslib.campaign.settings import Settings
 from rsslib.campaign.workers import worker_processes, worker_threads
+from rsslib.cards import write_card
 from rsslib.data.dataset import Dataset, cached_dataset
-from rsslib.data.readers import is_there
+from rsslib.data.readers import DATASETS, LICENCES, is_there
 from rsslib.errors import InputError, Stopped
 from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import Refused, write_record
@@ -82,7 +84,7 @@ def complete(
     todo: list[Run] = []
     refused, new_images = [], {}
     for run in _different(runs):  # first look at everything, so that a mistake in the last run costs nothing
-        population_of(run.backbone, run.profile.subnets_per_bucket)
+        population_of(run.backbone, run.profile.subnets_per_bucket, run.resolution)
         images = images_of(run, settings) if _needs_images(run, settings) else None
         config = configuration(run, images, settings.precision)
         try:
@@ -163,9 +165,26 @@ class _Campaign:
 
 
 def images_of(run: Run, settings: Settings) -> Dataset:
-    """The dataset of a run, as much of it as its profile takes, on the settings' device."""
-    profile = run.profile
-    return cached_dataset(run.dataset, settings.data, settings.device, profile.train_images, profile.test_images)
+    """The dataset of a run, as much of it as its profile takes, on the settings' device.
+
+    Images of one's own may be fewer than a profile takes: then all of them.
+    """
+    profile, size = run.profile, run.resolution
+    if run.dataset not in DATASETS:
+        images = cached_dataset(run.dataset, settings.data, settings.device, resolution=size)
+        train, test = slice(profile.train_images), slice(profile.test_images)
+        return replace(
+            images, x_train=images.x_train[train], y_train=images.y_train[train], x_test=images.x_test[test],
+            y_test=images.y_test[test],
+        )  # fmt: skip
+    return cached_dataset(run.dataset, settings.data, settings.device, profile.train_images, profile.test_images, size)
+
+
+def space_of(run: Run, images: Dataset) -> SearchSpace:
+    """The search space of a run, with the channels and classes of its dataset."""
+    return SearchSpace(
+        run.backbone, in_channels=images.channels, classes=images.n_classes, resolution=run.resolution
+    )
 
 
 def _needs_images(run: Run, settings: Settings) -> bool:
@@ -302,7 +321,7 @@ def _complete(run: Run, folder: Path, settings: Settings, deadline: float | None
     record["config"] = config
     record.setdefault("threads", settings.threads)  # which decide the last digits
     with use_threads(record["threads"]):
-        space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
+        space = space_of(run, images)
         state = start(space, run.method, run.seed, images.device)
         state.bfloat16 = settings.precision == "bf16"
         if status == "trained":
@@ -393,7 +412,7 @@ def _evaluate(
         checkpoint.unlink()
     began = time.perf_counter()
     populations = {
-        "evaluate": population_of(run.backbone, run.profile.subnets_per_bucket),
+        "evaluate": population_of(run.backbone, run.profile.subnets_per_bucket, run.resolution),
         "anchors": anchors(supernet.space),
     }
     try:
@@ -409,8 +428,35 @@ def _evaluate(
     record |= {"evaluation_hardware": environment(images.device)["hardware"], "finished": _now()}
     record["sha256"][POPULATION] = files.write_csv(folder / POPULATION, table)
     record["sha256"][ANCHORS] = files.write_csv(folder / ANCHORS, beside)
+    weights = record["sha256"][WEIGHTS]
+    record["sha256"][CARD] = write_card(folder, supernet, weights, card_of(run, record, table, images))
     write_record(folder, record)
     return True
+
+
+def card_of(run: Run, record: dict, population: pd.DataFrame, images: Dataset) -> dict:
+    """What the card of a run's supernet says of its training and its quality."""
+    by_size = population.groupby("bucket")["accuracy"]
+    return {
+        "dataset": run.dataset,
+        "dataset_sha256": images.checksum,
+        "licence_of_the_data": LICENCES.get(run.dataset, "not known: these are images of your own"),
+        "classes": images.classes,
+        "mean": images.mean,
+        "std": images.std,
+        "method": run.method.name,
+        "profile": run.profile.name,
+        "seed": run.seed,
+        "epochs": run.method.epochs,
+        "train_images": len(images.x_train),
+        "test_images": len(images.x_test),
+        "test_accuracy_by_mflops": {
+            f"{bucket:g}": {"median": group.median(), "worst": group.min(), "best": group.max(), "subnets": len(group)}
+            for bucket, group in by_size
+        },
+        "hardware": record["hardware"],
+        "finished": record["finished"],
+    }
 
 
 @contextmanager

@@ -16,24 +16,26 @@ from rsslib import files
 from rsslib.campaign.identity import sampler_identity
 from rsslib.campaign.runs import Run
 from rsslib.campaign.schema import read_record
+from rsslib.data.readers import DATASETS
 from rsslib.errors import InputError
 from rsslib.files import REBUILD, Refused
 from rsslib.progress import in_words
-from rsslib.space import RECALIBRATION_IMAGES, Arch, SearchSpace
+from rsslib.space import RECALIBRATION_IMAGES, RESOLUTION, Arch, SearchSpace
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and whoever lists runs has no need of it
     from rsslib.data.dataset import Dataset
 
 POPULATION_SEED = 0
 HISTORY, POPULATION, ANCHORS, WEIGHTS = "history.csv", "population.csv", "anchors.csv", "weights.safetensors"
+CARD = "card.json"  # of the weights; see rsslib.cards
 LOCK = "run.lock"
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
 
 
 @lru_cache(maxsize=4)
-def population_of(backbone: str, subnets_per_bucket: int) -> list[tuple[float, Arch]]:
+def population_of(backbone: str, subnets_per_bucket: int, resolution: int = RESOLUTION) -> list[tuple[float, Arch]]:
     """The subnets on which every run of a backbone is evaluated, with their buckets."""
-    return SearchSpace(backbone).population(subnets_per_bucket, seed=POPULATION_SEED)
+    return SearchSpace(backbone, resolution=resolution).population(subnets_per_bucket, seed=POPULATION_SEED)
 
 
 def configuration(run: Run, images: "Dataset | None" = None, precision: str | None = None) -> dict:
@@ -52,14 +54,15 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
                     "profile": run.profile.name,
                     "dataset": run.dataset,
                     "dataset_sha256": images and images.checksum,
-                    "train_images": len(images.x_train) if images else run.profile.train_images,
+                    "train_images": len(images.x_train) if images else _taken(run, run.profile.train_images),
                     "backbone": run.backbone,
+                    **({} if run.resolution == RESOLUTION else {"resolution": run.resolution}),
                     "seed": run.seed,
                     "method": method,
                     "precision": precision,
                 },
                 "evaluation": {
-                    "test_images": len(images.x_test) if images else run.profile.test_images,
+                    "test_images": len(images.x_test) if images else _taken(run, run.profile.test_images),
                     "subnets_per_bucket": run.profile.subnets_per_bucket,
                     "population_seed": POPULATION_SEED,
                     "recalibration_images": RECALIBRATION_IMAGES,
@@ -67,6 +70,11 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
             }
         )
     )
+
+
+def _taken(run: Run, images: int | None) -> int | None:
+    """How many images a run takes, if that is known without looking: one's own may be fewer than the profile takes."""
+    return images if run.dataset in DATASETS else None
 
 
 def status_of(run: Run, results: str | Path | None, config: dict, weights: bool = False) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rsslib.errors import InputError, check_number, choose
 from rsslib.files import project_folder
 from rsslib.methods import LEARNING_RATE, METHODS, OVERRIDES, TABLE_1, Method, build, override
-from rsslib.space import BACKBONES
+from rsslib.space import BACKBONES, RESOLUTION, check_resolution
 
 MAIN_METHODS = ("ofa", "rss", "rss-short")
 MOST_SUBNETS = 10_000  # in a bucket; rarer sizes hold hardly more that can be found
@@ -100,10 +100,12 @@ class Run:
     backbone: str
     method: Method
     seed: int
+    resolution: int = RESOLUTION  # of its images, in pixels
 
     @property
     def name(self) -> str:
-        return f"{self.profile.name}/{self.dataset}/{self.backbone}/{self.method.name}/seed{self.seed}"
+        size = "" if self.resolution == RESOLUTION else f"-{self.resolution}px"
+        return f"{self.profile.name}/{self.dataset}/{self.backbone}{size}/{self.method.name}/seed{self.seed}"
 
     @property
     def label(self) -> str:
@@ -139,12 +141,14 @@ def plan(
     backbone: str = "mobilenet_v3",
     seeds: Sequence[int] = (0,),
     subnets_per_bucket: int | None = None,
+    resolution: int = RESOLUTION,
 ) -> list[Run]:
     """The runs for every dataset, method and seed, in that order; nothing is trained.
 
     `datasets` is a list of names, None for all of the profile's or "hardest" for its last, on which the paper runs its
     ablations. `methods` are names or methods of your own, whose learning rates the profile scales as it does the
-    study's. None for `subnets_per_bucket` takes the profile's. Raises InputError for an unknown name or a value out
+    study's. None for `subnets_per_bucket` takes the profile's. `resolution` is that of the images, 32 to 224 pixels in
+    multiples of 32. Raises InputError for an unknown name or a value out
     of range.
     """
     if not isinstance(profile, Profile):
@@ -153,6 +157,7 @@ def plan(
         check_number(subnets_per_bucket, "subnets_per_bucket", 1, MOST_SUBNETS, whole=True)
         profile = dataclasses.replace(profile, subnets_per_bucket=subnets_per_bucket)
     choose(backbone, BACKBONES, "backbone")
+    check_resolution(resolution)
     if datasets is None or datasets == "hardest":
         datasets = profile.datasets[-1:] if datasets else profile.datasets
     for what, values in (("datasets", datasets), ("methods", methods), ("seeds", seeds)):
@@ -172,7 +177,7 @@ def plan(
             if isinstance(method, str):
                 method = build(method, *profile.epochs(dataset))
             method = override(method, learning_rate_scale=profile.learning_rate_scale)
-            runs += [Run(profile, dataset, backbone, method, seed) for seed in seeds]
+            runs += [Run(profile, dataset, backbone, method, seed, resolution) for seed in seeds]
     return runs
 
 

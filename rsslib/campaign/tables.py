@@ -8,16 +8,17 @@ from pathlib import Path
 import pandas as pd
 
 from rsslib import files
-from rsslib.campaign.engine import images_of
+from rsslib.campaign.engine import images_of, space_of
 from rsslib.campaign.record import ANCHORS, HISTORY, POPULATION, WEIGHTS, configuration, status_of
 from rsslib.campaign.runs import Run, results_folder
 from rsslib.campaign.schema import read_record, read_table
 from rsslib.campaign.settings import Settings
 from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
+from rsslib.exporting import Deployable
 from rsslib.files import REBUILD
 from rsslib.machine import choose_device
-from rsslib.space import SearchSpace
+from rsslib.space import Arch
 from rsslib.supernet import SuperNet
 
 
@@ -106,7 +107,28 @@ def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperN
             f"the dataset {run.dataset} here is another than the one that {run.name} was trained on: "
             f"restore it in {settings.data}, or {REBUILD}"
         )
-    space = SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes)
+    space = space_of(run, images)
     supernet = SuperNet(space, run.method.dropout).to(settings.device)
     supernet.load_state_dict(files.read_tensors(path, record))
     return supernet.eval(), images
+
+
+def deployable(
+    trained: Run | SuperNet, arch: Arch | None = None, images: Dataset | None = None, settings: Settings | None = None
+) -> Deployable:
+    """A subnet as a module from uint8 images [N, C, R, R] to logits [N, classes], on the CPU and in eval mode.
+
+    `trained` is a finished run, whose dataset is read with it, or a supernet with the images to recompute statistics
+    from. `arch` is by default the space's middle. Raises InputError if the run is not finished or its weights are not
+    here, if a supernet comes without images, and for an architecture outside the space.
+    """
+    if isinstance(trained, Run):
+        supernet, own = trained_supernet(trained, settings)
+        images = own if images is None else images
+    elif not isinstance(trained, SuperNet):
+        raise InputError(f"a {type(trained).__name__} cannot be deployed: expected a Run or a SuperNet")
+    elif images is None:
+        raise InputError("a supernet has no images of its own: give those to recompute batch norm statistics from")
+    else:
+        supernet = trained
+    return Deployable.of(supernet, supernet.space.middle if arch is None else arch, images)

@@ -26,11 +26,11 @@ from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
 from rsslib.machine import CAPTURING, first_line, is_out_of_memory, release_memory
 from rsslib.samplers import same_throughout
-from rsslib.space import Arch
+from rsslib.space import RESOLUTION, Arch
 from rsslib.steps import MOMENTUM, Views, loss_of, run_subnet, soft_labels_of, train_step
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
 
-AUGMENTED_AT_ONCE = 8_000  # images; bounds the memory that augmenting an epoch needs
+AUGMENTED_AT_ONCE = 8_000  # images of 32 pixels, fewer larger ones; bounds the memory that augmenting an epoch needs
 QUEUED_STEPS = 64  # the host waits for the device so many steps back, so that progress and interrupts are real
 
 
@@ -59,6 +59,7 @@ class GraphedSteps:
         batch = method.batch_size
         self.full_steps = n // batch
         real = {"dtype": self.supernet.classifier.weight.dtype, "device": device}
+        check_room(n * height * width * channels * real["dtype"].itemsize, device)
         self.images = torch.empty(n, height, width, channels, **real)  # an epoch's, augmented and in order
         self.labels = torch.empty(n, dtype=torch.int64, device=device)
         self.batch_images = torch.empty(batch, height, width, channels, **real)
@@ -127,8 +128,9 @@ class GraphedSteps:
 
     def prepare(self, subnets, order, crops, rates) -> None:
         data = self.data
-        for start in range(0, len(order), AUGMENTED_AT_ONCE):
-            rows = order[start : start + AUGMENTED_AT_ONCE]
+        at_once = max(1, AUGMENTED_AT_ONCE * RESOLUTION**2 // data.resolution**2)
+        for start in range(0, len(order), at_once):
+            rows = order[start : start + at_once]
             images = augment(data.x_train[rows], crops[rows], data.mean, data.std)
             self.images[start : start + len(rows)].copy_(images.permute(0, 2, 3, 1))
         torch.index_select(data.y_train, 0, order, out=self.labels)
@@ -323,6 +325,17 @@ def capture_into(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
             graph.capture_end()
         raise
     graph.capture_end()
+
+
+def check_room(bytes_needed: int, device: torch.device) -> None:
+    """Raise InputError unless a device has room for the images of an epoch as floats."""
+    free = torch.cuda.mem_get_info(device)[0]
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if bytes_needed > free:
+        raise InputError(
+            f"an epoch's images need {bytes_needed / 2**30:.1f} GiB on {device}, which has {free / 2**30:.1f} free: "
+            "choose a lower resolution, fewer training images or fewer jobs at once"
+        )
 
 
 def add(sums: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:

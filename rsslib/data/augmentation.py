@@ -13,7 +13,7 @@ _GREY_WEIGHTS = {1: (1.0,), 3: (0.2989, 0.587, 0.114)}  # torchvision's; of one 
 
 
 def normalise(images: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor:
-    """Scale uint8 images [N, C, 32, 32] to 0..1 and, unless `mean` is None, to (x - mean) / std.
+    """Scale uint8 images [N, C, R, R] to 0..1 and, unless `mean` is None, to (x - mean) / std.
 
     Returns float32 of the same shape in channels-last memory format: all that is done to validation and
     test images. Raises InputError if the images are not uint8.
@@ -44,8 +44,8 @@ class Augmentation:
         return Augmentation(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def draw_augmentation(n: int, generator: torch.Generator) -> Augmentation:
-    """Draw the augmentation of n images, on the generator's device.
+def draw_augmentation(n: int, generator: torch.Generator, resolution: int = RESOLUTION) -> Augmentation:
+    """Draw the augmentation of n square images of that many pixels a side, on the generator's device.
 
     The crop's share of the area is uniform in 0.08 to 1 and the ratio of its width to its height
     log-uniform in 3/4 to 4/3, both sides rounded to pixels; the first of ten draws that fits is placed
@@ -55,17 +55,17 @@ def draw_augmentation(n: int, generator: torch.Generator) -> Augmentation:
     Shipard et al. 2022.) The same seed gives other numbers on another kind of device.
     """
     u_area, u_ratio = torch.rand((2, 10, n), generator=generator, device=generator.device)
-    area = RESOLUTION * RESOLUTION * (0.08 + 0.92 * u_area)
+    area = resolution * resolution * (0.08 + 0.92 * u_area)
     ratio = torch.exp(math.log(4 / 3) * (2 * u_ratio - 1))
     width, height = torch.sqrt(area * ratio).round(), torch.sqrt(area / ratio).round()
-    fits = (width <= RESOLUTION) & (height <= RESOLUTION)  # the smallest crop drawn, 8 pixels, is never empty
+    fits = (width <= resolution) & (height <= resolution)  # the smallest crop drawn, a quarter, is never empty
     first = fits.int().argmax(0, keepdim=True)  # of equal values, argmax takes the first
-    height, width = (torch.where(fits.any(0), s.gather(0, first)[0], RESOLUTION).long() for s in (height, width))
+    height, width = (torch.where(fits.any(0), s.gather(0, first)[0], resolution).long() for s in (height, width))
 
     u = torch.rand((6, n), generator=generator, device=generator.device)
     return Augmentation(
-        top=(u[0] * (RESOLUTION - height + 1)).long(),
-        left=(u[1] * (RESOLUTION - width + 1)).long(),
+        top=(u[0] * (resolution - height + 1)).long(),
+        left=(u[1] * (resolution - width + 1)).long(),
         height=height,
         width=width,
         flip=u[2] < 0.5,
@@ -80,8 +80,8 @@ def augment(
 ) -> Tensor:
     """Crop, flip, jitter and normalise a batch, each image by its own parameters, without a loop over images.
 
-    `images` are uint8 [n, C, 32, 32] and `parameters` those of n images on the same device; returns float32
-    [n, C, 32, 32] in channels-last memory format, as `normalise` does. Pixels are clipped to 0..1 after
+    `images` are uint8 [n, C, R, R] and `parameters` those of n images of this size on the same device; returns float32
+    [n, C, R, R] in channels-last memory format, as `normalise` does. Pixels are clipped to 0..1 after
     brightness and after saturation, which leaves grey images as they are. Nothing here synchronises or has
     a shape that depends on data, so a CUDA graph can capture it. Raises InputError if the images are not
     uint8.
@@ -91,8 +91,8 @@ def augment(
     p = parameters
 
     # Crop, resize and flip are linear and separable: out = rows @ image @ columns^T for each channel.
-    rows = _interpolation(p.top, p.height, torch.zeros_like(p.flip))
-    columns = _interpolation(p.left, p.width, p.flip)
+    rows = _interpolation(p.top, p.height, torch.zeros_like(p.flip), x.shape[-2])
+    columns = _interpolation(p.left, p.width, p.flip, x.shape[-1])
     x = (x.flatten(1, 2) @ columns.mT).view(x.shape)
     x = rows[:, None] @ x
 
@@ -104,19 +104,19 @@ def augment(
     for jitters in ((brightness, saturation), (saturation, brightness)):
         f, g = (torch.where(p.brightness_first, *pair)[:, None, None] for pair in zip(*jitters, strict=True))
         x = ((f * eye + g * grey) @ x).clamp_(0, 1)
-    return _standardise(x.view(n, channels, RESOLUTION, RESOLUTION), mean, std)
+    return _standardise(x.view(images.shape), mean, std)
 
 
-def _interpolation(start: Tensor, length: Tensor, flip: Tensor) -> Tensor:
-    """Matrices [n, 32, 32] that stretch `length` pixels from `start` to 32 pixels, mirrored where `flip`.
+def _interpolation(start: Tensor, length: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Matrices [n, size, size] that stretch `length` pixels from `start` to `size` pixels, mirrored where `flip`.
 
     A crop is never larger than the output, so that antialiased bilinear interpolation is the plain one.
     """
-    pixel = torch.arange(RESOLUTION, device=start.device)
+    pixel = torch.arange(size, device=start.device)
     centre = pixel + 0.5
-    centre = torch.where(flip[:, None], RESOLUTION - centre, centre)
+    centre = torch.where(flip[:, None], size - centre, centre)
     last = (length - 1)[:, None]
-    source = (centre * (length / RESOLUTION)[:, None] - 0.5).clamp_(min=0).minimum(last) + start[:, None]
+    source = (centre * (length / size)[:, None] - 0.5).clamp_(min=0).minimum(last) + start[:, None]
     return (1 - (pixel - source[:, :, None]).abs_()).clamp_(min=0)
 
 

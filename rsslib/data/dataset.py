@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rsslib.data.readers import Rows, check_unchanged, fingerprint, fit, read, reason, row_order
 from rsslib.errors import InputError
-from rsslib.space import RESOLUTION
+from rsslib.space import RESOLUTION, check_resolution
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,7 +23,7 @@ VALIDATION_IMAGES = 10_000
 class Dataset:
     """Images and labels of one dataset, all on one device.
 
-    `x_train`, `x_val` and `x_test` are uint8 [N, C, 32, 32] in channels-last memory format, C is 1 or 3;
+    `x_train`, `x_val` and `x_test` are uint8 [N, C, R, R] in channels-last memory format, C is 1 or 3;
     `y_train`, `y_val` and `y_test` are int64 [N], from 0 to len(classes) - 1. `mean` and `std` normalise
     the channels of pixels in 0 to 1, None for grey images. `checksum` is a SHA-256 over all rows as stored
     (a hash of each row's pixels, and its label), before `train_images` or `test_images` shorten them; the
@@ -47,6 +47,11 @@ class Dataset:
         return self.x_train.shape[1]
 
     @property
+    def resolution(self) -> int:
+        """The side of an image, in pixels."""
+        return self.x_train.shape[-1]
+
+    @property
     def n_classes(self) -> int:
         return len(self.classes)
 
@@ -58,7 +63,7 @@ class Dataset:
         train, val, test = (f"{len(y):,}" for y in (self.y_train, self.y_val, self.y_test))
         return (
             f"Dataset({self.name!r}: {train} training, {val} validation, {test} test images, "
-            f"{self.channels} x {RESOLUTION} x {RESOLUTION}, {self.n_classes} classes)"
+            f"{self.channels} x {self.resolution} x {self.resolution}, {self.n_classes} classes)"
         )
 
 
@@ -68,16 +73,19 @@ def load_dataset(
     device: str | torch.device = "cpu",
     train_images: int | None = None,
     test_images: int | None = None,
+    resolution: int = RESOLUTION,
 ) -> Dataset:
-    """Load a dataset at 32 x 32 pixels and split it into training, validation and test images.
+    """Load a dataset at `resolution` x `resolution` pixels and split it into training, validation and test images.
+
+    `resolution` is 32 to 224 in multiples of 32.
 
     `digits` comes with scikit-learn. mnist, fashion_mnist, cifar10 and cifar100 are read from
     `root/<name>.npz`; where that is missing, torchvision downloads the dataset and the file is written. Any
     other name is a dataset of your own, either a file `root/<name>.npz` (x_train, x_test: uint8 [N, H, W]
     or [N, H, W, 1 or 3]; y_train, y_test: integers from 0 to K - 1; optionally classes: K names) or image
     files `root/<name>/train/<class>/*` and `root/<name>/test/<class>/*`, which are read as grey if every
-    one of them is. Grey images of 28 x 28 are zero-padded by 2 on each side; other sizes are resized to the
-    square (bilinear with antialias).
+    one of them is. At 32 pixels grey images of 28 x 28 are zero-padded by 2 on each side; all others are
+    resized to the square (bilinear with antialias).
 
     Rows are ordered by a hash of their pixels. The first 10,000 training rows, at most a fifth, are held
     out for validation (as many as in the released code of Shipard et al. 2022): the same ones for every
@@ -96,7 +104,7 @@ def load_dataset(
             f"device {device!r} cannot be used ({reason(error)}): choose 'cpu' or a device of this machine"
         ) from None
     root = Path(root)
-    train, test, classes, path = read(name, root)
+    train, test, classes, path = read(name, root, check_resolution(resolution))
 
     order, test_order = row_order(train), row_order(test)
     hashed = hashlib.sha256()
@@ -114,7 +122,7 @@ def load_dataset(
     test_order = test_order[: _count(test_images, len(test_order), "test_images", name)]
 
     def on_device(rows: Rows, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
-        x = torch.from_numpy(fit(rows.x[chosen])).permute(0, 3, 1, 2)  # NHWC memory is channels-last
+        x = torch.from_numpy(fit(rows.x[chosen], resolution)).permute(0, 3, 1, 2)  # NHWC memory is channels-last
         return x.to(device), torch.from_numpy(rows.y[chosen]).to(device)
 
     grey = train.x.shape[-1] == 1
@@ -131,15 +139,18 @@ def load_dataset(
 
 
 def cached_dataset(
-    name: str, root: str | Path, device: str, train_images: int | None = None, test_images: int | None = None
-) -> Dataset:
+    name: str, root: str | Path, device: str, train_images: int | None = None, test_images: int | None = None,
+    resolution: int = RESOLUTION,
+) -> Dataset:  # fmt: skip
     """`load_dataset`, or what it gave before if the files are still the same ones."""
-    return _loaded(name, str(root), device, train_images, test_images, fingerprint(name, Path(root)))
+    return _loaded(name, str(root), device, train_images, test_images, resolution, fingerprint(name, Path(root)))
 
 
 @lru_cache(maxsize=4)
-def _loaded(name: str, root: str, device: str, train_images: int | None, test_images: int | None, files: object):
-    return load_dataset(name, root, device, train_images, test_images)
+def _loaded(
+    name: str, root: str, device: str, train_images: int | None, test_images: int | None, resolution: int, files: object
+):
+    return load_dataset(name, root, device, train_images, test_images, resolution)
 
 
 def _count(n: int | None, available: int, what: str, name: str) -> int:

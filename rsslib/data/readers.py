@@ -16,6 +16,13 @@ from rsslib.files import atomic_path, remove_temporary, write
 from rsslib.space import RESOLUTION
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+LICENCES = {  # as their authors or distributors state them
+    "digits": "CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
+    "mnist": "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
+    "fashion_mnist": "MIT (Zalando SE)",
+    "cifar10": "none stated; its author asks to cite Krizhevsky 2009",
+    "cifar100": "none stated; its author asks to cite Krizhevsky 2009",
+}
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 _TORCHVISION = dict(zip(DATASETS[1:], ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"), strict=True))
@@ -41,25 +48,39 @@ def row_order(rows: Rows) -> np.ndarray:
     return np.lexsort((rows.y, rows.keys[:, 1], rows.keys[:, 0]))
 
 
-def fit(x: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, C] -> [N, 32, 32, C]: zero-padded if grey 28 x 28, else resized."""
+def fit(x: np.ndarray, resolution: int = RESOLUTION) -> np.ndarray:
+    """uint8 [N, H, W, C] -> [N, R, R, C]: zero-padded to 32 if grey 28 x 28, else resized (bilinear, antialias)."""
     n, height, width, channels = x.shape
-    if (height, width) == (RESOLUTION, RESOLUTION):
+    if (height, width) == (resolution, resolution):
         return x
-    if (height, width, channels) == (28, 28, 1):
+    if (height, width, channels, resolution) == (28, 28, 1, RESOLUTION):
         return np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
     import torch  # here, because whoever checks names has no need of it
 
-    out = np.empty((n, RESOLUTION, RESOLUTION, channels), np.uint8)
+    out = np.empty((n, resolution, resolution, channels), np.uint8)
     for i in range(0, n, 100):  # few at a time: the images may be large
         planes = torch.from_numpy(np.ascontiguousarray(x[i : i + 100].transpose(0, 3, 1, 2))).float()
-        planes = torch.nn.functional.interpolate(planes, (RESOLUTION, RESOLUTION), mode="bilinear", antialias=True)
+        planes = torch.nn.functional.interpolate(planes, (resolution, resolution), mode="bilinear", antialias=True)
         out[i : i + 100] = planes.round_().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return out
 
 
-def read(name: str, root: Path) -> tuple[Rows, Rows, tuple[str, ...], Path]:
+def fit_with_pillow(x: np.ndarray, resolution: int) -> np.ndarray:
+    """`fit` of one image, uint8 [H, W, C] -> [R, R, C], without PyTorch; equal up to one grey level of rounding."""
+    height, width, channels = x.shape
+    if (height, width) == (resolution, resolution) or (height, width, channels, resolution) == (28, 28, 1, RESOLUTION):
+        return fit(x[None], resolution)[0]
+    planes = [
+        np.asarray(Image.fromarray(x[..., c].astype(np.float32)).resize((resolution,) * 2, Image.Resampling.BILINEAR))
+        for c in range(channels)
+    ]
+    return np.stack(planes, -1).round().clip(0, 255).astype(np.uint8)
+
+
+def read(name: str, root: Path, resolution: int = RESOLUTION) -> tuple[Rows, Rows, tuple[str, ...], Path]:
     """Training rows, test rows, class names and the path of the dataset `name` in the folder `root`, all checked.
+
+    Image files come at the resolution, the rest as it is stored.
 
     Raises InputError if there is no such dataset, its files cannot be used, or the download fails.
     """
@@ -75,7 +96,7 @@ def read(name: str, root: Path) -> tuple[Rows, Rows, tuple[str, ...], Path]:
         else:
             check_name(name, root)
             path = root / str(name)
-            train, test, classes = _read_folder(path)
+            train, test, classes = _read_folder(path, resolution)
     return train, test, _check_classes(train.y, test.y, classes, path), path
 
 
@@ -173,7 +194,7 @@ def _check_classes(
     return tuple(str(i) for i in range(k)) if classes is None else classes
 
 
-def _read_folder(folder: Path) -> tuple[Rows, Rows, tuple[str, ...]]:
+def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, ...]]:
     def listed(path: Path) -> list[Path]:
         return sorted(p for p in path.iterdir() if not p.name.startswith("."))
 
@@ -208,8 +229,8 @@ def _read_folder(folder: Path) -> tuple[Rows, Rows, tuple[str, ...]]:
     for paths in files.values():
         images, keys = [], []
         for path, _ in paths:  # resized at once: the files together may not fit in memory
-            x = _read_image(path, grey)[None]
-            images.append(fit(x))
+            x = read_image(path, grey)[None]
+            images.append(fit(x, resolution))
             keys.append(hash_rows(x))
         labels = np.array([label for _, label in paths], dtype=np.int64)
         splits.append(Rows(np.concatenate(images), labels, np.concatenate(keys)))
@@ -226,7 +247,7 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path} is not a readable image ({reason(error)}): repair or remove it") from None
 
 
-def _read_image(path: Path, grey: bool) -> np.ndarray:
+def read_image(path: Path, grey: bool) -> np.ndarray:
     """Pixels as uint8 [H, W, 1 or 3]; 16-bit images keep their high byte."""
     with _open_image(path) as image:
         if image.mode.startswith("I"):

@@ -292,6 +292,41 @@ def figure_1(
     return figure
 
 
+def search_figure(
+    fronts: Mapping[str, pd.DataFrame], population: pd.DataFrame | None = None, caption: str = ""
+) -> Captioned:
+    """Test accuracy against size of the fronts of `rsslib.searching.search`, by name, over a population's subnets.
+
+    Sizes are the column mflops of each table; count those of a population for the same network as the fronts'.
+    """
+    figure = Captioned((COLUMN, 2.7), layout="constrained")
+    axes = figure.subplots()
+    if population is not None:
+        axes.scatter(population["mflops"], population["accuracy"], s=5, color="0.75", label="population", zorder=1)
+    for (name, front), colour, mark in zip(fronts.items(), ("#2a9d78", "#1f5a99", "#f2a93b"), "osD", strict=False):
+        axes.plot(
+            front["mflops"], front["test_accuracy"], color=colour, marker=mark, markersize=3, linewidth=0.9,
+            label=f"{name}, {len(front)} subnets", zorder=2,
+        )  # fmt: skip
+    axes.set(xlabel=SIZE, ylabel=ACCURACY)
+    axes.legend(loc="lower right", frameon=True)
+    figure.caption = caption
+    return figure
+
+
+def predictions_figure(images: np.ndarray, predicted: Sequence[str], labels: Sequence[str]) -> Figure:
+    """uint8 images [N, C, R, R] in rows of five, each under what was predicted; the label too where it is another."""
+    figure = Figure((PAGE / 1.6, 1.1 * -(-len(images) // 5)), layout="constrained")
+    panels = np.ravel(figure.subplots(-(-len(images) // 5), 5))
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, image, name, label in zip(panels, images, predicted, labels, strict=False):
+        axes.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
+        right = name == label
+        axes.set_title(name if right else f"{name} (is {label})", color=INK if right else "#c1121f")
+    return figure
+
+
 def _draw_times(axes: Axes, times: pd.DataFrame, styles: dict[str, MethodStyle], unit: float) -> None:
     """Bars of one dataset; `unit` in seconds."""
     times = timed(times)

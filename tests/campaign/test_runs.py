@@ -88,7 +88,7 @@ def results(done, tmp_path):
 # --- a finished run
 
 
-def test_a_finished_run_is_a_folder_of_five_files(done):
+def test_a_finished_run_is_a_folder_of_its_files(done):
     made, results = done
     names = [f"test/digits/tiny/{method}/seed0" for method in ("ofa", "rss", "ofa-released")]
     assert [run.name for run in made] == names

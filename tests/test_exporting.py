@@ -1,0 +1,193 @@
+"""rsslib.exporting and rsslib.predicting: what is exported computes what the supernet does, or is not written."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from helpers import TINY, assert_close, random_archs, random_supernet, sentence, toy_data
+from PIL import Image
+from torch import nn
+
+from rsslib import exporting
+from rsslib.data.augmentation import normalise
+from rsslib.data.readers import fit, fit_with_pillow
+from rsslib.errors import InputError
+from rsslib.evaluate import evaluate_population, recalibrate, recalibration_images
+from rsslib.exporting import Deployable, compare, export, onnx_model, verify
+from rsslib.predicting import open_model, predict
+from rsslib.space import SearchSpace
+
+DATA = {channels: toy_data(300, 60, channels) for channels in (1, 3)}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A file, and what it was made of."""
+    supernet = random_supernet(SearchSpace(TINY, classes=4)).eval()
+    arch = random_archs(supernet.space, 1, seed=3)[0]
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    return path, supernet, arch, export(supernet, arch, DATA[3], path)
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v3", "proxylessnas"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_deployable_is_the_recalibrated_subnet(backbone, channels):
+    data = DATA[channels]
+    supernet = random_supernet(SearchSpace(backbone, in_channels=channels, classes=4)).eval()
+    recalibration = recalibration_images(data)
+    for arch in random_archs(supernet.space, 3):
+        network = supernet.extract(arch)
+        network.load_state_dict(recalibrate(supernet, arch, recalibration), strict=False)
+        with torch.no_grad():
+            expected = network(normalise(data.x_test, data.mean, data.std))
+        subnet = Deployable.of(supernet, arch, data)
+        assert_close(subnet(data.x_test), expected, 1e-3)  # 60 layers in float32, in another order
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in subnet.modules())
+        assert subnet.card.arch == arch and subnet.card.classes == data.classes
+
+
+def test_the_file_opens_elsewhere_and_gives_the_logits_of_any_batch(exported):
+    path, supernet, arch, words = exported
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    subnet = Deployable.of(supernet, arch, DATA[3])
+    for n in (1, 2, 60):
+        x = DATA[3].x_test[:n].contiguous()
+        assert_close(torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), subnet(x), 1e-4)
+    table = evaluate_population(supernet, [(1.0, arch)], DATA[3], progress=False)
+    assert words["accuracy"] == table["accuracy"][0]
+    assert words["checked_images"] == 256 and 0 <= words["difference"] <= 1e-4
+
+
+def test_the_file_says_what_it_is(exported):
+    path, supernet, arch, words = exported
+    card = open_model(path).card
+    assert card == words
+    assert card["classes"] == list("0123") and (card["channels"], card["resolution"]) == (3, 32)
+    assert card["arch"] == {"kernel": list(arch.kernel), "expand": list(arch.expand), "depth": list(arch.depth)}
+    assert card["mflops"] == supernet.space.macs(arch) / 1e6
+
+
+def test_an_export_that_differs_is_refused(exported):
+    _, supernet, arch, _ = exported
+    subnet = Deployable.of(supernet, arch, DATA[3])
+    images, precision = DATA[3].x_test.contiguous(), torch.backends.cudnn.conv.fp32_precision
+    model = onnx_model(subnet, images[:2])
+    assert torch.backends.cudnn.conv.fp32_precision == precision  # as CUDA training set it
+    assert verify(subnet, model, images)["difference"] <= 1e-4
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("classifier.weight"):
+            weight = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
+    with pytest.raises(InputError) as error:
+        verify(subnet, model, images)
+    assert "differs from PyTorch by" in sentence(error)
+
+
+def test_no_file_appears_where_verification_fails(exported, tmp_path, monkeypatch):
+    _, supernet, arch, _ = exported
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    with pytest.raises(InputError) as error:
+        export(supernet, arch, DATA[3], tmp_path / "model.onnx")
+    assert "no file was written" in sentence(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prediction_may_differ_only_where_the_margin_is_small():
+    expected = np.array([[1.0, 0.5], [0.3, 0.30001]], np.float32)
+    near = expected + np.array([[0, 0], [2e-5, 0]], np.float32)
+    assert 0 < compare(near, expected) < 1e-4
+    for far in (expected[::-1], expected + np.array([[0, 0], [2e-4, 0]], np.float32), expected * np.nan, expected[:1]):
+        with pytest.raises(InputError):
+            compare(far, expected)
+
+
+def test_predictions_are_those_of_the_model(exported, tmp_path):
+    path, supernet, arch, _ = exported
+    subnet, images = Deployable.of(supernet, arch, DATA[3]), DATA[3].x_test[:5]
+    files = []
+    for i, x in enumerate(images):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(x.permute(1, 2, 0).numpy()).save(files[-1])
+    probabilities = subnet(images).softmax(1)
+    for i, prediction in enumerate(predict(path, files)):
+        assert prediction.label == DATA[3].classes[probabilities[i].argmax()]
+        assert prediction.probability == pytest.approx(probabilities[i].max().item(), abs=1e-4)
+
+
+def test_predict_does_not_import_pytorch(exported, tmp_path):
+    Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
+    code = (
+        "import sys; from rsslib.cli import main; "
+        f"status = main(['predict', {str(exported[0])!r}, {str(tmp_path / 'grey.png')!r}]); "
+        "assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path / "grey.png")) and "%" in done.stdout
+
+
+@pytest.mark.parametrize("resolution", [32, 64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pillow_fits_an_image_as_training_does_up_to_a_grey_level(channels, resolution):
+    rng = np.random.default_rng(0)
+    for height, width in ((8, 8), (28, 28), (32, 32), (37, 211), (300, 40), (500, 400)):
+        x = rng.integers(0, 256, (height, width, channels)).astype(np.uint8)
+        ours, theirs = fit_with_pillow(x, resolution).astype(int), fit(x[None], resolution)[0].astype(int)
+        assert np.abs(ours - theirs).max() <= 1
+        assert (ours != theirs).mean() <= 1e-3
+
+
+def test_a_damaged_or_foreign_file_is_refused(exported, tmp_path):
+    content = exported[0].read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.onnx").write_text("not a model")
+    model = onnx.load_from_string(content)
+    del model.metadata_props[:]
+    (tmp_path / "foreign.onnx").write_bytes(model.SerializeToString())
+    onnx.helper.set_model_props(model, {"rsslib": "1", "classes": "[1"})
+    (tmp_path / "lying.onnx").write_bytes(model.SerializeToString())
+    for name, said in (
+        ("cut", "damaged"), ("text", "damaged"), ("foreign", "not one that"), ("lying", "not one that"),
+        ("absent", "is not a file"),
+    ):  # fmt: skip
+        with pytest.raises(InputError) as error:
+            open_model(tmp_path / f"{name}.onnx")
+        assert said in sentence(error) and f"{name}.onnx" in sentence(error)
+
+
+def test_a_file_that_is_no_image_is_named(exported, tmp_path):
+    (tmp_path / "notes.png").write_text("no image")
+    with pytest.raises(InputError) as error:
+        predict(exported[0], [tmp_path / "notes.png"])
+    assert "notes.png is not a readable image" in sentence(error)
+
+
+def test_images_that_the_supernet_does_not_take_are_refused(exported, tmp_path):
+    _, supernet, arch, _ = exported
+    for images in (DATA[1], replace(DATA[3], classes=("a", "b"))):
+        with pytest.raises(InputError) as error:
+            export(supernet, arch, images, tmp_path / "model.onnx")
+        assert "the supernet takes 3 channels, 32 pixels a side, 4 classes" in sentence(error)
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_names_the_extra(exported, tmp_path, monkeypatch, missing):
+    _, supernet, arch, _ = exported
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(InputError) as error:
+        export(supernet, arch, DATA[3], tmp_path / "model.onnx")
+    assert f"{missing} is not installed: pip install 'rsslib[export]'" in sentence(error)
+
+
+def test_a_folder_that_cannot_be_written_is_named(exported, tmp_path):
+    _, supernet, arch, _ = exported
+    (tmp_path / "file").touch()
+    for path, said in ((tmp_path / "file" / "model.onnx", "is a file"), (tmp_path, "is a folder")):
+        with pytest.raises(InputError) as error:
+            export(supernet, arch, DATA[3], path)
+        assert said in sentence(error)

@@ -1,0 +1,225 @@
+"""From images in folders, larger than 32 pixels, to a deployed subnet: the whole way, at the smallest scale."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, sentence
+from PIL import Image
+
+from rsslib import campaign, load_dataset, load_supernet
+from rsslib.campaign import Profile, Settings
+from rsslib.campaign.record import configuration
+from rsslib.cards import read_card
+from rsslib.cli import main
+from rsslib.data.augmentation import augment, draw_augmentation, normalise
+from rsslib.errors import InputError
+from rsslib.exporting import export
+from rsslib.predicting import open_model, predict
+from rsslib.searching import chosen, search
+from rsslib.space import BACKBONES, SearchSpace
+
+PROFILE = Profile("test", ("photographs",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5)
+PHOTOGRAPHS = ("china", "flower")  # scikit-learn's, of 427 x 640 pixels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_backbone():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", TINY)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Colour photographs in folders: crops of two, the test's from the right of the training's."""
+    from sklearn.datasets import load_sample_image
+
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for name in PHOTOGRAPHS:
+        photograph = load_sample_image(f"{name}.jpg")
+        for split, n, left, right in (("train", 40, 0, 440), ("test", 10, 440, 640)):
+            folder = root / "photographs" / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                side = int(rng.integers(80, 140))
+                top, start = int(rng.integers(427 - side)), int(rng.integers(left, right - side))
+                Image.fromarray(photograph[top : top + side, start : start + side]).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A finished run at 64 pixels and the settings with its folders."""
+    settings = Settings(tmp_path_factory.mktemp("results"), data, "cpu", progress=False)
+    (run,) = campaign.plan(PROFILE, methods=["rss"], backbone="tiny", resolution=64)
+    campaign.complete([run], settings)
+    return run, settings
+
+
+def test_photographs_are_trained_at_64_pixels_searched_exported_and_predicted(data, trained, tmp_path):
+    run, settings = trained
+    supernet, images = campaign.trained_supernet(run, settings)
+    assert images.resolution == supernet.space.resolution == 64 and images.classes == PHOTOGRAPHS
+    smallest = supernet.space.macs(supernet.space.smallest) / 1e6
+    front = search(supernet, images, {"mflops": 1.5 * smallest}, evaluations=12, progress=False)
+    assert (front["mflops"] <= 1.5 * smallest).all()
+    words = export(supernet, chosen(front), images, tmp_path / "model.onnx")
+    assert words["accuracy"] in front["test_accuracy"].tolist() and words["resolution"] == 64
+    files = sorted((data / "photographs" / "test").rglob("*.png"))
+    predictions = predict(tmp_path / "model.onnx", files)
+    right = sum(prediction.label == prediction.path.parent.name for prediction in predictions)
+    assert abs(100 * right / len(files) - words["accuracy"]) <= 100 / len(files)  # Pillow may round a pixel otherwise
+    subnet = campaign.deployable(run, chosen(front), settings=settings)
+    logits = open_model(tmp_path / "model.onnx").logits(images.x_test.contiguous().numpy())
+    assert np.abs(logits - subnet(images.x_test).numpy()).max() <= 1e-4 * np.abs(logits).max()
+
+
+def test_the_command_line_does_the_same(data, trained, tmp_path, capsys, monkeypatch):
+    run, settings = trained
+    monkeypatch.setitem(campaign.PROFILES, "test", PROFILE)
+    where = ["--profile", "test", "--dataset", "photographs", "--backbone", "tiny", "--resolution", "64"]
+    where += ["--results", str(settings.results), "--data", str(data)]
+    model, front = str(tmp_path / "model.onnx"), str(tmp_path / "front.csv")
+    assert main(["search", *where, "--evaluations", "5", "--mflops", "2", "--output", front]) == 0
+    assert "test_accuracy" in capsys.readouterr().out
+    assert main(["export", *where, "--front", front, "--mflops", "2", "--output", model]) == 0
+    assert "verified on" in capsys.readouterr().out
+    image = next((data / "photographs" / "test" / "china").iterdir())
+    assert main(["predict", model, str(image)]) == 0
+    assert capsys.readouterr().out.startswith(f"{image}: ")
+    for arguments, said in (
+        (["search", *where, "--mflops", "0.01"], "no subnet of tiny at 64 pixels has mflops of at most 0.01"),
+        (["export", *where, "--resolution", "33", "--output", model], "resolution is 33: expected a multiple of 32"),
+        (["export", *where, "--output", str(image / "model.onnx")], "is a file: expected a folder"),
+        (["predict", str(image), str(image)], "is damaged or no ONNX file"),
+    ):
+        assert main(arguments) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_supernet_needs_nothing_but_its_folder(trained, tmp_path):
+    run, settings = trained
+    expected, images = campaign.trained_supernet(run, settings)
+    for name in ("weights.safetensors", "card.json"):
+        shutil.copy(run.folder(settings.results) / name, tmp_path)
+    supernet = load_supernet(tmp_path)
+    assert not supernet.training and supernet.space.resolution == 64
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(supernet.state_dict()[name], tensor), name
+    card = read_card(tmp_path)
+    assert card["classes"] == list(PHOTOGRAPHS) and (card["dataset"], card["method"]) == ("photographs", "rss")
+    assert card["epochs"] == run.method.epochs and "images of your own" in card["licence_of_the_data"]
+    table = campaign.populations([run], settings.results)
+    for bucket, values in card["test_accuracy_by_mflops"].items():
+        assert values["median"] == table.query(f"bucket == {bucket}")["accuracy"].median()
+    assert campaign.deployable(supernet, images=images).card.classes == PHOTOGRAPHS
+    with pytest.raises(InputError) as error:
+        campaign.deployable(supernet)
+    assert "give those to recompute" in sentence(error)
+
+
+def test_a_supernet_that_was_altered_is_refused(trained, tmp_path):
+    run, settings = trained
+    for name in ("weights.safetensors", "card.json"):
+        shutil.copy(run.folder(settings.results) / name, tmp_path)
+    weights, card = tmp_path / "weights.safetensors", tmp_path / "card.json"
+    words, content = card.read_text(), weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    wrong = json.loads(words)
+    wrong["space"]["classes"] = 7
+    for change, said in (
+        (lambda: None, "damaged, or not the file"),
+        (weights.unlink, "cannot be read"),
+        (lambda: (weights.write_bytes(content), card.write_text(json.dumps(wrong))), "does not describe"),
+        (lambda: card.write_text("{}"), "is not the card of a supernet"),
+        (card.unlink, "does not exist"),
+    ):
+        change()
+        with pytest.raises(InputError) as error:
+            load_supernet(tmp_path)
+        assert said in sentence(error)
+
+
+def test_a_profile_takes_all_of_the_images_where_there_are_fewer_than_it_says(data, trained):
+    run, settings = trained
+    large = dataclasses.replace(PROFILE, name="large", train_images=6400, test_images=5, supernet_epochs=1)
+    (run,) = campaign.plan(large, methods=["rss-short"], backbone="tiny", resolution=64)
+    campaign.complete([run], settings)
+    _, images = campaign.trained_supernet(run, settings)
+    assert (len(images.y_train), len(images.y_test)) == (64, 5)
+    elsewhere = dataclasses.replace(settings, data=settings.results)  # without the images
+    campaign.complete([run], elsewhere)
+    assert campaign.overview([run], settings.results)["status"].tolist() == ["finished"]
+
+
+def test_a_resolution_is_part_of_a_run_unless_it_is_the_studys(trained):
+    run, settings = trained
+    assert "/tiny-64px/" in run.name and configuration(run)["training"]["resolution"] == 64
+    usual = dataclasses.replace(run, resolution=32)
+    assert "/tiny/" in usual.name and "resolution" not in configuration(usual)["training"]
+    table = campaign.populations([run], settings.results)
+    assert sorted(set(table["bucket"])) == sorted(SearchSpace(TINY, resolution=64).buckets)
+
+
+@pytest.mark.parametrize("resolution", [33, 0, 256, 64.0, "64"])
+def test_a_resolution_that_cannot_be_is_one_sentence(resolution):
+    for use in (
+        lambda: SearchSpace(resolution=resolution),
+        lambda: load_dataset("digits", resolution=resolution),
+        lambda: campaign.plan(resolution=resolution),
+    ):
+        with pytest.raises(InputError) as error:
+            use()
+        assert f"resolution is {resolution!r}: expected" in sentence(error)
+
+
+@pytest.mark.parametrize("resolution", [32, 96])
+@pytest.mark.parametrize("backbone", sorted({"mobilenet_v3", "proxylessnas"}))
+def test_sizes_at_a_resolution_are_those_of_the_networks_convolutions(backbone, resolution):
+    """Counted with hooks on an extracted network, not from the table."""
+    from rsslib.network import Network
+
+    space, total = SearchSpace(backbone, resolution=resolution), 0
+
+    def count(module, inputs, output):
+        nonlocal total
+        total += output[0].numel() * module.weight[0].numel()
+
+    for arch in (space.smallest, space.middle):
+        network, total = Network(space, arch).eval(), 0
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+                module.register_forward_hook(count)
+        network(torch.zeros(1, 3, resolution, resolution))
+        assert space.macs(arch) == total
+
+
+def test_augmentation_fills_images_of_any_size():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.full((200, 3, 64, 64), 200, dtype=torch.uint8)
+    p = draw_augmentation(200, generator, 64)
+    assert ((p.top + p.height).max(), (p.left + p.width).max()) == (64, 64) and p.height.min() < 24
+    still = dataclasses.replace(
+        p, top=0 * p.top, left=0 * p.left, height=0 * p.height + 64, width=0 * p.width + 64, flip=p.flip & False,
+        brightness=1 + 0 * p.brightness, saturation=1 + 0 * p.saturation,
+    )  # fmt: skip
+    noise = torch.randint(256, x.shape, generator=generator, dtype=torch.uint8)
+    torch.testing.assert_close(augment(noise, still, None, None), normalise(noise, None, None))
+    assert augment(x, p, None, None).std((2, 3)).max() < 1e-5  # no border comes in
+
+
+def test_a_folder_with_one_class_or_no_image_is_named(data, tmp_path):
+    shutil.copytree(data / "photographs", tmp_path / "own")
+    (tmp_path / "own" / "train" / "china" / "notes.png").write_text("no image")
+    with pytest.raises(InputError) as error:
+        load_dataset("own", tmp_path, resolution=64)
+    assert "notes.png is not a readable image" in sentence(error)
+    for split in ("train", "test"):
+        shutil.rmtree(tmp_path / "own" / split / "china")
+    with pytest.raises(InputError) as error:
+        load_dataset("own", tmp_path, resolution=64)
+    assert "fewer than 2 classes (1)" in sentence(error)
