@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     commands = result.add_subparsers(required=True)
     for name, work, text in (
         ("run", run_one, "train and evaluate one method on one dataset, and print what came of it"),
-        ("runs", list_runs, "list the runs that the notebooks need: finished, running, interrupted or missing; time left"),
+        ("runs", list_runs, "list the runs that the notebooks need: which are finished, and what time is left"),
         ("reproduce", reproduce, "train the notebooks' missing runs, execute the notebooks and write their figures"),
         ("figures", figures, "execute the notebooks on stored results, without training"),
     ):

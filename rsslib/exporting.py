@@ -204,7 +204,8 @@ def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) ->
     )
     card = subnet.card
     settings = {"kernel": card.arch.kernel, "expand": card.arch.expand, "depth": card.arch.depth}
-    words = vars(card) | {"arch": settings, "accuracy": 100 * right / max(len(test), 1), "test_images": len(test)} | words
+    own = vars(card) | {"arch": settings, "accuracy": 100 * right / max(len(test), 1), "test_images": len(test)}
+    words = own | words
     onnx.helper.set_model_props(model, {FORMAT: "1", **{name: json.dumps(value) for name, value in words.items()}})
     onnx.checker.check_model(model, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
