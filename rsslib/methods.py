@@ -58,16 +58,19 @@ class Stage:
 class Method:
     """How a supernet is trained.
 
-    `teacher`: "stage" distils from the network as it stood after the first stage, "random" from an untrained network.
-    `fresh_optimizer`: every stage starts with a new optimiser, as a process of its own would.
+    `teacher`: "stage" distils from the network as it stood after the first stage, "random" from an untrained network;
+    "largest" is in-place distillation (Yu and Huang 2019): of the subnets of a step the first learns from the labels,
+    the others from the first's soft labels alone. `fresh_optimizer`: every stage starts with a new optimiser, as a
+    process of its own would. `gradients` of a step's subnets are summed, as in OFA, or averaged.
     """
 
     name: str
     stages: tuple[Stage, ...]
     batch_size: int = BATCH_SIZE
     dropout: float = DROPOUT
-    teacher: Literal["stage", "random"] | None = None
+    teacher: Literal["stage", "random", "largest"] | None = None
     fresh_optimizer: bool = True
+    gradients: Literal["sum", "mean"] = "sum"
 
     def __post_init__(self):
         check_number(self.batch_size, "batch_size", 2, whole=True)
@@ -77,9 +80,10 @@ class Method:
         if self.stages and self.epochs < 1:  # without stages it only stands for its name
             raise InputError(f"method {self.name!r} has no epoch: expected stages of at least one in all")
         if self.teacher is not None:
-            choose(self.teacher, ("stage", "random"), "teacher")
+            choose(self.teacher, ("stage", "random", "largest"), "teacher")
         elif any(stage.distill for stage in self.stages):
-            raise InputError(f"method {self.name!r} distils without a teacher: give teacher as stage or random")
+            raise InputError(f"method {self.name!r} distils without a teacher: give it as stage, random or largest")
+        choose(self.gradients, ("sum", "mean"), "gradients")
 
     @property
     def epochs(self) -> int:
@@ -207,12 +211,16 @@ METHODS = tuple(_BUILDERS)
 def build(name: str, supernet_epochs: int, shrinking_epochs: int) -> Method:
     """The method `name` for `supernet_epochs` (s) and `shrinking_epochs` (ps) as in Table 1; RSS trains s + ps.
 
-    Raises InputError for an unknown name or for epochs that are not at least 1.
+    The name is one of `METHODS`, which are the paper's, or of `rsslib.beyond.METHODS`. Raises InputError for an unknown
+    name or for epochs that are not at least 1.
     """
-    choose(name, METHODS, "method")
+    from rsslib import beyond  # which is made of this module's parts
+
+    builders = _BUILDERS | beyond.BUILDERS
+    choose(name, tuple(builders), "method")
     check_number(supernet_epochs, "supernet_epochs", 1, whole=True)
     check_number(shrinking_epochs, "shrinking_epochs", 1, whole=True)
-    return replace(_BUILDERS[name](supernet_epochs, shrinking_epochs), name=name)
+    return replace(builders[name](supernet_epochs, shrinking_epochs), name=name)
 
 
 def override(

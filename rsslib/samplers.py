@@ -4,7 +4,8 @@ A sampler answers one question at the start of each epoch: which subnets does ea
 method `subnets` below is a sampler; a new one is a small class, also in a notebook.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -32,6 +33,13 @@ def randomness(seed: int, stage: int, epoch: int) -> tuple[np.random.Generator, 
     return np.random.default_rng(to_sampler), int(to_generator.generate_state(1)[0])
 
 
+def _of_block(rng: np.random.Generator, block: int) -> np.random.Generator:
+    """Random numbers of a block of steps of a stage, which may begin in an earlier epoch than that of `rng`."""
+    entropy = rng.bit_generator.seed_seq.entropy  # type: ignore[attr-defined]
+    stage = entropy[:-1] if isinstance(entropy, list) else [entropy]  # without the epoch, see `randomness`
+    return np.random.default_rng(np.random.SeedSequence([*stage, block], spawn_key=(2,)))
+
+
 def same_throughout(subnets: list[Step]) -> bool:
     """Whether all steps of an epoch train the same subnets."""
     return all(step == subnets[0] for step in subnets)
@@ -43,7 +51,8 @@ class Uniform:
 
     One draw an epoch is RSS; draws per batch from a part of the space are the stages of progressive shrinking.
     `kernels`, `expands` and `depths` restrict the draw; None means all of the space's settings. `count` subnets are
-    drawn for a step and their gradients summed.
+    drawn for a step and their gradients summed. A draw holds for `every` batches or epochs, counted through the stage:
+    a block of batches may go on in the next epoch.
     """
 
     per: Literal["epoch", "batch"] = "epoch"
@@ -51,16 +60,36 @@ class Uniform:
     kernels: tuple[int, ...] | None = None
     expands: tuple[int, ...] | None = None
     depths: tuple[int, ...] | None = None
+    every: int = field(default=1, repr=False)
 
     def __post_init__(self):
         choose(self.per, ("epoch", "batch"), "sampling interval")
         check_number(self.count, "count of subnets a step", 1, whole=True)
+        check_number(self.every, "every", 1, whole=True)
+
+    def __repr__(self) -> str:
+        every = "" if self.every == 1 else f", every={self.every}"  # records of runs know it without
+        names = ("per", "count", "kernels", "expands", "depths")
+        return f"Uniform({', '.join(f'{name}={getattr(self, name)!r}' for name in names)}{every})"
 
     def subnets(self, space, rng, epoch, epochs, steps):
-        draws = 1 if self.per == "epoch" else steps
-        rows = space.sample(draws * self.count, rng, self.kernels, self.expands, self.depths)
-        archs = [space.to_arch(row) for row in rows]
-        return [tuple(archs[i : i + self.count]) for i in range(0, len(archs), self.count)]
+        if self.every == 1:
+            return self._draw(space, rng, 1 if self.per == "epoch" else steps)
+        if self.per == "epoch":
+            return self._draw(space, _of_block(rng, epoch // self.every), 1)
+        blocks = [(epoch * steps + step) // self.every for step in range(steps)]
+        drawn = {block: self._draw(space, _of_block(rng, block), 1)[0] for block in dict.fromkeys(blocks)}
+        return [drawn[block] for block in blocks]
+
+    def _draw(self, space: SearchSpace, rng: np.random.Generator, n: int) -> list[Step]:
+        rows = space.sample(n * self.count, rng, self.kernels, self.expands, self.depths)
+        return _steps(space, rows, self.count)
+
+
+def _steps(space: SearchSpace, rows: np.ndarray, count: int) -> list[Step]:
+    """Rows as subnets, so many a step."""
+    archs = [space.to_arch(row) for row in rows]
+    return [tuple(archs[i : i + count]) for i in range(0, len(archs), count)]
 
 
 SIZES = ("smallest", "middle", "largest")
@@ -106,3 +135,147 @@ def _check_sizes(sizes: tuple[str, ...]) -> None:
         raise InputError(f"sizes is {sizes!r}: expected at least one of {', '.join(SIZES)}, in a tuple")
     for size in sizes:
         choose(size, SIZES, "subnet")
+
+
+@lru_cache(maxsize=256)
+def of_bucket(space: SearchSpace, bucket: float, number: int) -> Arch:
+    """Subnet `number` (from 0) of a bucket of the population on which every run is evaluated."""
+    return space.population(number + 1, [bucket])[number][1]
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One subnet of the evaluated population throughout, which so is trained alone: number `number` of its bucket."""
+
+    bucket: float
+    number: int
+
+    def __post_init__(self):
+        check_number(self.bucket, "bucket", 0)
+        check_number(self.number, "number", 0, whole=True)
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        return [(of_bucket(space, self.bucket, self.number),)]
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """The subnets of another sampler, `times` times in every step: their gradients are summed as those of different
+    subnets are."""
+
+    sampler: Sampler
+    times: int = 2
+
+    def __post_init__(self):
+        check_number(self.times, "times", 1, whole=True)
+
+    @property
+    def count(self) -> int:
+        return self.times * getattr(self.sampler, "count", 1)
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        return [step * self.times for step in self.sampler.subnets(space, rng, epoch, epochs, steps)]
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """Every step the largest subnet, the smallest, and `drawn` uniform ones (Yu and Huang 2019; BigNAS, 2020).
+
+    The largest comes first, so that it can teach the others of its step (`Method.teacher` "largest").
+    """
+
+    drawn: int = 2
+
+    def __post_init__(self):
+        check_number(self.drawn, "drawn", 0, whole=True)
+
+    @property
+    def count(self) -> int:
+        return 2 + self.drawn
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        drawn = _steps(space, space.sample(steps * self.drawn, rng), self.drawn) if self.drawn else [()] * steps
+        return [(space.largest, space.smallest, *step) for step in drawn]
+
+
+@dataclass(frozen=True)
+class StrictFairness:
+    """Every step as many subnets as a layer has settings, which share them out: in each layer every kernel size and
+    expand ratio, in each stage every depth, is in exactly one of them (FairNAS, Chu et al. 2021).
+
+    Raises InputError at the first epoch if the space has not `count` of each.
+    """
+
+    count: int = 3
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        settings = (space.kernels, space.expands, space.depths)
+        if any(len(values) != self.count for values in settings):
+            numbers = ", ".join(str(len(values)) for values in settings)
+            raise InputError(
+                f"count of strict fairness is {self.count}: expected the number of kernel sizes, expand ratios and "
+                f"depths, which must be equal and are {numbers}"
+            )
+        widths = (space.n_layers, space.n_layers, space.n_stages)
+        values = np.concatenate([np.tile(v, (width, 1)) for v, width in zip(settings, widths, strict=True)])
+        rows = rng.permuted(np.tile(values, (steps, 1, 1)), axis=2)  # [steps, columns, count]
+        return _steps(space, rows.transpose(0, 2, 1).reshape(steps * self.count, -1).astype(np.int8), self.count)
+
+
+@dataclass(frozen=True)
+class Compound:
+    """A subnet every step whose stages are narrow and shallow or wide and deep: depth and expand ratio of a stage are
+    the smallest two, the middle two and so on (CompOFA, Sahni et al. 2021). Kernel sizes are drawn uniformly.
+
+    A stage whose depth is not elastic draws one expand ratio for its layers. Raises InputError at the first epoch if
+    the space has not as many depths as expand ratios.
+    """
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        depths, expands = np.sort(space.depths), np.sort(space.expands)
+        if len(depths) != len(expands):
+            raise InputError(
+                f"compound settings pair {len(depths)} depths with {len(expands)} expand ratios: expected equal numbers"
+            )
+        rows = space.sample(steps, rng)
+        first = elastic = 0
+        for stage in space.backbone.stages:
+            levels = rng.integers(len(depths), size=steps)
+            columns = slice(space.n_layers + first, space.n_layers + first + stage.layers)
+            rows[:, columns] = expands[levels][:, None]
+            if stage.elastic_depth:
+                rows[:, 2 * space.n_layers + elastic] = depths[levels]
+                elastic += 1
+            first += stage.layers
+        return _steps(space, rows, 1)
+
+
+@dataclass(frozen=True)
+class FlopsAware:
+    """A subnet every step whose size is uniform between the smallest and the largest (the FLOPs-aware part of
+    AttentiveNAS, Wang et al. 2021), where uniform settings make nearly all subnets of middle size.
+
+    For each, a size is drawn, then `candidates` subnets of all sizes, and the one nearest to the size is taken: the
+    settings of a candidate lean to small or large ones by a share of its own.
+    """
+
+    candidates: int = 200
+
+    def __post_init__(self):
+        check_number(self.candidates, "candidates", 1, whole=True)
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        low, high = space.reference.macs(space.smallest), space.reference.macs(space.largest)
+        widths = (space.n_layers, space.n_layers, space.n_stages)
+        chosen = []
+        for target in rng.uniform(low, high, steps):
+            share = rng.uniform(size=(self.candidates, 1))
+            rows = np.concatenate(
+                [
+                    np.sort(settings)[rng.binomial(len(settings) - 1, share, (self.candidates, width))]
+                    for settings, width in zip((space.kernels, space.expands, space.depths), widths, strict=True)
+                ],
+                axis=1,
+            ).astype(np.int8)
+            chosen.append(rows[np.abs(space.reference.macs(rows) - target).argmin()])
+        return _steps(space, np.stack(chosen), 1)

@@ -76,7 +76,7 @@ class EagerSteps:
                 group["lr"] = rates[step]
             losses[step] = train_step(
                 self.state, views, x, data.y_train[rows], subnets[step],
-                self.method.dropout, self.generator, self.stage.distill,
+                self.method, self.generator, self.stage.distill,
             )  # fmt: skip
             if order.device.type == "cpu":  # elsewhere reading the loss would hold up the device
                 bar.set_postfix(loss=f"{losses[step]:.2f}", refresh=False)
@@ -119,25 +119,33 @@ def train_step(
     x: Tensor,
     y: Tensor,
     subnets: Step,
-    dropout: float,
+    method: Method,
     generator: torch.Generator,
     distill: bool,
 ) -> Tensor:
     """One optimiser step on images x [N, C, R, R] and labels y [N]; returns the subnets' mean loss, detached.
 
-    The subnets' gradients are summed. Differentiation is with respect to slices: each leaf is a subnet's part of a
-    parameter, and its gradient the same part of the parameter's, so nothing of full size is made but the optimiser's
-    own pass. That pass reaches every tensor that ever had a gradient, active or not (zeros decay like the rest).
+    The subnets' gradients are summed, or averaged if the method says so. Differentiation is with respect to slices:
+    each leaf is a subnet's part of a parameter, and its gradient the same part of the parameter's, so nothing of full
+    size is made but the optimiser's own pass. That pass reaches every tensor that ever had a gradient, active or not
+    (zeros decay like the rest).
     """
     state.optimizer.zero_grad(set_to_none=False)
-    soft_labels = soft_labels_of(state, x) if distill else None
+    in_place = distill and method.teacher == "largest"
+    soft_labels = soft_labels_of(state, x) if distill and not in_place else None
+    labels: Tensor | None = y
     total = torch.zeros((), device=x.device)
     for arch, (leaves, norm) in zip(subnets, views.of(subnets), strict=True):
-        loss = loss_of(run_subnet(state, x, arch, leaves, norm, dropout, generator), y, soft_labels)
+        logits = run_subnet(state, x, arch, leaves, norm, method.dropout, generator)
+        loss = loss_of(logits, labels, soft_labels)
+        total += loss.detach()
+        if in_place and labels is not None:  # of the first, which teaches the others
+            labels, soft_labels = None, logits.detach().softmax(1)
+        if method.gradients == "mean":
+            loss = loss / len(subnets)
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         pairs = [(leaf.grad, g) for leaf, g in zip(leaves.values(), gradients, strict=True) if g is not None]
         torch._foreach_add_(*map(list, zip(*pairs, strict=True)))  # where it is None, `Pointwise` has added it
-        total += loss.detach()
     state.optimizer.step()
     return total / len(subnets)
 
@@ -167,10 +175,10 @@ def soft_labels_of(state: TrainingState, x: Tensor) -> Tensor:
     return run_subnet(state, x, largest, state.teacher, batch_norm_training(), 0.0, None).softmax(1)
 
 
-def loss_of(logits: Tensor, y: Tensor, soft_labels: Tensor | None) -> Tensor:
-    """Cross-entropy of logits [N, classes] with labels y [N], plus that with a teacher's soft labels [N, classes]."""
-    loss = F.cross_entropy(logits, y)
-    return loss if soft_labels is None else loss + F.cross_entropy(logits, soft_labels)
+def loss_of(logits: Tensor, labels: Tensor | None, soft_labels: Tensor | None) -> Tensor:
+    """Cross-entropy of logits [N, classes] with labels [N], plus that with soft labels [N, classes], where given."""
+    first, *others = [F.cross_entropy(logits, target) for target in (labels, soft_labels) if target is not None]
+    return first + others[0] if others else first
 
 
 def full_gradient(parameter: nn.Parameter) -> Tensor:

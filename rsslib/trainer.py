@@ -135,7 +135,7 @@ def processor_clock(device: torch.device) -> Callable[[], float]:
 def enter_stage(state: TrainingState, method: Method, stage: Stage, seed: int) -> None:
     """What happens once before a stage: teacher, channel sorting, optimiser."""
     space, supernet = state.supernet.space, state.supernet
-    if stage.distill and state.teacher is None:
+    if stage.distill and state.teacher is None and method.teacher != "largest":
         teacher: Network = supernet
         if method.teacher == "random":  # PyTorch's default initialisation, from a seed of its own
             with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):

@@ -6,11 +6,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import chisquare, kstest
 
+from rsslib import beyond
 from rsslib.errors import InputError
 from rsslib.methods import METHODS, build
-from rsslib.samplers import SIZES, Alternating, Successive, Uniform
+from rsslib.samplers import (
+    SIZES,
+    Alone,
+    Alternating,
+    Compound,
+    FlopsAware,
+    Repeated,
+    Sandwich,
+    StrictFairness,
+    Successive,
+    Uniform,
+    randomness,
+)
 from rsslib.space import SearchSpace
 
 SPACE = SearchSpace("mobilenet_v3")
@@ -87,7 +100,8 @@ def test_any_uniform_sampler_draws_as_many_as_it_says_from_its_set(per, count, k
 
 @given(st.data())
 def test_every_epoch_of_every_method_has_its_subnets(data):
-    method = build(data.draw(st.sampled_from(METHODS)), data.draw(st.integers(1, 200)), data.draw(st.integers(1, 500)))
+    name = data.draw(st.sampled_from(METHODS + beyond.METHODS))
+    method = build(name, data.draw(st.integers(1, 200)), data.draw(st.integers(1, 500)))
     stage = data.draw(st.sampled_from([stage for stage in method.stages if stage.epochs]))
     epoch, steps = data.draw(st.integers(0, stage.epochs - 1)), data.draw(st.integers(1, 8))
     seed = data.draw(st.integers(0, 2**32))
@@ -156,6 +170,101 @@ def test_middle_only_trains_the_middle_setting():
     assert step == (SPACE.uniform(5, 4, 3),)
 
 
+# --- samplers beyond the paper's
+
+
+@given(every=st.integers(1, 30), steps=st.integers(1, 12), epochs=st.integers(1, 5), seed=st.integers(0, 2**32))
+def test_a_draw_holds_for_its_batches_also_from_epoch_to_epoch(every, steps, epochs, seed):
+    sampler = Uniform("batch", 2, every=every)
+    drawn = [
+        step
+        for epoch in range(epochs)
+        for step in sampler.subnets(SPACE, randomness(seed, 1, epoch)[0], epoch, epochs, steps)
+    ]
+    blocks = [drawn[i : i + every] for i in range(0, len(drawn), every)]
+    assert len(drawn) == epochs * steps and all(len(set(block)) == 1 for block in blocks)
+    assert len(set(drawn)) == len(blocks) and {len(step) for step in drawn} == {2}
+
+
+def test_a_draw_holds_for_its_epochs_and_differs_between_seeds_and_stages():
+    def drawn(seed, stage):
+        draws = [Uniform(every=3).subnets(SPACE, randomness(seed, stage, e)[0], e, 9, 5) for e in range(9)]
+        assert all(len(draw) == 1 for draw in draws)
+        return [draw[0] for draw in draws]
+
+    first = drawn(0, 0)
+    assert [first[i] == first[i - 1] for i in range(1, 9)] == [True, True, False] * 2 + [True, True]
+    assert not set(first) & set(drawn(1, 0)) and not set(first) & set(drawn(0, 1))
+
+
+def test_a_sampling_interval_of_one_is_known_and_drawn_as_before():
+    assert repr(Uniform()) == "Uniform(per='epoch', count=1, kernels=None, expands=None, depths=None)"
+    assert repr(Uniform(every=3)).endswith("depths=None, every=3)")
+    rows = SPACE.sample(6, rng())
+    expected = [(SPACE.to_arch(row),) for row in rows]
+    assert Uniform("batch").subnets(SPACE, rng(), 4, 9, 6) == expected
+
+
+def test_a_subnet_alone_is_that_of_the_evaluated_population():
+    population = [arch for _, arch in SPACE.population(4, [8.0])]
+    assert [Alone(8.0, i).subnets(SPACE, rng(), 5, 9, 7) for i in range(4)] == [[(arch,)] for arch in population]
+
+
+def test_repeated_subnets_are_those_of_the_other_sampler():
+    single = Uniform("batch").subnets(SPACE, rng(), 0, 1, 9)
+    repeated = Repeated(Uniform("batch"), 3)
+    assert repeated.count == 3 and repeated.subnets(SPACE, rng(), 0, 1, 9) == [step * 3 for step in single]
+
+
+@given(drawn=st.integers(0, 3), seed=st.integers(0, 2**32))
+def test_every_step_of_a_sandwich_has_the_largest_first_and_the_smallest(drawn, seed):
+    steps = Sandwich(drawn).subnets(SPACE, np.random.default_rng(seed), 0, 1, 8)
+    assert all(step[:2] == (SPACE.largest, SPACE.smallest) and len(step) == 2 + drawn for step in steps)
+    assert len({arch for step in steps for arch in step[2:]}) == 8 * drawn
+
+
+@given(seed=st.integers(0, 2**32))
+def test_strict_fairness_gives_every_setting_to_exactly_one_subnet_of_a_step(seed):
+    for step in StrictFairness().subnets(SPACE, np.random.default_rng(seed), 0, 1, 4):
+        for values, settings in (("kernel", SPACE.kernels), ("expand", SPACE.expands), ("depth", SPACE.depths)):
+            for column in zip(*(getattr(arch, values) for arch in step), strict=True):
+                assert sorted(column) == sorted(settings)
+
+
+def test_strict_fairness_draws_uniformly_and_columns_independently():
+    rows = SPACE.to_rows([step[0] for step in StrictFairness().subnets(SPACE, rng(), 0, 1, 4000)])
+    p_values = [chisquare(np.unique(column, return_counts=True)[1]).pvalue for column in rows.T]
+    assert min(p_values) > 0.001 / len(p_values)
+    correlation = np.corrcoef(rows.T.astype(float)) - np.eye(rows.shape[1])
+    assert np.abs(correlation).max() < 5 / np.sqrt(len(rows))
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v3", "proxylessnas"])
+def test_compound_subnets_pair_depth_with_width(backbone):
+    space, pairs, kernels = SearchSpace(backbone), {2: 3, 3: 4, 4: 6}, set()
+    for (arch,) in Compound().subnets(space, rng(), 0, 1, 300):
+        first, depths = 0, iter(arch.depth)
+        for stage in space.backbone.stages:
+            expands = set(arch.expand[first : first + stage.layers])
+            assert len(expands) == 1
+            if stage.elastic_depth:
+                assert expands == {pairs[next(depths)]}
+            first += stage.layers
+        kernels.add(arch.kernel)
+    assert len(kernels) == 300
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v3", "proxylessnas"])
+def test_sizes_are_uniform_with_flops_aware_sampling_and_not_without(backbone):
+    space = SearchSpace(backbone)
+    low, high = space.reference.macs(space.smallest), space.reference.macs(space.largest)
+    p_values = []
+    for sampler in (FlopsAware(), Uniform("batch")):
+        macs = [space.reference.macs(arch) for (arch,) in sampler.subnets(space, rng(), 0, 1, 500)]
+        p_values.append(kstest(macs, "uniform", (low, high - low)).pvalue)
+    assert p_values[0] > 0.01 and p_values[1] < 1e-20
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -164,6 +273,12 @@ def test_middle_only_trains_the_middle_setting():
         (lambda: Successive(()), "sizes is"),
         (lambda: Alternating("largest"), "sizes is 'largest'"),
         (lambda: Uniform(count=0), "a step is 0"),
+        (lambda: Uniform(every=0), "every is 0"),
+        (lambda: Repeated(Uniform(), 0), "times is 0"),
+        (lambda: Sandwich(-1), "drawn is -1"),
+        (lambda: Alone(8.0, -1), "number is -1"),
+        (lambda: StrictFairness(2).subnets(SPACE, rng(), 0, 1, 1), "strict fairness is 2: expected .* are 3, 3, 3"),
+        (lambda: Compound().subnets(SearchSpace(depths=(2, 4)), rng(), 0, 1, 1), "pair 2 depths with 3 expand ratios"),
         (lambda: Successive(("large",)), "did you mean 'largest'"),
         (lambda: Alternating(("smallest", "huge")), "unknown subnet 'huge'"),
     ],

@@ -26,6 +26,7 @@ from rsslib.supernet import SuperNet
 from rsslib.trainer import start, steps_per_epoch, train
 
 SPACE = SearchSpace(TINY, classes=4)
+PLAIN = one_stage("plain", 1, Uniform(), dropout=0.0)
 
 
 def shortened(name, *epochs):
@@ -57,10 +58,10 @@ def spy(monkeypatch):
     """A list that gets (state, subnets, dropout, x, y, learning rates) at the start of every step."""
     calls = []
 
-    def step(state, views, x, y, subnets, dropout, generator, distill):
+    def step(state, views, x, y, subnets, method, generator, distill):
         rates = [group["lr"] for group in state.optimizer.param_groups]
-        calls.append((state, subnets, dropout, x, y, rates))
-        return train_step(state, views, x, y, subnets, dropout, generator, distill)
+        calls.append((state, subnets, method.dropout, x, y, rates))
+        return train_step(state, views, x, y, subnets, method, generator, distill)
 
     monkeypatch.setattr(single_steps, "train_step", step)
     return calls
@@ -122,7 +123,7 @@ def test_steps_are_those_of_plain_sgd_with_zero_gradients_for_idle_weights(count
     for x, y, archs, rate in steps:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        losses.append(train_step(state, views, x, y, archs, 0.0, generator, distill).item())
+        losses.append(train_step(state, views, x, y, archs, PLAIN, generator, distill).item())
     expected = plain_sgd(plain, steps, teacher)
     np.testing.assert_allclose(losses, np.reshape(expected, (-1, count)).mean(1), rtol=1e-6)
     for name, tensor in plain.state_dict().items():
@@ -139,7 +140,7 @@ def test_a_step_of_a_real_backbone_is_one_of_plain_sgd():
     archs = tuple(random_archs(space, 2))
     for group in state.optimizer.param_groups:
         group["lr"] = 0.1
-    train_step(state, Views(supernet), x, y, archs, 0.0, torch.Generator(), False)
+    train_step(state, Views(supernet), x, y, archs, PLAIN, torch.Generator(), False)
     plain_sgd(plain, [(x, y, archs, 0.1)], None)
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(supernet.state_dict()[name], tensor, atol=1e-9, rtol=0, msg=name)
@@ -394,6 +395,52 @@ def test_dropout_of_the_method_reaches_the_subnets(spy):
 # --- stages of progressive shrinking
 
 
+def step_of(method, subnets, x, y, supernet=None):
+    """The supernet after one step of a method with these subnets, its gradients and its loss."""
+    state = start(SPACE, method, 0) if supernet is None else TrainingState(supernet, new_optimizer(supernet))
+    for group in state.optimizer.param_groups:
+        group["lr"] = 0.1
+    distill = method.teacher is not None
+    loss = train_step(state, Views(state.supernet), x, y, subnets, method, torch.Generator(), distill).item()
+    return state, {n: p.grad for n, p in state.supernet.named_parameters() if p.grad is not None}, loss
+
+
+def test_averaged_gradients_are_summed_ones_over_their_number():
+    x, y, archs = torch.randn(8, 3, 32, 32), torch.arange(8) % 4, tuple(random_archs(SPACE, 3))
+    (_, total, loss), (_, mean, same_loss) = (
+        step_of(replace(PLAIN, gradients=gradients), archs, x, y) for gradients in ("sum", "mean")
+    )
+    assert loss == same_loss and total.keys() == mean.keys()
+    for name, gradient in total.items():
+        torch.testing.assert_close(3 * mean[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_the_same_subnet_twice_has_twice_its_gradient():
+    x, y, arch = torch.randn(8, 3, 32, 32), torch.arange(8) % 4, SPACE.middle
+    (_, once, _), (_, twice, _) = (step_of(PLAIN, subnets, x, y) for subnets in ((arch,), (arch, arch)))
+    for name, gradient in once.items():
+        torch.testing.assert_close(twice[name], 2 * gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_the_largest_subnet_teaches_the_others_of_its_step():
+    """Against autograd through extracted networks: labels for the largest, its soft labels alone for the others."""
+    x, y = torch.randn(8, 3, 32, 32, dtype=torch.float64), torch.arange(8) % 4
+    archs = (SPACE.largest, SPACE.smallest, *random_archs(SPACE, 1))
+    supernet = random_supernet(SPACE, dtype=torch.float64)
+    plain = copy.deepcopy(supernet).train()
+    logits = [plain(x, arch) for arch in archs]
+    soft_labels = logits[0].detach().softmax(1)
+    losses = [F.cross_entropy(logits[0], y), *(-(soft_labels * z.log_softmax(1)).sum(1).mean() for z in logits[1:])]
+    sum(losses).backward()
+    method = replace(PLAIN, teacher="largest")
+    _, gradients, loss = step_of(method, archs, x, y, supernet)
+    assert loss == pytest.approx(sum(x.item() for x in losses) / 3)
+    for name, parameter in plain.named_parameters():
+        assert (name in gradients) == (parameter.grad is not None)
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-9, rtol=1e-7, msg=name)
+
+
 def momentum(state):
     return sum(s["momentum_buffer"].abs().sum().item() for s in state.optimizer.state.values())
 
@@ -507,7 +554,7 @@ def test_distillation_adds_the_soft_cross_entropy():
         state = TrainingState(copy.deepcopy(supernet), None, dict(teacher.named_parameters()))
         state.optimizer = new_optimizer(state.supernet)
         views = Views(state.supernet)
-        losses[distill] = train_step(state, views, x, y, (SPACE.middle,), 0.0, torch.Generator(), distill).item()
+        losses[distill] = train_step(state, views, x, y, (SPACE.middle,), PLAIN, torch.Generator(), distill).item()
     with torch.no_grad():
         soft_labels, student = teacher(x).softmax(1), copy.deepcopy(supernet).train()(x, SPACE.middle)
     soft = -(soft_labels * student.log_softmax(1)).sum(1).mean().item()

@@ -46,6 +46,8 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
     method = dataclasses.asdict(run.method)
     for stage, record in zip(run.method.stages, method["stages"], strict=True):
         record["sampler"] = sampler_identity(stage.sampler)
+    if run.method.gradients == "sum":  # records from before there was a choice do not have it
+        del method["gradients"]
     return json.loads(
         json.dumps(
             {

@@ -58,6 +58,7 @@ class GraphedSteps:
         n, channels, height, width = data.x_train.shape
         batch = method.batch_size
         self.full_steps = n // batch
+        self.in_place = stage.distill and method.teacher == "largest"
         real = {"dtype": self.supernet.classifier.weight.dtype, "device": device}
         check_room(n * height * width * channels * real["dtype"].itemsize, device)
         self.images = torch.empty(n, height, width, channels, **real)  # an epoch's, augmented and in order
@@ -103,8 +104,9 @@ class GraphedSteps:
                 self.run(key, self.whole_step, subnets[0])
             else:
                 self.run("load", self.load)
-                for _ in subnets[step]:
-                    self.run(("subnet", len(subnets[step])), self.masked, len(subnets[step]))
+                for i, _ in enumerate(subnets[step]):
+                    first = self.in_place and i == 0  # which teaches the others
+                    self.run(("subnet", len(subnets[step]), first), self.masked, len(subnets[step]), first)
                 self.run(("update", len(self.idle)), self.update)
             if (step + 1) % QUEUED_STEPS == 0:
                 waiting = self.wait(waiting)
@@ -153,7 +155,7 @@ class GraphedSteps:
         x, y = self.images[done:].permute(0, 3, 1, 2), self.labels[done:]
         self.losses[self.full_steps] = train_step(
             self.state, Views(self.supernet), x, y, archs,
-            self.method.dropout, self.generator, self.stage.distill,
+            self.method, self.generator, self.stage.distill,
         )  # fmt: skip
 
     def wake(self, archs: tuple[Arch, ...]) -> None:
@@ -167,8 +169,8 @@ class GraphedSteps:
 
     def whole_step(self, archs: tuple[Arch, ...]) -> None:
         self.load()
-        for arch in archs:
-            self.sliced(arch, len(archs))
+        for i, arch in enumerate(archs):
+            self.sliced(arch, len(archs), i == 0)
         self.update()
 
     def load(self) -> None:
@@ -177,19 +179,19 @@ class GraphedSteps:
         torch.index_select(self.labels, 0, self.rows, out=self.batch_labels)
         torch.index_select(self.rates, 0, self.step, out=self.rate)
         torch._foreach_zero_(list(self.gradients.values()))
-        if self.stage.distill:
+        if self.stage.distill and not self.in_place:
             self.soft_labels.copy_(soft_labels_of(self.state, self.batch_images.permute(0, 3, 1, 2)))
 
-    def sliced(self, arch: Arch, count: int) -> None:
+    def sliced(self, arch: Arch, count: int, first: bool = True) -> None:
         """Add the gradients of one of the step's `count` subnets, computed from slices of the weights."""
         leaves = {name: t.detach().requires_grad_() for name, t in self.supernet.subnet(arch, self.parameters).items()}
         sums = self.supernet.subnet(arch, self.gradients)
         for name, leaf in leaves.items():
             leaf.grad = sums[name]
         norm = batch_norm_training(self.supernet.subnet(arch, self.buffers))
-        add(sums, self.differentiate(arch, leaves, leaves, norm, count))
+        add(sums, self.differentiate(arch, leaves, leaves, norm, count, first))
 
-    def masked(self, count: int) -> None:
+    def masked(self, count: int, first: bool = True) -> None:
         """Add the gradients of the next drawn one of the step's `count` subnets, computed with masks."""
         space, masks = self.space, self.masks
         kernels, widths = self.draws.index_select(0, self.draw)[0]
@@ -223,19 +225,25 @@ class GraphedSteps:
         running = [self.buffers[f"{norm}running_{name}"] for norm in norms for name in ("mean", "var")]
         kept = torch._foreach_add(running, 0.0)
         norm = batch_norm_training(self.buffers)
-        gradients = self.differentiate(space.largest, leaves, weights, norm, count)
+        gradients = self.differentiate(space.largest, leaves, weights, norm, count, first)
         torch._foreach_lerp_(kept, running, [mask for mask in norms.values() for _ in range(2)])
         torch._foreach_copy_(running, kept)  # a subnet moves the statistics of its own channels alone
         torch._foreach_mul_([gradients[name] for name in vectors], list(vectors.values()))
         add({name: self.gradients[name] for name in leaves}, gradients)
 
-    def differentiate(self, arch: Arch, leaves: dict, weights: dict, norm: Norm, count: int) -> dict[str, Tensor]:
+    def differentiate(
+        self, arch: Arch, leaves: dict, weights: dict, norm: Norm, count: int, first: bool
+    ) -> dict[str, Tensor]:
         """Gradients of the loss on the step's images by the leaves' names, but for those that `Pointwise` has added to
         the leaves' own; adds the loss to those of the epoch."""
-        x, soft_labels = self.batch_images.permute(0, 3, 1, 2), self.soft_labels if self.stage.distill else None
+        x, labels = self.batch_images.permute(0, 3, 1, 2), None if self.in_place and not first else self.batch_labels
+        soft_labels = self.soft_labels if self.stage.distill and not (self.in_place and first) else None
         logits = run_subnet(self.state, x, arch, weights, norm, self.method.dropout, self.generator)
-        loss = loss_of(logits, self.batch_labels, soft_labels)
+        loss = loss_of(logits, labels, soft_labels)
+        if self.in_place and first:
+            self.soft_labels.copy_(logits.detach().softmax(1))
         self.losses.index_add_(0, self.step, loss.detach().view(1).float() / count)
+        loss = loss / count if self.method.gradients == "mean" else loss
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         return {name: g for name, g in zip(leaves, gradients, strict=True) if g is not None}
 
@@ -295,6 +303,8 @@ class GraphedSteps:
                     self.sliced(self.space.uniform(kernel, expand, max(self.space.depths)), 1)
             else:
                 self.masked(1)
+                if self.in_place:
+                    self.masked(1, False)
             stand_in = nn.Parameter(torch.zeros_like(self.supernet.classifier.bias))
             stand_in.grad = torch.zeros_like(stand_in)
             self.rows.add_(0)

@@ -9,7 +9,7 @@ import torch
 from helpers import TINY, toy_data
 from simulator import CannotCapture, SimulatedGraph, UsedAfterFree, simulated_graphs
 
-from rsslib import steps, trainer
+from rsslib import beyond, steps, trainer
 from rsslib.campaign.checkpoints import load_checkpoint, save_checkpoint
 from rsslib.cuda import graphs
 from rsslib.data import augmentation
@@ -77,6 +77,14 @@ def assert_same(eager, graphed, tolerance=1e-9):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_method_trains_as_single_steps_do(name):
+    assert_same(*both(shortened(name, dropout=0.3)))
+
+
+BEYOND = (*beyond.CONTROLS, *beyond.INTERVALS, *beyond.SAMPLERS)
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_every_method_beyond_the_papers_trains_as_single_steps_do(name):
     assert_same(*both(shortened(name, dropout=0.3)))
 
 

@@ -1,0 +1,139 @@
+"""Methods beyond the paper's: subnets alone, controls, sampling intervals, other ways to train a supernet.
+
+Each is a function from Table 1's epochs (s, ps), as in `rsslib.methods`. The controls part what the paper's contrasts
+mix: each differs from its neighbour in one thing.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Literal
+
+import numpy as np
+
+from rsslib.methods import Method, Schedule, Stage, build, one_stage, progressive_shrinking
+from rsslib.samplers import (
+    Alone,
+    Alternating,
+    Compound,
+    FlopsAware,
+    Repeated,
+    Sampler,
+    Sandwich,
+    StrictFairness,
+    Uniform,
+    of_bucket,
+)
+from rsslib.space import Arch, SearchSpace
+
+Builder = Callable[[int, int], Method]
+
+# --- subnets alone ----------------------------------------------------------------------------------------------------
+
+ALONE = {8.0: 10, 4.0: 3, 14.0: 3}  # subnets of a bucket, its first
+
+
+@lru_cache(maxsize=256)
+def exposure(space: SearchSpace, arch: Arch, draws: int = 20_000) -> float:
+    """The share of RSS's updates that reach a parameter of a subnet, a mean over its parameters.
+
+    What a draw shares with a subnet are the parameters of the subnet that has the smaller of their settings everywhere.
+    """
+    row, drawn = space.to_rows([arch]), space.sample(draws, np.random.default_rng(0))
+    return float((space.parameters(np.minimum(row, drawn)) / space.parameters(row)).mean())
+
+
+def alone(s: int, ps: int, bucket: float, number: int, exposed: bool = False) -> Method:
+    """A subnet of the evaluated population trained alone, for RSS's epochs, or for as many as reach it in RSS."""
+    epochs = s + ps
+    if exposed:
+        space = SearchSpace()
+        epochs = max(1, round(epochs * exposure(space, of_bucket(space, bucket, number))))
+    return one_stage("", epochs, Alone(bucket, number))
+
+
+def alone_names(bucket: float, exposed: bool = False) -> list[str]:
+    """The names of the methods that train subnets of a bucket alone."""
+    return [f"alone-{bucket:g}-{number}{'-exposed' * exposed}" for number in range(ALONE[bucket])]
+
+
+# --- controls ---------------------------------------------------------------------------------------------------------
+
+
+CHANGES = ("teacher", "schedule", "optimizer", "unsorted")
+
+
+def changed_ofa(s: int, ps: int, change: str) -> Method:
+    """`ofa` with one of the changes that `ofa-released` makes."""
+    method, released = progressive_shrinking(s, ps), build("ofa-released", s, ps)
+    if change == "teacher":
+        return replace(method, teacher=released.teacher)
+    if change == "optimizer":
+        return replace(method, fresh_optimizer=released.fresh_optimizer)
+    fields = {"unsorted": ("sort_channels",), "schedule": ("epochs", "first_epoch", "schedule_epochs")}[change]
+    stages = zip(method.stages, released.stages, strict=True)
+    return replace(method, stages=tuple(replace(a, **{f: getattr(b, f) for f in fields}) for a, b in stages))
+
+
+def rss_with(
+    s: int, ps: int, sampler: Sampler, schedule: Schedule = "cosine", gradients: Literal["sum", "mean"] = "sum"
+) -> Method:
+    """RSS with another sampler, schedule, or way to join gradients."""
+    return one_stage("", s + ps, sampler, schedule, gradients=gradients)
+
+
+CONTROLS: dict[str, Builder] = {
+    "rss-2-per-batch-mean": partial(rss_with, sampler=Uniform(per="batch", count=2), gradients="mean"),
+    "rss-same-twice": partial(rss_with, sampler=Repeated(Uniform(per="batch"), 2)),
+    "rss-constant": partial(rss_with, sampler=Uniform(), schedule="constant"),
+    "rss-alternating-cosine": partial(rss_with, sampler=Alternating()),
+    **{f"ofa-{change}": partial(changed_ofa, change=change) for change in CHANGES},
+}
+
+# How long a draw of RSS holds; `rss-per-batch` and `rss` stand for one batch and one epoch.
+INTERVALS: dict[str, Builder] = {
+    "rss-every-10-batches": partial(rss_with, sampler=Uniform(per="batch", every=10)),
+    "rss-every-50-batches": partial(rss_with, sampler=Uniform(per="batch", every=50)),
+    "rss-every-3-epochs": partial(rss_with, sampler=Uniform(every=3)),
+}
+
+# --- other ways to train a supernet, with RSS's number of subnet passes -----------------------------------------------
+
+
+def equal_passes(s: int, ps: int, sampler: Sampler, teacher: Literal["largest"] | None = None) -> Method:
+    """A method of one stage that runs as many subnets on as many batches as RSS does, in epochs rounded up."""
+    count = getattr(sampler, "count", 1)
+    method = one_stage("", -(-(s + ps) // count), sampler, teacher=teacher)
+    return replace(method, stages=tuple(replace(stage, distill=teacher is not None) for stage in method.stages))
+
+
+def shorter_ofa(s: int, ps: int) -> Method:
+    """Progressive shrinking with RSS's number of subnet passes: all of its stages shortened alike.
+
+    A pass of the teacher does not count. Every stage keeps an epoch.
+    """
+    method = progressive_shrinking(s, ps)
+    share = (s + ps) / method.subnet_epochs
+
+    def shortened(stage: Stage) -> Stage:
+        return replace(stage, epochs=max(1, round(stage.epochs * share)))
+
+    return replace(method, stages=tuple(map(shortened, method.stages)))
+
+
+SAMPLERS: dict[str, Builder] = {
+    "ofa-equal-passes": shorter_ofa,
+    "sandwich": partial(equal_passes, sampler=Sandwich(), teacher="largest"),
+    "fair": partial(equal_passes, sampler=StrictFairness()),
+    "compound": partial(equal_passes, sampler=Compound()),
+    "flops-aware": partial(equal_passes, sampler=FlopsAware()),
+}
+
+BUILDERS: dict[str, Builder] = {
+    name: partial(alone, bucket=bucket, number=number, exposed=exposed)
+    for bucket in ALONE
+    for exposed in (False, True)
+    for number, name in enumerate(alone_names(bucket, exposed))
+}
+BUILDERS |= CONTROLS | INTERVALS | SAMPLERS
+METHODS = tuple(BUILDERS)

@@ -1,0 +1,312 @@
+"""What training one subnet does to others, measured: effects of steps and epochs, agreement of gradients.
+
+`effects` and `agreement` take any quality and gradient functions; `Trial` gives those of a supernet in training.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rsslib.data.augmentation import augment, draw_augmentation
+from rsslib.data.dataset import Dataset
+from rsslib.evaluate import LabelledBatches, recalibrate, recalibration_images
+from rsslib.methods import Method
+from rsslib.progress import progress_bar
+from rsslib.space import Arch, SearchSpace
+from rsslib.steps import EagerSteps, TrainingState, Views, loss_of, run_subnet, train_step
+from rsslib.supernet import batch_norm_training, batch_norm_with, subnet_slices
+
+Index = Mapping[str, tuple]  # parts of tensors by their names
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    At each of `shares` of a method's epochs: the effect of a step, a mean over `batches`; that of an epoch, once; and
+    gradients of `pairs` of batches. Subnets are judged on `images` validation images, with batch norm statistics of
+    `recalibration` training images.
+    """
+
+    shares: tuple[float, ...] = (0.25, 0.5, 0.75, 0.95)
+    batches: int = 10
+    pairs: int = 20
+    images: int = 512
+    recalibration: int = 400
+
+    def epochs(self, method: Method) -> dict[int, float]:
+        """The epochs after which to measure, and their share of all."""
+        return {max(1, round(share * method.epochs)): share for share in self.shares}
+
+
+# --- the two measurements, for anything that is trained ---------------------------------------------------------------
+
+
+def effects(subnets: Sequence[Hashable], quality_after: Callable[[Any], np.ndarray]) -> np.ndarray:
+    """What training each subnet does to each, float64 [trained, judged, ...]; positive is transfer, negative harm.
+
+    `quality_after(subnet)` trains the subnet from one and the same state, and returns the quality of all afterwards,
+    [judged, ...], larger for better; `quality_after(None)` does all the same with a gradient of zero, so that what
+    momentum and weight decay do by themselves is taken off.
+    """
+    nothing = quality_after(None)
+    return np.stack([quality_after(subnet) - nothing for subnet in subnets])
+
+
+def agreement(
+    subnets: Sequence[Hashable],
+    gradient: Callable[[Any, Any], Mapping[str, Tensor]],
+    shared: Callable[[Any, Any], Index],
+    pairs: Sequence[tuple[Any, Any]],
+    part_of: Callable[[str], str] = lambda name: "all",
+) -> pd.DataFrame:
+    """How far the gradients of subnets agree on the weights that they share, free of the noise of batches.
+
+    `gradient(subnet, batch)` gives tensors of full size by name, `shared(a, b)` the index of what both subnets have in
+    each, `pairs` two batches each. For batches 1 and 2 the agreement of A and B is cos(A1, B2) over the root of
+    cos(A1, A2) cos(B1, B2), each a mean over pairs and, in the numerator, over both orders: 1 where A and B differ by
+    the batch alone, 0 for directions that have nothing in common, below for such that oppose each other.
+
+    Returns a row for each two subnets, also of a subnet with itself, and part (`part_of` a tensor's name; "all" is all
+    of them): a, b (their numbers), part, shared (weights), cross, own_a, own_b (the mean cosines) and agreement, NaN
+    where a floor is not above 0.
+    """
+    sums: dict[tuple[int, int, str], np.ndarray] = {}
+    counts: dict[tuple[int, int, str], int] = {}
+    regions = {(i, j): shared(a, b) for i, a in enumerate(subnets) for j, b in enumerate(subnets) if i <= j}
+    for first, second in pairs:
+        made = [[gradient(subnet, batch) for batch in (first, second)] for subnet in subnets]
+        for (i, j), region in regions.items():
+            dots: dict[str, Tensor] = {}
+            sizes: dict[str, int] = {}
+            for name, index in region.items():
+                a1, a2, b1, b2 = (g[name][index].flatten().double() for g in (*made[i], *made[j]))
+                # products of A1 B2, A2 B1, A1 A2, B1 B2, and the squares of all four
+                products = torch.stack([p @ q for p, q in ((a1, b2), (a2, b1), (a1, a2), (b1, b2),
+                                                           (a1, a1), (a2, a2), (b1, b1), (b2, b2))])  # fmt: skip
+                for part in {"all", part_of(name)}:
+                    dots[part] = dots[part] + products if part in dots else products
+                    sizes[part] = sizes.get(part, 0) + a1.numel()
+            for part, total in dots.items():
+                ab, ba, aa, bb, a1, a2, b1, b2 = total.tolist()
+                cosines = [_cosine(ab, a1, b2), _cosine(ba, a2, b1), _cosine(aa, a1, a2), _cosine(bb, b1, b2)]
+                sums[i, j, part] = sums.get((i, j, part), np.zeros(4)) + cosines
+                counts[i, j, part] = sizes[part]
+    rows = []
+    for (i, j, part), total in sums.items():
+        ab, ba, own_a, own_b = total / len(pairs)
+        cross, floor = (ab + ba) / 2, own_a * own_b
+        value = cross / math.sqrt(floor) if own_a > 0 and own_b > 0 else math.nan
+        rows.append((i, j, part, counts[i, j, part], cross, own_a, own_b, value))
+    return pd.DataFrame(rows, columns=["a", "b", "part", "shared", "cross", "own_a", "own_b", "agreement"])
+
+
+def _cosine(product: float, square_a: float, square_b: float) -> float:
+    return product / math.sqrt(square_a * square_b) if square_a > 0 and square_b > 0 else 0.0
+
+
+# --- a supernet in training -------------------------------------------------------------------------------------------
+
+
+def subjects(space: SearchSpace) -> list[Arch]:
+    """The subnets that are measured: the smallest, the first of each bucket of the population, and the largest."""
+    return [space.smallest, *(arch for _, arch in space.population(1)), space.largest]
+
+
+def distance(space: SearchSpace, a: Arch, b: Arch) -> int:
+    """How many settings of two subnets differ, those of unused layers left out."""
+    rows = space.to_rows([a, b])
+    used = space.active_mask(rows)
+    layers = np.concatenate([used, used, np.ones((2, space.n_stages), bool)], axis=1)
+    first, second = np.where(layers, rows, 0)
+    return int((first != second).sum())
+
+
+def shared_weights(space: SearchSpace, a: Arch, b: Arch) -> Index:
+    """For each parameter that both subnets use: the index of their common part, which is the smaller one's."""
+    own, theirs = subnet_slices(space, a), subnet_slices(space, b)
+    smaller = space.to_arch(np.minimum(*space.to_rows([a, b])))
+    common = subnet_slices(space, smaller)
+    return {name: index for name, index in common.items() if name in own and name in theirs and "running" not in name}
+
+
+def part_of(name: str) -> str:
+    """The layer of a parameter: its number, or what stands before and after the elastic layers."""
+    first, _, rest = name.partition(".")
+    return rest.partition(".")[0] if first == "blocks" else "first" if first in ("stem", "first") else "last"
+
+
+class Trial:
+    """A supernet as it stands in training, from which steps are tried and taken back.
+
+    `state` is the trial's own and stays as it was after each call.
+    """
+
+    def __init__(self, state: TrainingState, method: Method, data: Dataset, seed: int, effort: Effort):
+        self.state, self.method, self.data, self.effort = state, method, data, effort
+        # the stage that the last epoch was in: its optimiser and teacher are there, those of a next one are not yet
+        number = state.stage if state.epoch else max(i for i in range(state.stage) if method.stages[i].epochs)
+        self.stage = method.stages[number]
+        self.epoch = min(state.epoch or self.stage.epochs, self.stage.epochs - 1)
+        self.space = state.supernet.space
+        self.generator = torch.Generator(data.device).manual_seed(seed)
+        self.recalibration = recalibration_images(data, effort.recalibration)
+        self.judged = LabelledBatches(data.x_val[: effort.images], data.y_val[: effort.images], data)
+        self.kept = self._tensors()
+        self.asleep = {name for name, p in state.supernet.named_parameters() if p.grad is None}
+
+    def _tensors(self) -> list[Tensor]:
+        optimizer = self.state.optimizer.state
+        momentum = [optimizer[p]["momentum_buffer"].clone() for p in self.state.supernet.parameters()]
+        return [t.detach().clone() for t in self.state.supernet.state_dict().values()] + momentum
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        supernet, optimizer = self.state.supernet, self.state.optimizer.state
+        own = [*supernet.state_dict().values(), *(optimizer[p]["momentum_buffer"] for p in supernet.parameters())]
+        torch._foreach_copy_([t.detach() for t in own], self.kept)
+        for name, parameter in supernet.named_parameters():
+            if name in self.asleep:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def quality(self, subnets: Sequence[Arch]) -> np.ndarray:
+        """float64 [subnets, 2] on validation images: minus the loss (cross-entropy), and the accuracy in percent."""
+        result = []
+        for arch in subnets:
+            weights = self.state.supernet.subnet(arch, dict(self.state.supernet.named_parameters()))
+            norm = batch_norm_with(recalibrate(self.state.supernet, arch, self.recalibration, weights))
+            loss, right, n = 0.0, 0, 0
+            for x, y in self.judged:
+                logits = self.state.supernet.run(x, arch, weights, norm)
+                loss += F.cross_entropy(logits, y, reduction="sum").item()
+                right += int((logits.argmax(1) == y).sum())
+                n += len(y)
+            result.append((-loss / n, 100 * right / n))
+        return np.array(result)
+
+    def batches(self, n: int) -> list[tuple[Tensor, Tensor]]:
+        """`n` training batches, augmented: images [N, C, R, R] and labels [N]."""
+        data, result = self.data, []
+        for _ in range(n):
+            rows = torch.randint(len(data.x_train), (self.method.batch_size,), generator=self.generator,
+                                 device=data.device)  # fmt: skip
+            crops = draw_augmentation(len(rows), self.generator, data.resolution)
+            result.append((augment(data.x_train[rows], crops, data.mean, data.std), data.y_train[rows]))
+        return result
+
+    def step_effects(self, subnets: Sequence[Arch], batch: tuple[Tensor, Tensor]) -> np.ndarray:
+        """`effects` of one training step on the batch, at the current learning rate: float64 [trained, judged, 2]."""
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = self.stage.rate(self.epoch, 0, 1)
+        seed = self.generator.initial_seed()
+
+        def quality_after(subnet: Arch | None) -> np.ndarray:
+            if subnet is None:
+                self.state.optimizer.zero_grad(set_to_none=False)
+                self.state.optimizer.step()
+            else:
+                generator = torch.Generator(self.data.device).manual_seed(seed)  # the same dropout for all
+                views = Views(self.state.supernet)
+                train_step(self.state, views, *batch, (subnet,), self.method, generator, self.stage.distill)
+            quality = self.quality(subnets)
+            self.restore()
+            return quality
+
+        return effects(subnets, quality_after)
+
+    def epoch_effects(self, subnets: Sequence[Arch]) -> np.ndarray:
+        """`effects` of one epoch of training on a single subnet, all with the same batches: [trained, judged, 2]."""
+        data, n, size = self.data, len(self.data.x_train), self.method.batch_size
+        steps = n // size + (n % size > 1)
+        rates = [self.stage.rate(self.epoch, step, steps) for step in range(steps)]
+        seed = self.generator.initial_seed()
+
+        def quality_after(subnet: Arch | None) -> np.ndarray:
+            if subnet is None:
+                self.state.optimizer.zero_grad(set_to_none=False)
+                for rate in rates:
+                    for group in self.state.optimizer.param_groups:
+                        group["lr"] = rate
+                    self.state.optimizer.step()
+            else:
+                generator = torch.Generator(data.device).manual_seed(seed)
+                order = torch.randperm(n, generator=generator, device=data.device)
+                crops = draw_augmentation(n, generator, data.resolution)
+                executor = EagerSteps(self.state, self.method, self.stage, data, generator)
+                with progress_bar(shown=False) as bar:
+                    executor.epoch([(subnet,)] * steps, order, crops, rates, bar)
+            quality = self.quality(subnets)
+            self.restore()
+            return quality
+
+        return effects(subnets, quality_after)
+
+    def gradient(self, arch: Arch, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Gradients of the labels' cross-entropy with respect to a subnet's weights, in tensors of full size that are
+        0 elsewhere; batch norm takes the statistics of the batch, nothing is dropped."""
+        supernet = self.state.supernet
+        full = {name: torch.zeros_like(p) for name, p in supernet.named_parameters()}
+        leaves = {
+            name: part.detach().clone().requires_grad_()
+            for name, part in supernet.subnet(arch, dict(supernet.named_parameters())).items()
+        }
+        logits = run_subnet(self.state, batch[0], arch, leaves, batch_norm_training(), 0.0, None)
+        loss = loss_of(logits, batch[1], None)
+        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        parts = supernet.subnet(arch, full)
+        for name, gradient in zip(leaves, found, strict=True):
+            if gradient is not None:
+                parts[name].copy_(gradient)
+        return full
+
+
+EFFORTS = {"smoke": Effort((0.5, 0.95), batches=2, pairs=4, images=128, recalibration=200)}  # by profile
+
+
+def measure(
+    state: TrainingState, method: Method, data: Dataset, seed: int, effort: Effort, progress: bool = True
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All measurements at one point of training; `state` stays as it is.
+
+    Returns two tables. Effects, a row for each length (step or epoch), trained and judged subnet (numbers in
+    `subjects`): their sizes in MFLOPs, distance, repeats (batches), loss_effect (how much less the loss becomes, a
+    mean over batches), loss_error (its standard error over batches) and accuracy_effect (points). Agreement as
+    `agreement`, by layer, with sizes and distance.
+    """
+    space = state.supernet.space
+    trial, subnets = Trial(copy.copy(state), method, data, seed, effort), subjects(space)
+    mflops = [space.reference.macs(arch) / 1e6 for arch in subnets]
+    away = np.array([[distance(space, a, b) for b in subnets] for a in subnets])
+    steps = [
+        trial.step_effects(subnets, batch)
+        for batch in progress_bar(trial.batches(effort.batches), progress, desc=f"{method.name}: effects", unit="batch")
+    ]
+    rows = []
+    for length, found in (("step", np.stack(steps)), ("epoch", trial.epoch_effects(subnets)[None])):
+        mean, repeats = found.mean(0), len(found)
+        error = found.std(0, ddof=1) / math.sqrt(repeats) if repeats > 1 else np.full_like(mean, math.nan)
+        rows += [
+            (length, i, j, mflops[i], mflops[j], away[i, j], repeats, mean[i, j, 0], error[i, j, 0], mean[i, j, 1])
+            for i in range(len(subnets))
+            for j in range(len(subnets))
+        ]
+    columns = ["length", "trained", "judged", "trained_mflops", "judged_mflops", "distance", "repeats", "loss_effect"]
+    found = pd.DataFrame(rows, columns=[*columns, "loss_error", "accuracy_effect"])
+    batches = trial.batches(2 * effort.pairs)
+    pairs = list(zip(batches[::2], batches[1::2], strict=True))
+    agreed = agreement(
+        subnets, trial.gradient, lambda a, b: shared_weights(space, a, b),
+        progress_bar(pairs, progress, desc=f"{method.name}: gradients", unit="pair"), part_of,
+    )  # fmt: skip
+    agreed["a_mflops"], agreed["b_mflops"] = ([mflops[i] for i in agreed[side]] for side in ("a", "b"))
+    agreed["distance"] = away[agreed["a"], agreed["b"]]
+    return found, agreed
