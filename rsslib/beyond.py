@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from rsslib.errors import choose
 from rsslib.methods import Method, Schedule, Stage, build, one_stage, progressive_shrinking
 from rsslib.samplers import (
     Alone,
@@ -30,7 +31,7 @@ Builder = Callable[[int, int], Method]
 
 # --- subnets alone ----------------------------------------------------------------------------------------------------
 
-ALONE = {8.0: 10, 4.0: 3, 14.0: 3}  # subnets of a bucket, its first
+ALONE = {8.0: 10, 4.0: 3, 14.0: 3}  # by bucket, how many of its subnets, the first
 
 
 @lru_cache(maxsize=256)
@@ -129,6 +130,8 @@ SAMPLERS: dict[str, Builder] = {
     "flops-aware": partial(equal_passes, sampler=FlopsAware()),
 }
 
+# --- names ------------------------------------------------------------------------------------------------------------
+
 BUILDERS: dict[str, Builder] = {
     name: partial(alone, bucket=bucket, number=number, exposed=exposed)
     for bucket in ALONE
@@ -137,3 +140,18 @@ BUILDERS: dict[str, Builder] = {
 }
 BUILDERS |= CONTROLS | INTERVALS | SAMPLERS
 METHODS = tuple(BUILDERS)
+
+
+def methods_of(group: str, small: bool = False) -> tuple[str, ...]:
+    """The methods that a question needs: "interference", or "samplers" for what is compared at equal passes.
+
+    `small` leaves out most subnets alone. Raises InputError for another group.
+    """
+    choose(group, ("interference", "samplers"), "group of methods")
+    if group == "samplers":
+        return ("rss", "rss-per-batch", *SAMPLERS)
+    names = {(bucket, exposed): alone_names(bucket, exposed) for bucket in ALONE for exposed in (False, True)}
+    equal = [name for bucket in ALONE for name in names[bucket, False][: (4 if bucket == 8 else 1) if small else None]]
+    exposed = names[8.0, True][: 1 if small else None]
+    paper = ("rss-smallest", "rss-middle", "rss-largest", "rss-per-batch", "rss-2-per-batch", "rss-alternating")
+    return ("rss", "ofa", "ofa-released", *equal, *exposed, *paper, *CONTROLS, *INTERVALS)

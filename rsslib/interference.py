@@ -95,9 +95,10 @@ def agreement(
                 for part in {"all", part_of(name)}:
                     dots[part] = dots[part] + products if part in dots else products
                     sizes[part] = sizes.get(part, 0) + a1.numel()
-            for part, total in dots.items():
-                ab, ba, aa, bb, a1, a2, b1, b2 = total.tolist()
-                cosines = [_cosine(ab, a1, b2), _cosine(ba, a2, b1), _cosine(aa, a1, a2), _cosine(bb, b1, b2)]
+            for part, products in dots.items():
+                ab, ba, aa, bb, *squares = products.tolist()
+                sides = ((ab, 0, 3), (ba, 1, 2), (aa, 0, 1), (bb, 2, 3))
+                cosines = [_cosine(product, squares[p], squares[q]) for product, p, q in sides]
                 sums[i, j, part] = sums.get((i, j, part), np.zeros(4)) + cosines
                 counts[i, j, part] = sizes[part]
     rows = []

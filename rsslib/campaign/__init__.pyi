@@ -12,6 +12,7 @@ from .tables import anchor_tables as anchor_tables
 from .tables import deployable as deployable
 from .tables import finished as finished
 from .tables import histories as histories
+from .tables import interference_tables as interference_tables
 from .tables import populations as populations
 from .tables import times as times
 from .tables import trained_supernet as trained_supernet

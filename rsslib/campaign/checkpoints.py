@@ -26,6 +26,14 @@ def save_checkpoint(state: TrainingState, folder: Path, run: str = "") -> None:
     epoch derives its own from seed, stage and epoch. Raises FloatingPointError, before anything is written, if a
     tensor is not finite.
     """
+    content = checkpoint_bytes(state, run)
+    files.write(folder / f"checkpoint-{len(state.history):06}-{files.sha256(content)[:32]}.safetensors", content)
+    for path in checkpoints(folder)[KEPT:]:
+        path.unlink()
+
+
+def checkpoint_bytes(state: TrainingState, run: str = "") -> bytes:
+    """What `save_checkpoint` writes, for `restore`."""
     tensors = {f"weights.{name}": t for name, t in state.supernet.state_dict().items()}
     for name, parameter in state.supernet.named_parameters():
         if parameter.grad is not None:  # tensors that never had a gradient have no momentum either
@@ -34,10 +42,7 @@ def save_checkpoint(state: TrainingState, folder: Path, run: str = "") -> None:
         tensors |= {f"teacher.{name}": t for name, t in state.teacher.items()}
     position = {"run": run, "stage": state.stage, "epoch": state.epoch, "history": state.history}
     tensors["position"] = torch.frombuffer(bytearray(json.dumps(position).encode()), dtype=torch.uint8)
-    content = files.tensor_bytes(tensors)
-    files.write(folder / f"checkpoint-{len(state.history):06}-{files.sha256(content)[:32]}.safetensors", content)
-    for path in checkpoints(folder)[KEPT:]:
-        path.unlink()
+    return files.tensor_bytes(tensors)
 
 
 def load_checkpoint(state: TrainingState, folder: Path, run: str = "") -> bool:
@@ -51,24 +56,25 @@ def load_checkpoint(state: TrainingState, folder: Path, run: str = "") -> bool:
             content = path.read_bytes()
             if files.sha256(content)[:32] != path.stem.rpartition("-")[2]:
                 raise ValueError("damaged: its checksum differs")
-            tensors = load(content)
-            position = json.loads(bytes(tensors.pop("position").numpy()))
-            if position["run"] != run:
-                raise ValueError("of another run")
+            restore(state, content, run)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             unusable.append(f"checkpoint {path} cannot be used ({error})")
             path.unlink()
             continue
         if unusable:
             warnings.warn(f"{'; '.join(unusable)}: training goes on from {path.name}", stacklevel=2)
-        _restore(state, tensors, position)
         return True
     if unusable:
         warnings.warn(f"{'; '.join(unusable)}: training starts anew", stacklevel=2)
     return False
 
 
-def _restore(state: TrainingState, tensors: dict[str, torch.Tensor], position: dict) -> None:
+def restore(state: TrainingState, content: bytes, run: str = "") -> None:
+    """Bring a new `state` to what `checkpoint_bytes` of the same `run` holds; raises ValueError if it is another's."""
+    tensors = load(content)
+    position = json.loads(bytes(tensors.pop("position").numpy()))
+    if position["run"] != run:
+        raise ValueError("of another run")
     parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "momentum": {}, "teacher": {}}
     for name, tensor in tensors.items():
         part, _, name = name.partition(".")

@@ -1,6 +1,5 @@
 """Making runs finished: load what is there, go on with what was interrupted, train and evaluate what is missing."""
 
-import json
 import math
 import threading
 import time
@@ -20,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from rsslib import files
 from rsslib.campaign.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from rsslib.campaign.measures import identity_of, keeper, measure_run, to_measure
 from rsslib.campaign.record import (
     ANCHORS,
     CARD,
@@ -89,7 +89,7 @@ def complete(
         config = configuration(run, images, settings.precision)
         try:
             status = status_of(run, settings.results, config, weights=True)
-            (done if status == "finished" else todo).append(run)
+            (done if status == "finished" and not to_measure(run, settings) else todo).append(run)
             if status == "missing":
                 new_images[run.name] = run.method.subnet_epochs * config["training"]["train_images"]
         except Refused:
@@ -314,7 +314,7 @@ def _complete(run: Run, folder: Path, settings: Settings, deadline: float | None
     images = images_of(run, settings)
     config = configuration(run, images, settings.precision)
     status = status_of(run, settings.results, config, weights=True)
-    if status == "finished":
+    if status == "finished" and not to_measure(run, settings):
         return True
     release_memory(images.device)
     record: dict[str, Any] = {"started": _now()} if status == "missing" else read_record(folder)
@@ -322,13 +322,29 @@ def _complete(run: Run, folder: Path, settings: Settings, deadline: float | None
     record.setdefault("threads", settings.threads)  # which decide the last digits
     with use_threads(record["threads"]):
         space = space_of(run, images)
-        state = start(space, run.method, run.seed, images.device)
-        state.bfloat16 = settings.precision == "bf16"
-        if status == "trained":
-            state.supernet.load_state_dict(files.read_tensors(folder / WEIGHTS, record))
-        elif not _train(run, folder, record, state, images, settings, deadline):
-            return False
-        return _evaluate(run, folder, record, state.supernet, images, settings)
+
+        def new_state() -> TrainingState:
+            state = start(space, run.method, run.seed, images.device)
+            state.bfloat16 = settings.precision == "bf16"
+            return state
+
+        if status != "finished":
+            state = new_state()
+            if status == "trained":
+                state.supernet.load_state_dict(files.read_tensors(folder / WEIGHTS, record))
+            elif not _train(run, folder, record, state, images, settings, deadline):
+                return False
+            if not _evaluate(run, folder, record, state.supernet, images, settings):
+                return False
+            del state
+        return not to_measure(run, settings) or measure_run(
+            run, folder, record, new_state, images, settings, lambda: _is_time(deadline)
+        )
+
+
+def _is_time(deadline: float | None) -> bool:
+    """Whether to stop, for an interrupt or because the time is up."""
+    return _stop.is_set() or (deadline is not None and time.time() >= deadline)
 
 
 def _train(
@@ -342,7 +358,8 @@ def _train(
 ) -> bool:
     """Train from the last checkpoint to the end; returns False if the deadline came first."""
     machine = environment(images.device, settings.jobs or 1, settings.precision, settings.graphs)
-    identity = files.sha256(json.dumps(record["config"]["training"], sort_keys=True).encode())
+    identity = identity_of(record)
+    keep = keeper(run, folder, record) if run.method.name in settings.interference else None
     if load_checkpoint(state, folder, identity):
         record |= _machines(record, machine, run)
     else:
@@ -354,7 +371,9 @@ def _train(
 
     def after_epoch(state: TrainingState) -> bool:
         nonlocal saved, shown
-        stop = _stop.is_set() or (deadline is not None and time.time() >= deadline)
+        stop = _is_time(deadline)
+        if keep is not None:
+            keep(state)
         if time.monotonic() - shown >= 1:  # for those who look on
             row = state.history[-1]
             record["progress"] = {"epoch": row["epoch"], "loss": row["loss"], "seconds": state.seconds}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rsslib.beyond import methods_of
 from rsslib.errors import InputError, check_number, choose
 from rsslib.files import project_folder
 from rsslib.methods import LEARNING_RATE, METHODS, OVERRIDES, TABLE_1, Method, build, override
@@ -137,7 +138,7 @@ def output_folder(profile: str, figures: str | Path | None = None, runs: Sequenc
 def plan(
     profile: str | Profile = "smoke",
     datasets: Sequence[str] | Literal["hardest"] | None = None,
-    methods: Sequence[str | Method] = MAIN_METHODS,
+    methods: Sequence[str | Method] | str = MAIN_METHODS,
     backbone: str = "mobilenet_v3",
     seeds: Sequence[int] = (0,),
     subnets_per_bucket: int | None = None,
@@ -147,9 +148,8 @@ def plan(
 
     `datasets` is a list of names, None for all of the profile's or "hardest" for its last, on which the paper runs its
     ablations. `methods` are names or methods of your own, whose learning rates the profile scales as it does the
-    study's. None for `subnets_per_bucket` takes the profile's. `resolution` is that of the images, 32 to 224 pixels in
-    multiples of 32. Raises InputError for an unknown name or a value out
-    of range.
+    study's, or the name of a group (see `rsslib.beyond.methods_of`). None for `subnets_per_bucket` takes the profile's. `resolution` is that of the images, 32 to 224 pixels in
+    multiples of 32. Raises InputError for an unknown name or a value out of range.
     """
     if not isinstance(profile, Profile):
         profile = PROFILES[choose(profile, PROFILES, "profile")]
@@ -160,6 +160,8 @@ def plan(
     check_resolution(resolution)
     if datasets is None or datasets == "hardest":
         datasets = profile.datasets[-1:] if datasets else profile.datasets
+    if isinstance(methods, str):
+        methods = methods_of(methods, small=profile.name.startswith("smoke"))
     for what, values in (("datasets", datasets), ("methods", methods), ("seeds", seeds)):
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise InputError(f"{what} is {values!r}: expected a list with at least one entry")

@@ -16,12 +16,14 @@ _COUNT = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**63}
 _SECONDS = {"type": "number", "minimum": 0, "maximum": 1e10}
 _MACHINE = {"hardware": _TEXT, "executor": _TEXT, "versions": {"type": "object", "additionalProperties": _TEXT}}
 
+_DIGESTS = {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"}}
+
 RECORD = {
     "type": "object",
     "required": ["status", "config", "sha256"],
     "properties": {
         "status": {"enum": ["training", "trained", "finished"]},
-        "sha256": {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
+        "sha256": _DIGESTS, "snapshots": _DIGESTS,
         "config": {
             "type": "object",
             "required": ["training", "evaluation"],
@@ -56,13 +58,23 @@ RECORD = {
     "then": {"required": ["training_seconds", "hardware", "executor"]},
 }  # fmt: skip
 
-TABLES = {  # columns that a reader rests on, by file; the numbers among them, with their bounds
+# Columns that a reader rests on, by file; the numbers among them, with their bounds.
+TABLES: dict[str, dict[str, tuple[float, float] | None]] = {
     "history.csv": {"stage": None, "epoch": (1, 1e9), "learning_rate": (0, 1e9), "mflops": (0, 1e9), "loss": (0, 1e30),
                     "images": (1, 1e12), "seconds": (0, 1e10)},
     "population.csv": {"bucket": (0, 1e9), "subnet": (0, 1e9), "mflops": (0, 1e9), "kernel": None, "expand": None,
                        "depth": None, "accuracy": (0, 100)},
 }  # fmt: skip
 TABLES["anchors.csv"] = TABLES["population.csv"]
+_PAIR: dict[str, tuple[float, float] | None] = {"share": (0, 1), "distance": (0, 1e9)}
+TABLES["effects.csv"] = _PAIR | {
+    "length": None, "trained": (0, 1e9), "judged": (0, 1e9), "trained_mflops": (0, 1e9), "judged_mflops": (0, 1e9),
+    "repeats": (1, 1e9), "loss_effect": (-1e30, 1e30), "accuracy_effect": (-100, 100),
+}  # fmt: skip
+TABLES["agreement.csv"] = _PAIR | {
+    "a": (0, 1e9), "b": (0, 1e9), "part": None, "shared": (0, 1e12), "cross": (-1.01, 1.01), "own_a": (-1.01, 1.01),
+    "own_b": (-1.01, 1.01), "a_mflops": (0, 1e9), "b_mflops": (0, 1e9),
+}  # fmt: skip
 
 
 @cache

@@ -21,7 +21,8 @@ class Settings:
     program. After `time_budget` seconds training stops between epochs, with a checkpoint to go on from (0 only checks).
     A checkpoint is also written after an epoch if the last one is `checkpoint_seconds` old. `rebuild` sets runs aside
     that are refused, and trains them anew. Without `graphs` steps on CUDA are taken one by one, at several times the
-    time of CUDA graphs (None: with them; on a CPU there are none).
+    time of CUDA graphs (None: with them; on a CPU there are none). Runs of the methods in `interference` are also
+    measured (see `rsslib.interference`), once they are finished.
 
     Raises InputError, naming the value, if one cannot be used.
     """
@@ -37,6 +38,7 @@ class Settings:
     checkpoint_seconds: float = 20.0
     rebuild: bool = False
     graphs: bool | None = None
+    interference: tuple[str, ...] = ()
 
     def __post_init__(self):
         for what, default in (("results", results_folder()), ("data", project_folder() / "data")):
@@ -52,6 +54,7 @@ class Settings:
         if self.time_budget is not None:
             check_number(self.time_budget, "time_budget", 0)
         check_number(self.checkpoint_seconds, "checkpoint_seconds", 0)
+        object.__setattr__(self, "interference", tuple(self.interference))
         for what in ("progress", "rebuild"):
             if not isinstance(getattr(self, what), bool):
                 raise InputError(f"{what} is {getattr(self, what)!r}: expected True or False")

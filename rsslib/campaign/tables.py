@@ -9,7 +9,7 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.campaign.engine import images_of, space_of
-from rsslib.campaign.record import ANCHORS, HISTORY, POPULATION, WEIGHTS, configuration, status_of
+from rsslib.campaign.record import AGREEMENT, ANCHORS, EFFECTS, HISTORY, POPULATION, WEIGHTS, configuration, status_of
 from rsslib.campaign.runs import Run, results_folder
 from rsslib.campaign.schema import read_record, read_table
 from rsslib.campaign.settings import Settings
@@ -51,6 +51,14 @@ def anchor_tables(runs: Sequence[Run], results: str | Path | None = None) -> pd.
     """
     there = [run for run in runs if ANCHORS in read_record(run.folder(results))["sha256"]]
     return _tables(there, results, ANCHORS) if there else pd.DataFrame()
+
+
+def interference_tables(runs: Sequence[Run], results: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Effects and agreement of those runs that were measured, in the columns of `rsslib.interference.measure` after
+    share, dataset, backbone, method and seed; both empty if none was."""
+    there = [run for run in runs if EFFECTS in read_record(run.folder(results))["sha256"]]
+    first, second = ((_tables(there, results, file) if there else pd.DataFrame()) for file in (EFFECTS, AGREEMENT))
+    return first, second
 
 
 def histories(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:

@@ -1,0 +1,80 @@
+"""Runs that are measured: their tables, their snapshots, and what stays as it was."""
+
+import pytest
+from small_runs import tiny
+
+from rsslib import campaign, files, interference
+from rsslib.campaign import Settings
+from rsslib.campaign.measures import effort_of
+from rsslib.errors import Stopped
+from rsslib.interference import Effort
+
+TABLES = ("effects.csv", "agreement.csv")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    effort = Effort((0.3, 0.9), batches=1, pairs=1, images=20, recalibration=40)
+    monkeypatch.setitem(interference.EFFORTS, "test", effort)
+
+
+def complete(run, results, *methods):
+    settings = Settings(results, device="cpu", progress=False, interference=methods)
+    campaign.complete([run], settings)
+    return run.folder(results)
+
+
+def contents(folder):
+    names = ("population.csv", "anchors.csv", *TABLES)
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
+
+
+@pytest.mark.parametrize("method", ["rss", "ofa"])
+def test_a_run_is_measured_while_it_trains_or_later_with_the_same_numbers(method, tmp_path):
+    (run,) = tiny(method)
+    at_once = complete(run, tmp_path / "at once", method)
+    later = complete(run, tmp_path / "later")
+    assert not set(TABLES) & set(contents(later))
+    before = contents(later)
+    assert complete(run, tmp_path / "later", method) == later
+    assert contents(later) == contents(at_once) and before.items() <= contents(later).items()
+    effects, agreement = campaign.interference_tables([run], tmp_path / "later")
+    assert sorted(set(effects["share"])) == sorted(set(agreement["share"])) == [0.3, 0.9]
+    assert set(effects["method"]) == {method}
+    kept = sorted(path.name for path in later.glob("snapshot-*"))
+    assert kept == [f"snapshot-{epoch:06}.safetensors" for epoch in sorted(effort_of(run).epochs(run.method))]
+    record = files.read_record(later)
+    assert sorted(record["snapshots"]) == kept and set(TABLES) < set(record["sha256"])
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
+    (run,) = tiny("rss")
+    complete(run, tmp_path, "rss")
+    monkeypatch.setattr(campaign.engine, "measure_run", None)
+    for path in run.folder(tmp_path).glob("snapshot-*"):
+        path.unlink()
+    complete(run, tmp_path, "rss")
+
+
+def test_runs_that_were_not_measured_have_no_tables(tmp_path):
+    (run,) = tiny("rss")
+    complete(run, tmp_path)
+    assert all(table.empty for table in campaign.interference_tables([run], tmp_path))
+
+
+def test_measuring_that_is_stopped_goes_on_from_the_snapshots(tmp_path, monkeypatch):
+    (run,) = tiny("rss")
+    folder = complete(run, tmp_path / "whole", "rss")
+    measure, calls = campaign.measures.measure, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(campaign.measures, "measure", interrupted)
+    with pytest.raises(Stopped):
+        complete(run, tmp_path / "stopped", "rss")
+    assert complete(run, tmp_path / "stopped", "rss") and len(calls) == 4
+    assert contents(run.folder(tmp_path / "stopped")) == contents(folder)
