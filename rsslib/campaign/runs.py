@@ -148,8 +148,9 @@ def plan(
 
     `datasets` is a list of names, None for all of the profile's or "hardest" for its last, on which the paper runs its
     ablations. `methods` are names or methods of your own, whose learning rates the profile scales as it does the
-    study's, or the name of a group (see `rsslib.beyond.methods_of`). None for `subnets_per_bucket` takes the profile's. `resolution` is that of the images, 32 to 224 pixels in
-    multiples of 32. Raises InputError for an unknown name or a value out of range.
+    study's, or the name of a group (see `rsslib.beyond.methods_of`). None for `subnets_per_bucket` takes the profile's.
+    `resolution` is that of the images, 32 to 224 pixels in multiples of 32. Raises InputError for an unknown name or a
+    value out of range.
     """
     if not isinstance(profile, Profile):
         profile = PROFILES[choose(profile, PROFILES, "profile")]
