@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rsslib.beyond import methods_of
+from rsslib import beyond
 from rsslib.errors import InputError, check_number, choose
 from rsslib.files import project_folder
 from rsslib.methods import LEARNING_RATE, METHODS, OVERRIDES, TABLE_1, Method, build, override
@@ -131,7 +131,8 @@ def output_folder(profile: str, figures: str | Path | None = None, runs: Sequenc
     """
     scale = PROFILES.get(profile)
     names = dict.fromkeys(run.dataset for run in runs if scale is None or run.dataset not in scale.datasets)
-    names |= dict.fromkeys(run.method.name for run in runs if run.method.name not in METHODS)
+    known = {*METHODS, *beyond.METHODS}
+    names |= dict.fromkeys(run.method.name for run in runs if run.method.name not in known)
     return (project_folder() / "figures" if figures is None else Path(figures)) / "-".join([profile, *names])
 
 
@@ -162,7 +163,7 @@ def plan(
     if datasets is None or datasets == "hardest":
         datasets = profile.datasets[-1:] if datasets else profile.datasets
     if isinstance(methods, str):
-        methods = methods_of(methods, small=profile.name.startswith("smoke"))
+        methods = beyond.methods_of(methods, small=profile.name.startswith("smoke"))
     for what, values in (("datasets", datasets), ("methods", methods), ("seeds", seeds)):
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise InputError(f"{what} is {values!r}: expected a list with at least one entry")
