@@ -7,6 +7,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, output_folder, plan, scaled
@@ -154,6 +155,8 @@ def reproduce(options: dict) -> int:
     """Train the runs of the notebooks that are missing, in the notebooks' order, and execute each notebook as soon as
     its runs are there; returns 1 if something failed."""
     parameters, settings = parameters_of(options), settings_of(options)
+    measured = {method for values in parameters.values() for method in values.get("interference", ())}
+    settings = replace(settings, interference=tuple(sorted(measured)))
     runs = runs_of(parameters, options)
 
     from rsslib.campaign import RunsFailed, complete
