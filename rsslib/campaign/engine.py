@@ -2,6 +2,8 @@
 
 import json
 import math
+import pickle
+import pickletools
 import threading
 import time
 import traceback
@@ -44,6 +46,7 @@ from rsslib.files import Refused, write_record
 from rsslib.machine import (
     choose_device,
     environment,
+    first_line,
     free_jobs,
     is_out_of_memory,
     keep_freed_memory,
@@ -113,10 +116,7 @@ def complete(
                 todo, before = [], todo
                 for run, outcome in _outcomes(pool, before, settings, deadline, wait):
                     if isinstance(outcome, BrokenProcessPool):
-                        raise InputError(
-                            "a worker process was killed, as the system does where memory runs out: choose fewer jobs "
-                            f"at once than {jobs}; the same call goes on from the last checkpoints"
-                        )
+                        raise outcome  # `worker_processes` says why
                     if isinstance(outcome, Exception):
                         failures[run.name] = outcome
                     elif not outcome:
@@ -209,11 +209,19 @@ def _workers(jobs: int, device: torch.device) -> AbstractContextManager[Executor
 
 
 def _check_samplers_travel(runs: Iterable[Run]) -> None:
-    for kind in (type(stage.sampler) for run in runs for stage in run.method.stages):
-        if kind.__module__ == "__main__":
+    for sampler in (stage.sampler for run in runs for stage in run.method.stages):
+        name = type(sampler).__name__
+        try:  # in an old protocol, which names a module and what is in it together
+            content = pickle.dumps(sampler, protocol=2)
+        except Exception as error:  # of many types
             raise InputError(
-                f"the sampler {kind.__name__} is defined in a notebook or script, which other processes cannot see: "
-                "give jobs=1, or define it in a module"
+                f"the sampler {name} cannot be sent to other processes ({first_line(error)}): give jobs=1"
+            ) from None
+        named = (argument for code, argument, _ in pickletools.genops(content) if code.name == "GLOBAL")
+        if here := [argument.split()[1] for argument in named if str(argument).startswith("__main__ ")]:
+            raise InputError(
+                f"the sampler {name} needs {', '.join(here)} of a notebook or script, which other processes cannot "
+                "see: give jobs=1, or define it in a module"
             )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -299,6 +300,24 @@ def test_ctrl_c_stops_two_workers(start, tmp_path):
     for folder in folders:
         assert not record.is_locked(folder)
         assert load_checkpoint(*resumable(folder))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("to", ["a worker", "all"])
+def test_sigterm_stops_two_workers(to, start, tmp_path):
+    process, connection, group, _ = both_at_work(tmp_path / "results", start, tmp_path / "errors")
+    if to == "all":  # as a scheduler stops
+        os.killpg(group, signal.SIGTERM)
+        process.join(20)  # in Python itself; the command line makes this Ctrl-C
+        assert process.exitcode == -signal.SIGTERM
+    else:
+        workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        assert len(workers) == 2
+        workers[0].terminate()
+        assert connection.poll(20) and connection.recv().startswith("Stopped: stopped; the same call goes on")
+        process.join(20)
+        assert process.exitcode == 0
+    assert (tmp_path / "errors").read_text() == ""
 
 
 def resumable(folder):

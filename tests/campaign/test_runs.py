@@ -736,9 +736,19 @@ def test_samplers_of_a_notebook_do_not_travel_to_other_processes(tmp_path, monke
 
     monkeypatch.setattr(Mine, "__module__", "__main__")
     methods = [one_stage(name, 1, Mine(("smallest",))) for name in ("one", "two")]
-    with pytest.raises(InputError, match="the sampler Mine is defined in a notebook or script") as error:
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", Mine, raising=False)
+    Mine.__qualname__ = "Mine"
+    with pytest.raises(InputError, match="the sampler Mine needs Mine of a notebook or script") as error:
         campaign.complete(plan("smoke", methods=methods), Settings(tmp_path, device="cpu", jobs=2, progress=False))
     assert "give jobs=1" in sentence(error)
+
+
+def test_a_sampler_that_cannot_be_sent_to_other_processes_is_told():
+    class Local(Successive):
+        pass
+
+    with pytest.raises(InputError, match="the sampler Local cannot be sent to other processes .*: give jobs=1"):
+        engine._check_samplers_travel(plan("smoke", methods=[one_stage("one", 1, Local(("smallest",)))]))
 
 
 @pytest.mark.parametrize("what", ["precision", "dataset_sha256"])
