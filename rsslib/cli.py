@@ -13,7 +13,7 @@ from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, output_fo
 from rsslib.campaign.settings import Settings
 from rsslib.data.readers import check_name
 from rsslib.errors import InputError, choose
-from rsslib.files import check_writable, project_folder
+from rsslib.files import check_folder, check_writable, project_folder, system_errors
 from rsslib.notebooks import LAST, Execution, notebook_parameters, notebook_runs
 from rsslib.products import add_products
 from rsslib.progress import in_words
@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for folder in options.keys() & set(FOLDERS):
             options[folder] = str(options[folder] or project_folder() / {"results": "data/results"}.get(folder, folder))
-            check_writable(options[folder], folder)
-        return options.pop("work")(options)
+            (check_writable if folder == "figures" else check_folder)(options[folder], folder)
+        with system_errors():
+            return options.pop("work")(options)
     except InputError as error:
         print(f"rsslib: {error}", file=sys.stderr)
         return 2

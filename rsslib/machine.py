@@ -1,6 +1,7 @@
 """The machine that runs train on: device, precision, memory, and what the record says of it."""
 
 import ctypes
+import errno
 import os
 import platform
 import sys
@@ -204,6 +205,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the system, PyTorch's allocator, the CUDA driver or one of its libraries says that memory has run out."""
     text = str(error).lower()
     words = ("allocate memory", "out of memory", "alloc_failed")
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(word in text for word in words)
     )

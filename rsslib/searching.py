@@ -257,8 +257,7 @@ class Scores:
             bar.set_postfix(best=f"{100 * self.top / n:.1f} %")
         self.made += len(counts)
         if counts and self.path is not None:
-            with files.writing(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.path.parent)
             scores = [(*key, correct) for key, correct in self.known.items()]
             files.write_csv(self.path, pd.DataFrame(scores, columns=["subnet", "images", "correct"]))
         return np.array([self.known[key] for key in keys], dtype=np.int64)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from rsslib import files
 from rsslib.campaign.identity import sampler_identity
@@ -84,7 +84,7 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
     `weights`, since they are large and not needed for tables.
     """
     folder = run.folder(results)
-    if not (folder / files.RECORD).exists():
+    if not os.path.exists(folder / files.RECORD):  # which raises nothing
         return "missing"
     record = read_record(folder)
     status, there = record["status"], record["config"]
@@ -157,11 +157,14 @@ def overview_words(table: pd.DataFrame) -> str:
 
 
 def is_locked(folder: Path) -> bool:
+    """Whether some process is at the run."""
+    if not os.path.exists(folder / LOCK):
+        return False
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            return False
-    except Timeout:
-        return True
+        with files.locked(folder / LOCK) as mine:
+            return not mine
+    except InputError:  # in a folder that may only be read
+        return False
 
 
 def difference(there, here, path: str = "") -> str:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rsslib.errors import InputError, check_number, choose
-from rsslib.files import project_folder
+from rsslib.files import check_folder, check_writable, project_folder, sha256
 from rsslib.methods import LEARNING_RATE, METHODS, OVERRIDES, TABLE_1, Method, build, override
 from rsslib.space import BACKBONES, RESOLUTION, check_resolution
 
 MAIN_METHODS = ("ofa", "rss", "rss-short")
 MOST_SUBNETS = 10_000  # in a bucket; rarer sizes hold hardly more that can be found
+LONGEST_NAME = 200  # bytes of a folder's
 
 
 @dataclass(frozen=True)
@@ -122,16 +123,32 @@ def results_folder(results: str | Path | None = None) -> Path:
     return project_folder() / "data" / "results" if results is None else Path(results)
 
 
+def check_folder_name(name: object, what: str) -> None:
+    """Raise InputError unless `name` can name a folder, with a few characters to spare for what is beside it."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name) or len(name.encode()) > LONGEST_NAME:
+        shown = repr(name) if len(repr(name)) < 100 else f"{repr(name)[:97]}..."
+        raise InputError(
+            f"{shown} cannot name {what}: expected letters, digits, - _ and ., at most {LONGEST_NAME} bytes"
+        )
+
+
 def output_folder(profile: str, figures: str | Path | None = None, runs: Sequence[Run] = ()) -> Path:
     """Where the figures of a profile's runs go: below `figures`, by default the project's folder of that name.
 
     Runs on other datasets than the profile's, and of other methods than the study's, have a folder named after these,
-    so that they never replace the study's figures.
+    so that they never replace the study's figures. Raises InputError where there can be no such folder.
     """
+    check_folder_name(profile, "a profile")
     scale = PROFILES.get(profile)
     names = dict.fromkeys(run.dataset for run in runs if scale is None or run.dataset not in scale.datasets)
     names |= dict.fromkeys(run.method.name for run in runs if run.method.name not in METHODS)
-    return (project_folder() / "figures" if figures is None else Path(figures)) / "-".join([profile, *names])
+    name = "-".join([profile, *names])
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{profile}-{sha256(name.encode())[:32]}"
+    figures = project_folder() / "figures" if figures is None else figures
+    check_folder(figures, "figures")
+    check_writable(Path(figures, name), "figures")
+    return Path(figures, name)
 
 
 def plan(
@@ -169,8 +186,7 @@ def plan(
     for seed in seeds:
         check_number(seed, "seed", 0, 2**63 - 1, whole=True)
     for name in (profile.name, *datasets, *(getattr(method, "name", method) for method in methods)):
-        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):  # it names a folder
-            raise InputError(f"{name!r} cannot name a profile, dataset or method: expected letters, digits, - _ and .")
+        check_folder_name(name, "a profile, dataset or method")
     runs = []
     for dataset in datasets:
         for method in methods:

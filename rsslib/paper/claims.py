@@ -35,7 +35,7 @@ from matplotlib.ticker import MaxNLocator
 from rsslib.campaign.record import overview
 from rsslib.campaign.runs import MAIN_METHODS, Run, plan
 from rsslib.campaign.tables import populations, times
-from rsslib.files import atomic_path, write_csv
+from rsslib.files import atomic_path, make_folder, write_csv
 from rsslib.methods import METHODS, OVERRIDES, TABLE_1
 from rsslib.paper.evidence import (
     MOBILENET,
@@ -563,8 +563,7 @@ def markdown(claims: Sequence[Claim], folder: str | Path, prefix: str = "") -> s
 
 def save_claims(claims: Sequence[Claim], folder: str | Path) -> None:
     """Write claims.csv and claims.md into `folder`, each whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(folder))
     write_csv(folder / "claims.csv", table(claims))
     with atomic_path(folder / "claims.md") as temporary:
         temporary.write_text(f"# Claims\n\n{markdown(claims, folder)}\n{conclusions(claims)}", encoding="utf-8")

@@ -311,7 +311,7 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained(done, tmp_
             shutil.copytree(run.folder(done[1]), run.folder(tmp_path), dirs_exist_ok=True)
             return super().acquire(*arguments, **settings)
 
-    monkeypatch.setattr(engine, "FileLock", Waiting)
+    monkeypatch.setattr(files, "FileLock", Waiting)
     monkeypatch.setattr(engine, "train", never)
     monkeypatch.setattr(engine, "evaluate_population", never)
     complete([run], tmp_path)
