@@ -136,10 +136,16 @@ def remove_temporary(folder: Path, name: str = "*") -> None:
         path.unlink(missing_ok=True)
 
 
+def folder_of(value: object, what: str) -> Path:
+    """The value as a path; raises InputError if it is no name of a folder."""
+    if not isinstance(value, str | Path) or not str(value):
+        raise InputError(f"{what} is {value!r}: expected a folder, or None for the project's")
+    return Path(value)
+
+
 def check_folder(folder: str | Path, what: str) -> Path:
     """The folder, or the nearest above it that there is; raises InputError unless it is or can become a folder."""
-    if not isinstance(folder, str | Path) or not str(folder):
-        raise InputError(f"{what} is {folder!r}: expected a folder")
+    folder = folder_of(folder, what)
     try:
         os.stat(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -149,7 +155,6 @@ def check_folder(folder: str | Path, what: str) -> Path:
         raise InputError(
             f"{what} is {shown!r}, which cannot be used ({getattr(error, 'strerror', error)}): choose another folder"
         ) from None
-    folder = Path(folder)
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise InputError(f"{what} is {str(folder)!r}, but {there} is a file: expected a folder")

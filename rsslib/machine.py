@@ -19,6 +19,7 @@ import torchvision
 from rsslib.errors import PRECISIONS, InputError, check_device_name, choose
 from rsslib.methods import Method
 from rsslib.operators import kernels
+from rsslib.samplers import SamplerFailed
 
 
 def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
@@ -203,6 +204,8 @@ def set_up_libraries(device: torch.device) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the system, PyTorch's allocator, the CUDA driver or one of its libraries says that memory has run out."""
+    if isinstance(error, SamplerFailed):  # whose words are another's
+        return isinstance(error.__cause__, MemoryError | torch.OutOfMemoryError)
     text = str(error).lower()
     words = ("allocate memory", "out of memory", "alloc_failed")
     if isinstance(error, OSError):

@@ -68,6 +68,8 @@ def search(
     for what, labels in (("validation", images.y_val), ("test", images.y_test)):
         if len(labels) == 0:
             raise InputError(f"{images.name} has no {what} images: expected at least one")
+    if not isinstance(budget, Mapping | None):
+        raise InputError(f"budget is {budget!r}: expected limits by name, as {{'mflops': 8}}, or None")
     budget = dict(budget or {})
     for name, limit in budget.items():
         choose(name, MEASURES, "budget")

@@ -217,8 +217,8 @@ def _check_samplers_travel(runs: Iterable[Run]) -> None:
             raise InputError(
                 f"the sampler {name} cannot be sent to other processes ({first_line(error)}): give jobs=1"
             ) from None
-        named = (argument for code, argument, _ in pickletools.genops(content) if code.name == "GLOBAL")
-        if here := [argument.split()[1] for argument in named if str(argument).startswith("__main__ ")]:
+        named = [str(argument) for code, argument, _ in pickletools.genops(content) if code.name == "GLOBAL"]
+        if here := [words.split()[1] for words in named if words.startswith("__main__ ")]:
             raise InputError(
                 f"the sampler {name} needs {', '.join(here)} of a notebook or script, which other processes cannot "
                 "see: give jobs=1, or define it in a module"

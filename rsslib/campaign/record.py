@@ -14,7 +14,7 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.campaign.identity import sampler_identity
-from rsslib.campaign.runs import Run
+from rsslib.campaign.runs import Run, results_folder
 from rsslib.campaign.schema import read_record
 from rsslib.data.readers import DATASETS
 from rsslib.errors import InputError
@@ -115,6 +115,7 @@ def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataF
     configuration's run, or damaged files). Epoch (how many are done), loss and seconds left are those of runs that have
     begun; what has not is estimated from finished and running ones of the same dataset. NaN where nothing is known.
     """
+    files.check_folder(results_folder(results), "results")
     rows: list[dict[str, Any]] = []
     rates: dict[str, list[float]] = {}  # by dataset, seconds of an epoch for each subnet of a step
     for run in runs:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rsslib.errors import InputError, check_number, choose
-from rsslib.files import check_folder, check_writable, project_folder, sha256
+from rsslib.files import check_writable, folder_of, project_folder, sha256
 from rsslib.methods import LEARNING_RATE, METHODS, OVERRIDES, TABLE_1, Method, build, override
 from rsslib.space import BACKBONES, RESOLUTION, check_resolution
 
@@ -120,7 +120,7 @@ class Run:
 
 def results_folder(results: str | Path | None = None) -> Path:
     """The folder for all runs: by default the project's, whatever the current one."""
-    return project_folder() / "data" / "results" if results is None else Path(results)
+    return project_folder() / "data" / "results" if results is None else folder_of(results, "results")
 
 
 def check_folder_name(name: object, what: str) -> None:
@@ -145,10 +145,9 @@ def output_folder(profile: str, figures: str | Path | None = None, runs: Sequenc
     name = "-".join([profile, *names])
     if len(name.encode()) > LONGEST_NAME:
         name = f"{profile}-{sha256(name.encode())[:32]}"
-    figures = project_folder() / "figures" if figures is None else figures
-    check_folder(figures, "figures")
-    check_writable(Path(figures, name), "figures")
-    return Path(figures, name)
+    folder = (project_folder() / "figures" if figures is None else folder_of(figures, "figures")) / name
+    check_writable(folder, "figures")
+    return folder
 
 
 def plan(

@@ -81,10 +81,11 @@ def study(
     """Every run of the paper, and those of the released code: the main methods on all datasets, the ablations and
     ProxylessNAS on the hardest. Parameters and errors are those of `plan`."""
     main = (*MAIN_METHODS, "ofa-released")
+    planned = plan(profile, datasets, main, MOBILENET, seeds, subnets_per_bucket)
     ablations = [method for method in METHODS if method not in main]
     hardest: Sequence[str] | Literal["hardest"] = datasets[-1:] if datasets else "hardest"
     return (
-        plan(profile, datasets, main, MOBILENET, seeds, subnets_per_bucket)
+        planned
         + plan(profile, hardest, ablations, MOBILENET, seeds, subnets_per_bucket)
         + plan(profile, hardest, main, PROXYLESS, seeds, subnets_per_bucket)
     )

@@ -47,7 +47,7 @@ from rsslib.errors import InputError, Stopped, choose
 from rsslib.machine import choose_device
 from rsslib.methods import TABLE_1, build, one_stage, override
 from rsslib.progress import in_words
-from rsslib.samplers import Successive
+from rsslib.samplers import SamplerFailed, Successive
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps
 from rsslib.supernet import SuperNet
@@ -299,7 +299,8 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
     with pytest.raises(RunsFailed, match="a mistake") as error:
         complete([broken, sound], tmp_path)
     assert list(error.value.failures) == [broken.name]
-    assert isinstance(error.value.failures[broken.name], ZeroDivisionError)
+    assert isinstance(error.value.failures[broken.name], SamplerFailed)
+    assert isinstance(error.value.failures[broken.name].__cause__, ZeroDivisionError)
     assert overview([broken, sound], tmp_path).status.tolist() == ["interrupted", "finished"]
 
 

@@ -144,7 +144,9 @@ def test_names_of_classes_in_bytes(tmp_path):
     assert sentence(error)
 
 
-@pytest.mark.parametrize("device", ["cuda:²", "cuda:", "cuda:-1", "cuda:99999", "cpu:0", 0, None, True, [], ["cpu"], "", "GPU"])
+@pytest.mark.parametrize(
+    "device", ["cuda:²", "cuda:", "cuda:-1", "cuda:99999", "cpu:0", 0, None, True, [], ["cpu"], "", "GPU"]
+)
 def test_devices_that_are_none(device, tmp_path):
     with pytest.raises(InputError, match="device") as error:
         Settings(tmp_path, device=device)
