@@ -330,7 +330,7 @@ def _train(
     """Train from the last checkpoint to the end; returns False if the deadline came first."""
     machine = environment(images.device, settings.jobs or 1, settings.precision, settings.graphs)
     identity = files.sha256(json.dumps(record["config"]["training"], sort_keys=True).encode())
-    if load_checkpoint(state, folder, identity):
+    if load_checkpoint(state, folder, identity, run.method):
         record |= _machines(record, machine, run)
     else:
         record |= {"started": _now(), **machine}
