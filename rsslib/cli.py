@@ -14,7 +14,7 @@ from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, output_fo
 from rsslib.campaign.settings import Settings
 from rsslib.data.readers import check_name
 from rsslib.errors import InputError, choose
-from rsslib.files import check_writable, project_folder
+from rsslib.files import check_folder, check_writable, project_folder, system_errors
 from rsslib.notebooks import LAST, Execution, notebook_parameters, notebook_runs
 from rsslib.products import add_products
 from rsslib.progress import in_words
@@ -28,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for folder in options.keys() & set(FOLDERS):
             options[folder] = str(options[folder] or project_folder() / {"results": "data/results"}.get(folder, folder))
-            check_writable(options[folder], folder)
-        return options.pop("work")(options)
+            (check_writable if folder == "figures" else check_folder)(options[folder], folder)
+        with system_errors():
+            return options.pop("work")(options)
     except InputError as error:
         print(f"rsslib: {error}", file=sys.stderr)
         return 2
@@ -74,6 +75,10 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--threads", type=int, default=1, metavar="N", help="of a run on a CPU (default: 1)")
             command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
             command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
+            command.add_argument(
+                "--no-graphs", dest="graphs", action="store_false", default=None,
+                help="take the steps on CUDA one by one, should capturing them as graphs fail",
+            )  # fmt: skip
         if name == "reproduce":
             command.add_argument(
                 "--jobs", type=int, metavar="N",
@@ -89,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
 
 def settings_of(options: dict) -> Settings:
     """The settings that were typed, checked."""
-    names = ("results", "data", "device", "precision", "jobs", "threads", "rebuild")
+    names = ("results", "data", "device", "precision", "jobs", "threads", "rebuild", "graphs")
     budget = options.get("time_budget")
     if options.get("address") and options["engine"] != "ray":
         raise InputError(f"address {options['address']!r} is a Ray cluster's: give --engine ray too")

@@ -21,11 +21,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rsslib.campaign.record import POPULATION, WEIGHTS
-from rsslib.campaign.runs import Profile, Run
+from rsslib.campaign.runs import Profile, Run, check_folder_name
 from rsslib.campaign.schema import read_record, read_table
 from rsslib.campaign.settings import Settings
 from rsslib.campaign.tables import trained_supernet
-from rsslib.errors import InputError
+from rsslib.errors import InputError, check_number
 from rsslib.evaluate import evaluate_population
 from rsslib.machine import set_precision, use_threads
 from rsslib.methods import Method
@@ -100,7 +100,7 @@ class Explorer(widgets.VBox):
     """Controls for two subnets of a backbone, what they look like, how large and how accurate they are.
 
     The finished runs of `profile` in the settings' results folder are offered for the evaluation; `seed` is that of the
-    random presets.
+    random presets. Raises InputError, naming the value, for one that cannot be.
     """
 
     def __init__(
@@ -110,6 +110,8 @@ class Explorer(widgets.VBox):
         backbone: str = "mobilenet_v3",
         seed: int = 0,
     ):
+        check_folder_name(profile, "a profile")
+        check_number(seed, "seed", 0, 2**63 - 1, whole=True)
         self.space = space = SearchSpace(backbone)
         self.profile, self.settings = profile, settings or Settings()
         self.runs, self.population = finished_runs(self.settings.results, profile, backbone), None

@@ -1,6 +1,7 @@
 """The machine that runs train on: device, precision, memory, and what the record says of it."""
 
 import ctypes
+import errno
 import os
 import platform
 import sys
@@ -18,6 +19,7 @@ import torchvision
 from rsslib.errors import PRECISIONS, InputError, check_device_name, choose
 from rsslib.methods import Method
 from rsslib.operators import kernels
+from rsslib.samplers import SamplerFailed
 
 
 def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
@@ -202,8 +204,12 @@ def set_up_libraries(device: torch.device) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the system, PyTorch's allocator, the CUDA driver or one of its libraries says that memory has run out."""
+    if isinstance(error, SamplerFailed):  # whose words are another's
+        return isinstance(error.__cause__, MemoryError | torch.OutOfMemoryError)
     text = str(error).lower()
     words = ("allocate memory", "out of memory", "alloc_failed")
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(word in text for word in words)
     )

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from rsslib.campaign.record import WEIGHTS
 from rsslib.campaign.runs import Run, output_folder, plan
 from rsslib.errors import InputError, choose
-from rsslib.files import project_folder
+from rsslib.files import make_folder, project_folder
 
 FIRST, LAST = "02_main_results", "09_claims"  # the one to see before all others, and the one that looks at all figures
 
@@ -62,6 +62,8 @@ class Execution:
         self.under_way: dict[str, Future] = {}
         self.ended: dict[str, bool] = {}  # and whether all went well
         self.failures: list[str] = []
+        for name in parameters:  # can it be?
+            self._folder(name)
         self._pool: ProcessPoolExecutor | None = None
         self._stack = ExitStack()
 
@@ -110,8 +112,7 @@ class Execution:
 
         if self._pool is None:
             self._pool = self._stack.enter_context(worker_processes(min(len(self.parameters), cores())))
-        path, folder = project_folder() / "notebooks" / f"{name}.ipynb", self._folder(name) / "notebooks"
-        folder.mkdir(parents=True, exist_ok=True)
+        path, folder = project_folder() / "notebooks" / f"{name}.ipynb", make_folder(self._folder(name) / "notebooks")
         self.under_way[name] = self._pool.submit(_execute, path, folder / path.name, self.parameters[name])
 
     def _folder(self, name: str) -> Path:

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 from rsslib import beyond
 from rsslib.errors import InputError, check_number, choose
-from rsslib.files import project_folder
+from rsslib.files import check_writable, folder_of, project_folder, sha256
 from rsslib.methods import LEARNING_RATE, METHODS, OVERRIDES, TABLE_1, Method, build, override
 from rsslib.space import BACKBONES, RESOLUTION, check_resolution
 
 MAIN_METHODS = ("ofa", "rss", "rss-short")
 MOST_SUBNETS = 10_000  # in a bucket; rarer sizes hold hardly more that can be found
+LONGEST_NAME = 200  # bytes of a folder's
 
 
 @dataclass(frozen=True)
@@ -120,20 +121,35 @@ class Run:
 
 def results_folder(results: str | Path | None = None) -> Path:
     """The folder for all runs: by default the project's, whatever the current one."""
-    return project_folder() / "data" / "results" if results is None else Path(results)
+    return project_folder() / "data" / "results" if results is None else folder_of(results, "results")
+
+
+def check_folder_name(name: object, what: str) -> None:
+    """Raise InputError unless `name` can name a folder, with a few characters to spare for what is beside it."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name) or len(name.encode()) > LONGEST_NAME:
+        shown = repr(name) if len(repr(name)) < 100 else f"{repr(name)[:97]}..."
+        raise InputError(
+            f"{shown} cannot name {what}: expected letters, digits, - _ and ., at most {LONGEST_NAME} bytes"
+        )
 
 
 def output_folder(profile: str, figures: str | Path | None = None, runs: Sequence[Run] = ()) -> Path:
     """Where the figures of a profile's runs go: below `figures`, by default the project's folder of that name.
 
     Runs on other datasets than the profile's, and of other methods than the study's, have a folder named after these,
-    so that they never replace the study's figures.
+    so that they never replace the study's figures. Raises InputError where there can be no such folder.
     """
+    check_folder_name(profile, "a profile")
     scale = PROFILES.get(profile)
     names = dict.fromkeys(run.dataset for run in runs if scale is None or run.dataset not in scale.datasets)
     known = {*METHODS, *beyond.METHODS}
     names |= dict.fromkeys(run.method.name for run in runs if run.method.name not in known)
-    return (project_folder() / "figures" if figures is None else Path(figures)) / "-".join([profile, *names])
+    name = "-".join([profile, *names])
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{profile}-{sha256(name.encode())[:32]}"
+    folder = (project_folder() / "figures" if figures is None else folder_of(figures, "figures")) / name
+    check_writable(folder, "figures")
+    return folder
 
 
 def plan(
@@ -173,8 +189,7 @@ def plan(
     for seed in seeds:
         check_number(seed, "seed", 0, 2**63 - 1, whole=True)
     for name in (profile.name, *datasets, *(getattr(method, "name", method) for method in methods)):
-        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):  # it names a folder
-            raise InputError(f"{name!r} cannot name a profile, dataset or method: expected letters, digits, - _ and .")
+        check_folder_name(name, "a profile, dataset or method")
     runs = []
     for dataset in datasets:
         for method in methods:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rsslib.data.readers import Rows, check_unchanged, fingerprint, fit, read, reason, row_order
 from rsslib.errors import InputError
+from rsslib.files import system_errors
 from rsslib.space import RESOLUTION, check_resolution
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -67,6 +68,7 @@ class Dataset:
         )
 
 
+@system_errors()
 def load_dataset(
     name: str,
     root: str | Path = "data",

@@ -1,6 +1,8 @@
 """Image files of datasets, read and checked: .npz, folders of images, and what torchvision downloads."""
 
 import hashlib
+import math
+import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,11 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
 from rsslib.errors import InputError, choose
-from rsslib.files import atomic_path, remove_temporary, write
+from rsslib.files import atomic_path, locked, remove_temporary, system_errors, write
 from rsslib.space import RESOLUTION
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
@@ -144,7 +145,16 @@ def _read_npz(path: Path) -> tuple[Rows, Rows, tuple[str, ...] | None]:
             f"{path}: classes is {classes.dtype} of shape {classes.shape}, expected one string a class: "
             "save a list of names, or leave it out"
         )
-    return train, test, None if classes is None else tuple(classes.astype(str).tolist())
+    return train, test, None if classes is None else _names(classes, path)
+
+
+def _names(classes: np.ndarray, path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(np.char.decode(classes, "utf-8").tolist() if classes.dtype.kind == "S" else classes.tolist())
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{path}: classes holds bytes that are not UTF-8: save the names as strings"
+        ) from None
 
 
 def _check_images(x: np.ndarray, key: str, path: Path) -> np.ndarray:
@@ -183,6 +193,11 @@ def _check_classes(
             raise InputError(
                 f"{path}: {key} holds label {wrong[0]}, expected 0 to {k - 1}: renumber the labels"
             )
+    for name in classes or ():
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # of a folder whose name is in another encoding
+            raise InputError(f"{path}: the class {name!r} has a name that is not UTF-8: rename it") from None
     present = np.unique(y_train)
     if len(present) < k:
         absent = np.flatnonzero(np.append(present, k) != np.arange(len(present) + 1))[0]
@@ -264,7 +279,7 @@ def _download(name: str, path: Path) -> None:
 
         downloads = path.parent / "downloads"
         downloads.mkdir(parents=True, exist_ok=True)
-        with FileLock(downloads / f"{name}.lock"):
+        with locked(downloads / f"{name}.lock", patience=math.inf):
             if path.exists():
                 return
             remove_temporary(path.parent, path.name)
@@ -302,7 +317,7 @@ def check_unchanged(path: Path, checksum: str, record: Path) -> None:
 def check_name(name: str, root: str | Path = "data") -> None:
     """Raise InputError unless `name` is a dataset known here or files of that name are in `root`."""
     path, folder = Path(root, f"{name}.npz"), Path(root, str(name))
-    if name in DATASETS or path.exists() or folder.is_dir():
+    if name in DATASETS or os.path.exists(path) or os.path.isdir(folder):  # which raise nothing
         return
     try:
         choose(name, DATASETS, "dataset")
@@ -313,6 +328,7 @@ def check_name(name: str, root: str | Path = "data") -> None:
         ) from None
 
 
+@system_errors()
 def fingerprint(name: str, root: Path) -> tuple:
     """What changes when a dataset's files do: paths, sizes and times; empty where there are none."""
     file, folder = root / f"{name}.npz", root / str(name)

@@ -15,7 +15,7 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from ptflops import get_model_complexity_info
 
 from rsslib import samplers
-from rsslib.errors import InputError
+from rsslib.errors import InputError, check_number
 from rsslib.methods import Method
 from rsslib.network import Network
 from rsslib.paper.figures import INK, PAGE
@@ -171,10 +171,9 @@ def draw_subnet(space: SearchSpace, arch: Arch) -> Figure:
 def macs_samples(space: SearchSpace, samples: int = 1_000_000, seed: int = 0) -> dict[str, np.ndarray]:
     """MACs, as the buckets count them, of `samples` architectures for each draw: any width, the smallest, the largest.
 
-    Returns int64 [samples] by the name of the draw. Raises InputError if `samples` is not at least 1.
+    Returns int64 [samples] by the name of the draw. Raises InputError unless `samples` is from 1 to 10 million.
     """
-    if not isinstance(samples, int) or samples < 1:
-        raise InputError(f"samples is {samples!r}: expected a whole number of at least 1")
+    check_number(samples, "samples", 1, 10_000_000, whole=True)
     sizes: dict[str, np.ndarray] = {}
     for name, locked in _draws(space).items():
         rng = np.random.default_rng([seed, len(sizes)])

@@ -22,7 +22,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from rsslib.campaign.runs import Run
-from rsslib.files import atomic_path
+from rsslib.files import atomic_path, make_folder
 from rsslib.methods import OVERRIDES
 from rsslib.paper.style import BASELINES, METHOD_STYLES, MethodStyle, listed, method_styles, panel_label
 from rsslib.paper.summary import (
@@ -458,8 +458,7 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     caption = figure.caption if isinstance(figure, Captioned) else ""
     png, pdf = ({"Description": caption}, {"Subject": caption}) if caption else ({}, {})
     files = {"png": {"dpi": 200, "metadata": png}, "pdf": {"metadata": pdf | {"CreationDate": None}}}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(folder))
     paths = []
     for suffix, options in files.items():
         with atomic_path(folder / f"{name}.{suffix}") as temporary:

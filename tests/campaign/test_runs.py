@@ -47,7 +47,7 @@ from rsslib.errors import InputError, Stopped, choose
 from rsslib.machine import choose_device
 from rsslib.methods import TABLE_1, build, one_stage, override
 from rsslib.progress import in_words
-from rsslib.samplers import Successive
+from rsslib.samplers import SamplerFailed, Successive
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps
 from rsslib.supernet import SuperNet
@@ -299,7 +299,8 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
     with pytest.raises(RunsFailed, match="a mistake") as error:
         complete([broken, sound], tmp_path)
     assert list(error.value.failures) == [broken.name]
-    assert isinstance(error.value.failures[broken.name], ZeroDivisionError)
+    assert isinstance(error.value.failures[broken.name], SamplerFailed)
+    assert isinstance(error.value.failures[broken.name].__cause__, ZeroDivisionError)
     assert overview([broken, sound], tmp_path).status.tolist() == ["interrupted", "finished"]
 
 
@@ -311,7 +312,7 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained(done, tmp_
             shutil.copytree(run.folder(done[1]), run.folder(tmp_path), dirs_exist_ok=True)
             return super().acquire(*arguments, **settings)
 
-    monkeypatch.setattr(engine, "FileLock", Waiting)
+    monkeypatch.setattr(files, "FileLock", Waiting)
     monkeypatch.setattr(engine, "train", never)
     monkeypatch.setattr(engine, "evaluate_population", never)
     complete([run], tmp_path)
@@ -736,9 +737,19 @@ def test_samplers_of_a_notebook_do_not_travel_to_other_processes(tmp_path, monke
 
     monkeypatch.setattr(Mine, "__module__", "__main__")
     methods = [one_stage(name, 1, Mine(("smallest",))) for name in ("one", "two")]
-    with pytest.raises(InputError, match="the sampler Mine is defined in a notebook or script") as error:
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", Mine, raising=False)
+    Mine.__qualname__ = "Mine"
+    with pytest.raises(InputError, match="the sampler Mine needs Mine of a notebook or script") as error:
         campaign.complete(plan("smoke", methods=methods), Settings(tmp_path, device="cpu", jobs=2, progress=False))
     assert "give jobs=1" in sentence(error)
+
+
+def test_a_sampler_that_cannot_be_sent_to_other_processes_is_told():
+    class Local(Successive):
+        pass
+
+    with pytest.raises(InputError, match="the sampler Local cannot be sent to other processes .*: give jobs=1"):
+        engine._check_samplers_travel(plan("smoke", methods=[one_stage("one", 1, Local(("smallest",)))]))
 
 
 @pytest.mark.parametrize("what", ["precision", "dataset_sha256"])
