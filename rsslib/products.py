@@ -49,7 +49,7 @@ def finished_run(options: dict) -> tuple[Run, Settings]:
     datasets = [options["dataset"]] if options["dataset"] else "hardest"
     (run,) = plan(
         options["profile"], datasets, [options["method"]], options["backbone"], [options["seed"]],
-        resolution=options["resolution"],
+        resolution=options["resolution"], data=options["data"],
     )  # fmt: skip
     settings = Settings(options["results"], options["data"], options.get("device", "cpu"))
     check_writable(Path(options["output"]).parent, "the output's folder")

@@ -309,7 +309,7 @@ def search_figure(
             label=f"{name}, {len(front)} subnets", zorder=2,
         )  # fmt: skip
     axes.set(xlabel=SIZE, ylabel=ACCURACY)
-    axes.legend(loc="lower right", frameon=True)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2, handletextpad=0.4)
     figure.caption = caption
     return figure
 
