@@ -52,7 +52,10 @@ def finished_run(options: dict) -> tuple[Run, Settings]:
         resolution=options["resolution"], data=options["data"],
     )  # fmt: skip
     settings = Settings(options["results"], options["data"], options.get("device", "cpu"))
-    check_writable(Path(options["output"]).parent, "the output's folder")
+    output = Path(options["output"])
+    check_writable(output.parent, "the output's folder")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder: expected the name of a file")
     return run, settings
 
 

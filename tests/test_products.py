@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -99,10 +100,15 @@ def test_the_command_line_does_the_same(data, trained, tmp_path, capsys, monkeyp
         (["search", *where, "--mflops", "0.01"], "no subnet of tiny at 64 pixels has mflops of at most 0.01"),
         (["export", *where, "--resolution", "33", "--output", model], "resolution is 33: expected a multiple of 32"),
         (["export", *where, "--output", str(image / "model.onnx")], "is a file: expected a folder"),
+        (["search", *where, "--output", str(tmp_path)], "is a folder: expected the name of a file"),
         (["predict", str(image), str(image)], "is damaged or no ONNX file"),
     ):
         assert main(arguments) == 2
         assert said in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    for command in ("search", "export"):
+        assert main([command, *where, "--output", model]) == 2
+        assert "cannot be written: choose another folder" in capsys.readouterr().err
 
 
 def test_a_supernet_needs_nothing_but_its_folder(trained, tmp_path):

@@ -19,7 +19,7 @@ from rsslib.space import RESOLUTION
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 LICENCES = {  # as their authors or distributors state them
     "digits": "CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
-    "mnist": "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
+    "mnist": "CC BY-SA 3.0 (LeCun and Cortes, from images of NIST)",
     "fashion_mnist": "MIT (Zalando SE)",
     "cifar10": "none stated; its author asks to cite Krizhevsky 2009",
     "cifar100": "none stated; its author asks to cite Krizhevsky 2009",
