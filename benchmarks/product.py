@@ -246,8 +246,8 @@ def photographs(options: argparse.Namespace) -> None:
     files = sorted(map(str, (data / "photographs" / "test").glob("*/1*.png")))
     for command in (
         ["run", *where, "--device", "cpu"],
-        ["search", *where, "--mflops", "32", "--evaluations", "60", "--device", "cpu", "--output", front],
-        ["export", *where, "--front", front, "--mflops", "32", "--output", model],
+        ["search", *where, "--mflops", "25", "--evaluations", "60", "--device", "cpu", "--output", front],
+        ["export", *where, "--front", front, "--mflops", "25", "--output", model],
         ["predict", model, *files],
     ):
         began, worked = time.perf_counter(), time.process_time()
