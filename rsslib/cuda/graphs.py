@@ -58,10 +58,9 @@ class GraphedSteps:
         batch = method.batch_size
         self.full_steps = n // batch
         real = {"dtype": self.supernet.classifier.weight.dtype, "device": device}
-        if can_capture(device):  # tests simulate a GPU on a CPU, whose memory is another
-            advice = "choose a lower resolution, fewer training images or fewer jobs at once"
-            size = n * height * width * channels * real["dtype"].itemsize
-            check_room(size, free_memory(device), "an epoch's images as floats", advice)
+        advice = "choose a lower resolution, fewer training images or fewer jobs at once"
+        size = n * height * width * channels * real["dtype"].itemsize
+        check_room(size, free_memory(device), "an epoch's images as floats", advice)
         self.images = torch.empty(n, height, width, channels, **real)  # an epoch's, augmented and in order
         self.labels = torch.empty(n, dtype=torch.int64, device=device)
         self.batch_images = torch.empty(batch, height, width, channels, **real)
