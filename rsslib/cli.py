@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, output_folder, plan, scaled
+from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, epochs_rule, output_folder, plan, scaled
 from rsslib.campaign.settings import Settings
-from rsslib.data.readers import check_name
+from rsslib.data.readers import check_name, training_images
 from rsslib.errors import InputError, choose
 from rsslib.files import check_folder, check_writable, project_folder, system_errors
 from rsslib.notebooks import LAST, Execution, notebook_parameters, notebook_runs
 from rsslib.products import add_products
 from rsslib.progress import in_words
+from rsslib.space import RESOLUTION
 
 FOLDERS = ("data", "results", "figures")
 
@@ -56,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--method", default="rss-short", metavar="NAME", help="default: %(default)s")
             command.add_argument("--backbone", default="mobilenet_v3", help="or proxylessnas (default: %(default)s)")
             command.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+            words = "of the images, in pixels: 32 to 224 in steps of 32 (default: %(default)s)"
+            command.add_argument("--resolution", type=int, default=RESOLUTION, metavar="N", help=words)
             for option, what in OVERRIDABLE.items():
                 kind = float if option == "learning_rate_scale" else int
                 words = f"{what} (default: the profile's)"
@@ -115,13 +118,20 @@ def seconds(text: str) -> float:
 
 def run_one(options: dict) -> int:
     """Train and evaluate one run, print its population's accuracies and where the rest is."""
-    profile = PROFILES[choose(options["profile"], PROFILES, "profile")]
+    known = PROFILES[choose(options["profile"], PROFILES, "profile")]
     changed = {name: options[name] for name in OVERRIDABLE if options[name] is not None}
-    profile = scaled(profile, **changed)
-    dataset = options["dataset"] or profile.datasets[-1]
-    (run,) = plan(profile, [dataset], [options["method"]], options["backbone"], [options["seed"]])
+    dataset = options["dataset"] or known.datasets[-1]
+    fitted = known.fitted(dataset, options["data"])
+    profile = scaled(fitted, **changed)
+    (run,) = plan(
+        profile, [dataset], [options["method"]], options["backbone"], [options["seed"]],
+        resolution=options["resolution"], data=options["data"],
+    )  # fmt: skip
     check_name(dataset, options["data"])
     settings = settings_of(options)
+    if fitted != known:
+        (s, ps), own = profile.epochs(dataset), training_images(dataset, options["data"])
+        print(f"{dataset} has {own:,} training images: {s} + {ps} epochs ({epochs_rule(known)})")
 
     from rsslib.campaign import RunsFailed, complete, overview, populations, times
 

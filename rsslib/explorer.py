@@ -32,7 +32,7 @@ from rsslib.methods import Method
 from rsslib.paper.diagrams import draw_subnet
 from rsslib.paper.figures import ACCURACY, COLUMN, SIZE
 from rsslib.paper.style import BACKBONE_LABELS, method_styles, panel_label
-from rsslib.space import Arch, SearchSpace
+from rsslib.space import RESOLUTION, Arch, SearchSpace
 
 COLOURS = {"A": "#c1121f", "B": "#6a3fa0"}
 LABELS = {"kernel": "Kernel", "expand": "Width", "depth": "Depth"}  # of the fields of Arch
@@ -50,20 +50,20 @@ CSS = """<style>
 </style>"""
 
 
-def finished_runs(results: str | Path, profile: str, backbone: str) -> list[Run]:
-    """The finished and undamaged runs of a profile and a backbone below `results`.
+def finished_runs(results: str | Path, profile: str, backbone: str, resolution: int = RESOLUTION) -> list[Run]:
+    """The finished and undamaged runs of a profile, a backbone and a resolution below `results`.
 
     They are found by their records, so that runs of your own count too. The stages of their methods are left empty.
     """
     runs = []
-    for path in sorted(Path(results, profile).glob(f"*/{backbone}/*/seed*/run.json")):
+    for path in sorted(Path(results, profile).glob(f"*/{backbone}*/*/seed*/run.json")):
         try:
             record = read_record(path.parent)
             training, evaluation = record["config"]["training"], record["config"]["evaluation"]
             images = {"train_images": training["train_images"], "test_images": evaluation["test_images"]}
             scale = Profile(profile, (training["dataset"],), evaluation["subnets_per_bucket"], **images)
             method = Method(training["method"]["name"], (), dropout=training["method"]["dropout"])
-            run = Run(scale, training["dataset"], backbone, method, training["seed"])
+            run = Run(scale, training["dataset"], backbone, method, training["seed"], resolution)
             read_table(path.parent, POPULATION, record)  # raises if it is not as the run wrote it
             if record["status"] == "finished" and run.folder(results) == path.parent:  # not one that leads elsewhere
                 runs.append(run)
@@ -99,8 +99,8 @@ def _one_at_a_time(method):
 class Explorer(widgets.VBox):
     """Controls for two subnets of a backbone, what they look like, how large and how accurate they are.
 
-    The finished runs of `profile` in the settings' results folder are offered for the evaluation; `seed` is that of the
-    random presets. Raises InputError, naming the value, for one that cannot be.
+    The finished runs of `profile` at `resolution` in the settings' results folder are offered for the evaluation;
+    `seed` is that of the random presets. Raises InputError, naming the value, for one that cannot be.
     """
 
     def __init__(
@@ -109,12 +109,13 @@ class Explorer(widgets.VBox):
         settings: Settings | None = None,
         backbone: str = "mobilenet_v3",
         seed: int = 0,
+        resolution: int = RESOLUTION,
     ):
         check_folder_name(profile, "a profile")
         check_number(seed, "seed", 0, 2**63 - 1, whole=True)
-        self.space = space = SearchSpace(backbone)
+        self.space = space = SearchSpace(backbone, resolution=resolution)
         self.profile, self.settings = profile, settings or Settings()
-        self.runs, self.population = finished_runs(self.settings.results, profile, backbone), None
+        self.runs, self.population = finished_runs(self.settings.results, profile, backbone, resolution), None
         self.rng = np.random.default_rng(seed)
         self.sizes = np.sort(space.macs(space.sample(UNIFORM_DRAWS, np.random.default_rng(0))))
         self.subnets = {"A": space.middle, "B": space.largest}
@@ -132,7 +133,7 @@ class Explorer(widgets.VBox):
         self.detail = {field: [toggles(field) for _ in getattr(space.middle, field)] for field in LABELS}
         self.presets = {}
         for name in ("smallest", "middle", "largest", "random", *(f"{bucket:g}" for bucket in space.buckets)):
-            width = "38px" if name.isdigit() else "74px"
+            width = "38px" if name[0].isdigit() else "74px"
             self.presets[name] = widgets.Button(description=name, layout={"width": width})
             self.presets[name].on_click(lambda button: self.preset(button.description))
         options = [(run_label(run), run) for run in self.runs] or [("no finished run", None)]
@@ -194,8 +195,8 @@ class Explorer(widgets.VBox):
         """Edit the smallest, middle, largest or a random subnet; or "4", a random one of that bucket of the study."""
         if name == "random":
             self.arch = self.space.sample_arch(self.rng)
-        elif name.isdigit():
-            self.arch = self.space.to_arch(self.space.sample_bucket(int(name), 1, self.rng)[0])
+        elif name[0].isdigit():
+            self.arch = self.space.to_arch(self.space.sample_bucket(float(name), 1, self.rng)[0])
         else:
             self.arch = getattr(self.space, name)
 
@@ -289,7 +290,8 @@ class Explorer(widgets.VBox):
 
     def _show_results(self) -> None:
         self.placing.value = svg(self.place())
-        note = "Stages: kernel/width of each layer. Sizes are those for 3×32×32 images and 100 classes."
+        size = "×".join(map(str, (3, self.space.resolution, self.space.resolution)))
+        note = f"Stages: kernel/width of each layer. Sizes are those for {size} images and 100 classes."
         self.table.value = f'{self.comparison().to_html(border=0, justify="left")}<div class="text">{note}</div>'
 
     def comparison(self) -> pd.DataFrame:
@@ -316,7 +318,7 @@ class Explorer(widgets.VBox):
         figure = Figure((COLUMN, 1.6 * rows), layout="constrained")
         panels = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
         low, high = (space.macs(arch) / 1e6 for arch in (space.smallest, space.largest))
-        edges = np.arange(np.floor(low), np.ceil(high) + 0.05, 0.1)
+        edges = np.arange(np.floor(low), np.ceil(high) + 0.05, 0.1 * space.growth)
         share = 100 * np.histogram(self.sizes / 1e6, edges)[0] / len(self.sizes)
         panels[0].stairs(share, edges, fill=True, color="0.7")
         panels[0].set(ylabel="Share (%)", title=f"{len(self.sizes):,} uniform draws", ylim=(0, 1.15 * share.max()))
@@ -337,8 +339,9 @@ class Explorer(widgets.VBox):
             if name in self.evaluated:
                 star = {"marker": "*", "markersize": 13, "color": COLOURS[name], "markeredgecolor": "white"}
                 panels[1].plot(x, self.evaluated[name], gid=f"star {name}", zorder=5, **star)
+        half, margin = 0.5 * space.growth, 0.8 * space.growth
         for axes in panels:
             for bucket in space.buckets:
-                axes.axvspan(bucket - 0.5, bucket + 0.5, color="0.95", linewidth=0, zorder=0)
-        panels[-1].set(xlabel=f"{SIZE}; grey: buckets", xlim=(low - 0.8, high + 0.8), xticks=space.buckets)
+                axes.axvspan(bucket - half, bucket + half, color="0.95", linewidth=0, zorder=0)
+        panels[-1].set(xlabel=f"{SIZE}; grey: buckets", xlim=(low - margin, high + margin), xticks=space.buckets)
         return figure

@@ -43,7 +43,7 @@ def notebook_runs(values: dict) -> list[Run]:
     """The runs that a notebook with these parameters asks for; none if it names no methods."""
     if "methods" not in values:
         return []
-    names = ("profile", "datasets", "methods", "backbone", "seeds", "subnets_per_bucket", "resolution")
+    names = ("profile", "datasets", "methods", "backbone", "seeds", "subnets_per_bucket", "resolution", "data")
     return plan(**{name: values[name] for name in names if name in values})
 
 

@@ -49,10 +49,13 @@ def finished_run(options: dict) -> tuple[Run, Settings]:
     datasets = [options["dataset"]] if options["dataset"] else "hardest"
     (run,) = plan(
         options["profile"], datasets, [options["method"]], options["backbone"], [options["seed"]],
-        resolution=options["resolution"],
+        resolution=options["resolution"], data=options["data"],
     )  # fmt: skip
     settings = Settings(options["results"], options["data"], options.get("device", "cpu"))
-    check_writable(Path(options["output"]).parent, "the output's folder")
+    output = Path(options["output"])
+    check_writable(output.parent, "the output's folder")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder: expected the name of a file")
     return run, settings
 
 

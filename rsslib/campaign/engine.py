@@ -39,7 +39,7 @@ from rsslib.campaign.workers import worker_processes, worker_threads
 from rsslib.cards import write_card
 from rsslib.data.dataset import Dataset, cached_dataset
 from rsslib.data.readers import DATASETS, LICENCES, is_there
-from rsslib.errors import InputError, Stopped
+from rsslib.errors import InputError, Stopped, check_room
 from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import Refused, write_record
 from rsslib.machine import (
@@ -47,14 +47,16 @@ from rsslib.machine import (
     environment,
     first_line,
     free_jobs,
+    free_memory,
     is_out_of_memory,
     keep_freed_memory,
     release_memory,
     set_precision,
+    step_bytes,
     use_threads,
 )
 from rsslib.progress import in_words, progress_bar
-from rsslib.space import SearchSpace
+from rsslib.space import RESOLUTION, SearchSpace
 from rsslib.steps import TrainingState
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start, train
@@ -100,7 +102,7 @@ def complete(
             refused.append((run, config))
     for run in todo:
         files.check_writable(run.folder(settings.results), "results")
-    jobs = min(settings.jobs or free_jobs(where, [run.method for run in todo]), len(todo))
+    jobs = min(settings.jobs or _room(where, todo), len(todo))
     if jobs > 1 and where.type == "cpu":
         _check_samplers_travel(todo)
     for run, config in refused:
@@ -134,6 +136,11 @@ def complete(
         print(f"{jobs} runs at once trained on {rate:,.0f} subnet-images a second, evaluation included")
     if failures:
         raise RunsFailed(failures) from next(iter(failures.values()))
+
+
+def _room(device: torch.device, runs: Sequence[Run]) -> int:
+    """How many of the runs at once the device has memory for."""
+    return free_jobs(device, [run.method for run in runs], max((run.resolution for run in runs), default=RESOLUTION))
 
 
 class _Campaign:
@@ -344,6 +351,11 @@ def _train(
     deadline: float | None,
 ) -> bool:
     """Train from the last checkpoint to the end; returns False if the deadline came first."""
+    check_room(
+        step_bytes(run.method, run.resolution), free_memory(images.device),
+        f"training steps on {run.method.batch_size} images of {run.resolution} pixels",
+        "choose a lower resolution, a smaller batch size or fewer jobs at once",
+    )  # fmt: skip
     machine = environment(images.device, settings.jobs or 1, settings.precision, settings.graphs)
     identity = identity_of(record)
     keep = keeper(run, folder, record) if run.method.name in settings.interference else None

@@ -47,6 +47,8 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
     method = dataclasses.asdict(run.method)
     for stage, record in zip(run.method.stages, method["stages"], strict=True):
         record["sampler"] = sampler_identity(stage.sampler)
+        if images is None and _epochs_unknown(run):
+            record |= dict.fromkeys(("epochs", "first_epoch", "schedule_epochs"))
     if run.method.gradients == "sum":  # records from before there was a choice do not have it
         del method["gradients"]
     return json.loads(
@@ -73,6 +75,11 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
             }
         )
     )
+
+
+def _epochs_unknown(run: Run) -> bool:
+    """Whether the epochs would suit images of one's own that are not here (see `Profile.fitted`)."""
+    return run.dataset not in DATASETS and run.profile.epochs_for is not None
 
 
 def _taken(run: Run, images: int | None) -> int | None:
@@ -135,8 +142,9 @@ def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataF
         if row["status"] in ("training", "trained"):
             row["status"] = "running" if is_locked(run.folder(results)) else "interrupted"
         trained = "training_seconds" in record
+        row["epochs"] = sum(stage["epochs"] for stage in record["config"]["training"]["method"]["stages"])
         progress = record.get("progress", {})
-        row["epoch"] = run.method.epochs if trained else progress.get("epoch", 0)
+        row["epoch"] = row["epochs"] if trained else progress.get("epoch", 0)
         row["loss"] = progress.get("loss", math.nan)
         seconds = record["training_seconds"] if trained else progress.get("seconds", 0)
         if row["epoch"]:

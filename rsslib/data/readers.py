@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 from PIL import Image
 
-from rsslib.errors import InputError, choose
+from rsslib.errors import InputError, check_room, choose
 from rsslib.files import atomic_path, locked, remove_temporary, system_errors, write
 from rsslib.space import RESOLUTION
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 LICENCES = {  # as their authors or distributors state them
     "digits": "CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
-    "mnist": "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
+    "mnist": "CC BY-SA 3.0 (LeCun and Cortes, from images of NIST)",
     "fashion_mnist": "MIT (Zalando SE)",
     "cifar10": "none stated; its author asks to cite Krizhevsky 2009",
     "cifar100": "none stated; its author asks to cite Krizhevsky 2009",
 }
+VALIDATION_IMAGES = 10_000
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 _TORCHVISION = dict(zip(DATASETS[1:], ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"), strict=True))
@@ -209,27 +211,35 @@ def _check_classes(
     return tuple(str(i) for i in range(k)) if classes is None else classes
 
 
-def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, ...]]:
-    def listed(path: Path) -> list[Path]:
-        return sorted(p for p in path.iterdir() if not p.name.startswith("."))
+def check_fits(images: int, resolution: int, channels: int, path: Path, free: int) -> None:
+    """Raise InputError unless so many images fit into `free` bytes."""
+    needed = images * channels * resolution**2
+    advice = "choose a lower resolution or fewer images"
+    check_room(needed, free, f"the {images:,} images of {path} at {resolution} pixels", advice)
 
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, ...]]:
     for split in ("train", "test"):
         if not (folder / split).is_dir():
             raise InputError(
                 f"{folder / split} is missing: expected image files in {folder}/train/<class>/ and "
                 f"{folder}/test/<class>/"
             )
-    classes = tuple(p.name for p in listed(folder / "train") if p.is_dir())
+    classes = tuple(p.name for p in _listed(folder / "train") if p.is_dir())
     files = {}
     for split in ("train", "test"):
-        folders = [p for p in listed(folder / split) if p.is_dir()]
+        folders = [p for p in _listed(folder / split) if p.is_dir()]
         extra = [p for p in folders if p.name not in classes]
         if extra:
             raise InputError(
                 f"{extra[0]} has no counterpart in {folder / 'train'}, expected one of {', '.join(classes)}: "
                 "rename or remove it"
             )
-        files[split] = [(path, classes.index(p.name)) for p in folders for path in listed(p)]
+        files[split] = [(path, classes.index(p.name)) for p in folders for path in _listed(p)]
         if not files[split]:
             raise InputError(
                 f"{folder / split} holds no images: put image files in {folder / split}/<class>/"
@@ -240,15 +250,16 @@ def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, 
             return image.mode
 
     grey = all(mode(path) in _GREY_MODES for paths in files.values() for path, _ in paths)
-    splits = []
+    channels, splits = 1 if grey else 3, []
+    check_fits(sum(map(len, files.values())), resolution, channels, folder, psutil.virtual_memory().available)
     for paths in files.values():
-        images, keys = [], []
-        for path, _ in paths:  # resized at once: the files together may not fit in memory
+        images, keys = np.empty((len(paths), resolution, resolution, channels), np.uint8), []
+        for i, (path, _) in enumerate(paths):  # resized at once: the files together may not fit in memory
             x = read_image(path, grey)[None]
-            images.append(fit(x, resolution))
+            images[i] = fit(x, resolution)[0]
             keys.append(hash_rows(x))
         labels = np.array([label for _, label in paths], dtype=np.int64)
-        splits.append(Rows(np.concatenate(images), labels, np.concatenate(keys)))
+        splits.append(Rows(images, labels, np.concatenate(keys)))
     train, test = splits
     return train, test, classes
 
@@ -335,6 +346,26 @@ def fingerprint(name: str, root: Path) -> tuple:
     paths = [file] if file.exists() else sorted(path for path in folder.rglob("*") if path.is_file())
     states = [(path, path.stat()) for path in paths]
     return tuple((str(path), state.st_size, state.st_mtime_ns, state.st_ino) for path, state in states)
+
+
+def held_out(images: int) -> int:
+    """How many of so many training images are held out for validation."""
+    return min(VALIDATION_IMAGES, images // 5)
+
+
+def training_images(name: str, root: str | Path) -> int | None:
+    """How many images of a dataset of one's own are left for training, without reading them; None if it cannot be told.
+
+    What is wrong with a dataset is for `read` to say.
+    """
+    path, folder = Path(root, f"{name}.npz"), Path(root, str(name), "train")
+    n = 0
+    if path.exists():
+        with suppress(Exception), np.load(path, allow_pickle=False) as file:  # which reads the labels alone
+            n = len(file["y_train"])
+    elif folder.is_dir():
+        n = sum(len(_listed(path)) for path in _listed(folder) if path.is_dir())
+    return n - held_out(n) if n else None
 
 
 def is_there(name: str, root: str | Path) -> bool:

@@ -306,10 +306,10 @@ def search_figure(
     for (name, front), colour, mark in zip(fronts.items(), ("#2a9d78", "#1f5a99", "#f2a93b"), "osD", strict=False):
         axes.plot(
             front["mflops"], front["test_accuracy"], color=colour, marker=mark, markersize=3, linewidth=0.9,
-            label=f"{name}, {len(front)} subnets", zorder=2,
+            label=name, zorder=2,
         )  # fmt: skip
     axes.set(xlabel=SIZE, ylabel=ACCURACY)
-    axes.legend(loc="lower right", frameon=True)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2, handletextpad=0.4)
     figure.caption = caption
     return figure
 

@@ -343,6 +343,29 @@ def test_legend_is_inside_the_figure_and_above_the_panels():
     assert box.y0 >= max(axes.get_tightbbox().y1 for axes in panels(figure))
 
 
+def test_fronts_are_drawn_over_the_population_and_no_name_is_cut_off():
+    fronts = {
+        name: pd.DataFrame({"mflops": [5.0, 7.5], "test_accuracy": accuracy})
+        for name, accuracy in (("NSGA-II", [81.0, 83.0]), ("random search", [80.0, 82.0]))
+    }
+    population = pd.DataFrame({"mflops": [4.0, 14.0, 8.0], "accuracy": [79.0, 84.0, 81.0]})
+    figure = figures.search_figure(fronts, population, "words")
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert axes.collections[0].get_offsets().tolist() == population.values.tolist()
+    for line, (name, front) in zip(axes.lines, fronts.items(), strict=True):
+        assert line.get_label() == name
+        assert np.transpose(line.get_data()).tolist() == front.values.tolist()
+    figure.canvas.draw()
+    box, inside = legend.get_window_extent(), figure.bbox
+    assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and not box.overlaps(axes.get_window_extent())
+
+
+def test_a_wrong_prediction_has_the_label_beside_it():
+    images = np.zeros((3, 1, 32, 32), np.uint8)
+    figure = figures.predictions_figure(images, ["a", "b", "c"], ["a", "a", "c"])
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["a", "b (is a)", "c"]
+
+
 def test_methods_differ_without_colour():
     mains = ("ofa", "ofa-released", "rss-short", "rss")
     styles = {method: figures.METHOD_STYLES[method] for method in mains}
