@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -133,10 +134,15 @@ class Execution:
 
 
 def _execute(path: Path, output: Path, values: dict) -> None:
-    """Execute one notebook with these parameters; the result, also of a failure, is the notebook `output`."""
+    """Execute one notebook with these parameters; the result, also of a failure, is the notebook `output`.
+
+    Folders in the project are written into it relative to that, so that it tells of no machine.
+    """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    inside = str(project_folder()) + os.sep
+    values = {key: value.removeprefix(inside) if isinstance(value, str) else value for key, value in values.items()}
     try:
         papermill.execute_notebook(
             path, output, values, cwd=project_folder(), progress_bar=False,

@@ -323,7 +323,8 @@ def test_captions_are_not_in_the_image_and_are_shown_below_it(monkeypatch):
     drawn = [figures.population_boxes(population, given), figures.training_time_bars(times, given)]
     drawn.append(figures.figure_1(population, times, "mnist", given))
     shown = []
-    monkeypatch.setattr(figures, "display", shown.append)
+    told = []
+    monkeypatch.setattr(figures, "display", lambda what, metadata=None: (shown.append(what), told.append(metadata)))
     for figure in drawn:
         assert figure.caption.startswith(f"{given} ") and figure.caption.endswith(".")
         texts = [text.get_text() for text in figure.findobj(Text)]
@@ -332,6 +333,9 @@ def test_captions_are_not_in_the_image_and_are_shown_below_it(monkeypatch):
         assert shown[-2] is figure and shown[-1].data == figure.caption
     figures.show("figure_6 is not drawn.")
     assert [type(shown[-1]).__name__, shown[-1].data] == ["Markdown", "figure_6 is not drawn."] and len(shown) == 7
+    assert told[-1] is None
+    assert told[0]["image/png"]["alt"].startswith("MNIST, CIFAR-100; Test accuracy (%) by Subnet size (MFLOPs)")
+    assert "RSS-Short" in told[0]["image/png"]["alt"] and "Training time" in told[2]["image/png"]["alt"]
 
 
 def test_legend_is_inside_the_figure_and_above_the_panels():
@@ -386,8 +390,16 @@ def test_every_method_has_a_label_and_what_is_compared_differs_in_hatch():
 
 def test_a_figure_of_unfinished_runs_is_a_sentence_and_a_split_makes_panels(tmp_path):
     table, times = made_up(methods=("rss", "ofa"))
-    words = figures.population_figure(table, times, [], ["rss-largest"], tmp_path, "figure_6")
-    assert "figure_6 is not drawn" in words and "rss-largest" in words
+    for names in (["rss-smallest", "rss-largest"], ["rss", "rss-largest"]):  # a figure compares
+        words = figures.population_figure(table, times, [], names, tmp_path, "figure_6")
+        assert "figure_6 is not drawn" in words and "rss-largest" in words and not list(tmp_path.iterdir())
+    names = ["rss", "ofa", "rss-largest"]
+    assert figures.population_figure(table, times, campaign.plan("smoke"), names, tmp_path, "figure_6").caption.endswith(
+        "Not drawn, since not finished: RSS, largest only."
+    )
+    halves = {"(a)": ["rss", "ofa"], "(b)": ["rss-short", "rss-largest"]}
+    figure = figures.population_figure(table, times, campaign.plan("smoke"), names, tmp_path, "figure_6", halves)
+    assert [axes.get_title() for axes in figure.axes] == ["(a)"]
     figure = figures.population_boxes(table, split={"(a) RSS": ["rss"], "(b) OFA": ["ofa"]})
     assert [axes.get_title() for axes in figure.axes] == ["(a) RSS", "(b) OFA"]
 
