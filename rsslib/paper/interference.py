@@ -9,11 +9,16 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from rsslib.campaign.record import overview
+from rsslib.campaign.runs import plan
+from rsslib.campaign.tables import anchor_tables, interference_tables, populations, times
 from rsslib.paper.evidence import TAIL, Evidence, Part
 from rsslib.paper.style import method_styles
 from rsslib.samplers import SIZES
@@ -229,6 +234,23 @@ def answers(alone: pd.DataFrame, effects: pd.DataFrame, agreement: pd.DataFrame,
         *_on_gaps(alone), *_on_effects(effects), *_on_agreement(agreement), *_on_controls(evidence),
         *_on_intervals(evidence),
     ]  # fmt: skip
+
+
+def stored_answers(
+    profile: str, datasets: Sequence[str] | Literal["hardest"] | None = None, seeds: Sequence[int] = (0,),
+    subnets_per_bucket: int | None = None, results: str | Path | None = None,
+) -> list[str]:  # fmt: skip
+    """The answers that the finished runs of a profile give, on the last of the datasets; none if there are none."""
+    hardest: Sequence[str] | Literal["hardest"] = datasets[-1:] if datasets and datasets != "hardest" else "hardest"
+    planned = plan(profile, hardest, "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket)
+    status = overview(planned, results)["status"]
+    runs = [run for run, there in zip(planned, status == "finished", strict=True) if there]
+    if not runs:
+        return []
+    population = populations(runs, results)
+    alone = standalone(population, anchor_tables(runs, results))
+    evidence = Evidence(population, times(runs, results), profile, [runs[0].dataset])
+    return answers(alone, *interference_tables(runs, results), evidence)
 
 
 def _undecided(part: Part) -> str:
