@@ -104,7 +104,7 @@ def _check(state: TrainingState, parts: Parts, position: dict, method: Method | 
     if method is None:
         return
     epochs = [stage.epochs for stage in method.stages]
-    if len(history) != sum(epochs[:stage]) + epoch or epoch >= [*epochs, 1][stage]:
+    if len(history) != sum(epochs[:stage]) + epoch or 0 < epoch >= [*epochs, 0][stage]:  # a stage may have none
         raise ValueError("its position is none of this method")
     if any(stage.distill for stage in method.stages[: stage + (epoch > 0)]) and not parts["teacher"]:
         raise ValueError("its teacher is missing")

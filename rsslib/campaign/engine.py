@@ -237,14 +237,18 @@ def _different(runs: Iterable[Run]) -> list[Run]:
 
 
 def _set_aside(run: Run, results: str | Path, config: dict) -> None:
-    folder = run.folder(results)
-    with files.locked(folder / LOCK) as mine:
-        if not mine:
+    folder, end = run.folder(results), time.monotonic() + 5
+    while True:
+        with files.locked(folder / LOCK, patience=0.1) as mine:
+            try:
+                status_of(run, results, config, weights=True)  # another process may have set it aside meanwhile
+                return
+            except Refused:
+                if mine:
+                    print(f"{run.name} is rebuilt; what was there is in {files.set_aside(folder)}")
+                    return
+        if time.monotonic() > end:
             raise InputError(f"{folder} cannot be rebuilt while another process is at it: try again later")
-        try:
-            status_of(run, results, config, weights=True)  # another process may have set it aside meanwhile
-        except Refused:
-            print(f"{run.name} is rebuilt; what was there is in {files.set_aside(folder)}")
 
 
 def _outcomes(
