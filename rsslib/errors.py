@@ -22,6 +22,15 @@ class Stopped(KeyboardInterrupt):
         return [f"Stopped: {self}"]
 
 
+def shortened(text: str, most: int = 120) -> str:
+    """The text, without its middle if it is long: a stranger's file may hold anything.
+
+    >>> shortened("a" * 50 + "b" * 50, 20)
+    'aaaaaaaaaa ... bbbbbbbbbb'
+    """
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
 def choose(value: str, valid: Iterable[str], what: str) -> str:
     """Return `value` if it is one of `valid`; else raise InputError naming the valid values and the closest one.
 
@@ -32,7 +41,7 @@ def choose(value: str, valid: Iterable[str], what: str) -> str:
     valid = list(valid)
     if value in valid:
         return value
-    shown = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:97]}..."
+    shown = shortened(repr(value))
     close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.4) if shown == repr(value) else []
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise InputError(f"unknown {what} {shown}{hint}: expected one of {', '.join(valid)}")

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from rsslib.errors import InputError
+from rsslib.errors import InputError, shortened
 
 if TYPE_CHECKING:  # neither is needed to name files and to check folders
     import pandas as pd
     import torch
 
 RECORD = "run.json"
+LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times a usual one
 REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
 
 
@@ -151,9 +152,9 @@ def check_folder(folder: str | Path, what: str) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:  # a name too long, links in a circle, a null byte
-        shown = str(folder) if len(str(folder)) < 100 else f"{str(folder)[:97]}..."
+        why = getattr(error, "strerror", error)
         raise InputError(
-            f"{what} is {shown!r}, which cannot be used ({getattr(error, 'strerror', error)}): choose another folder"
+            f"{what} is {shortened(str(folder))!r}, which cannot be used ({why}): choose another folder"
         ) from None
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
@@ -225,12 +226,14 @@ def read_record(folder: Path) -> dict:
     """The record of a run; raises Refused if it cannot be read or is not as it was written."""
     path = folder / RECORD
     try:
+        if path.stat().st_size > LARGEST_RECORD:
+            raise ValueError(f"it is larger than {LARGEST_RECORD:,} bytes")
         record = json.loads(path.read_bytes(), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path} cannot be read ({error}): restore it, or {REBUILD}") from None
     try:
         intact = record["sha256"][RECORD] == _digest(record)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, RecursionError):
         raise Refused(f"{path} is not the record of a run: restore it, or {REBUILD}") from None
     if not intact:
         raise Refused(f"{path} was altered after the run wrote it: restore it, or {REBUILD}")

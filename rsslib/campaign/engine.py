@@ -69,9 +69,11 @@ def complete(
 
     `finished` is called with each run as soon as it is, those that are at the start too.
 
-    Any number of processes may be asked for the same runs, also from several machines that share the folder: one
-    trains, the others take the runs that are free and wait for the rest at the end. With a time budget, `by_worth` puts
-    the runs in an order in which what is finished by then is worth most. Finished runs do not need their dataset.
+    Any number of processes of one machine may be asked for the same runs: one trains, the others take the runs that are
+    free and wait for the rest at the end. Those of several machines that share the folder too, if its file system holds
+    `flock` between them, which one machine cannot find out (docs/clusters.md tells how to); else two may train the same
+    run at once, and what they leave may be refused. With a time budget, `by_worth` puts the runs in an order in which
+    what is finished by then is worth most. Finished runs do not need their dataset.
 
     Everything is checked before anything is trained: raises InputError. A folder that holds another configuration,
     code version or dataset's run, or a damaged one, is refused, or with `settings.rebuild` set aside beside its place.
@@ -242,14 +244,18 @@ def _different(runs: Iterable[Run]) -> list[Run]:
 
 
 def _set_aside(run: Run, results: str | Path, config: dict) -> None:
-    folder = run.folder(results)
-    with files.locked(folder / LOCK) as mine:
-        if not mine:
+    folder, end = run.folder(results), time.monotonic() + 5
+    while True:
+        with files.locked(folder / LOCK, patience=0.1) as mine:
+            try:
+                status_of(run, results, config, weights=True)  # another process may have set it aside meanwhile
+                return
+            except Refused:
+                if mine:
+                    print(f"{run.name} is rebuilt; what was there is in {files.set_aside(folder)}")
+                    return
+        if time.monotonic() > end:
             raise InputError(f"{folder} cannot be rebuilt while another process is at it: try again later")
-        try:
-            status_of(run, results, config, weights=True)  # another process may have set it aside meanwhile
-        except Refused:
-            print(f"{run.name} is rebuilt; what was there is in {files.set_aside(folder)}")
 
 
 def _outcomes(

@@ -17,7 +17,7 @@ from rsslib.campaign.identity import sampler_identity
 from rsslib.campaign.runs import Run, results_folder
 from rsslib.campaign.schema import read_record
 from rsslib.data.readers import DATASETS
-from rsslib.errors import InputError
+from rsslib.errors import InputError, shortened
 from rsslib.files import REBUILD, Refused
 from rsslib.progress import in_words
 from rsslib.space import RECALIBRATION_IMAGES, RESOLUTION, Arch, SearchSpace
@@ -186,5 +186,7 @@ def difference(there, here, path: str = "") -> str:
     elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         pairs = dict(enumerate(zip(there, here, strict=True)))
     else:
-        return "" if here is None or there == here else f"{path} is {there!r} there and {here!r} here"
+        if here is None or there == here:
+            return ""
+        return f"{shortened(path)} is {shortened(repr(there))} there and {shortened(repr(here))} here"
     return next((words for key, pair in pairs.items() if (words := difference(*pair, f"{path}.{key}".strip(".")))), "")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rsslib import beyond
 from rsslib.data.readers import DATASETS, training_images
-from rsslib.errors import InputError, check_number, choose
+from rsslib.errors import InputError, check_number, choose, shortened
 from rsslib.files import check_writable, folder_of, project_folder, sha256
 from rsslib.methods import LEARNING_RATE, METHODS, OVERRIDES, TABLE_1, Method, build, override
 from rsslib.space import BACKBONES, RESOLUTION, check_resolution
@@ -160,10 +160,8 @@ def results_folder(results: str | Path | None = None) -> Path:
 def check_folder_name(name: object, what: str) -> None:
     """Raise InputError unless `name` can name a folder, with a few characters to spare for what is beside it."""
     if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name) or len(name.encode()) > LONGEST_NAME:
-        shown = repr(name) if len(repr(name)) < 100 else f"{repr(name)[:97]}..."
-        raise InputError(
-            f"{shown} cannot name {what}: expected letters, digits, - _ and ., at most {LONGEST_NAME} bytes"
-        )
+        expected = f"letters, digits, - _ and ., at most {LONGEST_NAME} bytes"
+        raise InputError(f"{shortened(repr(name))} cannot name {what}: expected {expected}")
 
 
 def output_folder(profile: str, figures: str | Path | None = None, runs: Sequence[Run] = ()) -> Path:

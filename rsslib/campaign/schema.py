@@ -8,11 +8,13 @@ import pandas as pd
 from jsonschema import Draft202012Validator
 
 from rsslib import files
+from rsslib.errors import shortened
 from rsslib.files import REBUILD, Refused
 
-_TEXT = {"type": "string", "maxLength": 2_000}
+_TEXT = {"type": "string", "maxLength": 2_000, "pattern": r"^[^\ud800-\udfff]*$"}  # without what cannot be printed
 _NAME = {"type": "string", "pattern": r"^[\w-][\w.-]*$", "maxLength": 200}
 _COUNT = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**63}
+_NUMBER = {"type": "number", "minimum": -1e30, "maximum": 1e30}
 _SECONDS = {"type": "number", "minimum": 0, "maximum": 1e10}
 _MACHINE = {"hardware": _TEXT, "executor": _TEXT, "versions": {"type": "object", "additionalProperties": _TEXT}}
 
@@ -50,7 +52,7 @@ RECORD = {
         "progress": {
             "type": "object",
             "required": ["epoch", "loss", "seconds"],
-            "properties": {"epoch": _COUNT, "loss": {"type": "number"}, "seconds": _SECONDS},
+            "properties": {"epoch": _COUNT, "loss": _NUMBER, "seconds": _SECONDS},
         },
         **_MACHINE,
     },
@@ -87,8 +89,7 @@ def read_record(folder: Path) -> dict:
     record = files.read_record(folder)
     error = next(iter(_validator().iter_errors(record)), None)
     if error is not None:
-        place = ".".join(map(str, error.absolute_path)) or "it"
-        reason = error.message if len(error.message) < 200 else f"{error.message[:80]} ... {error.message[-80:]}"
+        place, reason = shortened(".".join(map(str, error.absolute_path)) or "it"), shortened(error.message)
         raise Refused(f"{folder / files.RECORD} is not the record of a run ({place}: {reason}): {REBUILD}")
     return record
 

@@ -3,6 +3,8 @@
 import hashlib
 import math
 import os
+import sys
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +29,8 @@ LICENCES = {  # as their authors or distributors state them
 }
 VALIDATION_IMAGES = 10_000
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+LARGEST_IMAGE = 25_000_000  # pixels; a small file may unpack to gigabytes
 
 _TORCHVISION = dict(zip(DATASETS[1:], ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"), strict=True))
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -223,6 +227,13 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, ...]]:
+    others = []
+
+    def left_out(path: Path) -> bool:
+        if none := _is_no_image(path):
+            others.append(path)
+        return none
+
     for split in ("train", "test"):
         if not (folder / split).is_dir():
             raise InputError(
@@ -239,11 +250,14 @@ def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, 
                 f"{extra[0]} has no counterpart in {folder / 'train'}, expected one of {', '.join(classes)}: "
                 "rename or remove it"
             )
-        files[split] = [(path, classes.index(p.name)) for p in folders for path in _listed(p)]
+        files[split] = [(path, classes.index(p.name)) for p in folders for path in _listed(p) if not left_out(path)]
         if not files[split]:
             raise InputError(
                 f"{folder / split} holds no images: put image files in {folder / split}/<class>/"
             )
+
+    if others:
+        print(f"{folder}: {len(others)} files that are no images are left out, as {others[0]}", file=sys.stderr)
 
     def mode(path: Path) -> str:
         with _open_image(path) as image:
@@ -264,10 +278,35 @@ def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, 
     return train, test, classes
 
 
+def _is_no_image(path: Path) -> bool:
+    """Whether a file is something else, as programs leave in folders: neither named as an image nor readable as one.
+
+    A folder is to be told of, not left out: it may be full of images.
+    """
+    Image.init()
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if path.is_dir() or kind in Image.OPEN:
+        return False
+    if not path.is_file():  # to open a pipe would take forever
+        return True
+    try:
+        with Image.open(path):
+            return False
+    except Exception:  # as below
+        return True
+
+
 @contextmanager
 def _open_image(path: Path) -> Iterator[Image.Image]:
+    """The image, not decoded yet; raises InputError for one that is damaged or too large, also in the block."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            opened = Image.open(path)
+        with opened as image:
+            if image.width * image.height > LARGEST_IMAGE:
+                size = f"{image.width} x {image.height}"
+                raise ValueError(f"it has {size} pixels, and at most {LARGEST_IMAGE:,} are read: make it smaller")
             yield image
     except Exception as error:  # Pillow raises many types on damaged files
         raise InputError(f"{path} is not a readable image ({reason(error)}): repair or remove it") from None
@@ -364,7 +403,8 @@ def training_images(name: str, root: str | Path) -> int | None:
         with suppress(Exception), np.load(path, allow_pickle=False) as file:  # which reads the labels alone
             n = len(file["y_train"])
     elif folder.is_dir():
-        n = sum(len(_listed(path)) for path in _listed(folder) if path.is_dir())
+        classes = [path for path in _listed(folder) if path.is_dir()]
+        n = sum(not _is_no_image(path) for images in classes for path in _listed(images))
     return n - held_out(n) if n else None
 
 

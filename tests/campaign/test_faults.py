@@ -155,8 +155,20 @@ def child(connection, results, methods, log=None, **settings):
         connection.send(f"{type(error).__name__}: {error}")
 
 
-def seeds_child(connection, results, log, seeds):
-    child(connection, results, ("rss-short",), log, seeds=seeds)
+def seeds_child(connection, results, log, seeds, rebuild=False):
+    child(connection, results, ("rss-short",), log, seeds=seeds, rebuild=rebuild)
+
+
+def one_epoch_child(connection, results, method, seeds, jobs):
+    """Killed as soon as it has saved a checkpoint."""
+    save = engine.save_checkpoint
+
+    def saved(*arguments):
+        save(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    engine.save_checkpoint = saved
+    child(connection, results, (method,), seeds=seeds, jobs=jobs)
 
 
 def kill_and_go_on(method, kills, start, tmp_path):
@@ -209,6 +221,89 @@ def test_processes_that_race_train_every_run_once(processes, start, tmp_path):
     assert set(overview(made, tmp_path / "results").status) == {"finished"}
     for run in made:
         assert names(run.folder(tmp_path / "results")) == FILES
+
+
+def test_processes_that_race_to_rebuild_set_aside_and_train_every_run_once(start, tmp_path):
+    seeds, results = list(range(4)), tmp_path / "results"
+    made = tiny("rss-short", seeds=seeds)
+    complete(made[:3], results)
+    good = {run: tables(run.folder(results)) for run in made[:3]}
+    for run, damage in zip(made[:3], (break_record, break_population, older_code), strict=True):
+        damage(run.folder(results))
+    racers = [start(seeds_child, results, tmp_path / "log", seeds, True) for _ in range(4)]
+    for _, connection in racers:
+        connection.recv()
+    for _, connection in racers:
+        connection.send("go")
+    assert [connection.recv() for _, connection in racers] == ["done"] * 4
+    trained = [int(line.split()[1]) for line in (tmp_path / "log").read_text().splitlines()]
+    assert sorted(trained) == seeds
+    assert names(made[0].folder(results).parent) == sorted(
+        [f"seed{seed}" for seed in seeds] + [f"replaced-seed{seed}-1" for seed in (0, 1, 2)]
+    )
+    for run in made:
+        assert names(run.folder(results)) == FILES
+        assert run not in good or tables(run.folder(results)) == good[run]
+
+
+# --- going on after every epoch
+
+
+@pytest.mark.parametrize(
+    ("jobs", "method", "seeds"),
+    [
+        pytest.param(2, "ofa", [0], id="one run, two jobs"),
+        pytest.param(1, "ofa", [0], id="one run, one job", marks=pytest.mark.long),
+        pytest.param(1, "rss", [0, 1], id="two runs, one job", marks=pytest.mark.long),
+    ],
+)
+def test_runs_killed_after_every_epoch_give_the_same_files(jobs, method, seeds, start, tmp_path):
+    made, lives = tiny(method, seeds=seeds), 0
+    complete(made, tmp_path / "whole")
+    for _ in range(1 + sum(run.method.epochs for run in made)):
+        process, connection = start(one_epoch_child, tmp_path / "killed", method, seeds, jobs)
+        connection.recv()
+        connection.send("go")
+        process.join()
+        lives += process.exitcode == -signal.SIGKILL
+    assert lives == sum(run.method.epochs for run in made)
+    for run in made:
+        assert tables(run.folder(tmp_path / "killed")) == tables(run.folder(tmp_path / "whole"))
+        assert names(run.folder(tmp_path / "killed")) == FILES
+
+
+FEW_EPOCHS = replace(PROFILE, supernet_epochs=1, subnets_per_bucket=1, train_images=64, test_images=10)
+
+
+def workers_child(connection, results, seeds):
+    os.setsid()
+    connection.send(os.getpid())
+    complete(plan(FEW_EPOCHS, methods=("rss",), seeds=seeds), results, jobs=2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seeds", [[0, 1], [0, 1, 2]])
+def test_two_workers_killed_after_every_epoch_give_the_same_files(seeds, start, tmp_path):
+    made, results, seen = plan(FEW_EPOCHS, methods=("rss",), seeds=seeds), tmp_path / "killed", set()
+    complete(made, tmp_path / "whole")
+
+    def reached():
+        paths = [path for run in made for path in checkpoints.checkpoints(run.folder(results))]
+        return {(path.parent.name, path.name[11:17]) for path in paths}
+
+    while overview(made, results).status.tolist() != ["finished"] * len(made):
+        process, connection = start(workers_child, results, seeds)
+        group = connection.recv()
+        while process.is_alive() and reached() <= seen:
+            time.sleep(0.01)
+        if process.is_alive():
+            os.killpg(group, signal.SIGKILL)
+        process.join()
+        seen |= reached()
+    assert len(seen) >= 2 * len(seeds)  # most epochs; some end before this process looks
+    for run in made:
+        assert tables(run.folder(results)) == tables(run.folder(tmp_path / "whole"))
+        assert names(run.folder(results)) == FILES
 
 
 def hold(connection, lock):

@@ -51,6 +51,8 @@ LONG = "x" * 200_000
         *(("training_seconds", value) for value in (None, "an hour", -1, 10**400, [], True, math.inf, math.nan)),
         ("hardware", LONG), ("hardware", 5), ("status", "done"), ("status", LONG), ("executor", None), ("threads", -1),
         ("threads", "two"), ("config", []), ("progress", {"epoch": "one"}), ("machines", "many"), ("versions", [1]),
+        ("versions", {LONG: 1}), ("hardware", "\ud800"), ("other", 60 * LONG),
+        *(("progress", {"epoch": 1, "loss": loss, "seconds": 1}) for loss in (10**400, math.inf)),
     ],
     ids=lambda value: str(value)[:20],
 )  # fmt: skip
@@ -64,6 +66,13 @@ def test_a_record_that_no_run_writes_is_refused_at_once(key, value, results):
     assert campaign.overview(planned(), results).status.tolist() == ["other"]
     assert finished_runs(results, "test", "tiny") == []
     assert time.monotonic() - began < 10
+
+
+def test_a_long_text_elsewhere_is_told_in_a_sentence(results):
+    rewrite(results, lambda record: record["config"]["training"]["method"].update(stages=LONG))
+    with pytest.raises(InputError, match="another configuration") as error:
+        campaign.finished(planned(), results)
+    assert sentence(error)
 
 
 @pytest.mark.parametrize("key", ["training_seconds", "hardware", "executor", "status", "config"])

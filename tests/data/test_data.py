@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -368,8 +370,12 @@ BAD_FOLDERS = {
     "new class": (lambda f: (f / "test/a").rename(f / "test/e"), "toy/test/e has no counterpart.*a, b, c, d"),
     "truncated": (lambda f: truncate(f / "train/b/1.png"), "train/b/1.png is not a readable image"),
     "text": (
-        lambda f: (f / "train/b/notes.txt").write_text("hello"),
-        "train/b/notes.txt is not a readable image",
+        lambda f: (f / "train/b/notes.png").write_text("hello"),
+        "train/b/notes.png is not a readable image",
+    ),
+    "large": (
+        lambda f: Image.new("1", (5001, 5000)).save(f / "test/b/large.png"),
+        "test/b/large.png is not a readable image .it has 5001 x 5000 pixels, and at most 25,000,000 are read",
     ),
     "folder": (lambda f: (f / "test/b/more").mkdir(), "test/b/more is not a readable image"),
     "float": (
@@ -386,6 +392,45 @@ def test_bad_folders(tmp_path, case):
     with pytest.raises(InputError, match=expected) as error:
         load_dataset("toy", tmp_path)
     assert str(tmp_path) in message(error)
+
+
+def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path, recwarn, monkeypatch):
+    folder = write_folder(tmp_path, arrays())
+    row = zlib.compress(b"\0" * (1 + 13_000), 9)
+    header = struct.pack(">IIBBBBB", 13_000, 13_000, 8, 0, 0, 0, 0)  # 8-bit grey, the pixels of one row of them
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+    (folder / "train/a/bomb.png").write_bytes(content)
+    load = Image.Image.load
+    monkeypatch.setattr(Image.Image, "load", lambda self: load(self) if self.width < 99 else pytest.fail("decoded"))
+    with pytest.raises(InputError, match="train/a/bomb.png .*13000 x 13000 pixels") as error:
+        load_dataset("toy", tmp_path)
+    assert message(error) and not recwarn.list
+
+
+def test_what_programs_leave_in_folders_is_left_out_in_a_line(tmp_path, capsys):
+    data = arrays()
+    expected = load_dataset("toy", write(tmp_path / "b", **data, classes=np.array(list("abcd"))))
+    folder = write_folder(tmp_path / "a", data)
+    for name in ("Thumbs.db", "desktop.ini", "notes.txt", ".DS_Store", "empty"):
+        (folder / "train/b" / name).write_bytes(b"\0\1hello" * (name != "empty"))
+    os.mkfifo(folder / "train/c/pipe")
+    (folder / "test/a/gone").symlink_to(folder / "nowhere")
+    (folder / "test/a/0.png").rename(folder / "test/a/without a suffix")  # an image all the same
+    assert_same(load_dataset("toy", tmp_path / "a"), expected)
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "6 files that are no images are left out" in said.err
+
+
+def test_a_dataset_does_not_need_another(tmp_path):
+    write(tmp_path, **arrays())
+    for name in ("bad.npz", "bad.sha256", "cifar10.npz", "mnist"):
+        (tmp_path / name).write_text("none")
+    (tmp_path / "worse/train/a").mkdir(parents=True)
+    assert len(load_dataset("toy", tmp_path).y_test) == 20
 
 
 # ---- bad .npz files
