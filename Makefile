@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long test-browser lint reproduce figures lab lock bench gpu-day
+.PHONY: help setup test test-long test-browser lint reproduce figures site lab lock bench gpu-day
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -30,7 +30,7 @@ test: lint ## lint, then run the tests (ARGS="-k name")
 test-long: $(INSTALLED) ## run the soak tests, minutes each (last result: tests/LONG.md)
 	$(PY) -m pytest -m long $(ARGS)
 
-test-browser: $(INSTALLED) ## drive the explorer notebook in a real browser and take its screenshot
+test-browser: site ## look at the site and drive the explorer notebook in a real browser
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null \
 	    || { echo 'needs Chromium and its driver: on Debian, apt-get install chromium chromium-driver' >&2; exit 1; }
 	$(PY) -m pytest -m browser -n 0 $(ARGS)
@@ -56,11 +56,22 @@ gpu-day: $(INSTALLED) ## check, measure and train all that needs a GPU (docs/cud
 figures: $(INSTALLED) ## draw the figures again from stored results
 	$(PY) -m rsslib figures --profile $(PROFILE) $(ARGS)
 
+site: build/executed ## write the documentation with executed notebooks to build/site
+	$(PY) -m sphinx -q -W --keep-going -c docs . build/site
+	@echo 'site: build/site/index.html'
+
+# The notebooks on stored results, executed again when they, the code or the results have changed.
+build/executed: $(INSTALLED) $(wildcard notebooks/*.ipynb) $(shell find rsslib data/results/quick data/results/paper \
+    -name '*.py' -o -name run.json)
+	$(PY) -m rsslib figures --profile quick --seeds 0 1 2
+	$(PY) -m rsslib figures --profile paper
+	@mkdir -p build && touch $@
+
 lab: $(INSTALLED) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 lock: $(INSTALLED) ## bring requirements.lock in line with pyproject.toml (ARGS=--upgrade for newer versions)
-	$(UV) pip compile pyproject.toml --extra test --extra cluster --extra search --extra export --universal \
+	$(UV) pip compile pyproject.toml --extra test --extra cluster --extra search --extra export --extra site --universal \
 	    --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -o requirements.lock $(ARGS)
 
 # The packages. A .venv made by another Python is made anew. pip fetches only uv, in the lock's version and

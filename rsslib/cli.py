@@ -7,16 +7,18 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, output_folder, plan, scaled
+from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, epochs_rule, output_folder, plan, scaled
 from rsslib.campaign.settings import Settings
-from rsslib.data.readers import check_name
+from rsslib.data.readers import check_name, training_images
 from rsslib.errors import InputError, choose
-from rsslib.files import check_writable, project_folder
+from rsslib.files import check_folder, check_writable, project_folder, system_errors
 from rsslib.notebooks import LAST, Execution, notebook_parameters, notebook_runs
 from rsslib.products import add_products
 from rsslib.progress import in_words
+from rsslib.space import RESOLUTION
 
 FOLDERS = ("data", "results", "figures")
 
@@ -27,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for folder in options.keys() & set(FOLDERS):
             options[folder] = str(options[folder] or project_folder() / {"results": "data/results"}.get(folder, folder))
-            check_writable(options[folder], folder)
-        return options.pop("work")(options)
+            (check_writable if folder == "figures" else check_folder)(options[folder], folder)
+        with system_errors():
+            return options.pop("work")(options)
     except InputError as error:
         print(f"rsslib: {error}", file=sys.stderr)
         return 2
@@ -54,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--method", default="rss-short", metavar="NAME", help="default: %(default)s")
             command.add_argument("--backbone", default="mobilenet_v3", help="or proxylessnas (default: %(default)s)")
             command.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+            words = "of the images, in pixels: 32 to 224 in steps of 32 (default: %(default)s)"
+            command.add_argument("--resolution", type=int, default=RESOLUTION, metavar="N", help=words)
             for option, what in OVERRIDABLE.items():
                 kind = float if option == "learning_rate_scale" else int
                 words = f"{what} (default: the profile's)"
@@ -73,6 +78,10 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--threads", type=int, default=1, metavar="N", help="of a run on a CPU (default: 1)")
             command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
             command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
+            command.add_argument(
+                "--no-graphs", dest="graphs", action="store_false", default=None,
+                help="take the steps on CUDA one by one, should capturing them as graphs fail",
+            )  # fmt: skip
         if name == "reproduce":
             command.add_argument(
                 "--jobs", type=int, metavar="N",
@@ -88,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
 
 def settings_of(options: dict) -> Settings:
     """The settings that were typed, checked."""
-    names = ("results", "data", "device", "precision", "jobs", "threads", "rebuild")
+    names = ("results", "data", "device", "precision", "jobs", "threads", "rebuild", "graphs")
     budget = options.get("time_budget")
     if options.get("address") and options["engine"] != "ray":
         raise InputError(f"address {options['address']!r} is a Ray cluster's: give --engine ray too")
@@ -109,13 +118,20 @@ def seconds(text: str) -> float:
 
 def run_one(options: dict) -> int:
     """Train and evaluate one run, print its population's accuracies and where the rest is."""
-    profile = PROFILES[choose(options["profile"], PROFILES, "profile")]
+    known = PROFILES[choose(options["profile"], PROFILES, "profile")]
     changed = {name: options[name] for name in OVERRIDABLE if options[name] is not None}
-    profile = scaled(profile, **changed)
-    dataset = options["dataset"] or profile.datasets[-1]
-    (run,) = plan(profile, [dataset], [options["method"]], options["backbone"], [options["seed"]])
+    dataset = options["dataset"] or known.datasets[-1]
+    fitted = known.fitted(dataset, options["data"])
+    profile = scaled(fitted, **changed)
+    (run,) = plan(
+        profile, [dataset], [options["method"]], options["backbone"], [options["seed"]],
+        resolution=options["resolution"], data=options["data"],
+    )  # fmt: skip
     check_name(dataset, options["data"])
     settings = settings_of(options)
+    if fitted != known:
+        (s, ps), own = profile.epochs(dataset), training_images(dataset, options["data"])
+        print(f"{dataset} has {own:,} training images: {s} + {ps} epochs ({epochs_rule(known)})")
 
     from rsslib.campaign import RunsFailed, complete, overview, populations, times
 
@@ -154,6 +170,8 @@ def reproduce(options: dict) -> int:
     """Train the runs of the notebooks that are missing, in the notebooks' order, and execute each notebook as soon as
     its runs are there; returns 1 if something failed."""
     parameters, settings = parameters_of(options), settings_of(options)
+    measured = {method for values in parameters.values() for method in values.get("interference", ())}
+    settings = replace(settings, interference=tuple(sorted(measured)))
     runs = runs_of(parameters, options)
 
     from rsslib.campaign import RunsFailed, complete

@@ -46,6 +46,13 @@ def check_number(value: float, what: str, least: float, most: float | None = Non
         raise InputError(f"{what} is {value!r}: expected a {expected}")
 
 
+def check_room(needed: float, free: float, what: str, advice: str) -> None:
+    """Raise InputError if `what` needs more than the free bytes of memory."""
+    if needed > free:
+        gigabytes = f"{needed / 2**30:.2g} GiB of memory, of which {free / 2**30:.2g} are free"
+        raise InputError(f"{what} need {gigabytes}: {advice}")
+
+
 def check_device_name(device: object) -> None:
     """Raise InputError unless `device` can name one; whether it is there, `machine.choose_device` says."""
     if not isinstance(device, str):

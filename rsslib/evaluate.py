@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rsslib.data.augmentation import augment, draw_augmentation, normalise
+from rsslib.data.augmentation import augment, draw_augmentation, normalise, parts
 from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
 from rsslib.machine import own_stream
@@ -16,7 +16,7 @@ from rsslib.supernet import BN_EPS, Norm, SuperNet, batch_norm_with
 
 RECALIBRATION_BATCH = 200
 STUDY_BYTES = 3 * RESOLUTION**2 * 4  # of one of the study's images as floats
-IMAGES_AT_ONCE = 5000  # of the study's in a pass on a GPU, fewer larger ones
+IMAGES_AT_ONCE = {"cpu": 200, "cuda": 5000}  # of the study's in a pass, fewer larger ones; a CPU's caches hold no more
 MOST_BYTES = 2**30  # of test images kept as floats
 
 
@@ -29,7 +29,11 @@ def recalibration_images(data: Dataset, n: int = RECALIBRATION_IMAGES) -> Tensor
     n -= n % RECALIBRATION_BATCH if n > RECALIBRATION_BATCH else 0
     generator = torch.Generator(data.x_train.device).manual_seed(0)
     rows = torch.randperm(len(data.x_train), generator=generator, device=generator.device)[:n]
-    return augment(data.x_train[rows], draw_augmentation(n, generator, data.resolution), data.mean, data.std)
+    drawn, size = draw_augmentation(n, generator, data.resolution), (n, *data.x_train.shape[1:])
+    images = torch.empty(size, device=rows.device, memory_format=torch.channels_last)
+    for part in parts(n, data.resolution):
+        images[part] = augment(data.x_train[rows[part]], drawn[part], data.mean, data.std)
+    return images
 
 
 def recalibrating(sums: dict[str, Tensor]) -> Norm:
@@ -75,8 +79,7 @@ def recalibrate(
     weights = supernet.subnet(arch, dict(supernet.named_parameters())) if weights is None else weights
     sums: dict[str, Tensor] = {}
     if at_once is None:
-        fitting = 1 if images.device.type == "cpu" else images_at_once(images)
-        at_once = max(1, fitting // RECALIBRATION_BATCH) * RECALIBRATION_BATCH
+        at_once = max(1, images_at_once(images) // RECALIBRATION_BATCH) * RECALIBRATION_BATCH
     for batches in images.split(at_once):
         supernet.run(batches, arch, weights, recalibrating(sums))
     return {name: value / -(-len(images) // RECALIBRATION_BATCH) for name, value in sums.items()}
@@ -99,7 +102,7 @@ class LabelledBatches:
     """
 
     def __init__(self, x: Tensor, y: Tensor, data: Dataset):
-        n = 200 if x.device.type == "cpu" else images_at_once(x)  # what fits a CPU's caches
+        n = images_at_once(x)
         self.batches, self.data = list(zip(x.split(n), y.split(n), strict=True)), data
         self.kept = list(self._normalised()) if float_bytes(x) <= MOST_BYTES else None
 
@@ -115,9 +118,10 @@ def float_bytes(images: Tensor) -> int:
 
 
 def images_at_once(images: Tensor) -> int:
-    """How many of these images go through a GPU in a pass: 5,000, or of larger ones as many as take their bytes."""
-    fitting = min(IMAGES_AT_ONCE, IMAGES_AT_ONCE * STUDY_BYTES // float_bytes(images[0]))
-    return max(RECALIBRATION_BATCH, fitting)
+    """How many of these images go through a network in a pass: on a GPU 5,000, on a CPU 200, or of larger ones as many
+    as take their bytes."""
+    most = IMAGES_AT_ONCE["cpu" if images.device.type == "cpu" else "cuda"]
+    return max(1, min(most, most * STUDY_BYTES // float_bytes(images[0])))
 
 
 def evaluate_population(

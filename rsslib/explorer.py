@@ -21,49 +21,53 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rsslib.campaign.record import POPULATION, WEIGHTS
-from rsslib.campaign.runs import Profile, Run
+from rsslib.campaign.runs import Profile, Run, check_folder_name
 from rsslib.campaign.schema import read_record, read_table
 from rsslib.campaign.settings import Settings
 from rsslib.campaign.tables import trained_supernet
-from rsslib.errors import InputError
+from rsslib.errors import InputError, check_number
 from rsslib.evaluate import evaluate_population
 from rsslib.machine import set_precision, use_threads
 from rsslib.methods import Method
 from rsslib.paper.diagrams import draw_subnet
 from rsslib.paper.figures import ACCURACY, COLUMN, SIZE
 from rsslib.paper.style import BACKBONE_LABELS, method_styles, panel_label
-from rsslib.space import Arch, SearchSpace
+from rsslib.searching import archs_of
+from rsslib.space import RESOLUTION, Arch, SearchSpace
 
 COLOURS = {"A": "#c1121f", "B": "#6a3fa0"}
 LABELS = {"kernel": "Kernel", "expand": "Width", "depth": "Depth"}  # of the fields of Arch
 UNIFORM_DRAWS = 100_000
 CSS = """<style>
 .rsslib-explorer .widget-toggle-buttons { display: flex; align-items: center; width: auto; }
-.rsslib-explorer .widget-toggle-buttons > label { width: auto !important; margin: 0 5px 0 10px; }
-.rsslib-explorer .widget-button { padding: 0 4px; }
+.rsslib-explorer .widget-toggle-buttons > label { width: auto !important; margin: 0 4px 0 0; }
+.rsslib-explorer .widget-button { padding: 0 2px; }
+.rsslib-explorer .widget-label, .rsslib-explorer .widget-html-content { line-height: 22px; }
+.rsslib-explorer .widget-label { height: 22px; margin: 1px; }
+.rsslib-explorer .widget-box, .rsslib-explorer .widget-gridbox, .rsslib-explorer .widget-html { overflow: visible; }
 .rsslib-explorer .widget-toggle-button { padding: 0; margin: 1px; height: 22px; line-height: 22px; }
 .rsslib-explorer .widget-toggle-button.mod-active { background: #1f5a99; color: white; }
 .rsslib-explorer .widget-toggle-button:disabled { opacity: 0.3; }
-.rsslib-explorer table { font-size: 12px; line-height: 1.4; }
-.rsslib-explorer th, .rsslib-explorer td { padding: 1px 12px 1px 0; text-align: left !important; white-space: nowrap; }
-.rsslib-explorer .text { line-height: 1.35; padding: 2px 0; }
+.rsslib-explorer table { font-size: 11px; line-height: 1.2; margin: 0; }
+.rsslib-explorer th, .rsslib-explorer td { padding: 0 10px 0 0; text-align: left !important; white-space: nowrap; }
+.rsslib-explorer .text { font-size: 12px; line-height: 1.25; padding: 2px 0; white-space: normal; }
 </style>"""
 
 
-def finished_runs(results: str | Path, profile: str, backbone: str) -> list[Run]:
-    """The finished and undamaged runs of a profile and a backbone below `results`.
+def finished_runs(results: str | Path, profile: str, backbone: str, resolution: int = RESOLUTION) -> list[Run]:
+    """The finished and undamaged runs of a profile, a backbone and a resolution below `results`.
 
     They are found by their records, so that runs of your own count too. The stages of their methods are left empty.
     """
     runs = []
-    for path in sorted(Path(results, profile).glob(f"*/{backbone}/*/seed*/run.json")):
+    for path in sorted(Path(results, profile).glob(f"*/{backbone}*/*/seed*/run.json")):
         try:
             record = read_record(path.parent)
             training, evaluation = record["config"]["training"], record["config"]["evaluation"]
             images = {"train_images": training["train_images"], "test_images": evaluation["test_images"]}
             scale = Profile(profile, (training["dataset"],), evaluation["subnets_per_bucket"], **images)
             method = Method(training["method"]["name"], (), dropout=training["method"]["dropout"])
-            run = Run(scale, training["dataset"], backbone, method, training["seed"])
+            run = Run(scale, training["dataset"], backbone, method, training["seed"], resolution)
             read_table(path.parent, POPULATION, record)  # raises if it is not as the run wrote it
             if record["status"] == "finished" and run.folder(results) == path.parent:  # not one that leads elsewhere
                 runs.append(run)
@@ -99,8 +103,8 @@ def _one_at_a_time(method):
 class Explorer(widgets.VBox):
     """Controls for two subnets of a backbone, what they look like, how large and how accurate they are.
 
-    The finished runs of `profile` in the settings' results folder are offered for the evaluation; `seed` is that of the
-    random presets.
+    The finished runs of `profile` at `resolution` (pixels) in the settings' results folder are offered for the
+    evaluation; `seed` is that of the random presets. Raises InputError, naming the value, for one that cannot be.
     """
 
     def __init__(
@@ -109,10 +113,13 @@ class Explorer(widgets.VBox):
         settings: Settings | None = None,
         backbone: str = "mobilenet_v3",
         seed: int = 0,
+        resolution: int = RESOLUTION,
     ):
-        self.space = space = SearchSpace(backbone)
+        check_folder_name(profile, "a profile")
+        check_number(seed, "seed", 0, 2**63 - 1, whole=True)
+        self.space = space = SearchSpace(backbone, resolution=resolution)
         self.profile, self.settings = profile, settings or Settings()
-        self.runs, self.population = finished_runs(self.settings.results, profile, backbone), None
+        self.runs, self.population = finished_runs(self.settings.results, profile, backbone, resolution), None
         self.rng = np.random.default_rng(seed)
         self.sizes = np.sort(space.macs(space.sample(UNIFORM_DRAWS, np.random.default_rng(0))))
         self.subnets = {"A": space.middle, "B": space.largest}
@@ -129,14 +136,15 @@ class Explorer(widgets.VBox):
         self.everywhere = {field: toggles(field, label, "28px") for field, label in LABELS.items()}
         self.detail = {field: [toggles(field) for _ in getattr(space.middle, field)] for field in LABELS}
         self.presets = {}
-        for name in ("smallest", "middle", "largest", "random", *(f"{bucket:g}" for bucket in space.buckets)):
-            width = "38px" if name.isdigit() else "74px"
+        self.buckets = {f"{bucket:g}": bucket for bucket in space.buckets}
+        for name in ("smallest", "middle", "largest", "random", *self.buckets):
+            width = "46px" if name in self.buckets else "70px"
             self.presets[name] = widgets.Button(description=name, layout={"width": width})
             self.presets[name].on_click(lambda button: self.preset(button.description))
         options = [(run_label(run), run) for run in self.runs] or [("no finished run", None)]
-        self.run = widgets.Dropdown(options=options, description="Run", layout={"width": "290px"})
-        self.run.style.description_width = "35px"
-        self.button = widgets.Button(button_style="primary", layout={"width": "110px"})
+        self.run = widgets.Dropdown(options=options, description="Run", layout={"width": "285px"})
+        self.run.style.description_width = "30px"
+        self.button = widgets.Button(button_style="primary", layout={"width": "90px"})
         a, b, self.placing = (widgets.Image(format="svg+xml", layout={"width": "100%"}) for _ in range(3))
         self.drawings = {"A": a, "B": b}
         self.status, self.table = widgets.HTML(), widgets.HTML()
@@ -155,24 +163,26 @@ class Explorer(widgets.VBox):
         self._choose_run()
 
     def _arranged(self) -> widgets.Box:
-        """All controls and figures in two columns, one below the other where the page is narrow."""
+        """Controls over the two subnets' drawings; beside them, or below where the page is narrow, what came of them."""
         layers = max(stage.layers for stage in self.space.backbone.stages)
-        cells: list[widgets.Widget] = [widgets.Label(text) for text in ("", "Depth")]
-        cells += [widgets.Label(f"{text} {i + 1}") for i in range(layers) for text in ("Kernel", "Width")]
+        cells: list[widgets.Widget] = [widgets.Label(text) for text in ("", "Depth", "")]
+        cells += [widgets.Label(f"Layer {i + 1}") for i in range(layers)]
         depths = iter(self.detail["depth"])
         for s, stage in enumerate(self.space.backbone.stages):
-            row = [widgets.Label(f"Stage {s + 1}, {stage.channels} ch")]
+            row = [widgets.HTML(f"Stage {s + 1}<br>{stage.channels} ch")]
             row.append(next(depths) if stage.elastic_depth else widgets.Label())
+            row.append(widgets.HTML("Kernel<br>Width"))
             for i in (i for i, layer in enumerate(self.space.layers) if layer.stage == s):
-                row += [self.detail["kernel"][i], self.detail["expand"][i]]
-            cells += row + [widgets.Label() for _ in range(2 + 2 * layers - len(row))]
-        grid = widgets.GridBox(cells, layout={"grid_template_columns": f"108px 76px repeat({layers}, 67px 74px)"})
+                row.append(widgets.VBox([self.detail["kernel"][i], self.detail["expand"][i]]))
+            cells += row + [widgets.Label() for _ in range(3 + layers - len(row))]
+        grid = widgets.GridBox(cells, layout={"grid_template_columns": f"56px 72px 44px repeat({layers}, 69px)"})
         named, buckets = list(self.presets.values())[:4], list(self.presets.values())[4:]
-        presets = widgets.HBox([self.edited, *named, widgets.Label("MFLOPs:"), *buckets])
-        uniform = widgets.HBox([widgets.Label("All layers:"), *self.everywhere.values()])
-        left = widgets.VBox([presets, uniform, grid, *self.drawings.values()], layout={"width": "765px"})
+        presets = widgets.HBox([self.edited, *named])
+        sizes = widgets.HBox([widgets.Label("MFLOPs"), *buckets])
+        uniform = widgets.HBox(list(self.everywhere.values()), layout={"grid_gap": "10px"})
+        left = widgets.VBox([presets, sizes, uniform, grid, *self.drawings.values()], layout={"width": "455px"})
         right = [widgets.HBox([self.run, self.button]), self.status, self.placing, self.table]
-        right = widgets.VBox(right, layout={"width": "425px", "margin": "0 0 0 10px"})
+        right = widgets.VBox(right, layout={"width": "395px", "margin": "0 0 0 10px"})
         return widgets.Box([left, right], layout={"flex_flow": "row wrap"})
 
     # --- the subnet
@@ -192,8 +202,8 @@ class Explorer(widgets.VBox):
         """Edit the smallest, middle, largest or a random subnet; or "4", a random one of that bucket of the study."""
         if name == "random":
             self.arch = self.space.sample_arch(self.rng)
-        elif name.isdigit():
-            self.arch = self.space.to_arch(self.space.sample_bucket(int(name), 1, self.rng)[0])
+        elif name in self.buckets:
+            self.arch = self.space.to_arch(self.space.sample_bucket(self.buckets[name], 1, self.rng)[0])
         else:
             self.arch = getattr(self.space, name)
 
@@ -220,7 +230,7 @@ class Explorer(widgets.VBox):
         self._show_results()
 
     def _draw(self, name: str) -> None:
-        figure = draw_subnet(self.space, self.subnets[name])
+        figure = draw_subnet(self.space, self.subnets[name], (5.3, 1.95))
         figure.axes[0].set_title(f"{name}: {figure.axes[0].get_title()}", color=COLOURS[name])
         self.drawings[name].value = svg(figure)
 
@@ -237,7 +247,9 @@ class Explorer(widgets.VBox):
             )
         else:
             folder = run.folder(self.settings.results)
-            self.population = read_table(folder, POPULATION, read_record(folder))
+            population = read_table(folder, POPULATION, read_record(folder))
+            sizes = self.space.macs(self.space.to_rows(archs_of(population))) / 1e6
+            self.population = population.assign(mflops=sizes)
             self.button.disabled = not (run.folder(self.settings.results) / WEIGHTS).exists()
             self.hint = "Ready to evaluate subnets with this run."
             if self.button.disabled:
@@ -287,7 +299,8 @@ class Explorer(widgets.VBox):
 
     def _show_results(self) -> None:
         self.placing.value = svg(self.place())
-        note = "Stages: kernel/width of each layer. Sizes are those for 3×32×32 images and 100 classes."
+        pixels = self.space.resolution
+        note = f"Stages: kernel/width of each layer. Sizes are those for 3×{pixels}×{pixels} images and 100 classes."
         self.table.value = f'{self.comparison().to_html(border=0, justify="left")}<div class="text">{note}</div>'
 
     def comparison(self) -> pd.DataFrame:
@@ -311,10 +324,10 @@ class Explorer(widgets.VBox):
     def place(self) -> Figure:
         """Where A and B lie among uniform draws and in the chosen run's population; a star is an evaluated subnet."""
         space, rows = self.space, 1 if self.population is None else 2
-        figure = Figure((COLUMN, 1.6 * rows), layout="constrained")
+        figure = Figure((COLUMN, 1.25 * rows), layout="constrained")
         panels = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
         low, high = (space.macs(arch) / 1e6 for arch in (space.smallest, space.largest))
-        edges = np.arange(np.floor(low), np.ceil(high) + 0.05, 0.1)
+        edges = np.linspace(np.floor(low), np.ceil(high), 121)
         share = 100 * np.histogram(self.sizes / 1e6, edges)[0] / len(self.sizes)
         panels[0].stairs(share, edges, fill=True, color="0.7")
         panels[0].set(ylabel="Share (%)", title=f"{len(self.sizes):,} uniform draws", ylim=(0, 1.15 * share.max()))
@@ -337,6 +350,8 @@ class Explorer(widgets.VBox):
                 panels[1].plot(x, self.evaluated[name], gid=f"star {name}", zorder=5, **star)
         for axes in panels:
             for bucket in space.buckets:
-                axes.axvspan(bucket - 0.5, bucket + 0.5, color="0.95", linewidth=0, zorder=0)
-        panels[-1].set(xlabel=f"{SIZE}; grey: buckets", xlim=(low - 0.8, high + 0.8), xticks=space.buckets)
+                around = bucket - 0.5 * space.growth, bucket + 0.5 * space.growth
+                axes.axvspan(*around, color="0.95", linewidth=0, zorder=0)
+        room = 0.07 * (high - low)
+        panels[-1].set(xlabel=f"{SIZE}; grey: buckets", xlim=(low - room, high + room), xticks=space.buckets)
         return figure

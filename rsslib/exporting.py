@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
 from rsslib.evaluate import recalibrate, recalibration_images
-from rsslib.files import atomic_path, check_writable
+from rsslib.files import atomic_path, check_writable, make_folder
 from rsslib.network import Network
 from rsslib.predicting import FORMAT, session_of
 from rsslib.space import Arch, SearchSpace
@@ -208,7 +208,7 @@ def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) ->
     words = own | words
     onnx.helper.set_model_props(model, {FORMAT: "1", **{name: json.dumps(value) for name, value in words.items()}})
     onnx.checker.check_model(model, full_check=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
     return json.loads(json.dumps(words))

@@ -7,10 +7,14 @@ in safetensors, the rest is JSON and CSV; nothing is pickled, so reading someone
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from rsslib.errors import InputError
 
@@ -36,7 +40,24 @@ def project_folder() -> Path:
 
 
 @contextmanager
-def writing(path: Path):
+def system_errors() -> Iterator[None]:
+    """Raise InputError for what the operating system refuses: a file that cannot be read, a folder in place of one.
+
+    Also a decorator, of what a person calls.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or 'a file'} cannot be used ({error.strerror or error}): see what is there and whose it "
+            "is, or choose another folder"
+        ) from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
     """Raise InputError where the operating system cannot write `path`: no space, no permission, not a folder."""
     try:
         yield
@@ -47,23 +68,57 @@ def writing(path: Path):
         ) from error
 
 
+def make_folder(path: Path) -> Path:
+    """The folder, made if it is not there; raises InputError where that cannot be."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 @contextmanager
-def atomic_path(path: Path):
+def locked(path: Path, patience: float = 0, stopped: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+    """Whether this process alone has the lock `path`, after so many seconds at most; the end of a process releases it.
+
+    It excludes the processes of one machine; those of others where the file system does so for `flock`. Waiting ends
+    when `stopped()`. Raises InputError where the operating system gives no lock.
+    """
+    lock, end, mine = FileLock(path), time.monotonic() + patience, False
+    try:
+        while not mine and not stopped():
+            try:
+                lock.acquire(timeout=max(0, min(0.5, end - time.monotonic())))
+                mine = True
+            except Timeout:
+                if time.monotonic() >= end:
+                    break
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be locked ({error.strerror or error}): expected a file of one's own on a file system with "
+            "locks; remove what is there, or choose another folder"
+        ) from None
+    try:
+        yield mine
+    finally:
+        if mine:
+            lock.release()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it, fsynced, if the block succeeds, and vanishes if not.
 
     Raises InputError if there is no space left or the folder cannot be written.
     """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with writing(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # as far as the umask allows
         try:
-            yield Path(name)
-            os.chmod(name, 0o644)
-            _sync(name)
-            os.replace(name, path)
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
             _sync(path.parent)  # or the new name may not survive a power cut
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
 
@@ -81,14 +136,34 @@ def remove_temporary(folder: Path, name: str = "*") -> None:
         path.unlink(missing_ok=True)
 
 
-def check_writable(folder: str | Path, what: str) -> None:
-    """Raise InputError unless `folder` is or can become a folder to write in; makes nothing."""
-    if not isinstance(folder, str | Path):
-        raise InputError(f"{what} is {folder!r}: expected a folder")
-    folder = Path(folder)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+def folder_of(value: object, what: str) -> Path:
+    """The value as a path; raises InputError if it is no name of a folder."""
+    if not isinstance(value, str | Path) or not str(value):
+        raise InputError(f"{what} is {value!r}: expected a folder, or None for the project's")
+    return Path(value)
+
+
+def check_folder(folder: str | Path, what: str) -> Path:
+    """The folder, or the nearest above it that there is; raises InputError unless it is or can become a folder."""
+    folder = folder_of(folder, what)
+    try:
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name too long, links in a circle, a null byte
+        shown = str(folder) if len(str(folder)) < 100 else f"{str(folder)[:97]}..."
+        raise InputError(
+            f"{what} is {shown!r}, which cannot be used ({getattr(error, 'strerror', error)}): choose another folder"
+        ) from None
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise InputError(f"{what} is {str(folder)!r}, but {there} is a file: expected a folder")
+    return there
+
+
+def check_writable(folder: str | Path, what: str) -> None:
+    """Raise InputError unless `folder` is or can become a folder to write in; makes nothing."""
+    there = check_folder(folder, what)
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{what} is {str(folder)!r}, but {there} cannot be written: choose another folder")
 

@@ -270,7 +270,7 @@ class Trial:
         return full
 
 
-EFFORTS = {"smoke": Effort((0.5, 0.95), batches=2, pairs=4, images=128, recalibration=200)}  # by profile
+EFFORTS = {"smoke": Effort((0.5, 0.95), batches=1, pairs=2, images=128, recalibration=128)}  # by profile
 
 
 def measure(

@@ -1,6 +1,7 @@
 """The machine that runs train on: device, precision, memory, and what the record says of it."""
 
 import ctypes
+import errno
 import os
 import platform
 import sys
@@ -18,6 +19,8 @@ import torchvision
 from rsslib.errors import PRECISIONS, InputError, check_device_name, choose
 from rsslib.methods import Method
 from rsslib.operators import kernels
+from rsslib.samplers import SamplerFailed
+from rsslib.space import RESOLUTION
 
 
 def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
@@ -90,9 +93,17 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
 
 
-def free_jobs(device: torch.device, methods: Iterable[Method] = ()) -> int:
-    """How many runs of these methods at once the device has free memory for: on CUDA up to 8, on a CPU up to one for
-    each core.
+def free_memory(device: torch.device) -> int:
+    """Bytes that may be taken: on CUDA also those that PyTorch holds for later."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
+def free_jobs(device: torch.device, methods: Iterable[Method] = (), resolution: int = RESOLUTION) -> int:
+    """How many runs of these methods, on images of `resolution` pixels, the device has free memory for at once: on CUDA
+    up to 8, on a CPU up to one for each core.
 
     Single threads do more together than one run on all cores, and are not held up by another program's turns.
     """
@@ -100,7 +111,8 @@ def free_jobs(device: torch.device, methods: Iterable[Method] = ()) -> int:
         free, most = psutil.virtual_memory().available, cores()
     else:
         free, most = torch.cuda.mem_get_info(device)[0], min(8, cores() // 2)
-    return jobs_that_fit(free, most, max((memory_of_a_run(device.type, m) for m in methods), default=GENEROUS))
+    each = (memory_of_a_run(device.type, method, resolution) for method in methods)
+    return jobs_that_fit(free, most, max(each, default=GENEROUS))
 
 
 def jobs_that_fit(memory: float, most: int, each: int = GENEROUS) -> int:
@@ -108,18 +120,25 @@ def jobs_that_fit(memory: float, most: int, each: int = GENEROUS) -> int:
     return max(1, min(most, int(memory) // each))
 
 
-def memory_of_a_run(kind: str, method: Method) -> int:
+def step_bytes(method: Method, resolution: int = RESOLUTION) -> int:
+    """Bytes that a training step of the largest subnet makes.
+
+    On a CPU 64 images took 347 MB at 32 pixels, 850 at 64 and 1,651 at 96: half of it grows with an image's area. For a
+    teacher another 2 MB an image at 32 pixels, from the sizes of its tensors.
+    """
+    image = 7.5 * 2**20 if any(stage.distill for stage in method.stages) else 5.5 * 2**20
+    return int(method.batch_size * image * (1 + resolution**2 / RESOLUTION**2) / 2)
+
+
+def memory_of_a_run(kind: str, method: Method, resolution: int = RESOLUTION) -> int:
     """Bytes that a run needs, generously: on a CPU of its process, on CUDA of the device.
 
     On CUDA an estimate from the sizes of tensors, which no device has confirmed. Whatever the method: 0.5 GB for an
     epoch's images, 0.6 to augment them 8,000 at once, 0.3 for networks, libraries and graphs; or, later, 2 to evaluate
-    5,000 images at once. For each image of a batch: all that a step of the largest subnet makes, 4.4 MB, and what its
-    teacher does, 2 MB.
+    5,000 images at once; and what a step makes. On a CPU the whole is measured at 32 pixels, where a step is a part.
     """
-    if kind == "cpu":
-        return GENEROUS
-    image = 7 * 2**20 if any(stage.distill for stage in method.stages) else 5 * 2**20
-    return 2 * 2**30 + method.batch_size * image
+    step = step_bytes(method, resolution)
+    return GENEROUS + step - step_bytes(method) if kind == "cpu" else 2 * 2**30 + step
 
 
 @contextmanager
@@ -202,8 +221,12 @@ def set_up_libraries(device: torch.device) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the system, PyTorch's allocator, the CUDA driver or one of its libraries says that memory has run out."""
+    if isinstance(error, SamplerFailed):  # whose words are another's
+        return isinstance(error.__cause__, MemoryError | torch.OutOfMemoryError)
     text = str(error).lower()
     words = ("allocate memory", "out of memory", "alloc_failed")
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(word in text for word in words)
     )

@@ -41,6 +41,8 @@ class Stage:
 
     def __post_init__(self):
         choose(self.schedule, ("cosine", "constant"), "schedule")
+        if isinstance(self.sampler, type) or not callable(getattr(self.sampler, "subnets", None)):
+            raise InputError(f"the sampler is {self.sampler!r}: expected an object with a method subnets, see Sampler")
         check_number(self.epochs, "epochs", 0, whole=True)
         check_number(self.first_epoch, "first_epoch", 0, whole=True)
         check_number(self.learning_rate, "learning_rate", 0)

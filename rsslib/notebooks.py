@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 from rsslib.campaign.record import WEIGHTS
 from rsslib.campaign.runs import Run, output_folder, plan
 from rsslib.errors import InputError, choose
-from rsslib.files import project_folder
+from rsslib.files import make_folder, project_folder
 
 FIRST, LAST = "02_main_results", "09_claims"  # the one to see before all others, and the one that looks at all figures
 
@@ -43,7 +44,7 @@ def notebook_runs(values: dict) -> list[Run]:
     """The runs that a notebook with these parameters asks for; none if it names no methods."""
     if "methods" not in values:
         return []
-    names = ("profile", "datasets", "methods", "backbone", "seeds", "subnets_per_bucket", "resolution")
+    names = ("profile", "datasets", "methods", "backbone", "seeds", "subnets_per_bucket", "resolution", "data")
     return plan(**{name: values[name] for name in names if name in values})
 
 
@@ -62,6 +63,8 @@ class Execution:
         self.under_way: dict[str, Future] = {}
         self.ended: dict[str, bool] = {}  # and whether all went well
         self.failures: list[str] = []
+        for name in parameters:  # can it be?
+            self._folder(name)
         self._pool: ProcessPoolExecutor | None = None
         self._stack = ExitStack()
 
@@ -110,8 +113,7 @@ class Execution:
 
         if self._pool is None:
             self._pool = self._stack.enter_context(worker_processes(min(len(self.parameters), cores())))
-        path, folder = project_folder() / "notebooks" / f"{name}.ipynb", self._folder(name) / "notebooks"
-        folder.mkdir(parents=True, exist_ok=True)
+        path, folder = project_folder() / "notebooks" / f"{name}.ipynb", make_folder(self._folder(name) / "notebooks")
         self.under_way[name] = self._pool.submit(_execute, path, folder / path.name, self.parameters[name])
 
     def _folder(self, name: str) -> Path:
@@ -132,10 +134,15 @@ class Execution:
 
 
 def _execute(path: Path, output: Path, values: dict) -> None:
-    """Execute one notebook with these parameters; the result, also of a failure, is the notebook `output`."""
+    """Execute one notebook with these parameters; the result, also of a failure, is the notebook `output`.
+
+    Folders in the project are written into it relative to that, so that it tells of no machine.
+    """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    inside = str(project_folder()) + os.sep
+    values = {key: value.removeprefix(inside) if isinstance(value, str) else value for key, value in values.items()}
     try:
         papermill.execute_notebook(
             path, output, values, cwd=project_folder(), progress_bar=False,

@@ -49,10 +49,13 @@ def finished_run(options: dict) -> tuple[Run, Settings]:
     datasets = [options["dataset"]] if options["dataset"] else "hardest"
     (run,) = plan(
         options["profile"], datasets, [options["method"]], options["backbone"], [options["seed"]],
-        resolution=options["resolution"],
+        resolution=options["resolution"], data=options["data"],
     )  # fmt: skip
     settings = Settings(options["results"], options["data"], options.get("device", "cpu"))
-    check_writable(Path(options["output"]).parent, "the output's folder")
+    output = Path(options["output"])
+    check_writable(output.parent, "the output's folder")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder: expected the name of a file")
     return run, settings
 
 
@@ -64,7 +67,7 @@ def budget_of(options: dict) -> dict[str, float]:
 def search_run(options: dict) -> int:
     run, settings = finished_run(options)
     from rsslib.campaign import trained_supernet
-    from rsslib.files import write_csv
+    from rsslib.files import make_folder, write_csv
     from rsslib.searching import search
 
     supernet, images = trained_supernet(run, settings)
@@ -73,7 +76,7 @@ def search_run(options: dict) -> int:
         folder=options["candidates"],
     )  # fmt: skip
     path = Path(options["output"])
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_csv(path, table)
     print(table.drop(columns=["kernel", "expand", "depth"]).round(2).to_string(index=False))
     print(f"{table.attrs['evaluations']} subnets of {run.name} tried in {table.attrs['seconds']:.0f} s: {path}")

@@ -40,6 +40,47 @@ def _of_block(rng: np.random.Generator, block: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([*stage, block], spawn_key=(2,)))
 
 
+class SamplerFailed(RuntimeError):
+    """A sampler raised an exception, which is the cause of this one."""
+
+
+def drawn_steps(
+    sampler: Sampler, space: SearchSpace, rng: np.random.Generator, epoch: int, epochs: int, steps: int
+) -> list[Step]:
+    """What the sampler's `subnets` returns, checked: `steps` steps, each of one subnet of the space or more.
+
+    Raises InputError if it is anything else, and SamplerFailed where the sampler raises an exception of its own.
+    """
+    name = type(sampler).__name__
+    try:
+        drawn = sampler.subnets(space, rng, epoch, epochs, steps)
+    except InputError:
+        raise
+    except Exception as error:
+        raise SamplerFailed(f"the sampler {name} failed: {type(error).__name__}: {error}") from error
+
+    def refused(what: str) -> InputError:
+        return InputError(
+            f"the sampler {name} gave {what}: expected a list with a tuple of Arch for each of the epoch's {steps} "
+            "steps, or a single one that holds for the whole epoch"
+        )
+
+    if not isinstance(drawn, list):
+        raise refused("nothing" if drawn is None else f"one {type(drawn).__name__}")
+    for step in drawn:
+        if not isinstance(step, tuple):
+            raise refused(f"a list of {type(step).__name__}")
+        if not step:
+            raise refused("a step without subnets")
+        if wrong := [arch for arch in step if not isinstance(arch, Arch)]:
+            raise refused(f"a step with a {type(wrong[0]).__name__} in it")
+    if len(drawn) not in (1, steps):
+        raise refused(f"the subnets of {len(drawn)} steps")
+    for arch in {id(arch): arch for step in drawn for arch in step}.values():
+        space.validate(arch)
+    return drawn * steps if len(drawn) == 1 else drawn
+
+
 def same_throughout(subnets: list[Step]) -> bool:
     """Whether all steps of an epoch train the same subnets."""
     return all(step == subnets[0] for step in subnets)

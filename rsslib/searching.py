@@ -68,6 +68,8 @@ def search(
     for what, labels in (("validation", images.y_val), ("test", images.y_test)):
         if len(labels) == 0:
             raise InputError(f"{images.name} has no {what} images: expected at least one")
+    if not isinstance(budget, Mapping | None):
+        raise InputError(f"budget is {budget!r}: expected limits by name, as {{'mflops': 8}}, or None")
     budget = dict(budget or {})
     for name, limit in budget.items():
         choose(name, MEASURES, "budget")
@@ -257,8 +259,7 @@ class Scores:
             bar.set_postfix(best=f"{100 * self.top / n:.1f} %")
         self.made += len(counts)
         if counts and self.path is not None:
-            with files.writing(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.path.parent)
             scores = [(*key, correct) for key, correct in self.known.items()]
             files.write_csv(self.path, pd.DataFrame(scores, columns=["subnet", "images", "correct"]))
         return np.array([self.known[key] for key in keys], dtype=np.int64)

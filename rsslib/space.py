@@ -167,7 +167,7 @@ class SearchSpace:
         classes: int = 100,
         resolution: int = RESOLUTION,
     ):
-        if isinstance(backbone, str):
+        if not isinstance(backbone, Backbone):
             backbone = BACKBONES[choose(backbone, BACKBONES, "backbone")]
         self.backbone = backbone
         self.kernels = _settings("kernels", kernels, (3, 5, 7))
@@ -250,6 +250,8 @@ class SearchSpace:
             ("expand", arch.expand, self.expands, self.n_layers),
             ("depth", arch.depth, self.depths, self.n_stages),
         ):
+            if not isinstance(values, tuple):
+                raise InputError(f"architecture outside the space: {what} is {values!r}, expected a tuple of {n}")
             if len(values) != n:
                 raise InputError(
                     f"architecture outside the space: {what} has {len(values)} values, {self.backbone.name} needs {n}"

@@ -17,12 +17,11 @@ import torch
 from rsslib.cuda.graphs import GraphedSteps
 from rsslib.data.augmentation import draw_augmentation
 from rsslib.data.dataset import Dataset
-from rsslib.errors import InputError
 from rsslib.machine import own_stream
 from rsslib.methods import Method, Stage
 from rsslib.network import Network
 from rsslib.progress import progress_bar
-from rsslib.samplers import Step, randomness, same_throughout
+from rsslib.samplers import Step, drawn_steps, randomness, same_throughout
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps, TrainingState, new_optimizer, teacher_weights
 from rsslib.supernet import SuperNet
@@ -59,8 +58,8 @@ def train(
     `processor_clock`). Then `after_epoch` is called; if it returns True, or raises, training ends and the state can go
     on later.
 
-    Raises FloatingPointError at the end of an epoch in which a loss was not finite, and InputError for a sampler that
-    gives the subnets of too few or too many steps.
+    Raises FloatingPointError at the end of an epoch in which a loss was not finite, and what `samplers.drawn_steps`
+    raises.
     """
     space, n, device = state.supernet.space, len(data.x_train), data.device
     steps = steps_per_epoch(n, method.batch_size)
@@ -82,13 +81,7 @@ def train(
                 worked = clock()
                 rng, epoch_seed = randomness(seed, stage_number, epoch)
                 generator.manual_seed(epoch_seed)
-                subnets = sampler.subnets(space, rng, epoch, stage.epochs, steps)
-                if len(subnets) not in (1, steps):
-                    raise InputError(
-                        f"{stage.sampler} gave the subnets of {len(subnets)} steps: expected those of the epoch's "
-                        f"{steps}, or of a single one that holds for the whole epoch"
-                    )
-                subnets = subnets * steps if len(subnets) == 1 else subnets
+                subnets = drawn_steps(sampler, space, rng, epoch, stage.epochs, steps)
                 order = torch.randperm(n, generator=generator, device=device)
                 crops = draw_augmentation(n, generator, data.resolution)
                 rates = [stage.rate(epoch, step, steps) for step in range(steps)]

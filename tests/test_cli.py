@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -90,6 +91,22 @@ def test_a_run_prints_its_accuracies_and_where_the_rest_is(tmp_path, capsys):
     for row in population.itertuples():
         assert re.search(rf"^ *{row.bucket:g} +{3 * f'{row.accuracy:g} +'}1$", said, re.MULTILINE)
     assert str(folder) in said and "RSS-Short: 1) on 64 training images" in said
+
+
+@pytest.mark.parametrize(("options", "epochs"), [([], "65 + 36"), (["--supernet-epochs", "3"], "3 + 36")])
+def test_a_run_on_images_of_ones_own_says_how_many_epochs_it_takes_and_why(
+    options, epochs, tmp_path, capsys, monkeypatch
+):
+    images, labels = np.zeros((200, 28, 28), np.uint8), np.arange(200) % 2
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    asked = []
+    monkeypatch.setattr(campaign, "complete", lambda runs, settings: asked.extend(runs))
+    where = ["--data", str(tmp_path), "--results", str(tmp_path / "results"), "--device", "cpu"]
+    assert cli.main(["run", "--dataset", "own", "--method", "rss", "--resolution", "64", *where, *options]) == 0
+    said = capsys.readouterr().out
+    assert f"own has 160 training images: {epochs} epochs (smoke's 9 + 5 are for 1,151: times as many" in said
+    (run,) = asked
+    assert run.method.epochs == sum(map(int, epochs.split(" + "))) and run.resolution == 64
 
 
 def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):

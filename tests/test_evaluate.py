@@ -10,9 +10,11 @@ from helpers import TINY, assert_close, corners, random_archs, random_supernet, 
 from torch import nn
 
 from rsslib import evaluate
+from rsslib.data import augmentation
 from rsslib.errors import InputError
 from rsslib.evaluate import correct_answers, evaluate_population, recalibrate, recalibration_images
 from rsslib.space import BACKBONES, SearchSpace
+from rsslib.supernet import SuperNet
 
 SPACE = SearchSpace(TINY, classes=4)
 COLUMNS = ["bucket", "subnet", "mflops", "kernel", "expand", "depth", "accuracy"]
@@ -204,6 +206,27 @@ def test_evaluation_repeats_exactly_in_any_order_and_mode(supernet, data):
 def test_few_training_images_are_enough(supernet, train):
     table = evaluate_population(supernet, [(1, SPACE.middle)], toy_data(train=train, test=3), progress=False)
     assert table.accuracy[0] in (0, pytest.approx(100 / 3), pytest.approx(200 / 3), 100)
+
+
+def test_larger_images_go_through_in_smaller_parts_without_a_change_to_the_numbers(supernet, data, monkeypatch):
+    passes, real = [], SuperNet.run
+    monkeypatch.setattr(SuperNet, "run", lambda self, x, *rest: passes.append(len(x)) or real(self, x, *rest))
+    bytes_of_a_pass = []
+    for resolution in (32, 64, 224):
+        x = torch.zeros((450, 1, 1, 1), dtype=torch.uint8).expand(450, 3, resolution, resolution)
+        n = evaluate.images_at_once(x)
+        bytes_of_a_pass.append(4 * n * x[0].numel())
+    assert bytes_of_a_pass[0] == 4 * 200 * 3 * 32 * 32 and max(bytes_of_a_pass) == bytes_of_a_pass[0]
+    expected = recalibration_images(data), list(evaluate.LabelledBatches(data.x_test, data.y_test, data))
+    monkeypatch.setattr(augmentation, "AUGMENTED_AT_ONCE", 37)
+    monkeypatch.setattr(evaluate, "IMAGES_AT_ONCE", {"cpu": 50})
+    assert torch.equal(recalibration_images(data), expected[0])
+    parts = list(evaluate.LabelledBatches(data.x_test, data.y_test, data))
+    assert torch.equal(torch.cat([x for x, _ in parts]), torch.cat([x for x, _ in expected[1]]))
+    evaluate_population(supernet, [(1, SPACE.middle)], data, progress=False)
+    assert max(passes[-5:]) == 50  # of 230 test images; recalibration has batches of 200 by definition
+    monkeypatch.setattr(evaluate, "MOST_BYTES", 10)
+    assert evaluate.LabelledBatches(data.x_test, data.y_test, data).kept is None
 
 
 def test_no_test_images_are_an_input_error(supernet, data):

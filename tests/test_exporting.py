@@ -184,6 +184,13 @@ def test_a_missing_package_names_the_extra(exported, tmp_path, monkeypatch, miss
     assert f"{missing} is not installed: pip install 'rsslib[export]'" in sentence(error)
 
 
+def test_predict_names_the_extra_where_onnxruntime_is_missing(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError) as error:
+        open_model(exported[0])
+    assert "onnxruntime is not installed: pip install 'rsslib[export]'" in sentence(error)
+
+
 def test_a_folder_that_cannot_be_written_is_named(exported, tmp_path):
     _, supernet, arch, _ = exported
     (tmp_path / "file").touch()

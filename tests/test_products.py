@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,14 +12,17 @@ import torch
 from helpers import TINY, sentence
 from PIL import Image
 
-from rsslib import campaign, load_dataset, load_supernet
+from rsslib import campaign, load_dataset, load_supernet, machine
 from rsslib.campaign import Profile, Settings
 from rsslib.campaign.record import configuration
 from rsslib.cards import read_card
 from rsslib.cli import main
+from rsslib.data import readers
 from rsslib.data.augmentation import augment, draw_augmentation, normalise
 from rsslib.errors import InputError
+from rsslib.explorer import Explorer
 from rsslib.exporting import export
+from rsslib.notebooks import Execution, notebook_parameters
 from rsslib.predicting import open_model, predict
 from rsslib.searching import chosen, search
 from rsslib.space import BACKBONES, SearchSpace
@@ -95,10 +100,15 @@ def test_the_command_line_does_the_same(data, trained, tmp_path, capsys, monkeyp
         (["search", *where, "--mflops", "0.01"], "no subnet of tiny at 64 pixels has mflops of at most 0.01"),
         (["export", *where, "--resolution", "33", "--output", model], "resolution is 33: expected a multiple of 32"),
         (["export", *where, "--output", str(image / "model.onnx")], "is a file: expected a folder"),
+        (["search", *where, "--output", str(tmp_path)], "is a folder: expected the name of a file"),
         (["predict", str(image), str(image)], "is damaged or no ONNX file"),
     ):
         assert main(arguments) == 2
         assert said in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    for command in ("search", "export"):
+        assert main([command, *where, "--output", model]) == 2
+        assert "cannot be written: choose another folder" in capsys.readouterr().err
 
 
 def test_a_supernet_needs_nothing_but_its_folder(trained, tmp_path):
@@ -163,6 +173,50 @@ def test_a_resolution_is_part_of_a_run_unless_it_is_the_studys(trained):
     assert "/tiny/" in usual.name and "resolution" not in configuration(usual)["training"]
     table = campaign.populations([run], settings.results)
     assert sorted(set(table["bucket"])) == sorted(SearchSpace(TINY, resolution=64).buckets)
+
+
+def test_images_that_do_not_fit_into_memory_are_one_sentence(data, monkeypatch):
+    little = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=2**20))
+    for module in (readers, machine):
+        with monkeypatch.context() as patch, pytest.raises(InputError) as error:
+            patch.setattr(module, "psutil", little)
+            load_dataset("photographs", data, resolution=224)
+        assert "the 100 images of" in sentence(error) and "at 224 pixels need 0.014 GiB" in sentence(error)
+
+
+def test_the_notebook_is_left_out_where_the_weights_are_not(trained, tmp_path, capsys, monkeypatch):
+    run, settings = trained
+    monkeypatch.setitem(campaign.PROFILES, "test", PROFILE)
+    started = []
+    monkeypatch.setattr(Execution, "_start", lambda self, name: started.append(name))
+    results = shutil.copytree(settings.results, tmp_path / "results")
+    given = {"profile": "test", "datasets": ["photographs"], "resolution": 64, "results": str(results)}
+    parameters = notebook_parameters(given, ["08_deploy"])
+    parameters["08_deploy"]["backbone"] = "tiny"
+    for there in (True, False):
+        if not there:
+            (run.folder(results) / "weights.safetensors").unlink()
+        notebooks = Execution(parameters, tmp_path / "figures")
+        assert [asked.name for asked in notebooks.runs["08_deploy"]] == [run.name]
+        notebooks.finished(run)
+        assert started == ["08_deploy"]
+    notebooks.rest()
+    assert started == ["08_deploy"]
+    assert "08_deploy is left out: it needs the weights of its runs" in capsys.readouterr().out
+
+
+def test_the_explorer_shows_and_evaluates_a_run_at_its_resolution(trained):
+    run, settings = trained
+    explorer = Explorer("test", settings, "tiny", resolution=64)
+    assert explorer.run.value.name == run.name and explorer.space.resolution == 64
+    explorer.preset(f"{explorer.space.buckets[0]:g}")
+    table = campaign.populations([run], settings.results)
+    (_, arch), *_ = explorer.space.population(PROFILE.subnets_per_bucket, seed=0)
+    explorer.arch = arch
+    assert explorer.evaluate() == table["accuracy"][0]
+    assert explorer.comparison().loc["MFLOPs", "A"] == f"{table['mflops'][0]:.2f}"
+    assert "3×64×64 images" in explorer.table.value
+    assert not Explorer("test", settings, "tiny").runs
 
 
 @pytest.mark.parametrize("resolution", [33, 0, 256, 64.0, "64"])

@@ -1,16 +1,20 @@
 """Which subnets are trained: the distributions and orders that the samplers promise."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from helpers import sentence
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
 from rsslib import beyond
 from rsslib.errors import InputError
-from rsslib.methods import METHODS, build
+from rsslib.machine import is_out_of_memory
+from rsslib.methods import METHODS, build, one_stage
 from rsslib.samplers import (
     SIZES,
     Alone,
@@ -18,10 +22,12 @@ from rsslib.samplers import (
     Compound,
     FlopsAware,
     Repeated,
+    SamplerFailed,
     Sandwich,
     StrictFairness,
     Successive,
     Uniform,
+    drawn_steps,
     randomness,
 )
 from rsslib.space import SearchSpace
@@ -286,3 +292,66 @@ def test_sizes_are_uniform_with_flops_aware_sampling_and_not_without(backbone):
 def test_bad_settings_get_one_sentence(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+# --- samplers of one's own
+
+ARCH = SPACE.smallest
+RETURNED = {
+    "nothing": (None, "gave nothing"),
+    "an Arch": (ARCH, "gave one Arch"),
+    "a list of Arch": ([ARCH], "gave a list of Arch"),
+    "a list of lists": ([[ARCH]], "gave a list of list"),
+    "a tuple": ((ARCH,), "gave one tuple"),
+    "a generator": (((ARCH,) for _ in range(3)), "gave one generator"),
+    "rows": (SPACE.to_rows([ARCH]), "gave one ndarray"),
+    "rows in a list": ([(SPACE.to_rows([ARCH])[0],)], "gave a step with a ndarray"),
+    "no steps": ([], "gave the subnets of 0 steps"),
+    "no subnets": ([()], "gave a step without subnets"),
+    "too few": ([(ARCH,)] * 2, "gave the subnets of 2 steps"),
+    "one of another space": ([(replace(ARCH, depth=ARCH.depth[1:]),)], "architecture outside the space: depth"),
+    "settings of another space": ([(replace(ARCH, kernel=(9,) * len(ARCH.kernel)),)], "outside the space: kernel"),
+    "settings that are none": ([(replace(ARCH, kernel=None),)], "outside the space: kernel"),
+    "settings in lists": ([(replace(ARCH, kernel=list(ARCH.kernel)),)], "outside the space: kernel"),
+}
+
+
+@pytest.mark.parametrize(("value", "said"), RETURNED.values(), ids=RETURNED)
+def test_what_is_no_list_of_steps_is_refused(value, said):
+    class Mine:
+        def subnets(self, *arguments):
+            return value
+
+    with pytest.raises(InputError, match=said) as error:
+        drawn_steps(Mine(), SPACE, rng(), 0, 1, 3)
+    assert sentence(error)
+
+
+def test_a_single_step_holds_for_the_epoch():
+    class Mine:
+        def subnets(self, *arguments):
+            return [(ARCH, SPACE.largest)]
+
+    assert drawn_steps(Mine(), SPACE, rng(), 0, 1, 3) == [(ARCH, SPACE.largest)] * 3
+
+
+@pytest.mark.parametrize("sampler", [None, object(), Uniform, "rss", lambda *arguments: [(ARCH,)]])
+def test_what_has_no_subnets_is_no_sampler(sampler):
+    with pytest.raises(InputError, match="expected an object with a method subnets") as error:
+        one_stage("mine", 1, sampler)
+    assert sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("fault", "memory"),
+    [(RuntimeError("cannot allocate memory for friends"), False), (KeyError("k"), False), (MemoryError(), True),
+     (torch.OutOfMemoryError("CUDA out of memory"), True)],
+)  # fmt: skip
+def test_a_fault_of_a_sampler_is_told_as_its_own(fault, memory):
+    class Mine:
+        def subnets(self, *arguments):
+            raise fault
+
+    with pytest.raises(SamplerFailed, match="the sampler Mine failed: ") as error:
+        drawn_steps(Mine(), SPACE, rng(), 0, 1, 3)
+    assert error.value.__cause__ is fault and is_out_of_memory(error.value) == memory

@@ -568,7 +568,7 @@ def test_a_sampler_of_too_few_or_too_many_steps_gets_one_sentence(number):
             return [(space.smallest,)] * number
 
     method = one_stage("wrong", 1, Wrong(), batch_size=8)
-    with pytest.raises(InputError, match=f"gave the subnets of {number} steps: expected those of .* 3, or") as error:
+    with pytest.raises(InputError, match=f"gave the subnets of {number} steps: .* the epoch's 3 steps, or") as error:
         run(method, toy_data(24))
     assert sentence(error)
 

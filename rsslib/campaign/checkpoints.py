@@ -1,6 +1,7 @@
 """Checkpoints: the last two states of a training, to go on from after a crash."""
 
 import json
+import math
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from rsslib import files
+from rsslib.methods import Method
 from rsslib.steps import TrainingState, teacher_weights
 
 KEPT = 2
@@ -45,10 +47,11 @@ def checkpoint_bytes(state: TrainingState, run: str = "") -> bytes:
     return files.tensor_bytes(tensors)
 
 
-def load_checkpoint(state: TrainingState, folder: Path, run: str = "") -> bool:
+def load_checkpoint(state: TrainingState, folder: Path, run: str = "", method: Method | None = None) -> bool:
     """Bring a new `state` to where the last checkpoint was written; returns whether there was one to use.
 
-    One that is damaged, or of another `run`, is removed with a warning that says so, and the one before it used.
+    One that is damaged, of another `run`, or does not fit the state and the method (None: any) is removed with a
+    warning that says so, and the one before it used.
     """
     unusable = []
     for path in checkpoints(folder):
@@ -56,8 +59,8 @@ def load_checkpoint(state: TrainingState, folder: Path, run: str = "") -> bool:
             content = path.read_bytes()
             if files.sha256(content)[:32] != path.stem.rpartition("-")[2]:
                 raise ValueError("damaged: its checksum differs")
-            restore(state, content, run)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            restore(state, content, run, method)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
             unusable.append(f"checkpoint {path} cannot be used ({error})")
             path.unlink()
             continue
@@ -69,16 +72,17 @@ def load_checkpoint(state: TrainingState, folder: Path, run: str = "") -> bool:
     return False
 
 
-def restore(state: TrainingState, content: bytes, run: str = "") -> None:
-    """Bring a new `state` to what `checkpoint_bytes` of the same `run` holds; raises ValueError if it is another's."""
+def restore(state: TrainingState, content: bytes, run: str = "", method: Method | None = None) -> None:
+    """Bring a new `state` to what `checkpoint_bytes` of the same `run` holds.
+
+    Raises ValueError, before anything is changed, if that is another's or does not fit the state and the method.
+    """
     tensors = load(content)
     position = json.loads(bytes(tensors.pop("position").numpy()))
     if position["run"] != run:
         raise ValueError("of another run")
-    parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "momentum": {}, "teacher": {}}
-    for name, tensor in tensors.items():
-        part, _, name = name.partition(".")
-        parts[part][name] = tensor
+    parts = _parts(tensors)
+    _check(state, parts, position, method)
     state.supernet.load_state_dict(parts["weights"])
     for name, parameter in state.supernet.named_parameters():
         if name in parts["momentum"]:
@@ -87,3 +91,41 @@ def restore(state: TrainingState, content: bytes, run: str = "") -> None:
     if parts["teacher"]:
         state.teacher = teacher_weights(state.supernet, parts["teacher"])
     state.stage, state.epoch, state.history = position["stage"], position["epoch"], position["history"]
+
+
+Parts = dict[str, dict[str, torch.Tensor]]
+
+
+def _parts(tensors: dict[str, torch.Tensor]) -> Parts:
+    parts: Parts = {"weights": {}, "momentum": {}, "teacher": {}}
+    for name, tensor in tensors.items():
+        part, _, name = name.partition(".")
+        parts[part][name] = tensor
+    return parts
+
+
+def _check(state: TrainingState, parts: Parts, position: dict, method: Method | None) -> None:
+    """Raise ValueError unless a checkpoint's tensors are those of the state and its position one of the training."""
+    supernet = state.supernet
+    own = dict(supernet.named_parameters())
+    teacher = supernet.subnet(supernet.space.largest, own)
+    for part, expected, all_of_them in (
+        ("weights", supernet.state_dict(), True), ("momentum", own, False), ("teacher", teacher, bool(parts["teacher"]))
+    ):  # fmt: skip
+        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()}
+        differing = [n for n, t in parts[part].items() if shapes.get(n) != (t.shape, t.dtype) or not t.isfinite().all()]
+        differing += [name for name in shapes if all_of_them and name not in parts[part]]
+        if differing:
+            raise ValueError(f"its {part} are not those of this network, as {differing[0]}")
+    stage, epoch, history = position["stage"], position["epoch"], position["history"]
+    numbers = [stage, epoch, *(row[key] for row in history for key in ("epoch", "loss", "images", "seconds"))]
+    if not all(type(n) in (int, float) and 0 <= n < math.inf for n in numbers):
+        raise ValueError("its history is none")
+    if method is None:
+        return
+    epochs = [stage.epochs for stage in method.stages]
+    if len(history) != sum(epochs[:stage]) + epoch or (epoch and epoch >= [*epochs, 0][stage]) or stage > len(epochs):
+        raise ValueError("its position is none of this method")
+    taught = any(stage.distill and stage.epochs for stage in method.stages[: stage + (epoch > 0)])
+    if taught and method.teacher != "largest" and not parts["teacher"]:
+        raise ValueError("its teacher is missing")

@@ -1,6 +1,8 @@
 """Making runs finished: load what is there, go on with what was interrupted, train and evaluate what is missing."""
 
 import math
+import pickle
+import pickletools
 import threading
 import time
 import traceback
@@ -15,7 +17,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from rsslib import files
 from rsslib.campaign.checkpoints import checkpoints, load_checkpoint, save_checkpoint
@@ -38,21 +39,24 @@ from rsslib.campaign.workers import worker_processes, worker_threads
 from rsslib.cards import write_card
 from rsslib.data.dataset import Dataset, cached_dataset
 from rsslib.data.readers import DATASETS, LICENCES, is_there
-from rsslib.errors import InputError, Stopped
+from rsslib.errors import InputError, Stopped, check_room
 from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import Refused, write_record
 from rsslib.machine import (
     choose_device,
     environment,
+    first_line,
     free_jobs,
+    free_memory,
     is_out_of_memory,
     keep_freed_memory,
     release_memory,
     set_precision,
+    step_bytes,
     use_threads,
 )
 from rsslib.progress import in_words, progress_bar
-from rsslib.space import SearchSpace
+from rsslib.space import RESOLUTION, SearchSpace
 from rsslib.steps import TrainingState
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start, train
@@ -76,7 +80,6 @@ def complete(
     """
     settings = settings or Settings()
     deadline = None if settings.time_budget is None else time.time() + settings.time_budget
-    files.check_writable(settings.results, "results")
     needs_cuda = any(run.profile.needs_cuda for run in runs) and settings.device == "auto"
     where = choose_device(settings.device, needed=needs_cuda)
     settings = replace(settings, device=str(where))
@@ -97,7 +100,9 @@ def complete(
                 raise
             todo.append(run)
             refused.append((run, config))
-    jobs = min(settings.jobs or free_jobs(where, [run.method for run in todo]), len(todo))
+    for run in todo:
+        files.check_writable(run.folder(settings.results), "results")
+    jobs = min(settings.jobs or _room(where, todo), len(todo))
     if jobs > 1 and where.type == "cpu":
         _check_samplers_travel(todo)
     for run, config in refused:
@@ -113,10 +118,7 @@ def complete(
                 todo, before = [], todo
                 for run, outcome in _outcomes(pool, before, settings, deadline, wait):
                     if isinstance(outcome, BrokenProcessPool):
-                        raise InputError(
-                            "a worker process was killed, as the system does where memory runs out: choose fewer jobs "
-                            f"at once than {jobs}; the same call goes on from the last checkpoints"
-                        )
+                        raise outcome  # `worker_processes` says why
                     if isinstance(outcome, Exception):
                         failures[run.name] = outcome
                     elif not outcome:
@@ -134,6 +136,11 @@ def complete(
         print(f"{jobs} runs at once trained on {rate:,.0f} subnet-images a second, evaluation included")
     if failures:
         raise RunsFailed(failures) from next(iter(failures.values()))
+
+
+def _room(device: torch.device, runs: Sequence[Run]) -> int:
+    """How many of the runs at once the device has memory for."""
+    return free_jobs(device, [run.method for run in runs], max((run.resolution for run in runs), default=RESOLUTION))
 
 
 class _Campaign:
@@ -209,11 +216,19 @@ def _workers(jobs: int, device: torch.device) -> AbstractContextManager[Executor
 
 
 def _check_samplers_travel(runs: Iterable[Run]) -> None:
-    for kind in (type(stage.sampler) for run in runs for stage in run.method.stages):
-        if kind.__module__ == "__main__":
+    for sampler in (stage.sampler for run in runs for stage in run.method.stages):
+        name = type(sampler).__name__
+        try:  # in an old protocol, which names a module and what is in it together
+            content = pickle.dumps(sampler, protocol=2)
+        except Exception as error:  # of many types
             raise InputError(
-                f"the sampler {kind.__name__} is defined in a notebook or script, which other processes cannot see: "
-                "give jobs=1, or define it in a module"
+                f"the sampler {name} cannot be sent to other processes ({first_line(error)}): give jobs=1"
+            ) from None
+        named = [str(argument) for code, argument, _ in pickletools.genops(content) if code.name == "GLOBAL"]
+        if here := [words.split()[1] for words in named if words.startswith("__main__ ")]:
+            raise InputError(
+                f"the sampler {name} needs {', '.join(here)} of a notebook or script, which other processes cannot "
+                "see: give jobs=1, or define it in a module"
             )
 
 
@@ -228,14 +243,13 @@ def _different(runs: Iterable[Run]) -> list[Run]:
 
 def _set_aside(run: Run, results: str | Path, config: dict) -> None:
     folder = run.folder(results)
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            try:
-                status_of(run, results, config, weights=True)  # another process may have set it aside meanwhile
-            except Refused:
-                print(f"{run.name} is rebuilt; what was there is in {files.set_aside(folder)}")
-    except Timeout:
-        raise InputError(f"{folder} cannot be rebuilt while another process is at it: try again later") from None
+    with files.locked(folder / LOCK) as mine:
+        if not mine:
+            raise InputError(f"{folder} cannot be rebuilt while another process is at it: try again later")
+        try:
+            status_of(run, results, config, weights=True)  # another process may have set it aside meanwhile
+        except Refused:
+            print(f"{run.name} is rebuilt; what was there is in {files.set_aside(folder)}")
 
 
 def _outcomes(
@@ -282,30 +296,10 @@ def complete_run(run: Run, settings: Settings, deadline: float | None = None, wa
     if deadline is not None and time.time() >= deadline:
         return False
     set_precision(settings.precision)
-    folder = run.folder(settings.results)
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = files.make_folder(run.folder(settings.results))
     patience = 0 if not wait else math.inf if deadline is None else deadline - time.time()
-    with _locked(folder, patience) as mine, _nothing_kept(run, settings):
+    with files.locked(folder / LOCK, patience, _stop.is_set) as mine, _nothing_kept(run, settings):
         return mine and _complete(run, folder, settings, deadline)
-
-
-@contextmanager
-def _locked(folder: Path, patience: float) -> Iterator[bool]:
-    """Whether this process has the run's folder to itself, after so many seconds at most; a crash releases it."""
-    lock, end, mine = FileLock(folder / LOCK), time.monotonic() + patience, False
-    while not mine and not _stop.is_set():
-        try:
-            lock.acquire(timeout=max(0, min(0.5, end - time.monotonic())))
-            mine = True
-        except Timeout:
-            if time.monotonic() >= end:
-                break
-    try:
-        yield mine
-    finally:
-        if mine:
-            lock.release()
 
 
 def _complete(run: Run, folder: Path, settings: Settings, deadline: float | None) -> bool:
@@ -357,10 +351,15 @@ def _train(
     deadline: float | None,
 ) -> bool:
     """Train from the last checkpoint to the end; returns False if the deadline came first."""
+    check_room(
+        step_bytes(run.method, run.resolution), free_memory(images.device),
+        f"training steps on {run.method.batch_size} images of {run.resolution} pixels",
+        "choose a lower resolution, a smaller batch size or fewer jobs at once",
+    )  # fmt: skip
     machine = environment(images.device, settings.jobs or 1, settings.precision, settings.graphs)
     identity = identity_of(record)
     keep = keeper(run, folder, record) if run.method.name in settings.interference else None
-    if load_checkpoint(state, folder, identity):
+    if load_checkpoint(state, folder, identity, run.method):
         record |= _machines(record, machine, run)
     else:
         record |= {"started": _now(), **machine}
@@ -480,7 +479,8 @@ def card_of(run: Run, record: dict, population: pd.DataFrame, images: Dataset) -
 
 @contextmanager
 def _nothing_kept(run: Run, settings: Settings) -> Iterator[None]:
-    """Have an error keep none of what its stack held, networks and graphs; say in a sentence if memory ran out."""
+    """Have an error keep none of what its stack held, networks and graphs; say in a sentence if memory ran out, or
+    what the operating system refused."""
     try:
         yield
     except Exception as error:
@@ -489,7 +489,8 @@ def _nothing_kept(run: Run, settings: Settings) -> Iterator[None]:
             traceback.clear_frames(cause.__traceback__)
             cause = cause.__cause__ or cause.__context__
         if not is_out_of_memory(error):
-            raise
+            with files.system_errors():
+                raise
         jobs = settings.jobs or 1
         less = f"fewer jobs at once than {jobs}" if jobs > 1 else "a method with a smaller batch size"
         raise InputError(

@@ -19,7 +19,7 @@ from rsslib.campaign.record import overview
 from rsslib.campaign.runs import Run
 from rsslib.campaign.settings import Settings
 from rsslib.errors import InputError, Stopped, choose
-from rsslib.files import RECORD, write
+from rsslib.files import RECORD, make_folder, write
 from rsslib.machine import choose_device, jobs_that_fit
 from rsslib.progress import progress_bar
 
@@ -60,7 +60,7 @@ def complete_with_ray(
         if started:
             _connect(ray, address)
         device, jobs, share = _share(ray, settings, any(run.profile.needs_cuda for run in todo))
-        results.mkdir(parents=True, exist_ok=True)
+        make_folder(results)
         token.touch()
         there = replace(settings, results=results, data=Path(settings.data).resolve(), device=device, jobs=jobs)
         train = ray.remote(_train).options(max_retries=RETRIES, **share)
@@ -227,7 +227,7 @@ def _pack(folder: Path) -> dict[str, bytes]:
 
 def _unpack(folder: Path, files: dict[str, bytes]) -> None:
     """Make the folder hold these files and no others; the record, which says what is there, is written last."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name in sorted(files, key=lambda name: name == RECORD):
         write(folder / name, files[name])
     for name in _pack(folder).keys() - files.keys():

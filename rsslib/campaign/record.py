@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from rsslib import files
 from rsslib.campaign.identity import sampler_identity
-from rsslib.campaign.runs import Run
+from rsslib.campaign.runs import Run, results_folder
 from rsslib.campaign.schema import read_record
 from rsslib.data.readers import DATASETS
 from rsslib.errors import InputError
@@ -47,6 +47,8 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
     method = dataclasses.asdict(run.method)
     for stage, record in zip(run.method.stages, method["stages"], strict=True):
         record["sampler"] = sampler_identity(stage.sampler)
+        if images is None and _epochs_unknown(run):
+            record |= dict.fromkeys(("epochs", "first_epoch", "schedule_epochs"))
     if run.method.gradients == "sum":  # records from before there was a choice do not have it
         del method["gradients"]
     return json.loads(
@@ -75,6 +77,11 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
     )
 
 
+def _epochs_unknown(run: Run) -> bool:
+    """Whether the epochs would suit images of one's own that are not here (see `Profile.fitted`)."""
+    return run.dataset not in DATASETS and run.profile.epochs_for is not None
+
+
 def _taken(run: Run, images: int | None) -> int | None:
     """How many images a run takes, if that is known without looking: one's own may be fewer than the profile takes."""
     return images if run.dataset in DATASETS else None
@@ -87,7 +94,7 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
     `weights`, since they are large and not needed for tables.
     """
     folder = run.folder(results)
-    if not (folder / files.RECORD).exists():
+    if not os.path.exists(folder / files.RECORD):  # which raises nothing
         return "missing"
     record = read_record(folder)
     status, there = record["status"], record["config"]
@@ -118,6 +125,7 @@ def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataF
     configuration's run, or damaged files). Epoch (how many are done), loss and seconds left are those of runs that have
     begun; what has not is estimated from finished and running ones of the same dataset. NaN where nothing is known.
     """
+    files.check_folder(results_folder(results), "results")
     rows: list[dict[str, Any]] = []
     rates: dict[str, list[float]] = {}  # by dataset, seconds of an epoch for each subnet of a step
     for run in runs:
@@ -134,8 +142,9 @@ def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataF
         if row["status"] in ("training", "trained"):
             row["status"] = "running" if is_locked(run.folder(results)) else "interrupted"
         trained = "training_seconds" in record
+        row["epochs"] = sum(stage["epochs"] for stage in record["config"]["training"]["method"]["stages"])
         progress = record.get("progress", {})
-        row["epoch"] = run.method.epochs if trained else progress.get("epoch", 0)
+        row["epoch"] = row["epochs"] if trained else progress.get("epoch", 0)
         row["loss"] = progress.get("loss", math.nan)
         seconds = record["training_seconds"] if trained else progress.get("seconds", 0)
         if row["epoch"]:
@@ -160,11 +169,14 @@ def overview_words(table: pd.DataFrame) -> str:
 
 
 def is_locked(folder: Path) -> bool:
+    """Whether some process is at the run."""
+    if not os.path.exists(folder / LOCK):
+        return False
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            return False
-    except Timeout:
-        return True
+        with files.locked(folder / LOCK) as mine:
+            return not mine
+    except InputError:  # in a folder that may only be read
+        return False
 
 
 def difference(there, here, path: str = "") -> str:

@@ -10,21 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rsslib.beyond import methods_of
+from rsslib import beyond
+from rsslib.data.readers import DATASETS, training_images
 from rsslib.errors import InputError, check_number, choose
-from rsslib.files import project_folder
+from rsslib.files import check_writable, folder_of, project_folder, sha256
 from rsslib.methods import LEARNING_RATE, METHODS, OVERRIDES, TABLE_1, Method, build, override
 from rsslib.space import BACKBONES, RESOLUTION, check_resolution
 
 MAIN_METHODS = ("ofa", "rss", "rss-short")
 MOST_SUBNETS = 10_000  # in a bucket; rarer sizes hold hardly more that can be found
+LONGEST_NAME = 200  # bytes of a folder's
+MOST_TIMES = 10  # a profile's epochs, for small datasets of one's own
 
 
 @dataclass(frozen=True)
 class Profile:
     """A scale: how much is trained and evaluated. None means all, and for epochs those of Table 1.
 
-    `datasets` are in the order of the paper's figures, the hardest last.
+    `datasets` are in the order of the paper's figures, the hardest last. The epochs suit `epochs_for` training images;
+    None: whatever there are.
     """
 
     name: str
@@ -36,6 +40,26 @@ class Profile:
     test_images: int | None = None
     learning_rate_scale: float = 1.0
     needs_cuda: bool = False
+    epochs_for: int | None = None
+
+    def fitted(self, dataset: str, data: str | Path | None = None) -> "Profile":
+        """The profile with epochs that suit the number of a dataset's training images, if that is one of your own.
+
+        Epochs are multiplied so that as many images are seen, in as many steps, as the profile's on `epochs_for`: at
+        least by 1, since each epoch of RSS trains one subnet, and at most by 10. `data` is the folder with datasets, by
+        default the project's. `paper` has Table 1's epochs for CIFAR. Where the dataset is not there, the profile stays
+        as it is, and its epochs mean nothing.
+        """
+        images = None if dataset in DATASETS else training_images(dataset, data or project_folder() / "data")
+        if not images or not self.epochs_for:
+            return self
+        images = min(images, self.train_images or images)
+        times = min(max(self.epochs_for / images, 1), MOST_TIMES)
+        s, ps = (round(times * epochs) for epochs in self.epochs(dataset))
+        train_images = self.train_images and images
+        return dataclasses.replace(
+            self, supernet_epochs=s, shrinking_epochs=ps, train_images=train_images, epochs_for=None
+        )
 
     def epochs(self, dataset: str) -> tuple[int, int]:
         """Epochs of the supernet and of progressive shrinking on `dataset`."""
@@ -58,12 +82,22 @@ PROFILES = {
     profile.name: profile
     for profile in (
         Profile("smoke", ("digits",), subnets_per_bucket=3, supernet_epochs=9, shrinking_epochs=5,
-                learning_rate_scale=4.0),
+                learning_rate_scale=4.0, epochs_for=1_151),
         Profile("quick", ("fashion_mnist",), subnets_per_bucket=15, supernet_epochs=12, shrinking_epochs=27,
-                train_images=6_400, test_images=2_000, learning_rate_scale=4.0),
+                train_images=6_400, test_images=2_000, learning_rate_scale=4.0,
+                epochs_for=6_400),
         Profile("paper", ("mnist", "fashion_mnist", "cifar10", "cifar100"), subnets_per_bucket=100, needs_cuda=True),
     )
 }  # fmt: skip
+
+
+def epochs_rule(profile: Profile) -> str:
+    """The rule of `Profile.fitted` in words."""
+    s, ps = profile.epochs("")
+    return (
+        f"{profile.name}'s {s} + {ps} are for {profile.epochs_for:,}: times as many as it takes to see as many images, "
+        f"at least 1 and at most {MOST_TIMES}, unless you give them"
+    )
 
 
 # What of a profile can be changed for a run of one's own.
@@ -120,19 +154,35 @@ class Run:
 
 def results_folder(results: str | Path | None = None) -> Path:
     """The folder for all runs: by default the project's, whatever the current one."""
-    return project_folder() / "data" / "results" if results is None else Path(results)
+    return project_folder() / "data" / "results" if results is None else folder_of(results, "results")
+
+
+def check_folder_name(name: object, what: str) -> None:
+    """Raise InputError unless `name` can name a folder, with a few characters to spare for what is beside it."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name) or len(name.encode()) > LONGEST_NAME:
+        shown = repr(name) if len(repr(name)) < 100 else f"{repr(name)[:97]}..."
+        raise InputError(
+            f"{shown} cannot name {what}: expected letters, digits, - _ and ., at most {LONGEST_NAME} bytes"
+        )
 
 
 def output_folder(profile: str, figures: str | Path | None = None, runs: Sequence[Run] = ()) -> Path:
     """Where the figures of a profile's runs go: below `figures`, by default the project's folder of that name.
 
     Runs on other datasets than the profile's, and of other methods than the study's, have a folder named after these,
-    so that they never replace the study's figures.
+    so that they never replace the study's figures. Raises InputError where there can be no such folder.
     """
+    check_folder_name(profile, "a profile")
     scale = PROFILES.get(profile)
     names = dict.fromkeys(run.dataset for run in runs if scale is None or run.dataset not in scale.datasets)
-    names |= dict.fromkeys(run.method.name for run in runs if run.method.name not in METHODS)
-    return (project_folder() / "figures" if figures is None else Path(figures)) / "-".join([profile, *names])
+    known = {*METHODS, *beyond.METHODS}
+    names |= dict.fromkeys(run.method.name for run in runs if run.method.name not in known)
+    name = "-".join([profile, *names])
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{profile}-{sha256(name.encode())[:32]}"
+    folder = (project_folder() / "figures" if figures is None else folder_of(figures, "figures")) / name
+    check_writable(folder, "figures")
+    return folder
 
 
 def plan(
@@ -143,14 +193,16 @@ def plan(
     seeds: Sequence[int] = (0,),
     subnets_per_bucket: int | None = None,
     resolution: int = RESOLUTION,
+    data: str | Path | None = None,
 ) -> list[Run]:
     """The runs for every dataset, method and seed, in that order; nothing is trained.
 
     `datasets` is a list of names, None for all of the profile's or "hardest" for its last, on which the paper runs its
     ablations. `methods` are names or methods of your own, whose learning rates the profile scales as it does the
     study's, or the name of a group (see `rsslib.beyond.methods_of`). None for `subnets_per_bucket` takes the profile's.
-    `resolution` is that of the images, 32 to 224 pixels in multiples of 32. Raises InputError for an unknown name or a
-    value out of range.
+    `resolution` is that of the images, 32 to 224 pixels in multiples of 32. `data` is the folder with datasets, of
+    which those of your own are looked at for their number of images (see `Profile.fitted`). Raises InputError for an
+    unknown name or a value out of range.
     """
     if not isinstance(profile, Profile):
         profile = PROFILES[choose(profile, PROFILES, "profile")]
@@ -162,7 +214,7 @@ def plan(
     if datasets is None or datasets == "hardest":
         datasets = profile.datasets[-1:] if datasets else profile.datasets
     if isinstance(methods, str):
-        methods = methods_of(methods, small=profile.name.startswith("smoke"))
+        methods = beyond.methods_of(methods, small=profile.name.startswith("smoke"))
     for what, values in (("datasets", datasets), ("methods", methods), ("seeds", seeds)):
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise InputError(f"{what} is {values!r}: expected a list with at least one entry")
@@ -172,15 +224,15 @@ def plan(
     for seed in seeds:
         check_number(seed, "seed", 0, 2**63 - 1, whole=True)
     for name in (profile.name, *datasets, *(getattr(method, "name", method) for method in methods)):
-        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):  # it names a folder
-            raise InputError(f"{name!r} cannot name a profile, dataset or method: expected letters, digits, - _ and .")
+        check_folder_name(name, "a profile, dataset or method")
     runs = []
     for dataset in datasets:
+        scale = profile.fitted(dataset, data)
         for method in methods:
             if isinstance(method, str):
-                method = build(method, *profile.epochs(dataset))
-            method = override(method, learning_rate_scale=profile.learning_rate_scale)
-            runs += [Run(profile, dataset, backbone, method, seed, resolution) for seed in seeds]
+                method = build(method, *scale.epochs(dataset))
+            method = override(method, learning_rate_scale=scale.learning_rate_scale)
+            runs += [Run(scale, dataset, backbone, method, seed, resolution) for seed in seeds]
     return runs
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rsslib.campaign.runs import results_folder
 from rsslib.errors import PRECISIONS, InputError, check_device_name, check_number, choose
-from rsslib.files import project_folder
+from rsslib.files import check_folder, project_folder
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,9 @@ class Settings:
 
     def __post_init__(self):
         for what, default in (("results", results_folder()), ("data", project_folder() / "data")):
-            folder = getattr(self, what)
-            if folder is not None and (not isinstance(folder, str | Path) or not str(folder)):
-                raise InputError(f"{what} is {folder!r}: expected a folder, or None for the project's")
-            object.__setattr__(self, what, default if folder is None else Path(folder))
+            folder = default if getattr(self, what) is None else getattr(self, what)
+            check_folder(folder, what)
+            object.__setattr__(self, what, Path(folder))
         check_device_name(self.device)
         choose(self.precision, PRECISIONS, "precision")
         if self.jobs is not None:
@@ -58,5 +57,5 @@ class Settings:
         for what in ("progress", "rebuild"):
             if not isinstance(getattr(self, what), bool):
                 raise InputError(f"{what} is {getattr(self, what)!r}: expected True or False")
-        if self.graphs not in (None, True, False):
+        if not isinstance(self.graphs, bool | None):
             raise InputError(f"graphs is {self.graphs!r}: expected True, False, or None for True on CUDA")

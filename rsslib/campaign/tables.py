@@ -1,6 +1,7 @@
 """The tables that figures are drawn from, read from the folders of finished runs."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ def finished(runs: Sequence[Run], results: str | Path | None = None) -> list[Run
 
     Raises InputError too, as the next three do, for a folder of another configuration and for altered files.
     """
+    files.check_folder(results_folder(results), "results")
     done = []
     for run in runs:
         if status_of(run, results, configuration(run)) == "finished":
@@ -105,7 +107,7 @@ def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperN
     """
     settings = settings or Settings(device="cpu")
     path = run.folder(settings.results) / WEIGHTS
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path} does not exist: weights stay on the machine that trained them, so train the run here")
     record = read_record(path.parent)
     settings = replace(settings, device=str(choose_device(settings.device)))

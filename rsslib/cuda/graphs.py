@@ -21,16 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from rsslib.cuda.masks import Masks
-from rsslib.data.augmentation import augment
+from rsslib.data.augmentation import augment, parts
 from rsslib.data.dataset import Dataset
-from rsslib.errors import InputError
-from rsslib.machine import CAPTURING, first_line, is_out_of_memory, release_memory
+from rsslib.errors import InputError, check_room
+from rsslib.machine import CAPTURING, first_line, free_memory, is_out_of_memory, release_memory
 from rsslib.samplers import same_throughout
-from rsslib.space import RESOLUTION, Arch
+from rsslib.space import Arch
 from rsslib.steps import MOMENTUM, Views, loss_of, run_subnet, soft_labels_of, train_step
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
 
-AUGMENTED_AT_ONCE = 8_000  # images of 32 pixels, fewer larger ones; bounds the memory that augmenting an epoch needs
 QUEUED_STEPS = 64  # the host waits for the device so many steps back, so that progress and interrupts are real
 
 
@@ -60,7 +59,9 @@ class GraphedSteps:
         self.full_steps = n // batch
         self.in_place = stage.distill and method.teacher == "largest"
         real = {"dtype": self.supernet.classifier.weight.dtype, "device": device}
-        check_room(n * height * width * channels * real["dtype"].itemsize, device)
+        advice = "choose a lower resolution, fewer training images or fewer jobs at once"
+        size = n * height * width * channels * real["dtype"].itemsize
+        check_room(size, free_memory(device), "an epoch's images as floats", advice)
         self.images = torch.empty(n, height, width, channels, **real)  # an epoch's, augmented and in order
         self.labels = torch.empty(n, dtype=torch.int64, device=device)
         self.batch_images = torch.empty(batch, height, width, channels, **real)
@@ -130,11 +131,10 @@ class GraphedSteps:
 
     def prepare(self, subnets, order, crops, rates) -> None:
         data = self.data
-        at_once = max(1, AUGMENTED_AT_ONCE * RESOLUTION**2 // data.resolution**2)
-        for start in range(0, len(order), at_once):
-            rows = order[start : start + at_once]
+        for part in parts(len(order), data.resolution):
+            rows = order[part]
             images = augment(data.x_train[rows], crops[rows], data.mean, data.std)
-            self.images[start : start + len(rows)].copy_(images.permute(0, 2, 3, 1))
+            self.images[part].copy_(images.permute(0, 2, 3, 1))
         torch.index_select(data.y_train, 0, order, out=self.labels)
         self.rates[: len(rates)].copy_(torch.tensor(rates))
         for tensor in (self.losses, self.step, self.draw):
@@ -335,19 +335,6 @@ def capture_into(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
             graph.capture_end()
         raise
     graph.capture_end()
-
-
-def check_room(bytes_needed: int, device: torch.device) -> None:
-    """Raise InputError unless a GPU has room for the images of an epoch as floats; tests simulate one on a CPU."""
-    if device.type != "cuda":
-        return
-    free = torch.cuda.mem_get_info(device)[0]
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if bytes_needed > free:
-        raise InputError(
-            f"an epoch's images need {bytes_needed / 2**30:.1f} GiB on {device}, which has {free / 2**30:.1f} free: "
-            "choose a lower resolution, fewer training images or fewer jobs at once"
-        )
 
 
 def add(sums: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from rsslib.errors import InputError
 from rsslib.space import RESOLUTION
 
+AUGMENTED_AT_ONCE = 8_000  # images of 32 pixels
 _GREY_WEIGHTS = {1: (1.0,), 3: (0.2989, 0.587, 0.114)}  # torchvision's; of one channel, the channel itself
 
 
@@ -73,6 +74,12 @@ def draw_augmentation(n: int, generator: torch.Generator, resolution: int = RESO
         saturation=0.5 + u[4],
         brightness_first=u[5] < 0.5,
     )
+
+
+def parts(n: int, resolution: int) -> list[slice]:
+    """`n` images in parts to augment at once: 8,000 of 32 pixels, of larger ones as many as take their bytes."""
+    at_once = max(1, AUGMENTED_AT_ONCE * RESOLUTION**2 // resolution**2)
+    return [slice(start, start + at_once) for start in range(0, n, at_once)]
 
 
 def augment(

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsslib.data.readers import Rows, check_unchanged, fingerprint, fit, read, reason, row_order
+from rsslib.data.readers import Rows, check_fits, check_unchanged, fingerprint, fit, held_out, read, reason, row_order
 from rsslib.errors import InputError
+from rsslib.files import system_errors
+from rsslib.machine import free_memory
 from rsslib.space import RESOLUTION, check_resolution
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-VALIDATION_IMAGES = 10_000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,6 +68,7 @@ class Dataset:
         )
 
 
+@system_errors()
 def load_dataset(
     name: str,
     root: str | Path = "data",
@@ -106,6 +108,8 @@ def load_dataset(
     root = Path(root)
     train, test, classes, path = read(name, root, check_resolution(resolution))
 
+    images, channels = len(train.x) + len(test.x), train.x.shape[-1]
+    check_fits(images, resolution, channels, path, free_memory(device))
     order, test_order = row_order(train), row_order(test)
     hashed = hashlib.sha256()
     for rows, by_hash in ((train, order), (test, test_order)):
@@ -114,7 +118,7 @@ def load_dataset(
     checksum = hashed.hexdigest()
     if name != "digits":
         check_unchanged(path, checksum, root / f"{name}.sha256")
-    n_val = min(VALIDATION_IMAGES, len(order) // 5)
+    n_val = held_out(len(order))
     if n_val == 0:
         raise InputError(f"{path} has {len(order)} training images, expected 5 or more: add images")
     val, order = order[:n_val], order[n_val:]

@@ -1,6 +1,8 @@
 """Image files of datasets, read and checked: .npz, folders of images, and what torchvision downloads."""
 
 import hashlib
+import math
+import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,21 +10,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
+import psutil
 from PIL import Image
 
-from rsslib.errors import InputError, choose
-from rsslib.files import atomic_path, remove_temporary, write
+from rsslib.errors import InputError, check_room, choose
+from rsslib.files import atomic_path, locked, remove_temporary, system_errors, write
 from rsslib.space import RESOLUTION
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 LICENCES = {  # as their authors or distributors state them
     "digits": "CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
-    "mnist": "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
+    "mnist": "CC BY-SA 3.0 (LeCun and Cortes, from images of NIST)",
     "fashion_mnist": "MIT (Zalando SE)",
     "cifar10": "none stated; its author asks to cite Krizhevsky 2009",
     "cifar100": "none stated; its author asks to cite Krizhevsky 2009",
 }
+VALIDATION_IMAGES = 10_000
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 _TORCHVISION = dict(zip(DATASETS[1:], ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"), strict=True))
@@ -144,7 +147,16 @@ def _read_npz(path: Path) -> tuple[Rows, Rows, tuple[str, ...] | None]:
             f"{path}: classes is {classes.dtype} of shape {classes.shape}, expected one string a class: "
             "save a list of names, or leave it out"
         )
-    return train, test, None if classes is None else tuple(classes.astype(str).tolist())
+    return train, test, None if classes is None else _names(classes, path)
+
+
+def _names(classes: np.ndarray, path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(np.char.decode(classes, "utf-8").tolist() if classes.dtype.kind == "S" else classes.tolist())
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{path}: classes holds bytes that are not UTF-8: save the names as strings"
+        ) from None
 
 
 def _check_images(x: np.ndarray, key: str, path: Path) -> np.ndarray:
@@ -183,6 +195,11 @@ def _check_classes(
             raise InputError(
                 f"{path}: {key} holds label {wrong[0]}, expected 0 to {k - 1}: renumber the labels"
             )
+    for name in classes or ():
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # of a folder whose name is in another encoding
+            raise InputError(f"{path}: the class {name!r} has a name that is not UTF-8: rename it") from None
     present = np.unique(y_train)
     if len(present) < k:
         absent = np.flatnonzero(np.append(present, k) != np.arange(len(present) + 1))[0]
@@ -194,27 +211,35 @@ def _check_classes(
     return tuple(str(i) for i in range(k)) if classes is None else classes
 
 
-def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, ...]]:
-    def listed(path: Path) -> list[Path]:
-        return sorted(p for p in path.iterdir() if not p.name.startswith("."))
+def check_fits(images: int, resolution: int, channels: int, path: Path, free: int) -> None:
+    """Raise InputError unless so many images fit into `free` bytes."""
+    needed = images * channels * resolution**2
+    advice = "choose a lower resolution or fewer images"
+    check_room(needed, free, f"the {images:,} images of {path} at {resolution} pixels", advice)
 
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, ...]]:
     for split in ("train", "test"):
         if not (folder / split).is_dir():
             raise InputError(
                 f"{folder / split} is missing: expected image files in {folder}/train/<class>/ and "
                 f"{folder}/test/<class>/"
             )
-    classes = tuple(p.name for p in listed(folder / "train") if p.is_dir())
+    classes = tuple(p.name for p in _listed(folder / "train") if p.is_dir())
     files = {}
     for split in ("train", "test"):
-        folders = [p for p in listed(folder / split) if p.is_dir()]
+        folders = [p for p in _listed(folder / split) if p.is_dir()]
         extra = [p for p in folders if p.name not in classes]
         if extra:
             raise InputError(
                 f"{extra[0]} has no counterpart in {folder / 'train'}, expected one of {', '.join(classes)}: "
                 "rename or remove it"
             )
-        files[split] = [(path, classes.index(p.name)) for p in folders for path in listed(p)]
+        files[split] = [(path, classes.index(p.name)) for p in folders for path in _listed(p)]
         if not files[split]:
             raise InputError(
                 f"{folder / split} holds no images: put image files in {folder / split}/<class>/"
@@ -225,15 +250,16 @@ def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, 
             return image.mode
 
     grey = all(mode(path) in _GREY_MODES for paths in files.values() for path, _ in paths)
-    splits = []
+    channels, splits = 1 if grey else 3, []
+    check_fits(sum(map(len, files.values())), resolution, channels, folder, psutil.virtual_memory().available)
     for paths in files.values():
-        images, keys = [], []
-        for path, _ in paths:  # resized at once: the files together may not fit in memory
+        images, keys = np.empty((len(paths), resolution, resolution, channels), np.uint8), []
+        for i, (path, _) in enumerate(paths):  # resized at once: the files together may not fit in memory
             x = read_image(path, grey)[None]
-            images.append(fit(x, resolution))
+            images[i] = fit(x, resolution)[0]
             keys.append(hash_rows(x))
         labels = np.array([label for _, label in paths], dtype=np.int64)
-        splits.append(Rows(np.concatenate(images), labels, np.concatenate(keys)))
+        splits.append(Rows(images, labels, np.concatenate(keys)))
     train, test = splits
     return train, test, classes
 
@@ -264,7 +290,7 @@ def _download(name: str, path: Path) -> None:
 
         downloads = path.parent / "downloads"
         downloads.mkdir(parents=True, exist_ok=True)
-        with FileLock(downloads / f"{name}.lock"):
+        with locked(downloads / f"{name}.lock", patience=math.inf):
             if path.exists():
                 return
             remove_temporary(path.parent, path.name)
@@ -302,7 +328,7 @@ def check_unchanged(path: Path, checksum: str, record: Path) -> None:
 def check_name(name: str, root: str | Path = "data") -> None:
     """Raise InputError unless `name` is a dataset known here or files of that name are in `root`."""
     path, folder = Path(root, f"{name}.npz"), Path(root, str(name))
-    if name in DATASETS or path.exists() or folder.is_dir():
+    if name in DATASETS or os.path.exists(path) or os.path.isdir(folder):  # which raise nothing
         return
     try:
         choose(name, DATASETS, "dataset")
@@ -313,12 +339,33 @@ def check_name(name: str, root: str | Path = "data") -> None:
         ) from None
 
 
+@system_errors()
 def fingerprint(name: str, root: Path) -> tuple:
     """What changes when a dataset's files do: paths, sizes and times; empty where there are none."""
     file, folder = root / f"{name}.npz", root / str(name)
     paths = [file] if file.exists() else sorted(path for path in folder.rglob("*") if path.is_file())
     states = [(path, path.stat()) for path in paths]
     return tuple((str(path), state.st_size, state.st_mtime_ns, state.st_ino) for path, state in states)
+
+
+def held_out(images: int) -> int:
+    """How many of so many training images are held out for validation."""
+    return min(VALIDATION_IMAGES, images // 5)
+
+
+def training_images(name: str, root: str | Path) -> int | None:
+    """How many images of a dataset of one's own are left for training, without reading them; None if it cannot be told.
+
+    What is wrong with a dataset is for `read` to say.
+    """
+    path, folder = Path(root, f"{name}.npz"), Path(root, str(name), "train")
+    n = 0
+    if path.exists():
+        with suppress(Exception), np.load(path, allow_pickle=False) as file:  # which reads the labels alone
+            n = len(file["y_train"])
+    elif folder.is_dir():
+        n = sum(len(_listed(path)) for path in _listed(folder) if path.is_dir())
+    return n - held_out(n) if n else None
 
 
 def is_there(name: str, root: str | Path) -> bool:

@@ -21,7 +21,7 @@ from rsslib import beyond
 from rsslib.campaign.record import overview
 from rsslib.campaign.runs import MAIN_METHODS, Run, plan
 from rsslib.campaign.tables import populations, times
-from rsslib.files import atomic_path, write_csv
+from rsslib.files import atomic_path, make_folder, write_csv
 from rsslib.methods import METHODS
 from rsslib.paper.conclusions import conclusions
 from rsslib.paper.evidence import MOBILENET, PROXYLESS, RESAMPLES, Evidence
@@ -53,10 +53,11 @@ def study(
     """Every run of the paper, and those of the released code: the main methods on all datasets, the ablations and
     ProxylessNAS on the hardest. Parameters and errors are those of `plan`."""
     main = (*MAIN_METHODS, "ofa-released")
+    planned = plan(profile, datasets, main, MOBILENET, seeds, subnets_per_bucket)
     ablations = [method for method in METHODS if method not in main]
     hardest: Sequence[str] | Literal["hardest"] = datasets[-1:] if datasets else "hardest"
     return (
-        plan(profile, datasets, main, MOBILENET, seeds, subnets_per_bucket)
+        planned
         + plan(profile, hardest, ablations, MOBILENET, seeds, subnets_per_bucket)
         + plan(profile, hardest, main, PROXYLESS, seeds, subnets_per_bucket)
     )
@@ -143,8 +144,7 @@ def markdown(claims: Sequence[Claim], folder: str | Path, prefix: str = "") -> s
 
 def save_claims(claims: Sequence[Claim], folder: str | Path, measured: Sequence[str] = ()) -> None:
     """Write claims.csv and claims.md into `folder`, each whole or not at all. `measured` as for `conclusions`."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(folder))
     write_csv(folder / "claims.csv", table(claims))
     with atomic_path(folder / "claims.md") as temporary:
         page = f"# Claims\n\n{markdown(claims, folder)}\n{conclusions(claims, measured)}"

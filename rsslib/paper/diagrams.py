@@ -15,10 +15,10 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from ptflops import get_model_complexity_info
 
 from rsslib import samplers
-from rsslib.errors import InputError
+from rsslib.errors import InputError, check_number
 from rsslib.methods import Method
 from rsslib.network import Network
-from rsslib.paper.figures import INK, PAGE
+from rsslib.paper.figures import INK, PAGE, Captioned
 from rsslib.paper.style import BACKBONE_LABELS, method_styles
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 
@@ -35,7 +35,7 @@ ABOVE = {**NOTE, "xytext": (0, 2), "xycoords": ("data", "axes fraction"), "ha": 
 # --- Figure 2: the architecture --------------------------------------------------------------------------------------
 
 
-def architecture(space: SearchSpace) -> Figure:
+def architecture(space: SearchSpace) -> Captioned:
     """Figure 2: every layer of the search space with channels, strides, feature maps and elastic ranges.
 
     A row a stage, read from left to right; dashed layers are left out by subnets of less depth.
@@ -73,7 +73,14 @@ def architecture(space: SearchSpace) -> Figure:
     left, pitch, line, bottom = 1.66, 1.33, 0.55, 1.02  # inches, as all coordinates
     width = max(PAGE, left + max(len(boxes) for *_, boxes in rows) * pitch + 0.05)
     height = bottom + len(rows) * line + 0.06
-    figure = Figure((width, height))
+    figure = Captioned((width, height))
+    name = BACKBONE_LABELS.get(net.name, net.name)
+    figure.caption = (
+        f"Search space of {name}, at {side}×{side}. A row is a stage, read from left to right; a line over a layer is its "
+        "residual connection. Hidden: channels after the expansion, for each width. Dashed layers are left out at less "
+        "depth."
+    )
+    figure.alternative = f"Layers of {name}, a row a stage, with channels, strides and elastic ranges"
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     for row, (name, words, boxes) in enumerate(rows):
@@ -128,14 +135,14 @@ def _chain(
             axes.plot(b, y, "o", color=INK, markersize=2.5)
 
 
-def draw_subnet(space: SearchSpace, arch: Arch) -> Figure:
+def draw_subnet(space: SearchSpace, arch: Arch, size: tuple[float, float] = (PAGE, 2.3)) -> Figure:
     """One subnet: a box for each layer that it uses, as high as its expand ratio, as wide and dark as its kernel.
 
-    The numbers are kernel size (in the box) and hidden channels (above). Raises InputError for an architecture outside
-    the space.
+    The numbers are kernel size (in the box) and hidden channels (above). `size` is the figure's, in inches. Raises
+    InputError for an architecture outside the space.
     """
     space.validate(arch)
-    figure = Figure((PAGE, 2.3), layout="constrained")
+    figure = Figure(size, layout="constrained")
     axes = figure.subplots()
     places, skipped = [i + 0.6 * layer.stage for i, layer in enumerate(space.layers)], set(range(space.n_layers))
     for i, layer, kernel, expand in space.active(arch):
@@ -171,10 +178,9 @@ def draw_subnet(space: SearchSpace, arch: Arch) -> Figure:
 def macs_samples(space: SearchSpace, samples: int = 1_000_000, seed: int = 0) -> dict[str, np.ndarray]:
     """MACs, as the buckets count them, of `samples` architectures for each draw: any width, the smallest, the largest.
 
-    Returns int64 [samples] by the name of the draw. Raises InputError if `samples` is not at least 1.
+    Returns int64 [samples] by the name of the draw. Raises InputError unless `samples` is from 1 to 10 million.
     """
-    if not isinstance(samples, int) or samples < 1:
-        raise InputError(f"samples is {samples!r}: expected a whole number of at least 1")
+    check_number(samples, "samples", 1, 10_000_000, whole=True)
     sizes: dict[str, np.ndarray] = {}
     for name, locked in _draws(space).items():
         rng = np.random.default_rng([seed, len(sizes)])
@@ -202,11 +208,17 @@ def bucket_shares(space: SearchSpace, sizes: Mapping[str, np.ndarray]) -> pd.Dat
     return pd.DataFrame(rows).set_index("bucket")
 
 
-def macs_distribution(space: SearchSpace, sizes: Mapping[str, np.ndarray] | None = None) -> Figure:
+def macs_distribution(space: SearchSpace, sizes: Mapping[str, np.ndarray] | None = None) -> Captioned:
     """Distribution of subnet sizes under each draw of `macs_samples`, and the share of it that each bucket takes."""
     sizes = macs_samples(space) if sizes is None else sizes
     shares, draws = bucket_shares(space, sizes), len(next(iter(sizes.values())))
-    figure = Figure((PAGE, 4.2), layout="constrained")
+    figure = Captioned((PAGE, 4.2), layout="constrained")
+    figure.caption = (
+        f"Sizes of {draws:,} draws each, in millions of multiply-accumulates (MFLOPs) for a 32×32 colour image and 100 "
+        f"classes. Above: the share in each {BIN:g} MFLOPs; dash-dotted: the smallest, middle and largest subnet. Below, "
+        f"on a log scale: the share in each bucket, {TOLERANCE:g} MFLOPs to either side. Filled marks: the draw from which "
+        "the bucket is filled."
+    )
     top, bottom = figure.subplots(2, 1, sharex=True)
     marks = {name: space.reference.macs(getattr(space, name)) / 1e6 for name in samplers.SIZES}
     edges = np.arange(np.floor(min(marks.values())), np.ceil(max(marks.values())) + BIN / 2, BIN)
@@ -312,14 +324,18 @@ def schedule_table(method: Method, space: SearchSpace, steps: int = 64, seed: in
     return pd.DataFrame(rows)
 
 
-def schedule(methods: Sequence[Method], space: SearchSpace, steps: int = 64, seed: int = 0) -> Figure:
+def schedule(methods: Sequence[Method], space: SearchSpace, steps: int = 64, seed: int = 0) -> Captioned:
     """Learning rate and sizes of the trained subnets over the epochs, a row a method; see `schedule_table`.
 
-    Where a method has several stages its learning rate is on a log scale, and stages are named and divided.
+    Where a method has several stages they are named and divided.
     """
     if not methods:
         raise InputError("methods is empty: expected at least one method to draw")
-    figure = Figure((PAGE, 1.2 * len(methods) + 0.5), layout="constrained")
+    figure = Captioned((PAGE, 1.2 * len(methods) + 0.5), layout="constrained")
+    figure.caption = (
+        "Left: learning rate, on a log scale. Right: sizes of the subnets that are trained; above the panels: subnets a "
+        f"step, and whether they are drawn anew each epoch or each step. The dots are those of a run with seed {seed}."
+    )
     grid = figure.subplots(len(methods), 2, squeeze=False, sharex=True, width_ratios=(1.1, 1))
     stages = [stage for method in methods for stage in method.stages if stage.epochs]
     lowest, highest = min(stage.rate(0, 0, 1) for stage in stages), max(stage.learning_rate for stage in stages)
@@ -333,8 +349,7 @@ def schedule(methods: Sequence[Method], space: SearchSpace, steps: int = 64, see
                 axes.axvline(rows["epoch"].iloc[-1] + 1, color="0.6", linewidth=0.6, gid="boundary")
         label = method_styles([method.name])[method.name].label
         rates.set_title(label, loc="left", fontweight="bold", pad=12 if several else 4)
-        rates.set_ylim((lowest / 10, 2 * highest) if several else (0, 1.1 * highest))
-        rates.set(yscale="log" if several else "linear", ylabel="Learning rate")
+        rates.set(yscale="log", ylim=(lowest / 10, 2 * highest), ylabel="Learning rate")
         subnets.set(ylim=(sizes[0] - 1, sizes[1] + 1), ylabel="Size (MFLOPs)")
     for axes in grid[-1]:
         axes.set(xlabel="Epoch", xlim=(0, max(method.epochs for method in methods)))

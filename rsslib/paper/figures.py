@@ -22,7 +22,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from rsslib.campaign.runs import Run
-from rsslib.files import atomic_path
+from rsslib.files import atomic_path, make_folder
 from rsslib.methods import OVERRIDES
 from rsslib.paper.style import BASELINES, METHOD_STYLES, MethodStyle, listed, method_styles, panel_label
 from rsslib.paper.summary import (
@@ -51,9 +51,13 @@ PUBLISHED_MARK = {"marker": "D", "markersize": 3, "markerfacecolor": "white", "m
 
 
 class Captioned(Figure):
-    """A figure with what is to be written below it, which `show` and `save_figure` take from here."""
+    """A figure with what is to be written below it, which `show` and `save_figure` take from here.
+
+    `alternative` is what stands in for the image where it cannot be seen, by default what its axes and legend say.
+    """
 
     caption = ""
+    alternative = ""
 
 
 def set_style() -> None:
@@ -122,19 +126,29 @@ def population_figure(
     name: str,
     split: Mapping[str, Sequence[str]] | None = None,
 ) -> Captioned | str:
-    """`population_boxes` of some of the methods, saved as `name`; a sentence instead if none of their runs is there.
+    """`population_boxes` of some of the methods, saved as `name`; a sentence instead if there is nothing to compare.
 
-    All figures of one population share the range of accuracy, so that they can be compared. Settings in which the runs
-    differ are told in the legend. At the paper's scale the study's values are drawn in where it has any.
+    A panel needs finished runs of two of its methods; the caption names those that are missing. All figures of one
+    population share the range of accuracy, so that they can be compared. Settings in which the runs differ are told in
+    the legend. At the paper's scale the study's values are drawn in where it has any.
     """
-    shown = population[population["method"].isin(methods)]
-    if shown.empty:
-        return f"{name} is not drawn: none of its runs ({', '.join(methods)}) is finished."
-    chosen = [run for run in runs if run.method.name in methods]
+    panels = {}
+    for title, names in (split or {"": methods}).items():
+        finished = [method for method in names if method in set(population["method"])]
+        if len(finished) >= min(2, len(names)):
+            panels[title] = finished
+    drawn = {method for names in panels.values() for method in names}
+    if not drawn:
+        return f"{name} is not drawn: of what it compares ({', '.join(methods)}), no two runs are finished."
+    chosen = [run for run in runs if run.method.name in drawn]
     at_scale = all(run.profile.name == "paper" for run in chosen)
     figure = population_boxes(
-        shown, caption(chosen, times), published() if at_scale else None, split, labels_of(chosen), population
-    )
+        population[population["method"].isin(drawn)], caption(chosen, times), published() if at_scale else None,
+        panels if split else None, labels_of(chosen), population,
+    )  # fmt: skip
+    missing = method_styles(method for method in methods if method not in drawn)
+    if missing:
+        figure.caption += f" Not drawn, since not finished: {listed(style.label for style in missing.values())}."
     save_figure(figure, folder, name)
     return figure
 
@@ -184,7 +198,8 @@ def _draw_population(
     rng = np.random.default_rng(0)  # seaborn's own jitter is another every time
     for points in axes.collections:
         offsets = np.array(points.get_offsets())
-        offsets[:, 0] += rng.uniform(-0.5, 0.5, len(offsets)) * slot * (1 - gap) * (1 if boxes else 0.6)
+        places = rng.uniform(-0.5, 0.5, len(offsets)) if boxes else np.linspace(-0.3, 0.3, len(offsets) + 2)[1:-1]
+        offsets[:, 0] += places * slot * (1 - gap)
         points.set_offsets(offsets)
     median = {"color": "white", "linewidth": 1.3} if boxes else {"color": INK, "linewidth": 1.2}
     sns.boxplot(
@@ -306,10 +321,10 @@ def search_figure(
     for (name, front), colour, mark in zip(fronts.items(), ("#2a9d78", "#1f5a99", "#f2a93b"), "osD", strict=False):
         axes.plot(
             front["mflops"], front["test_accuracy"], color=colour, marker=mark, markersize=3, linewidth=0.9,
-            label=f"{name}, {len(front)} subnets", zorder=2,
+            label=name, zorder=2,
         )  # fmt: skip
     axes.set(xlabel=SIZE, ylabel=ACCURACY)
-    axes.legend(loc="lower right", frameon=True)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2, handletextpad=0.4)
     figure.caption = caption
     return figure
 
@@ -442,10 +457,23 @@ def _sample_size(population: pd.DataFrame) -> str:
     return f"{_range(counts)} subnet{'s' if counts.max() > 1 else ''} a bucket, {_seed_words(population)}"
 
 
+def alternative(figure: Figure) -> str:
+    """What the figure shows in a sentence, for whoever cannot see it: its panels, axes and legend."""
+    if getattr(figure, "alternative", ""):
+        return figure.alternative
+    panels = [axes for axes in figure.axes if axes.axison]
+    quantities = (f"{axes.get_ylabel()} by {axes.get_xlabel()}".removesuffix(" by ") for axes in panels)
+    titles = (axes.get_title() or axes.get_title(loc="left") for axes in panels)
+    legends = [*figure.legends, *filter(None, (axes.get_legend() for axes in panels))]
+    entries = (text.get_text() for legend in legends for text in legend.get_texts())
+    parts = (", ".join(dict.fromkeys(filter(None, words))) for words in (titles, quantities, entries))
+    return "; ".join(filter(None, parts)) or "figure"
+
+
 def show(figure: Figure | str) -> None:
     """In a notebook: the figure with its caption below it, or the sentence that stands in for it."""
     if isinstance(figure, Figure):
-        display(figure)
+        display(figure, metadata={"image/png": {"alt": alternative(figure)}})
     display(Markdown(figure if isinstance(figure, str) else getattr(figure, "caption", "")))
 
 
@@ -458,8 +486,7 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     caption = figure.caption if isinstance(figure, Captioned) else ""
     png, pdf = ({"Description": caption}, {"Subject": caption}) if caption else ({}, {})
     files = {"png": {"dpi": 200, "metadata": png}, "pdf": {"metadata": pdf | {"CreationDate": None}}}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(folder))
     paths = []
     for suffix, options in files.items():
         with atomic_path(folder / f"{name}.{suffix}") as temporary:

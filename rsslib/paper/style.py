@@ -57,6 +57,16 @@ METHOD_STYLES |= {
     for base, colours in CHANGE_COLOURS.items()
     for (change, settings), colour in zip(OVERRIDES.items(), colours, strict=True)
 }
+METHOD_STYLES |= {  # of rsslib.beyond; each is in figures with RSS or OFA, not with the paper's variants
+    "rss-every-10-batches": MethodStyle("RSS, every 10 batches", "#9fd3c1", "xxxxx"),
+    "rss-every-50-batches": MethodStyle("RSS, every 50 batches", "#5fb79b", "....."),
+    "rss-every-3-epochs": MethodStyle("RSS, every 3 epochs", "#145a45", "-----"),
+    "ofa-equal-passes": MethodStyle("OFA, shortened", "#1f5a99"),
+    "sandwich": MethodStyle("Sandwich", "#f2a93b", "....."),
+    "fair": MethodStyle("Strict fairness", "#b0577a", "-----"),
+    "compound": MethodStyle("Compound", "#7656a8", "xxxxx"),
+    "flops-aware": MethodStyle("FLOPs-aware", "#5b4636", "+++++"),
+}
 OTHER_STYLES = (("#c7667f", "\\\\\\\\\\"), ("#8a6fb0", "-----"), ("#9a9a9a", "|||||"), ("#5b4636", "+++++"))
 BASELINES = ("ofa", "ofa-released")
 PUBLISHED_AS = {"ofa-released": "ofa"}  # the study shows one OFA: both of ours are compared with it

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 from selenium.common.exceptions import TimeoutException
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -25,11 +24,25 @@ from rsslib.campaign import Settings
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOKEN = "explorer"
-WINDOW = (1400, 1050)
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-)  # fmt: skip
+LOOK = """
+const [explorer] = arguments, name = e => `${e.tagName} ${e.className} ${(e.textContent || '').slice(0, 40)}`;
+const view = explorer.closest('.jp-WindowedPanel-outer').getBoundingClientRect();
+const parts = Array.from(explorer.querySelectorAll('button, select, img, table, .text'));
+const inside = r => r.left >= view.left && r.right <= view.right && r.top >= view.top - 1 && r.bottom <= view.bottom;
+const scrolls = e => {
+    const style = getComputedStyle(e), of = axis => ['auto', 'scroll'].includes(style[`overflow${axis}`]);
+    return of('X') && e.scrollWidth > e.clientWidth || of('Y') && e.scrollHeight > e.clientHeight;
+};
+const around = [];
+for (let e = explorer; !e.classList.contains('jp-Notebook'); e = e.parentElement) around.push(e);
+return {
+    parts: parts.length,
+    outside: parts.filter(e => !inside(e.getBoundingClientRect())).map(name),
+    scrolling: [...around, ...explorer.querySelectorAll('*')].filter(scrolls).map(name),
+    page: document.documentElement.scrollWidth,
+    view: [view.left, view.top, view.right, view.bottom],
+};
+"""
 EXPLORER = "//div[contains(@class, 'rsslib-explorer')]"
 
 
@@ -81,31 +94,9 @@ def server(project) -> str:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory, monkeypatch_module) -> Chrome:
-    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
-    if None in programs:
-        pytest.fail("needs Chromium and its driver: on Debian, apt-get install chromium chromium-driver", pytrace=False)
-    monkeypatch_module.setenv("NO_PROXY", "127.0.0.1,localhost")
-    options = ChromeOptions()
-    options.binary_location = programs[0]
-    size, profile = ",".join(map(str, WINDOW)), tmp_path_factory.mktemp("chromium")
-    for flag in (*FLAGS, f"--window-size={size}", f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    driver = Chrome(options, Service(programs[1]))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module")
 def page(browser, server, project) -> "Page":
     """The notebook with all cells run."""
-    browser.get(f"{server}/doc/tree/notebooks/00_explore.ipynb?token={TOKEN}")
+    browser.get(f"{server}/lab/tree/notebooks/00_explore.ipynb?token={TOKEN}")
     page = Page(browser, project / "failure.png")
     page.find("//*[@id='jp-main-statusbar']//span[contains(text(), '(ipykernel) | Idle')]")
     page.click("//div[contains(@class, 'lm-MenuBar-itemLabel') and text()='Run']")
@@ -197,5 +188,14 @@ def test_evaluates_and_compares_two_subnets(page):
     a, b, _ = page.numbers()["accuracy (%)"]
     assert f"B: {b} %" in page.status() and 0 < float(a) <= 100
 
-    page.driver.execute_script("arguments[0].scrollIntoView()", page.find(EXPLORER))
-    assert page.driver.save_screenshot(ROOT / "figures" / "explore.png")
+
+def test_all_is_in_one_view_beside_the_file_browser(page):
+    """At 1280 x 800 pixels, and nothing in the explorer or around it has a scrollbar of its own."""
+    assert page.find("//div[@id='filebrowser']").is_displayed()
+    explorer = page.find(EXPLORER)
+    page.driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", explorer)
+    found = page.driver.execute_script(LOOK, explorer)
+    (ROOT / "build").mkdir(exist_ok=True)
+    assert page.driver.save_screenshot(ROOT / "build" / "explore.png")  # to be copied to figures/, if it is nicer
+    assert found["parts"] > 80 and found["outside"] == [] and found["scrolling"] == []
+    assert found["page"] <= page.driver.execute_script("return window.innerWidth")

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
+import safetensors.torch
 import torch
 from filelock import FileLock
 from helpers import TINY, sentence, tables
@@ -301,6 +303,24 @@ def test_ctrl_c_stops_two_workers(start, tmp_path):
         assert load_checkpoint(*resumable(folder))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("to", ["a worker", "all"])
+def test_sigterm_stops_two_workers(to, start, tmp_path):
+    process, connection, group, _ = both_at_work(tmp_path / "results", start, tmp_path / "errors")
+    if to == "all":  # as a scheduler stops
+        os.killpg(group, signal.SIGTERM)
+        process.join(20)  # in Python itself; the command line makes this Ctrl-C
+        assert process.exitcode == -signal.SIGTERM
+    else:
+        workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        assert len(workers) == 2
+        workers[0].terminate()
+        assert connection.poll(20) and connection.recv().startswith("Stopped: stopped; the same call goes on")
+        process.join(20)
+        assert process.exitcode == 0
+    assert (tmp_path / "errors").read_text() == ""
+
+
 def resumable(folder):
     """What `load_checkpoint` needs to go on with the run in the folder."""
     (run,) = (run for run in plan(ENDLESS, methods=("rss",), seeds=(0, 1)) if run.name in str(folder))
@@ -373,6 +393,56 @@ def test_training_goes_on_from_what_is_not_damaged(broken, interrupted, done, tm
     for path in checkpoints.checkpoints(interrupted)[:broken]:
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="goes on from checkpoint-000003" if broken == 1 else "starts anew"):
+        complete([done[0]], tmp_path)
+    assert tables(interrupted) == tables(done[0].folder(done[1])) and names(interrupted) == FILES
+
+
+def forge(path, change):
+    """The checkpoint with its tensors and position changed, under a name that vouches for it."""
+    tensors = safetensors.torch.load(path.read_bytes())
+    position = json.loads(bytes(tensors.pop("position").numpy()))
+    change(tensors, position)
+    tensors["position"] = torch.frombuffer(bytearray(json.dumps(position).encode()), dtype=torch.uint8)
+    content = safetensors.torch.save(tensors)
+    path.unlink()
+    path.with_name(f"{path.name[:18]}{files.sha256(content)[:32]}.safetensors").write_bytes(content)
+
+
+WEIGHT = "weights.classifier.weight"
+FORGED = {
+    "another shape": lambda t, p: t.update({WEIGHT: t[WEIGHT][:, :-1].contiguous()}),
+    "another type": lambda t, p: t.update({WEIGHT: t[WEIGHT].double()}),
+    "a weight less": lambda t, p: t.pop(WEIGHT),
+    "a weight more": lambda t, p: t.update({"weights.more": torch.zeros(1)}),
+    "no number": lambda t, p: t.update({WEIGHT: t[WEIGHT] / 0}),
+    "momentum of nothing": lambda t, p: t.update({"momentum.more": torch.zeros(1)}),
+    "momentum of another shape": lambda t, p: t.update({"momentum.classifier.weight": torch.zeros(1)}),
+    "half a teacher": lambda t, p: t.update({"teacher.classifier.weight": t[WEIGHT] + 1}),
+    "an unknown part": lambda t, p: t.update({"optimizer.lr": torch.zeros(1)}),
+    "another stage": lambda t, p: p.update(stage=5),
+    "a later epoch": lambda t, p: p.update(epoch=50),
+    "a stage in words": lambda t, p: p.update(stage="rss"),
+    "no history": lambda t, p: p.update(history=None),
+    "seconds in words": lambda t, p: p["history"][0].update(seconds="many"),
+    "a history without losses": lambda t, p: p["history"][0].pop("loss"),
+    "no position": lambda t, p: p.clear(),
+}
+
+
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
+def test_a_checkpoint_that_vouches_for_what_does_not_fit_is_damaged(change, interrupted, done):
+    identity_, (last, before) = identity(interrupted), checkpoints.checkpoints(interrupted)
+    forge(last, change)
+    state = new_state(done[0])
+    with pytest.warns(UserWarning, match=f"{last.name[:17]}.* cannot be used .*: training goes on from {before.name}"):
+        assert load_checkpoint(state, interrupted, identity_, done[0].method)
+    assert len(state.history) == 3 and checkpoints.checkpoints(interrupted) == [before]
+
+
+def test_training_starts_anew_where_no_checkpoint_fits(interrupted, done, tmp_path):
+    for path in checkpoints.checkpoints(interrupted):
+        forge(path, FORGED["another shape"])
+    with pytest.warns(UserWarning, match="its weights are not .*, as classifier.weight.*starts anew"):
         complete([done[0]], tmp_path)
     assert tables(interrupted) == tables(done[0].folder(done[1])) and names(interrupted) == FILES
 

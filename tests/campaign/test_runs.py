@@ -43,11 +43,12 @@ from rsslib.campaign import (
 from rsslib.campaign.record import configuration, overview_words
 from rsslib.campaign.runs import scaled
 from rsslib.campaign.workers import worker_threads
+from rsslib.data.dataset import load_dataset
 from rsslib.errors import InputError, Stopped, choose
 from rsslib.machine import choose_device
 from rsslib.methods import TABLE_1, build, one_stage, override
 from rsslib.progress import in_words
-from rsslib.samplers import Successive
+from rsslib.samplers import SamplerFailed, Successive
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps
 from rsslib.supernet import SuperNet
@@ -299,7 +300,8 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
     with pytest.raises(RunsFailed, match="a mistake") as error:
         complete([broken, sound], tmp_path)
     assert list(error.value.failures) == [broken.name]
-    assert isinstance(error.value.failures[broken.name], ZeroDivisionError)
+    assert isinstance(error.value.failures[broken.name], SamplerFailed)
+    assert isinstance(error.value.failures[broken.name].__cause__, ZeroDivisionError)
     assert overview([broken, sound], tmp_path).status.tolist() == ["interrupted", "finished"]
 
 
@@ -311,7 +313,7 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained(done, tmp_
             shutil.copytree(run.folder(done[1]), run.folder(tmp_path), dirs_exist_ok=True)
             return super().acquire(*arguments, **settings)
 
-    monkeypatch.setattr(engine, "FileLock", Waiting)
+    monkeypatch.setattr(files, "FileLock", Waiting)
     monkeypatch.setattr(engine, "train", never)
     monkeypatch.setattr(engine, "evaluate_population", never)
     complete([run], tmp_path)
@@ -425,7 +427,7 @@ def test_the_error_of_a_failed_run_keeps_no_network_and_no_images(tmp_path):
 @pytest.mark.parametrize(("room", "expected"), [(1, 1), (3, 2)])
 def test_without_a_number_of_jobs_there_are_as_many_as_the_device_has_room_for(room, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "worker_processes", lambda jobs, *_: worker_threads(jobs, engine._stop))
-    monkeypatch.setattr(engine, "free_jobs", lambda device, methods: room)
+    monkeypatch.setattr(engine, "free_jobs", lambda device, methods, resolution: room)
     planned = tiny(seeds=[0, 1])
     complete(planned, tmp_path, jobs=None)
     assert {files.read_record(run.folder(tmp_path))["jobs"] for run in planned} == {expected}
@@ -736,9 +738,19 @@ def test_samplers_of_a_notebook_do_not_travel_to_other_processes(tmp_path, monke
 
     monkeypatch.setattr(Mine, "__module__", "__main__")
     methods = [one_stage(name, 1, Mine(("smallest",))) for name in ("one", "two")]
-    with pytest.raises(InputError, match="the sampler Mine is defined in a notebook or script") as error:
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", Mine, raising=False)
+    Mine.__qualname__ = "Mine"
+    with pytest.raises(InputError, match="the sampler Mine needs Mine of a notebook or script") as error:
         campaign.complete(plan("smoke", methods=methods), Settings(tmp_path, device="cpu", jobs=2, progress=False))
     assert "give jobs=1" in sentence(error)
+
+
+def test_a_sampler_that_cannot_be_sent_to_other_processes_is_told():
+    class Local(Successive):
+        pass
+
+    with pytest.raises(InputError, match="the sampler Local cannot be sent to other processes .*: give jobs=1"):
+        engine._check_samplers_travel(plan("smoke", methods=[one_stage("one", 1, Local(("smallest",)))]))
 
 
 @pytest.mark.parametrize("what", ["precision", "dataset_sha256"])
@@ -881,7 +893,7 @@ def test_a_run_goes_on_with_as_many_threads_as_it_was_begun_with(done, tmp_path,
     assert files.read_record(run.folder(tmp_path))["threads"] == 2
 
 
-# --- one run at another scale, figures of one's own
+# --- one run at another scale, images of one's own, figures of one's own
 
 
 def test_a_changed_profile_has_a_name_that_says_what_was_changed():
@@ -892,6 +904,77 @@ def test_a_changed_profile_has_a_name_that_says_what_was_changed():
     for changes in ({"supernet_epochs": 0}, {"learning_rate_scale": -1.0}, {"train_images": 1.5}):
         with pytest.raises(InputError, match=next(iter(changes))):
             scaled(PROFILE, **changes)
+
+
+def own_images(folder, n):
+    labels = np.arange(n) % 2
+    images = np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+    np.savez(folder / "own.npz", x_train=images, y_train=labels, x_test=images[:4], y_test=labels[:4])
+
+
+def test_epochs_of_the_profiles_are_for_as_many_images_as_their_datasets_have():
+    for profile in (campaign.PROFILES["smoke"], campaign.PROFILES["quick"]):
+        assert profile.epochs_for == (profile.train_images or len(load_dataset("digits").x_train))
+
+
+@pytest.mark.parametrize(
+    ("profile", "images", "expected"),
+    [
+        ("quick", 4_000, (24, 54)),  # of which 3,200 are left to train with, half of what 12 + 27 are for
+        ("quick", 20, (120, 270)),
+        ("quick", 50_000, (12, 27)),
+        ("smoke", 719, (18, 10)),  # 576 left
+        ("paper", 719, TABLE_1["cifar100"]),
+    ],
+)
+def test_small_datasets_of_ones_own_get_more_epochs_so_that_as_many_images_are_seen(
+    profile, images, expected, tmp_path
+):
+    own_images(tmp_path, images)
+    short, rss = plan(profile, ["own"], ["rss-short", "rss"], data=tmp_path)
+    assert (short.method.epochs, rss.method.epochs) == (expected[0], sum(expected))
+    assert short.profile.describe("own").startswith(f"{expected[0]} + {expected[1]} epochs")
+    assert short.name == f"{profile}/own/mobilenet_v3/rss-short/seed0"
+    (usual,) = plan(profile, ["digits"], ["rss"], data=tmp_path)
+    assert usual.profile == campaign.PROFILES[profile]
+
+
+def test_images_in_folders_are_counted_without_being_read(tmp_path):
+    for name in ("a", "b", ".hidden"):
+        folder = tmp_path / "own/train" / name
+        folder.mkdir(parents=True)
+        for i in range(40):
+            (folder / f"{i}.png").touch()
+    (tmp_path / "own/train/notes.txt").touch()
+    (run,) = plan("smoke", ["own"], ["rss-short"], data=tmp_path)
+    assert run.method.epochs == 9 * 10  # 64 of 80 are left, 18 times fewer than the 1,151 that 9 are for
+    np.savez(tmp_path / "other.npz", y_test=np.zeros(3))
+    assert plan("smoke", ["other"], ["rss-short"], data=tmp_path)[0].method.epochs == 9  # `complete` says what is wrong
+
+
+def test_a_finished_run_on_images_of_ones_own_is_found_without_them(tmp_path):
+    own_images(tmp_path, 100)
+    profile = replace(PROFILE, datasets=("own",), train_images=None, epochs_for=200)
+    (run,) = tiny(profile=profile, data=tmp_path)
+    assert run.method.epochs == round(2 * 2.5) + round(5 * 2.5)
+    complete([run], tmp_path / "results", data=tmp_path)
+    (unknown,) = tiny(profile=profile, data=tmp_path / "elsewhere")
+    table = overview([unknown], tmp_path / "results")
+    assert table[["status", "epoch", "epochs"]].values.tolist() == [["finished", 17, 17]]
+    assert table["seconds_left"].tolist() == [0] and len(histories([unknown], tmp_path / "results")) == 17
+    (other,) = tiny(profile=replace(profile, epochs_for=None))
+    assert overview([other], tmp_path / "results")["status"].tolist() == ["other"]
+
+
+def test_a_step_that_does_not_fit_into_memory_is_one_sentence(tmp_path, monkeypatch):
+    (run,) = tiny(resolution=224)
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * 2**30))
+    assert machine.free_jobs(torch.device("cpu"), [run.method], 224) == 1
+    with pytest.raises(RunsFailed) as failed:
+        complete([run], tmp_path)
+    (error,) = failed.value.failures.values()
+    assert isinstance(error, InputError) and "\n" not in str(error)
+    assert "steps on 64 images of 224 pixels need 8.6 GiB of memory, of which 8 are free: choose a lower" in str(error)
 
 
 def test_figures_of_other_runs_than_the_studys_have_folders_of_their_own(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from helpers import TINY, toy_data
+from helpers import TINY, sentence, toy_data
 from simulator import CannotCapture, SimulatedGraph, UsedAfterFree, simulated_graphs
 
 from rsslib import beyond, steps, trainer
@@ -237,6 +237,13 @@ def test_a_capture_that_fails_says_so_in_a_sentence(monkeypatch):
     assert "'whole_step'" in str(caught.value) and "--no-graphs" in str(caught.value)
     assert "\n" not in str(caught.value) and "_local_scalar_dense" in str(caught.value)
     assert simulated.alive.total() == 0 and not CAPTURING.locked()
+
+
+def test_an_epoch_of_images_that_does_not_fit_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(graphs, "free_memory", lambda device: 2**20)
+    with simulated_graphs(), pytest.raises(InputError) as error:
+        train(shortened("rss"), toy_data(100), True)
+    assert "an epoch's images as floats need 0.0023 GiB of memory" in sentence(error)
 
 
 # --- the simulator finds what it is for

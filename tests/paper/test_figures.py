@@ -323,7 +323,8 @@ def test_captions_are_not_in_the_image_and_are_shown_below_it(monkeypatch):
     drawn = [figures.population_boxes(population, given), figures.training_time_bars(times, given)]
     drawn.append(figures.figure_1(population, times, "mnist", given))
     shown = []
-    monkeypatch.setattr(figures, "display", shown.append)
+    told = []
+    monkeypatch.setattr(figures, "display", lambda what, metadata=None: (shown.append(what), told.append(metadata)))
     for figure in drawn:
         assert figure.caption.startswith(f"{given} ") and figure.caption.endswith(".")
         texts = [text.get_text() for text in figure.findobj(Text)]
@@ -332,6 +333,9 @@ def test_captions_are_not_in_the_image_and_are_shown_below_it(monkeypatch):
         assert shown[-2] is figure and shown[-1].data == figure.caption
     figures.show("figure_6 is not drawn.")
     assert [type(shown[-1]).__name__, shown[-1].data] == ["Markdown", "figure_6 is not drawn."] and len(shown) == 7
+    assert told[-1] is None
+    assert told[0]["image/png"]["alt"].startswith("MNIST, CIFAR-100; Test accuracy (%) by Subnet size (MFLOPs)")
+    assert "RSS-Short" in told[0]["image/png"]["alt"] and "Training time" in told[2]["image/png"]["alt"]
 
 
 def test_legend_is_inside_the_figure_and_above_the_panels():
@@ -341,6 +345,29 @@ def test_legend_is_inside_the_figure_and_above_the_panels():
     box = figure.legends[0].get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
     assert box.y0 >= max(axes.get_tightbbox().y1 for axes in panels(figure))
+
+
+def test_fronts_are_drawn_over_the_population_and_no_name_is_cut_off():
+    fronts = {
+        name: pd.DataFrame({"mflops": [5.0, 7.5], "test_accuracy": accuracy})
+        for name, accuracy in (("NSGA-II", [81.0, 83.0]), ("random search", [80.0, 82.0]))
+    }
+    population = pd.DataFrame({"mflops": [4.0, 14.0, 8.0], "accuracy": [79.0, 84.0, 81.0]})
+    figure = figures.search_figure(fronts, population, "words")
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert axes.collections[0].get_offsets().tolist() == population.values.tolist()
+    for line, (name, front) in zip(axes.lines, fronts.items(), strict=True):
+        assert line.get_label() == name
+        assert np.transpose(line.get_data()).tolist() == front.values.tolist()
+    figure.canvas.draw()
+    box, inside = legend.get_window_extent(), figure.bbox
+    assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and not box.overlaps(axes.get_window_extent())
+
+
+def test_a_wrong_prediction_has_the_label_beside_it():
+    images = np.zeros((3, 1, 32, 32), np.uint8)
+    figure = figures.predictions_figure(images, ["a", "b", "c"], ["a", "a", "c"])
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["a", "b (is a)", "c"]
 
 
 def test_methods_differ_without_colour():
@@ -363,8 +390,16 @@ def test_every_method_has_a_label_and_what_is_compared_differs_in_hatch():
 
 def test_a_figure_of_unfinished_runs_is_a_sentence_and_a_split_makes_panels(tmp_path):
     table, times = made_up(methods=("rss", "ofa"))
-    words = figures.population_figure(table, times, [], ["rss-largest"], tmp_path, "figure_6")
-    assert "figure_6 is not drawn" in words and "rss-largest" in words
+    for names in (["rss-smallest", "rss-largest"], ["rss", "rss-largest"]):  # a figure compares
+        words = figures.population_figure(table, times, [], names, tmp_path, "figure_6")
+        assert "figure_6 is not drawn" in words and "rss-largest" in words and not list(tmp_path.iterdir())
+    names = ["rss", "ofa", "rss-largest"]
+    assert figures.population_figure(table, times, campaign.plan("smoke"), names, tmp_path, "figure_6").caption.endswith(
+        "Not drawn, since not finished: RSS, largest only."
+    )
+    halves = {"(a)": ["rss", "ofa"], "(b)": ["rss-short", "rss-largest"]}
+    figure = figures.population_figure(table, times, campaign.plan("smoke"), names, tmp_path, "figure_6", halves)
+    assert [axes.get_title() for axes in figure.axes] == ["(a)"]
     figure = figures.population_boxes(table, split={"(a) RSS": ["rss"], "(b) OFA": ["ofa"]})
     assert [axes.get_title() for axes in figure.axes] == ["(a) RSS", "(b) OFA"]
 

@@ -1,0 +1,269 @@
+"""From a population to a product: what search gains, which exports verify, sizes and latencies, predicted latencies.
+
+Parts, by name: search (needs finished runs of RSS at quick on Fashion-MNIST with their weights, seeds 0 to 2), exports,
+sizes, latencies, photographs. What takes long appends to a table in benchmarks/product/ and goes on from it.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from common import report
+from PIL import Image
+from scipy import stats
+from torch import nn
+from torchvision.models import mobilenet_v3_small
+
+from rsslib import campaign, export, latency_table, load_dataset, search
+from rsslib.campaign import Settings
+from rsslib.cli import main as rsslib
+from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
+from rsslib.errors import InputError
+from rsslib.exporting import onnx_model
+from rsslib.files import project_folder
+from rsslib.latency import bytes_of, undisturbed, untrained
+from rsslib.predicting import session_of
+from rsslib.searching import hypervolume
+from rsslib.space import BACKBONES, SearchSpace
+from rsslib.supernet import SuperNet
+
+TABLES = project_folder() / "benchmarks" / "product"
+BUDGETS = (6, 8, 10)  # MFLOPs
+SEEDS = (0, 1, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="+", choices=sorted(PARTS))
+    parser.add_argument("--evaluations", type=int, default=120, help="of each search (default: %(default)s)")
+    parser.add_argument("--methods", nargs="+", default=["nsga2", "random"], help="of search (default: both)")
+    parser.add_argument("--subnets", type=int, default=50, help="exported of each case (default: %(default)s)")
+    parser.add_argument("--results", help="folder with the runs (default: the project's)")
+    parser.add_argument("--work", default="build/product", help="folder for files that are not kept")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    TABLES.mkdir(exist_ok=True)
+    for part in options.parts:
+        PARTS[part](options)
+
+
+def stored(name: str) -> pd.DataFrame:
+    path = TABLES / f"{name}.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def append(name: str, rows: pd.DataFrame) -> None:
+    path = TABLES / f"{name}.csv"
+    rows.to_csv(path, mode="a", header=not path.exists(), index=False)
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+
+def searches(options: argparse.Namespace) -> None:
+    """Both searches on each seed's supernet, up to the largest budget; smaller ones are taken from the same fronts."""
+    settings, most = Settings(options.results, device="cpu"), max(BUDGETS)
+    for run in campaign.plan("quick", ["fashion_mnist"], ["rss"], seeds=SEEDS):
+        for method in options.methods:
+            done = stored("fronts")
+            if len(done) and ((done["seed"] == run.seed) & (done["method"] == method)).any():
+                continue
+            supernet, images = campaign.trained_supernet(run, settings)
+            began = time.process_time()
+            front = search(supernet, images, {"mflops": most}, method, options.evaluations, run.seed)
+            words = {"seed": run.seed, "method": method, "evaluations": options.evaluations}
+            words["processor_seconds"] = time.process_time() - began
+            append("fronts", front.assign(**words))
+    fronts = stored("fronts")
+    if fronts.groupby("seed")["method"].nunique().eq(2).sum() == len(SEEDS):
+        report_searches(fronts)
+
+
+def report_searches(fronts: pd.DataFrame) -> None:
+    rows = []
+    for (seed, method), front in fronts.groupby(["seed", "method"]):
+        row = {"seed": seed, "method": method, "hypervolume %": 100 * hypervolume(front, max(BUDGETS))}
+        for budget in BUDGETS:
+            within = front[front["mflops"] <= budget]
+            row[f"at {budget} M"] = within["test_accuracy"][within["validation_accuracy"].idxmax()]
+        row["evaluations a processor second"] = front["evaluations"].iloc[0] / front["processor_seconds"].iloc[0]
+        rows.append(row)
+    report("search: share of the plane up to 10 MFLOPs, test accuracy of the chosen subnets", rows)
+    table = pd.DataFrame(rows).set_index(["seed", "method"])
+    gains = (table.xs("nsga2", level="method") - table.xs("random", level="method")).iloc[:, :-1]
+    margins = stats.t.isf(0.025, len(gains) - 1) * gains.sem()
+    words = [{"measure": name, "NSGA-II minus random": gains[name].mean(), "+-": margins[name]} for name in gains]
+    report(f"paired differences, 95 % t intervals over {len(gains)} seeds", words)
+
+
+# --- exports ----------------------------------------------------------------------------------------------------------
+
+
+def exports(options: argparse.Namespace) -> None:
+    """Random subnets of supernets off their initial values, on real images: is each export verified?"""
+    for resolution in (32, 64):
+        for name in ("fashion_mnist", "cifar100"):
+            images = load_dataset(name, project_folder() / "data", "cpu", 200, 256, resolution)
+            for backbone in BACKBONES:
+                export_case(backbone, images, options.subnets, Path(options.work))
+    table = stored("exports")
+    groups = table.groupby(["backbone", "channels", "resolution"])
+    rows = [
+        dict(zip(("backbone", "channels", "resolution"), case, strict=True)) | {
+            "subnets": len(group), "verified": (group["failure"].isna()).sum(),
+            "largest difference": group["difference"].max(), "s each": group["processor_seconds"].median(),
+        } for case, group in groups
+    ]  # fmt: skip
+    report("exports", rows, "Difference: from PyTorch's logits on 256 images, relative to the largest of them.")
+
+
+def export_case(backbone: str, images: Dataset, subnets: int, work: Path) -> None:
+    space = SearchSpace(
+        backbone, in_channels=images.channels, classes=images.n_classes, resolution=images.resolution
+    )
+    done = stored("exports")
+    case = {"backbone": backbone, "channels": images.channels, "resolution": images.resolution}
+    begun = 0 if done.empty else (done[list(case)] == pd.Series(case)).all(axis=1).sum()
+    supernet = perturbed(space)
+    work.mkdir(parents=True, exist_ok=True)
+    for number, row in list(enumerate(space.sample(subnets, np.random.default_rng(0))))[begun:]:
+        arch, began = space.to_arch(row), time.process_time()
+        words = case | {"subnet": number, "mflops": space.macs(arch) / 1e6}
+        try:
+            card = export(supernet, arch, images, work / "model.onnx")
+            words |= {"difference": card["difference"], "checked_images": card["checked_images"], "failure": None}
+        except InputError as error:
+            words |= {"difference": np.nan, "checked_images": 0, "failure": str(error)}
+        append("exports", pd.DataFrame([words | {"processor_seconds": time.process_time() - began}]))
+
+
+@torch.no_grad()
+def perturbed(space: SearchSpace) -> SuperNet:
+    """A supernet whose parameters all differ from their initial values, so that nothing is an identity by chance."""
+    generator = torch.Generator().manual_seed(0)
+    supernet = SuperNet(space, generator=generator)
+    for name, parameter in supernet.named_parameters():
+        if ".bn" in name or name.endswith(".bias") or "kernel_" in name:
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return supernet.eval()
+
+
+# --- sizes and latencies ----------------------------------------------------------------------------------------------
+
+
+class Small(nn.Module):
+    """torchvision's mobilenet_v3_small behind the normalisation that our exports have inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = mobilenet_v3_small(num_classes=100)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network((images.float() / 255 - self.mean) / self.std)
+
+
+def sizes(options: argparse.Namespace) -> None:
+    """Three subnets and mobilenet_v3_small as ONNX files: what they take."""
+    rows = []
+    for resolution in (32, 64, 224):
+        space, sessions, found = SearchSpace(resolution=resolution), {}, {}
+        for name in ("smallest", "middle", "largest"):
+            subnet = untrained(space, getattr(space, name))
+            content = bytes_of(subnet)
+            sessions[name] = session_of(content)
+            found[name] = (subnet.card.mflops, subnet.card.parameters, len(content))
+        small = Small().eval()
+        example = torch.zeros((2, 3, resolution, resolution), dtype=torch.uint8)
+        content = onnx_model(small, example).SerializeToString()
+        sessions["mobilenet_v3_small"] = session_of(content)
+        parameters = sum(parameter.numel() for parameter in small.parameters())
+        found["mobilenet_v3_small"] = (mflops_of(small, example[:1]), parameters, len(content))
+        times = undisturbed(sessions, 100)
+        for name, (mflops, parameters, size) in found.items():
+            words = {"resolution": resolution, "network": name, "MFLOPs": mflops, "parameters (M)": parameters / 1e6}
+            rows.append(words | {"MB": size / 1e6, "ms": times[name]})
+    pd.DataFrame(rows).to_csv(TABLES / "sizes.csv", index=False)
+    report("sizes and latencies in onnxruntime, one thread, one image, 100 classes", rows)
+
+
+@torch.no_grad()
+def mflops_of(module: nn.Module, example: torch.Tensor) -> float:
+    """Millions of multiply-accumulates of convolutions and linear layers for one image, counted with hooks."""
+    total = 0
+
+    def count(layer, inputs, output):
+        nonlocal total
+        total += output[0].numel() * layer.weight[0].numel()
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    module(example)
+    return total / 1e6
+
+
+def latencies(options: argparse.Namespace) -> None:
+    """How well a table of layers predicts the latency of 100 subnets that it has not seen."""
+    rows = []
+    for backbone, resolution in (("mobilenet_v3", 32), ("mobilenet_v3", 64), ("proxylessnas", 32)):
+        began = time.process_time()
+        table = latency_table(SearchSpace(backbone, resolution=resolution))
+        words = {"backbone": backbone, "resolution": resolution, "s for the table": time.process_time() - began}
+        rows.append(words | table.check())
+        pd.DataFrame(rows).to_csv(TABLES / "latencies.csv", index=False)
+    report("predicted and measured latencies", rows)
+
+
+# --- images of one's own ----------------------------------------------------------------------------------------------
+
+
+def photographs(options: argparse.Namespace) -> None:
+    """Crops of three photographs that scikit-learn and matplotlib ship, in folders, through all commands at 64 pixels.
+
+    Test crops are from the right of each photograph, training crops from the left.
+    """
+    from matplotlib.cbook import get_sample_data
+    from sklearn.datasets import load_sample_image
+
+    pictures = {name: load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
+    with get_sample_data("grace_hopper.jpg") as file:
+        pictures["person"] = np.asarray(Image.open(file).convert("RGB"))
+    data, rng = Path(options.work, "data"), np.random.default_rng(0)
+    for name, picture in pictures.items():
+        height, width = picture.shape[:2]
+        cut = 2 * width // 3
+        for split, n, left, right in (("train", 200, 0, cut), ("test", 50, cut, width)):
+            folder = data / "photographs" / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(n):
+                side = int(rng.integers(70, 140))
+                top, start = int(rng.integers(height - side)), int(rng.integers(left, right - side))
+                Image.fromarray(picture[top : top + side, start : start + side]).save(folder / f"{i}.png")
+    where = ["--dataset", "photographs", "--resolution", "64", "--method", "rss", "--data", str(data)]
+    where += ["--results", str(Path(options.work, "results"))]
+    front, model = (str(Path(options.work, name)) for name in ("front.csv", "photographs.onnx"))
+    files = sorted(map(str, (data / "photographs" / "test").glob("*/1*.png")))
+    for command in (
+        ["run", *where, "--device", "cpu"],
+        ["search", *where, "--mflops", "25", "--evaluations", "60", "--device", "cpu", "--output", front],
+        ["export", *where, "--front", front, "--mflops", "25", "--output", model],
+        ["predict", model, *files],
+    ):
+        began, worked = time.perf_counter(), time.process_time()
+        status = rsslib(command)
+        took, spent = time.perf_counter() - began, time.process_time() - worked
+        print(f"rsslib {command[0]}: status {status}, {took:.0f} s, {spent:.0f} of the processor\n", flush=True)
+
+
+PARTS = {
+    "search": searches, "exports": exports, "sizes": sizes, "latencies": latencies, "photographs": photographs,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""Does interference exist: what was measured, as numbers with intervals over seeds, and the answers in words.
+
+An interval is a mean over seeds plus or minus Student's t times its standard error: the seed is the unit of
+replication, and of one seed there is none. All is from tables: populations, and those of
+`rsslib.campaign.interference_tables`.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rsslib.campaign.record import overview
+from rsslib.campaign.runs import plan
+from rsslib.campaign.tables import anchor_tables, interference_tables, populations, times
+from rsslib.paper.evidence import TAIL, Evidence, Part
+from rsslib.paper.style import method_styles
+from rsslib.samplers import SIZES
+
+EQUAL, EXPOSED, ANCHOR = "equal epochs", "equal exposure", "smallest, middle, largest"
+SPAN = {"step": "a step", "epoch": "an epoch"}
+ENOUGH = 1.0  # points of accuracy that a scale should be able to tell
+
+# What the controls part, and how: label, the two methods, what their difference shows.
+CONTRASTS = {
+    "controls": (
+        ("two subnets a batch, summed, minus one", "rss-2-per-batch", "rss-per-batch"),
+        ("two subnets a batch, averaged, minus one", "rss-2-per-batch-mean", "rss-per-batch"),
+        ("the same subnet twice, summed, minus once", "rss-same-twice", "rss-per-batch"),
+        ("RSS at a constant rate minus RSS", "rss-constant", "rss"),
+        ("Alternating with a cosine minus RSS", "rss-alternating-cosine", "rss"),
+        ("Alternating minus RSS at a constant rate", "rss-alternating", "rss-constant"),
+        ("OFA with the released teacher minus OFA", "ofa-teacher", "ofa"),
+        ("OFA with the released schedule minus OFA", "ofa-schedule", "ofa"),
+        ("OFA with one optimiser minus OFA", "ofa-optimizer", "ofa"),
+        ("OFA with unsorted channels minus OFA", "ofa-unsorted", "ofa"),
+        ("OFA (released code) minus OFA", "ofa-released", "ofa"),
+    ),
+    "intervals": (
+        ("a draw every batch minus every epoch", "rss-per-batch", "rss"),
+        ("every 10 batches minus every epoch", "rss-every-10-batches", "rss"),
+        ("every 50 batches minus every epoch", "rss-every-50-batches", "rss"),
+        ("every 3 epochs minus every epoch", "rss-every-3-epochs", "rss"),
+    ),
+}
+
+
+def over_seeds(label: str, values: Iterable[float]) -> Part:
+    """The mean of one value a seed with its standard error; what is NaN is left out."""
+    known = np.array([value for value in values if not math.isnan(value)])
+    if not len(known):
+        return Part(label, missing=("measurements",))
+    error = stats.sem(known) if len(known) > 1 else math.nan
+    return Part(label, float(known.mean()), float(error), len(known) - 1, len(known))
+
+
+def words(part: Part, unit: str = "points", digits: int = 2) -> str:
+    """An estimate with its interval, to read."""
+    number = f"{part.estimate:+.{digits}f} {unit}".rstrip()
+    if not part.degrees:
+        return f"{number} (one seed, no interval)"
+    return f"{number} (95 % interval {part.low():+.{digits}f} to {part.high():+.{digits}f}, {part.seeds} seeds)"
+
+
+def sign(part: Part) -> int:
+    """1 or -1 where the interval lies on one side of 0, else 0."""
+    return 0 if not part.degrees else int(part.low() > 0) - int(part.high() < 0)
+
+
+def seeds_needed(part: Part, margin: float = ENOUGH) -> int | None:
+    """How many seeds of this spread would have intervals no wider than `margin` to either side; None for one seed."""
+    if not part.degrees:
+        return None
+    deviation = part.error * math.sqrt(part.seeds)
+    return next(n for n in range(2, 100_001) if stats.t.isf(TAIL, n - 1) * deviation / math.sqrt(n) <= margin)
+
+
+def table(parts: Sequence[Part]) -> pd.DataFrame:
+    """One row a part: label, estimate, low, high, seeds."""
+    return pd.DataFrame([(p.label, p.estimate, p.low(), p.high(), p.seeds) for p in parts],
+                        columns=["what", "estimate", "low", "high", "seeds"])  # fmt: skip
+
+
+# --- subnets alone ----------------------------------------------------------------------------------------------------
+
+
+def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of subnets trained alone and, from RSS of the same seed, in the supernet.
+
+    Returns a row for each seed and subnet: seed, training (equal epochs, equal exposure, or the smallest, middle or
+    largest subnet), bucket (MFLOPs), number, alone, shared (percent) and gap (points, above 0 where sharing costs).
+    """
+    rows = []
+    methods = population.set_index(["method", "seed"]).sort_index() if len(population) else population
+    seeds = sorted(set(population.loc[population["method"] == "rss", "seed"])) if len(population) else []
+    for method, seed in dict.fromkeys(methods.index) if len(population) else ():
+        match = re.fullmatch(r"alone-([\d.]+)-(\d+)(-exposed)?", method)
+        if match and seed in seeds:
+            bucket, number = float(match[1]), int(match[2])
+            own, shared = (
+                t.loc[(t["bucket"] == bucket) & (t["subnet"] == number), "accuracy"].item()
+                for t in (methods.loc[[(method, seed)]], methods.loc[[("rss", seed)]])
+            )
+            rows.append((seed, EXPOSED if match[3] else EQUAL, bucket, number, own, shared))
+    for seed in seeds if len(anchors) else ():
+        by_method = {m: t.sort_values("bucket") for m, t in anchors[anchors["seed"] == seed].groupby("method")}
+        for number, size in enumerate(SIZES):
+            if {"rss", f"rss-{size}"} <= by_method.keys():
+                own, shared = (by_method[m].iloc[number] for m in (f"rss-{size}", "rss"))
+                rows.append((seed, ANCHOR, own["bucket"], number, own["accuracy"], shared["accuracy"]))
+    result = pd.DataFrame(rows, columns=["seed", "training", "bucket", "number", "alone", "shared"])
+    return result.assign(gap=result["alone"] - result["shared"])
+
+
+def gaps(alone: pd.DataFrame) -> list[Part]:
+    """The mean gap of each kind of training and size."""
+    return [
+        over_seeds(f"{bucket:.3g} MFLOPs, {training}", rows.groupby("seed")["gap"].mean())
+        for (training, bucket), rows in alone.groupby(["training", "bucket"], sort=False)
+    ]
+
+
+def gap(alone: pd.DataFrame, training: str, bucket: float = 8.0) -> Part:
+    """The mean gap of the subnets of one size."""
+    rows = alone[(alone["training"] == training) & (alone["bucket"] == bucket)]
+    return over_seeds(f"{bucket:g} MFLOPs, {training}", rows.groupby("seed")["gap"].mean())
+
+
+def ranking(alone: pd.DataFrame, bucket: float = 8.0) -> list[Part]:
+    """Does the supernet rank subnets of one size as training them alone does? (Yu et al. 2020)
+
+    Kendall's tau of shared and stand-alone accuracy; that of two stand-alone seeds, its ceiling; and the regret, in
+    points, of the subnet that is best with shared weights against the best of all, both trained alone. The ceiling's
+    pairs of seeds share seeds, so that its interval (one value a seed, its mean over the others) is rough.
+    """
+    rows = alone[(alone["training"] == EQUAL) & (alone["bucket"] == bucket)]
+    by_seed = {seed: t.set_index("number") for seed, t in rows.groupby("seed") if len(t) > 2}
+    taus = [_tau(t["alone"], t["shared"]) for t in by_seed.values()]
+    pairs = {(a, b): _tau(by_seed[a]["alone"], by_seed[b]["alone"]) for a, b in combinations(by_seed, 2)}
+    mine = [[tau for pair, tau in pairs.items() if seed in pair] for seed in by_seed]
+    ceiling = [sum(own) / len(own) for own in mine if own]
+    regret = [t["alone"].max() - t.loc[t["shared"].idxmax(), "alone"] for t in by_seed.values()]
+    return [
+        over_seeds("Kendall's tau, shared and alone", taus),
+        over_seeds("Kendall's tau, two seeds alone (ceiling)", ceiling),
+        over_seeds("regret of choosing by shared weights (points)", regret),
+    ]
+
+
+def _tau(a: pd.Series, b: pd.Series) -> float:
+    a, b = a.align(b, join="inner")
+    return float(stats.kendalltau(a, b).statistic)
+
+
+# --- effects and agreement --------------------------------------------------------------------------------------------
+
+
+def effect_parts(effects: pd.DataFrame, column: str = "loss_effect") -> pd.DataFrame:
+    """For each method, length and share: the mean effect on the others and on the trained subnet itself.
+
+    Columns: method, length, share, others (a Part), itself (a Part), ratio (others over itself, NaN where the interval
+    of itself does not exclude 0), harmed (share of pairs of different subnets with an effect below 0).
+    """
+    rows = []
+    for (method, length, share), group in effects.groupby(["method", "length", "share"], sort=False):
+        off = group[group["trained"] != group["judged"]]
+        own = group[group["trained"] == group["judged"]]
+        others, itself = (
+            over_seeds(f"{what}, after {SPAN[length]}", rows_.groupby("seed")[column].mean())
+            for what, rows_ in (("others", off), ("itself", own))
+        )
+        ratio = others.estimate / itself.estimate if sign(itself) else math.nan
+        rows.append((method, length, share, others, itself, ratio, float((off[column] < 0).mean())))
+    return pd.DataFrame(rows, columns=["method", "length", "share", "others", "itself", "ratio", "harmed"])
+
+
+def agreement_parts(agreement: pd.DataFrame, part: str = "all") -> pd.DataFrame:
+    """For each method and share: the mean agreement of different subnets in a part of the network; method, share,
+    agreement (a Part), and distance (a Part: Spearman's correlation of agreement with the number of settings that
+    differ)."""
+    rows = []
+    chosen = agreement[(agreement["part"] == part) & (agreement["a"] != agreement["b"])]
+    for (method, share), group in chosen.groupby(["method", "share"], sort=False):
+        by_seed = group.dropna(subset="agreement").groupby("seed")
+        apart = [stats.spearmanr(t["distance"], t["agreement"]).statistic for _, t in by_seed if len(t) > 2]
+        values = over_seeds("agreement", by_seed["agreement"].mean())
+        rows.append((method, share, values, over_seeds("correlation with distance", apart)))
+    return pd.DataFrame(rows, columns=["method", "share", "agreement", "distance"])
+
+
+def effect_table(effects: pd.DataFrame) -> pd.DataFrame:
+    """`effect_parts` to read, of loss and accuracy; empty if nothing was measured."""
+    tables = []
+    for column, what in (("loss_effect", "loss, less by"), ("accuracy_effect", "accuracy, points")):
+        for row in effect_parts(effects, column).itertuples() if len(effects) else ():
+            found = table([row.others, row.itself]).assign(ratio=[row.ratio, math.nan], harmed=[row.harmed, math.nan])
+            tables.append(found.assign(method=row.method, share=row.share, of=what))
+    columns = ["method", "share", "of", "what", "estimate", "low", "high", "seeds", "ratio", "harmed"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def agreement_table(agreement: pd.DataFrame) -> pd.DataFrame:
+    """`agreement_parts` to read; empty if nothing was measured."""
+    rows = agreement_parts(agreement).itertuples() if len(agreement) else ()
+    tables = [table([row.agreement, row.distance]).assign(method=row.method, share=row.share) for row in rows]
+    columns = ["method", "share", "what", "estimate", "low", "high", "seeds"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+# --- contrasts of populations -----------------------------------------------------------------------------------------
+
+
+def contrasts(evidence: Evidence, family: str) -> list[Part]:
+    """The differences in mean accuracy that a family of `CONTRASTS` names, on the hardest dataset."""
+    return [
+        evidence.contrast(label, {(evidence.hardest, a): 1, (evidence.hardest, b): -1})
+        for label, a, b in CONTRASTS[family]
+    ]
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def answers(alone: pd.DataFrame, effects: pd.DataFrame, agreement: pd.DataFrame, evidence: Evidence) -> list[str]:
+    """What the measurements say, a sentence or two a question, each with its interval; questions that were not measured
+    are left out."""
+    return [*direct_answers(alone, effects, agreement), *_on_controls(evidence), *_on_intervals(evidence)]
+
+
+def direct_answers(alone: pd.DataFrame, effects: pd.DataFrame, agreement: pd.DataFrame) -> list[str]:
+    """Those of `answers` that rest on measurements of interference itself, not on how methods compare."""
+    return [*_on_gaps(alone), *_on_effects(effects), *_on_agreement(agreement)]
+
+
+def stored_answers(
+    profile: str, datasets: Sequence[str] | Literal["hardest"] | None = None, seeds: Sequence[int] = (0,),
+    subnets_per_bucket: int | None = None, results: str | Path | None = None, direct: bool = False,
+) -> list[str]:  # fmt: skip
+    """The answers that the finished runs of a profile give, on the last of the datasets; none if there are none.
+
+    `direct` leaves out those from how methods compare.
+    """
+    hardest: Sequence[str] | Literal["hardest"] = datasets[-1:] if datasets and datasets != "hardest" else "hardest"
+    planned = plan(profile, hardest, "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket)
+    status = overview(planned, results)["status"]
+    runs = [run for run, there in zip(planned, status == "finished", strict=True) if there]
+    if not runs:
+        return []
+    population = populations(runs, results)
+    alone, measured = standalone(population, anchor_tables(runs, results)), interference_tables(runs, results)
+    if direct:
+        return direct_answers(alone, *measured)
+    return answers(alone, *measured, Evidence(population, times(runs, results), profile, [runs[0].dataset]))
+
+
+def _undecided(part: Part) -> str:
+    """What an interval with 0 in it says: a bound, or how many seeds would give one."""
+    if part.degrees and -ENOUGH <= part.low() and part.high() <= ENOUGH:
+        return f"makes less than {ENOUGH:g} point of difference either way"
+    needed = seeds_needed(part)
+    more = f"{needed} seeds of this spread would tell {ENOUGH:g} point" if needed else "more seeds are needed"
+    return f"costs or gains what cannot be told at this scale ({more})"
+
+
+def _on_gaps(alone: pd.DataFrame) -> Iterable[str]:
+    verdicts = {1: "costs accuracy", -1: "gains accuracy"}
+    parts = {training: gap(alone, training) for training in (EQUAL, EXPOSED)}
+    known = {training: part for training, part in parts.items() if part.seeds}
+    if known:
+        numbers = "; ".join(f"by {training} {words(part)}" for training, part in known.items())
+        said = [f"by {t} sharing weights {verdicts.get(sign(part)) or _undecided(part)}" for t, part in known.items()]
+        yield (
+            f"**Alone or shared?** At 8 MFLOPs, trained alone minus in the supernet: {numbers}; {'; '.join(said)}."
+        )
+    tau, ceiling, regret = ranking(alone)
+    if tau.seeds:
+        limit = f", of two stand-alone seeds {words(ceiling, '')}" if ceiling.seeds else ""
+        yield (
+            "**Ranking.** Within 8 MFLOPs, Kendall's tau of shared and stand-alone accuracy is "
+            f"{words(tau, '')}{limit}; choosing by shared weights costs {words(regret)}."
+        )
+
+
+def _on_effects(effects: pd.DataFrame) -> Iterable[str]:
+    if not len(effects):
+        return
+    for method, rows in effect_parts(effects).groupby("method", sort=False):
+        (style,) = method_styles([method]).values()
+        parts = []
+        for length, found in rows.groupby("length", sort=False):
+            last = found.loc[found["share"].idxmax()]
+            told = {1: "helps", -1: "harms"}.get(sign(last["others"]), "as far as can be told does nothing to")
+            ratio = "" if math.isnan(last["ratio"]) else f", {last['ratio']:.2f} of what it does to itself"
+            parts.append(
+                f"{SPAN[length]} on one subnet {told} others: their loss falls by {words(last['others'], '', 4)}{ratio}"
+            )
+        share = 100 * rows["share"].max()
+        yield f"**What training one does to others**, at {share:.0f} % of {style.label}: {'; '.join(parts)}."
+
+
+def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
+    if not len(agreement):
+        return
+    for method, rows in agreement_parts(agreement).groupby("method", sort=False):
+        (style,) = method_styles([method]).values()
+        first, last = rows.loc[rows["share"].idxmin()], rows.loc[rows["share"].idxmax()]
+        times = "; ".join(
+            f"{words(row['agreement'], '')} at {100 * row['share']:.0f} % of training" for row in (first, last)
+        )
+        yield (
+            f"**Gradients** of different subnets of {style.label} on the weights that they share agree by {times} "
+            "(1: the same but for noise, 0: nothing in common)."
+        )
+
+
+def _on_controls(evidence: Evidence) -> Iterable[str]:
+    parts = [part for part in contrasts(evidence, "controls")[:3] if part.seeds]
+    if parts:
+        yield f"**Two subnets an update**: {'; '.join(f'{part.label} {words(part)}' for part in parts)}."
+
+
+def _on_intervals(evidence: Evidence) -> Iterable[str]:
+    parts = [part for part in contrasts(evidence, "intervals") if part.seeds]
+    if parts:
+        told = [part for part in parts if sign(part)]
+        verdict = (
+            "no interval can be told from one epoch" if not told
+            else f"told from one epoch: {', '.join(part.label for part in told)}"
+        )  # fmt: skip
+        yield f"**How long a draw holds**: {'; '.join(f'{part.label} {words(part)}' for part in parts)}; {verdict}."
+
+
+def part_rows(tables: Mapping[str, Sequence[Part]]) -> pd.DataFrame:
+    """Parts of several families in one table, to be written as CSV: family, what, estimate, low, high, seeds."""
+    return pd.concat([table(parts).assign(family=family) for family, parts in tables.items()], ignore_index=True)[
+        ["family", "what", "estimate", "low", "high", "seeds"]
+    ]

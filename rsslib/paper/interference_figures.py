@@ -1,0 +1,164 @@
+"""Figures of what `rsslib.paper.interference` computes, as pure functions of the tables."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from rsslib.paper.evidence import Part
+from rsslib.paper.figures import INK, PAGE, Captioned
+from rsslib.paper.interference import ANCHOR, EQUAL, EXPOSED, SPAN, agreement_parts, effect_parts, gaps, over_seeds
+from rsslib.paper.style import method_styles
+
+TRAININGS = {EQUAL: ("#1f5a99", "o"), EXPOSED: ("#f2a93b", "s"), ANCHOR: ("#4d2048", "D")}
+LENGTHS = {"step": ("#2a9d78", "o"), "epoch": ("#7656a8", "s")}
+
+
+def figure_alone(alone: pd.DataFrame, caption: str = "") -> Captioned:
+    """Accuracy alone against that in the supernet, and the mean gaps with their intervals, of `standalone`'s table."""
+    figure = Captioned((PAGE, 2.9), layout="constrained")
+    cloud, bars = figure.subplots(1, 2)
+    for training, (colour, mark) in TRAININGS.items():
+        rows = alone[alone["training"] == training].groupby(["bucket", "number"])[["alone", "shared"]].mean()
+        cloud.scatter(rows["shared"], rows["alone"], s=12, color=colour, marker=mark, label=training, zorder=2)
+    ends = [min(alone["shared"].min(), alone["alone"].min()), max(alone["shared"].max(), alone["alone"].max())]
+    cloud.plot(ends, ends, color="0.4", linewidth=0.8, zorder=1)
+    cloud.set(xlabel="Accuracy in the supernet (%)", ylabel="Accuracy alone (%)")
+    cloud.legend(loc="lower right", frameon=True)
+    _forest(bars, gaps(alone), "Alone minus shared (points)")
+    words = "Left: each point a subnet, a mean over seeds; on the line sharing costs nothing. Right: means and 95 % "
+    figure.caption = f"{caption} {words}intervals over seeds.".strip()
+    return figure
+
+
+def figure_effects(effects: pd.DataFrame, caption: str = "") -> Captioned:
+    """Who gains and who loses when one is trained: matrices of each method's last share, and means over training."""
+    methods = list(dict.fromkeys(effects["method"]))
+    figure = Captioned((PAGE, 2.6 * len(methods)), layout="constrained")
+    panels = figure.subplots(len(methods), 3, squeeze=False)
+    parts, styles = effect_parts(effects), method_styles(methods)
+    for row, method in zip(panels, methods, strict=True):
+        own = effects[effects["method"] == method]
+        last = own[own["share"] == own["share"].max()]
+        for axes, length in zip(row, SPAN, strict=False):
+            matrix = last[last["length"] == length].pivot_table("loss_effect", "trained", "judged")
+            sizes = last.groupby("judged")["judged_mflops"].first()
+            labels = [f"{size:.0f}" for size in sizes]
+            most = float(np.abs(matrix.to_numpy()).max()) or 1.0
+            sns.heatmap(
+                matrix, ax=axes, cmap="RdBu", vmin=-most, vmax=most, square=True, xticklabels=labels,
+                yticklabels=labels, cbar_kws={"shrink": 0.75, "format": "%.1g"},
+            )  # fmt: skip
+            axes.set(xlabel="judged (MFLOPs)", ylabel="trained (MFLOPs)")
+            axes.set_title(f"{styles[method].label}: after {SPAN[length]}")
+        _over_training(row[2], parts[parts["method"] == method], styles[method].label)
+    words = "Matrices: how much less the validation loss of one subnet becomes when another is trained, at the last "
+    words += "measured point of training, less what a gradient of zero does; blue helps, red harms. Right: means over "
+    words += "different subnets, with 95 % intervals over seeds."
+    figure.caption = f"{caption} {words}".strip()
+    return figure
+
+
+def _over_training(axes: Axes, parts: pd.DataFrame, label: str) -> None:
+    axes.axhline(0, color="0.4", linewidth=0.8)
+    for length, rows in parts.groupby("length", sort=False):
+        colour, mark = LENGTHS[length]
+        rows = rows.sort_values("share")
+        _line(axes, 100 * rows["share"], list(rows["others"]), colour, mark, SPAN[length])
+    axes.set(xlabel="Training done (%)", ylabel="Others' loss falls by")
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set_title(f"{label}: others")
+    axes.legend(loc="best", frameon=True)
+
+
+def _line(axes: Axes, x: Sequence[float], parts: Sequence[Part], colour: str, mark: str, label: str) -> None:
+    error = [part.high() - part.estimate if part.degrees else 0 for part in parts]
+    axes.errorbar(x, [part.estimate for part in parts], yerr=error, color=colour, marker=mark, markersize=3.5,
+                  capsize=2, linewidth=1, label=label)  # fmt: skip
+
+
+def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
+    """Agreement of gradients over training, by layer, and by how many settings differ."""
+    methods = list(dict.fromkeys(agreement["method"]))
+    styles = method_styles(methods)
+    figure = Captioned((PAGE, 2.5), layout="constrained")
+    time, layers, apart = figure.subplots(1, 3, sharey=True)
+    last = agreement[agreement["share"] == agreement.groupby("method")["share"].transform("max")]
+    last = last[last["a"] != last["b"]]
+    order = sorted(set(last["part"]) - {"all"}, key=lambda name: {"first": -1, "last": 10_000}.get(name) or int(name))
+    for method, mark in zip(methods, "os^D", strict=False):
+        colour, label = styles[method].colour, styles[method].label
+        rows = agreement_parts(agreement[agreement["method"] == method]).sort_values("share")
+        _line(time, 100 * rows["share"], list(rows["agreement"]), colour, mark, label)
+        own = last[last["method"] == method].dropna(subset="agreement")
+        by_layer = own.groupby(["part", "seed"])["agreement"].mean()
+        parts = [over_seeds(name, by_layer.get(name, pd.Series([np.nan]))) for name in order]
+        _line(layers, range(len(order)), parts, colour, mark, label)
+        whole = own[own["part"] == "all"].groupby(["a", "b", "distance"], as_index=False)["agreement"].mean()
+        apart.scatter(whole["distance"], whole["agreement"], s=9, color=colour, marker=mark, label=label)
+    for axes in (time, layers, apart):
+        axes.axhline(0, color="0.4", linewidth=0.8)
+        axes.axhline(1, color="0.4", linewidth=0.8, linestyle=":")
+    time.set(xlabel="Training done (%)", ylabel="Agreement of gradients")
+    layers.set_xlabel("Layer")
+    step = max(1, len(order) // 6)
+    layers.set_xticks(range(0, len(order), step), order[::step])
+    apart.set_xlabel("Settings that differ")
+    time.legend(loc="best", frameon=True)
+    words = "Agreement of two subnets' gradients on the weights that they share: 1 means the same but for the noise of "
+    words += "batches, 0 nothing in common. Left: mean over pairs; middle: by layer and right: by pair, "
+    figure.caption = f"{caption} {words}both at the last measured point. Bars: 95 % intervals over seeds.".strip()
+    return figure
+
+
+def figure_contrasts(families: Mapping[str, Sequence[Part]], caption: str = "") -> Captioned:
+    """Differences in mean accuracy with their intervals, a panel a family; what was not run is left out."""
+    shown = {name: [part for part in parts if part.seeds] for name, parts in families.items()}
+    shown = {name: parts for name, parts in shown.items() if parts}
+    heights = [len(parts) for parts in shown.values()]
+    figure = Captioned((PAGE, 0.5 + 0.24 * sum(heights) + 0.4 * len(heights)), layout="constrained")
+    panels = figure.subplots(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for axes, (name, parts) in zip(panels, shown.items(), strict=True):
+        _forest(axes, parts, "Difference in mean accuracy (points)")
+        axes.set_title(name)
+    figure.caption = f"{caption} Bars: 95 % intervals over seeds and subnets.".strip()
+    return figure
+
+
+def _forest(axes: Axes, parts: Sequence[Part], label: str) -> None:
+    """One row a part, the first above: estimate and interval."""
+    axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
+    for y, part in enumerate(parts):
+        error = part.high() - part.estimate if part.degrees else 0
+        axes.errorbar(part.estimate, y, xerr=error, marker="o", markersize=3.5, color=INK, capsize=2, linewidth=1)
+    axes.set_yticks(range(len(parts)), [part.label for part in parts])
+    axes.set_ylim(len(parts) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", linewidth=0.4, color="0.9")
+    axes.grid(axis="y", visible=False)
+
+
+# --- which method to use ----------------------------------------------------------------------------------------------
+
+
+def figure_samplers(comparison: pd.DataFrame, caption: str = "") -> Captioned:
+    """The table of `rsslib.paper.samplers.comparison`: mean and best accuracy of each size, a line a method."""
+    methods = list(dict.fromkeys(comparison["method"]))
+    styles = method_styles(methods)
+    figure = Captioned((PAGE, 2.8), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    sizes = comparison.dropna(subset="bucket")
+    for axes, column, title in zip(panels, ("mean", "best"), ("mean of each size", "best of each size"), strict=True):
+        for method, mark in zip(methods, "os^Dv<>", strict=False):
+            rows = sizes[sizes["method"] == method].sort_values("bucket")
+            axes.plot(rows["bucket"], rows[column], color=styles[method].colour, marker=mark, markersize=3.5,
+                      linewidth=1, label=styles[method].label)  # fmt: skip
+        axes.set(xlabel="Subnet size (MFLOPs)", title=title)
+    panels[0].set_ylabel("Test accuracy (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.caption = f"{caption} Means over seeds.".strip()
+    return figure
+
+

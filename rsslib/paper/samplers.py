@@ -1,0 +1,89 @@
+"""Which method to use: ways to train a supernet at equal numbers of subnet passes, as a table and a recommendation."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from rsslib.campaign.runs import Run
+from rsslib.machine import memory_of_a_run
+from rsslib.paper.evidence import Evidence, Part
+from rsslib.paper.interference import over_seeds, sign, words
+from rsslib.paper.style import listed, method_styles
+from rsslib.paper.summary import timed
+
+
+def comparison(population: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method and size: method, bucket, mean and best (percent, means over seeds)."""
+    by_seed = population.groupby(["method", "bucket", "seed"], sort=False)["accuracy"].agg(["mean", "max"])
+    table = by_seed.groupby(["method", "bucket"], sort=False).mean().reset_index()
+    return table.rename(columns={"max": "best"})
+
+
+def overview(population: pd.DataFrame, times: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+    """A row a method, the most accurate first: subnet passes (in epochs), accuracy (mean of all subnets), best (mean
+    over sizes of the best subnet of a size), time (relative to RSS, as far as hardware is one) and memory on CUDA (GB,
+    an estimate from sizes of tensors)."""
+    methods = {run.method.name: run.method for run in runs}
+    styles, seconds = method_styles(population["method"]), timed(times)
+    took = seconds.groupby("method")["training_seconds"].mean()
+    comparable = seconds.groupby(["hardware", "executor"], dropna=False).ngroups == 1
+    sizes, rows = comparison(population), []
+    for name, style in styles.items():
+        own = population[population["method"] == name]
+        rows.append(
+            {
+                "method": style.label,
+                "subnet passes": methods[name].subnet_epochs,
+                "accuracy": own["accuracy"].mean(),
+                "best": sizes.loc[sizes["method"] == name, "best"].mean(),
+                "time": took[name] / took["rss"] if comparable and "rss" in took else math.nan,
+                "memory": memory_of_a_run("cuda", methods[name]) / 2**30,
+                "seeds": own["seed"].nunique(),
+            }
+        )
+    return pd.DataFrame(rows).sort_values("accuracy", ascending=False, ignore_index=True)
+
+
+def against(evidence: Evidence, best: str, others: Sequence[str]) -> dict[str, Part]:
+    """The mean lead of a method over each other one."""
+    return {
+        other: evidence.contrast(other, {(evidence.hardest, best): 1, (evidence.hardest, other): -1})
+        for other in others
+    }
+
+
+def by_accuracy(population: pd.DataFrame) -> list[str]:
+    """The methods, that of the best mean accuracy first."""
+    return list(population.groupby("method")["accuracy"].mean().sort_values(ascending=False).index)
+
+
+def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evidence) -> str:
+    """Which method to use, from the numbers: the most accurate on average, unless others cannot be told from it, and
+    then the one of these that trains fastest; with one seed nothing can be told."""
+    styles, (best, *others) = method_styles(population["method"]), by_accuracy(population)
+    mean = population.loc[population["method"] == best, "accuracy"].mean()
+    leads = against(evidence, best, others)
+    seeds = population.groupby("method")["seed"].nunique().min()
+    if seeds < 2:
+        return (
+            f"{styles[best].label} has the best mean accuracy, {mean:.1f} %; with one seed nothing can be "
+            "recommended."
+        )
+    tied = [best, *(method for method, part in leads.items() if sign(part) < 1)]
+    took = timed(times).groupby("method")["training_seconds"].mean()
+    use = min(tied, key=lambda method: took.get(method, math.inf))
+    second = next(iter(leads), None)
+    lead = f"; its lead over the next, {styles[second].label}, is {words(leads[second])}" if second else ""
+    text = f"**Use {styles[use].label}.** {styles[best].label} has the best mean accuracy, {mean:.1f} %{lead}."
+    if len(tied) > 1:
+        rest = listed(styles[method].label for method in tied[1:])
+        text += f" {rest} cannot be told from it with {seeds} seeds; of these {styles[use].label} trained fastest."
+    return text
+
+
+def per_seed(population: pd.DataFrame) -> list[Part]:
+    """The mean accuracy of each method, with its interval over seeds."""
+    styles = method_styles(population["method"])
+    means = population.groupby(["method", "seed"])["accuracy"].mean()
+    return [over_seeds(style.label, means[name]) for name, style in styles.items()]

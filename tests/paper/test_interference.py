@@ -1,0 +1,233 @@
+"""Answers on interference from made-up tables with known numbers."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rsslib.paper import interference as questions
+from rsslib.paper import interference_figures as drawings
+from rsslib.paper import samplers
+from rsslib.paper.evidence import Evidence, Part
+from rsslib.paper.figures import save_figure
+
+SEEDS = (0, 1, 2)
+NOISE = {0: -0.1, 1: 0.0, 2: 0.1}  # of a seed; Student's t of two degrees of freedom makes it +-0.248
+T = 4.302652729911275
+
+
+def population(methods, seeds=SEEDS, buckets=(4.0, 8.0, 14.0), subnets=10):
+    """Accuracy by method: a function of bucket, number and seed."""
+    rows = [
+        {
+            "dataset": "fashion_mnist", "backbone": "mobilenet_v3", "method": method, "seed": seed, "bucket": bucket,
+            "subnet": i, "mflops": bucket + i / 100, "kernel": f"k{bucket}", "expand": f"e{i}", "depth": "d",
+            "accuracy": float(accuracy(bucket, i, seed)),
+        }
+        for method, accuracy in methods.items()
+        for seed in seeds
+        for bucket in buckets
+        for i in range(subnets)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def alone_in_order(gap=3.0, exposed=1.0, order=1):
+    """RSS, and ten subnets alone that are better by `gap` and `exposed`, ranked as in RSS or the other way."""
+
+    def alone(number, lead):
+        return lambda bucket, i, seed: 60 + (order * i if i == number else 0) + lead + NOISE[seed]
+
+    methods = {"rss": lambda bucket, i, seed: 60 + i}
+    for number in range(10):
+        methods[f"alone-8-{number}"] = alone(number, gap)
+        methods[f"alone-8-{number}-exposed"] = alone(number, exposed)
+    return population(methods)
+
+
+def anchors(methods):
+    rows = [
+        {"method": method, "seed": seed, "bucket": size, "accuracy": accuracy + NOISE[seed]}
+        for method, values in methods.items()
+        for seed in SEEDS
+        for size, accuracy in zip((4.05, 7.2, 15.31), values, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_gaps_are_those_of_the_same_subnet_and_seed():
+    alone = questions.standalone(alone_in_order(), pd.DataFrame())
+    assert len(alone) == 60 and set(alone["training"]) == {questions.EQUAL, questions.EXPOSED}
+    for training, expected in ((questions.EQUAL, 3.0), (questions.EXPOSED, 1.0)):
+        part = questions.gap(alone, training)
+        assert (part.estimate, part.seeds) == (pytest.approx(expected), 3)
+        assert part.high() - part.estimate == pytest.approx(T * 0.1 / math.sqrt(3))
+    assert [part.label for part in questions.gaps(alone)] == ["8 MFLOPs, equal epochs", "8 MFLOPs, equal exposure"]
+
+
+def test_anchors_are_compared_with_single_subnet_training_of_their_size():
+    made = {"rss": (50, 60, 70), "rss-smallest": (55, 1, 2), "rss-middle": (3, 61, 4), "rss-largest": (5, 6, 68)}
+    alone = questions.standalone(population({"rss": lambda b, i, s: 60}), anchors(made))
+    gaps = alone.groupby("number")["gap"].mean()
+    assert gaps.to_dict() == {0: pytest.approx(5), 1: pytest.approx(1), 2: pytest.approx(-2)}
+
+
+@pytest.mark.parametrize(("order", "tau", "regret"), [(1, 1, 0), (-1, -1, 9)])
+def test_ranking_finds_equal_and_opposite_orders(order, tau, regret):
+    shared, ceiling, lost = questions.ranking(questions.standalone(alone_in_order(order=order), pd.DataFrame()))
+    assert shared.estimate == pytest.approx(tau) and ceiling.estimate == pytest.approx(1)
+    assert lost.estimate == pytest.approx(regret)
+
+
+def effects_table(off, own, methods=("rss",)):
+    """Effects on the others and on oneself: functions of seed and share."""
+    return pd.DataFrame(
+        [
+            {
+                "method": method, "seed": seed, "length": length, "share": share, "trained": a, "judged": b,
+                "trained_mflops": 4.0 + a, "judged_mflops": 4.0 + b, "distance": 5 * abs(a - b),
+                "loss_effect": (own if a == b else off)(seed, share), "accuracy_effect": 0.0, "repeats": 3,
+            }
+            for method in methods for seed in SEEDS for length in ("step", "epoch") for share in (0.25, 0.95)
+            for a in range(4) for b in range(4)
+        ]
+    )  # fmt: skip
+
+
+def test_effects_on_others_have_a_sign_where_their_interval_does():
+    table = effects_table(lambda seed, share: -0.2 * share + NOISE[seed] / 100, lambda seed, share: 0.5)
+    parts = questions.effect_parts(table)
+    row = parts[(parts["length"] == "step") & (parts["share"] == 0.95)].iloc[0]
+    assert row["others"].estimate == pytest.approx(-0.19) and questions.sign(row["others"]) == -1
+    assert row["ratio"] == pytest.approx(-0.38) and row["harmed"] == 1
+    (answer,) = questions._on_effects(table)
+    assert "harms others" in answer and "95 % of RSS" in answer and "-0.1900" in answer
+    unclear = effects_table(lambda seed, share: NOISE[seed], lambda seed, share: NOISE[seed])
+    assert questions.effect_parts(unclear)["ratio"].isna().all()  # the diagonal's interval holds 0
+    assert "does nothing to others" in next(iter(questions._on_effects(unclear)))
+
+
+def agreement_of(value, methods=("rss", "ofa")):
+    return pd.DataFrame(
+        [
+            {
+                "method": method, "seed": seed, "share": share, "a": a, "b": b, "part": part, "distance": 10 * (b - a),
+                "agreement": 1.0 if a == b else value(b - a, share) + NOISE[seed] / 10,
+            }
+            for method in methods for seed in SEEDS for share in (0.25, 0.95)
+            for a in range(4) for b in range(a, 4) for part in ("all", "first", "0", "1", "last")
+        ]
+    )  # fmt: skip
+
+
+def test_agreement_is_a_mean_over_different_subnets_and_falls_with_distance():
+    parts = questions.agreement_parts(agreement_of(lambda apart, share: 0.9 - 0.2 * apart))
+    row = parts.iloc[0]
+    assert row["agreement"].estimate == pytest.approx(0.9 - 0.2 * (3 * 1 + 2 * 2 + 3) / 6)
+    assert row["distance"].estimate == pytest.approx(-1)
+
+
+def known_contrasts():
+    base = {"rss": 60, "rss-per-batch": 58, "rss-2-per-batch": 55, "rss-2-per-batch-mean": 58.5, "rss-same-twice": 55.2,
+            "rss-every-3-epochs": 61}  # fmt: skip
+    made = population({m: lambda b, i, s, a=a: a + i + NOISE[s] * (a % 3) for m, a in base.items()})
+    return made, Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"])
+
+
+def test_controls_are_differences_of_the_methods_that_they_name():
+    _, evidence = known_contrasts()
+    summed, averaged, twice, *others = questions.contrasts(evidence, "controls")
+    found = [part.estimate for part in (summed, averaged, twice)]
+    np.testing.assert_allclose(found, [-3, 0.5, -2.8])
+    assert all(part.missing for part in others)
+    first, *_, last = questions.contrasts(evidence, "intervals")
+    assert (first.estimate, last.estimate) == (pytest.approx(-2), pytest.approx(1))
+
+
+def test_answers_come_from_the_numbers_and_each_has_its_interval():
+    _, evidence = known_contrasts()
+    alone = questions.standalone(alone_in_order(gap=3.0, exposed=0.05), pd.DataFrame())
+    effects = effects_table(lambda seed, share: 0.1 + NOISE[seed] / 100, lambda seed, share: 0.5)
+    found = questions.answers(alone, effects, agreement_of(lambda apart, share: share / apart), evidence)
+    assert len(found) == 7 and all("interval" in answer for answer in found)
+    first = found[0]
+    assert "+3.00 points" in first and "by equal epochs sharing weights costs accuracy" in first
+    assert "by equal exposure sharing weights makes less than 1 point of difference" in first
+    assert "helps others" in found[2]
+
+
+def test_nothing_measured_gives_no_answer_and_one_seed_no_verdict():
+    nothing = questions.standalone(pd.DataFrame(), pd.DataFrame())
+    empty = Evidence(pd.DataFrame(), pd.DataFrame(), "quick", ["fashion_mnist"])
+    assert questions.answers(nothing, pd.DataFrame(), pd.DataFrame(), empty) == []
+    one = alone_in_order()
+    one = questions.standalone(one[one["seed"] == 0], pd.DataFrame())
+    answer = next(iter(questions._on_gaps(one)))
+    assert "one seed, no interval" in answer and "more seeds are needed" in answer
+
+
+def test_an_interval_that_is_too_wide_says_how_many_seeds_would_do():
+    made = alone_in_order(gap=0.0)
+    made.loc[made["method"] != "rss", "accuracy"] += 20 * made["seed"].map(NOISE)
+    answer = next(iter(questions._on_gaps(questions.standalone(made, pd.DataFrame()))))
+    assert "by equal epochs sharing weights costs or gains what cannot be told at this scale (20 seeds" in answer
+
+
+@pytest.mark.parametrize(("deviation", "seeds"), [(0.1, 2), (1.0, 7), (5.0, 99)])
+def test_seeds_needed_are_the_fewest_whose_interval_is_narrow_enough(deviation, seeds):
+    from scipy.stats import t
+
+    part = Part("x", 0.0, deviation / math.sqrt(3), 2, 3)
+    n = questions.seeds_needed(part, 1.0)
+    assert n == pytest.approx(seeds, abs=0.1 * seeds)
+
+    def width(n):
+        return t.ppf(0.975, n - 1) * deviation / math.sqrt(n)
+
+    assert width(n) <= 1 and (n == 2 or width(n - 1) > 1)
+
+
+def test_every_figure_is_drawn_with_a_caption(tmp_path):
+    made = {"rss": (50, 60, 70), "rss-smallest": (55, 1, 2), "rss-middle": (3, 61, 4), "rss-largest": (5, 6, 68)}
+    alone = questions.standalone(alone_in_order(), anchors(made))
+    table, evidence = known_contrasts()
+    families = {name: questions.contrasts(evidence, name) for name in questions.CONTRASTS}
+    figures = {
+        "alone": drawings.figure_alone(alone),
+        "effects": drawings.figure_effects(effects_table(lambda s, h: -h, lambda s, h: 1.0, ("rss", "ofa"))),
+        "agreement": drawings.figure_agreement(agreement_of(lambda apart, share: 0.9 - 0.2 * apart)),
+        "contrasts": drawings.figure_contrasts(families),
+        "samplers": drawings.figure_samplers(samplers.comparison(table)),
+    }
+    for name, figure in figures.items():
+        save_figure(figure, tmp_path, name)
+        assert figure.caption and (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+# --- which method to use
+
+
+def times_of(seconds):
+    return pd.DataFrame(
+        [
+            {"dataset": "fashion_mnist", "backbone": "mobilenet_v3", "method": m, "seed": seed, "training_seconds": s,
+             "training_processor_seconds": s, "evaluation_seconds": 1.0, "hardware": "Abacus", "executor": "eager"}
+            for m, s in seconds.items() for seed in SEEDS
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fair", "expected"),
+    [(65.0, "**Use Strict fairness.**"), (60.02, "**Use RSS.**"), (50.0, "**Use RSS.**")],
+)
+def test_the_recommendation_is_the_best_or_the_fastest_that_cannot_be_told_from_it(fair, expected):
+    made = population({"rss": lambda b, i, s: 60 + i, "fair": lambda b, i, s: fair + i + NOISE[s]})
+    times = times_of({"rss": 100.0, "fair": 300.0})
+    text = samplers.recommendation(made, times, Evidence(made, times, "quick", ["fashion_mnist"]))
+    assert text.startswith(expected)
+    assert ("cannot be told from it" in text) == (fair == 60.02)
+    one = made[made["seed"] == 0]
+    text = samplers.recommendation(one, times, Evidence(one, times, "quick", ["fashion_mnist"]))
+    assert "with one seed nothing can be recommended" in text
