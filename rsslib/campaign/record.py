@@ -152,7 +152,7 @@ def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataF
     for run, row in zip(runs, rows, strict=True):
         left = run.method.subnet_epochs - run.method.subnet_epochs_of(row["epoch"])
         row["seconds_left"] = left * float(numpy.median(rates.get(run.dataset, [math.nan]))) if left else 0.0
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["run", "status", "epoch", "epochs", "loss", "seconds_left"])
 
 
 def overview_words(table: pd.DataFrame) -> str:

@@ -26,6 +26,7 @@ from rsslib.paper.style import BASELINES
 MOBILENET, PROXYLESS = "mobilenet_v3", "proxylessnas"
 TAIL = 0.025  # error rate on either side of an interval
 RESAMPLES = 2_000
+TEST_IMAGES = 10_000  # of each of the paper's datasets
 EXTREME = 0.05  # the best and the worst subnets are this share of the population
 SUBNET = ["bucket", "subnet", "mflops", "kernel", "expand", "depth"]  # columns that tell subnets apart
 
@@ -96,6 +97,16 @@ def slope(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
     """Slope of the least-squares line of accuracy on size, in points per MFLOPs."""
     x = mflops - mflops.mean((-2, -1), keepdims=True)
     return (x * accuracy).sum((-2, -1)) / (x * x).sum((-2, -1))
+
+
+def log_odds(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
+    """Mean over all subnets of the log odds of a right answer.
+
+    Near 100 % a point is worth more than in the middle, so that an easy dataset's ceiling does not make small what is
+    gained there. 0 and 100 % count as half an image of `TEST_IMAGES` right or wrong.
+    """
+    share = np.clip(accuracy / 100, 0.5 / TEST_IMAGES, 1 - 0.5 / TEST_IMAGES)
+    return np.log(share / (1 - share)).mean((-2, -1))
 
 
 @cache

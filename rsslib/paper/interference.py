@@ -230,17 +230,22 @@ def contrasts(evidence: Evidence, family: str) -> list[Part]:
 def answers(alone: pd.DataFrame, effects: pd.DataFrame, agreement: pd.DataFrame, evidence: Evidence) -> list[str]:
     """What the measurements say, a sentence or two a question, each with its interval; questions that were not measured
     are left out."""
-    return [
-        *_on_gaps(alone), *_on_effects(effects), *_on_agreement(agreement), *_on_controls(evidence),
-        *_on_intervals(evidence),
-    ]  # fmt: skip
+    return [*direct_answers(alone, effects, agreement), *_on_controls(evidence), *_on_intervals(evidence)]
+
+
+def direct_answers(alone: pd.DataFrame, effects: pd.DataFrame, agreement: pd.DataFrame) -> list[str]:
+    """Those of `answers` that rest on measurements of interference itself, not on how methods compare."""
+    return [*_on_gaps(alone), *_on_effects(effects), *_on_agreement(agreement)]
 
 
 def stored_answers(
     profile: str, datasets: Sequence[str] | Literal["hardest"] | None = None, seeds: Sequence[int] = (0,),
-    subnets_per_bucket: int | None = None, results: str | Path | None = None,
+    subnets_per_bucket: int | None = None, results: str | Path | None = None, direct: bool = False,
 ) -> list[str]:  # fmt: skip
-    """The answers that the finished runs of a profile give, on the last of the datasets; none if there are none."""
+    """The answers that the finished runs of a profile give, on the last of the datasets; none if there are none.
+
+    `direct` leaves out those from how methods compare.
+    """
     hardest: Sequence[str] | Literal["hardest"] = datasets[-1:] if datasets and datasets != "hardest" else "hardest"
     planned = plan(profile, hardest, "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket)
     status = overview(planned, results)["status"]
@@ -248,9 +253,10 @@ def stored_answers(
     if not runs:
         return []
     population = populations(runs, results)
-    alone = standalone(population, anchor_tables(runs, results))
-    evidence = Evidence(population, times(runs, results), profile, [runs[0].dataset])
-    return answers(alone, *interference_tables(runs, results), evidence)
+    alone, measured = standalone(population, anchor_tables(runs, results)), interference_tables(runs, results)
+    if direct:
+        return direct_answers(alone, *measured)
+    return answers(alone, *measured, Evidence(population, times(runs, results), profile, [runs[0].dataset]))
 
 
 def _undecided(part: Part) -> str:

@@ -834,6 +834,7 @@ def test_overview_tells_what_is_finished_running_interrupted_and_missing(results
     words = overview_words(table).split("\n")
     assert "2/7" in words[2] and "1.50" in words[2] and len({len(line) for line in words[:4]}) == 1
     assert words[-1] == f"1 of 3 runs are finished; training left, one run at a time: {in_words(12 * an_epoch)}"
+    assert list(overview([], results)) == list(table) and overview_words(overview([], results))  # of a notebook without
     unknown = overview_words(overview([missing], results))
     assert "unknown" in unknown
     with FileLock(other.folder(results) / "run.lock"):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from scipy import stats
 
-from rsslib import files
+from rsslib import beyond, files
 from rsslib.campaign.record import configuration
 from rsslib.errors import InputError
-from rsslib.methods import METHODS, TABLE_1
+from rsslib.methods import METHODS, OVERRIDES, TABLE_1, build
 from rsslib.paper import claims as c
-from rsslib.paper import figures
+from rsslib.paper import figures, statements, summary
+from rsslib.paper.conclusions import AGAINST_INTERFERENCE
 
 FOLDER = Path(__file__).resolve().parents[2]
 DATASETS = list(TABLE_1)
@@ -43,11 +45,12 @@ def truth(dataset: str, method: str, mflops: np.ndarray) -> np.ndarray:
     own = {"-smallest": 4.05, "-middle": 7.2, "-largest": 15.3}
     if change in own:
         return 50 - 2 * np.abs(mflops - own[change])
-    lower = {"": 0, "-per-batch": 2, "-2-per-batch": 4, "-alternating": 3, "-min-then-max": 6, "-max-then-min": 9}
+    lower = {"": 0, "-per-batch": 2, "-2-per-batch": 5, "-alternating": 3, "-min-then-max": 6, "-max-then-min": 9}
     skew = {"-min-then-max": 0.5, "-max-then-min": -0.7}.get(change, 0) * (2 if short else 1)
     lag = 3 * (np.abs(large) < 2) * (change == "-alternating" and short)
+    even = 0.23 * large * (change == "-alternating" and short)
     dropout = 1 * (change == "-dropout-0.3" and base.startswith("ofa"))
-    return start[base] - lower.get(change, 1.5) + skew * large - lag - dropout
+    return start[base] - lower.get(change, 1.5) + skew * large - lag - even - dropout
 
 
 def population(
@@ -103,7 +106,7 @@ def study():
     return whole_study()
 
 
-def verdicts(claims) -> set[str]:
+def verdicts_of(claims) -> set[str]:
     return {claim.verdict for claim in claims}
 
 
@@ -112,8 +115,8 @@ def one(claims, number, baseline=None) -> c.Claim:
     return claim
 
 
-NUMBERS = ["1", "2", "3", "4", "5", "6a", "6b", "7a", "7b", "8a", "8b", "9", "10", "11"]
-NUMBERS += ["12a", "12b", "12c", "13", "14", "15a", "15b", "16"]
+NUMBERS = ["1", "1s", "2", "3", "3s", "4", "5", "6a", "6b", "7a", "7b", "8a", "8b", "9", "10", "11"]
+NUMBERS += ["12a", "12b", "12c", "13", "14", "15a", "15b", "16", "17", "18", "19", "20", "21"]
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -122,7 +125,7 @@ NUMBERS += ["12a", "12b", "12c", "13", "14", "15a", "15b", "16"]
 def test_every_claim_is_reproduced_where_all_hold(study):
     claims = decide(study, times())
     assert [claim.statement.number for claim in claims] == NUMBERS
-    assert verdicts(claims) == {"reproduced"}, [k for k in claims if k.verdict != "reproduced"]
+    assert verdicts_of(claims) == {"reproduced"}, [k for k in claims if k.verdict != "reproduced"]
     for claim in claims:
         assert claim.low <= claim.estimate <= claim.high
         assert "; 3 seeds" in claim.reason
@@ -134,8 +137,10 @@ def worse(method, points):
 
 LOSSES = {
     "1": worse("rss", 20),
+    "1s": lambda d, m, b: -20.0 * ((d == "cifar10") & (m == "rss") & (b == 14)),  # at one size of one dataset
     "2": worse("rss-short", 20),
     "3": lambda d, m, b: 4.0 * DATASETS.index(d) * (m == "ofa"),
+    "3s": lambda d, m, b: 4.0 * DATASETS.index(d) * (m == "ofa"),
     "4": lambda d, m, b: 3.0 * (b - 9) * (m in ("rss", "rss-short")),
     "5": lambda d, m, b: -2.0 * (b - 9) * (m == "ofa"),
     "7a": worse("rss", 20),
@@ -152,6 +157,11 @@ LOSSES = {
     "14": lambda d, m, b: -9.0 * np.isin(b, (8, 10)) * (m == "rss-alternating"),
     "15a": lambda d, m, b: 4.0 * (m == "rss-short-lr-0.02"),
     "15b": worse("rss-short-dropout-0.3", 4),
+    "17": worse("rss-short", 20),
+    "18": worse("rss-per-batch", 20),
+    "19": worse("rss", 20),
+    "20": lambda d, m, b: -9.0 * np.isin(b, (8, 10)) * (m == "rss-alternating"),
+    "21": lambda d, m, b: 1.0 * (b - 9) * (m == "rss-short-alternating"),
 }
 
 
@@ -178,13 +188,63 @@ def test_proxylessnas_is_held_against_mobilenet_at_common_sizes():
     assert claim.verdict == "not run" and "rss on cifar100 with proxylessnas" in claim.reason
 
 
-def test_one_false_part_refutes_a_conjunction():
-    def shift(dataset, method, bucket):  # RSS loses at one size of one dataset
-        return -20.0 * ((dataset == "cifar10") & (method == "rss") & (bucket == 14))
+def test_one_false_part_refutes_a_conjunction_and_secondary_ones_decide_nothing():
+    claims = decide(whole_study(shift=LOSSES["1s"]), times())
+    sizes = one(claims, "1s")
+    assert sizes.verdict == "not reproduced" and sizes.statement.role == "secondary"
+    assert "CIFAR-10 at 14 MFLOPs" in sizes.reason and "23 of 24" in sizes.reason
+    whole = one(claims, "1")
+    assert whole.verdict == "reproduced" and len(whole.parts) == 4  # RSS still leads on average
+    words = c.conclusions(claims)
+    counted = sum(int(number) for number in re.findall(r" (\d+)", words.splitlines()[0]))
+    assert counted == sum(claim.statement.role == "claim" for claim in claims)
+    assert f"{AGAINST_INTERFERENCE}: supported (1 reproduced" in words
 
-    claim = one(decide(population(MAIN, shift=shift), times()), "1")
-    assert claim.verdict == "not reproduced"
-    assert "CIFAR-10 at 14 MFLOPs" in claim.reason and "23 of 24" in claim.reason
+
+def test_a_lead_that_a_ceiling_makes_small_grows_in_points_alone():
+    table = population(MAIN, noise=0.001)
+    odds = {"mnist": 3.9, "fashion_mnist": 2.2, "cifar10": 1.5, "cifar100": 0.0}  # of OFA; RSS's are 0.5 more on all
+    logits = table["dataset"].map(odds) + 0.5 * (table["method"] == "rss") + 0.001 * table["accuracy"]
+    claims = decide(table.assign(accuracy=100 / (1 + np.exp(-logits))), times())
+    assert one(claims, "3").verdict == "reproduced"
+    assert abs(one(claims, "3s").estimate) < 0.02 and len(one(claims, "3s").parts) == 3
+
+
+# --- similar: within a margin -----------------------------------------------------------------------------------------
+
+ALIKE = {  # by claim: what moves its difference by b points, and from where, in the world where all claims hold
+    "17": (lambda b: worse("rss-short", b), 0.5, (0, statements.largest_drop())),
+    "20": (lambda b: lambda d, m, size: b * np.isin(size, (8, 10)) * (m == "rss-alternating"), 0, (-1.2, 1.2)),
+    "21": (lambda b: lambda d, m, size: b * (size > 11) * (m == "rss-short-alternating"), 0, (-2, 2)),
+}
+
+
+@pytest.mark.parametrize("number", ALIKE)
+def test_similar_means_within_the_margin_on_both_sides(number):
+    moved, start, (low, high) = ALIKE[number]
+    for value, verdict in {low - 1.5: "not reproduced", low + 0.6: "reproduced", high - 0.6: "reproduced",
+                           high + 1.5: "not reproduced"}.items():  # fmt: skip
+        methods = ("rss", "rss-short", "rss-alternating", "rss-short-alternating")
+        table = population(methods, ["cifar100"], shift=moved(value - start), noise=0.02, n=100)
+        assert one(decide(table, times()), number).verdict == verdict, value
+
+
+@pytest.mark.parametrize("number", ALIKE)
+def test_no_difference_found_is_not_similar(number):
+    claim = one(decide(whole_study(noise=3.0, seeds=(0, 1)), times()), number)
+    assert claim.verdict == "inconclusive" and claim.low < 0 < claim.high
+
+
+def test_margins_are_what_the_paper_shows():
+    told = summary.published()
+    rows = told[told["quantity"] == "median"].pivot(index="mflops", columns="method", values="value")
+    assert statements.largest_drop() == pytest.approx(1.2 * (rows["rss"] - rows["rss-short"]).mean())
+    assert 0 < statements.ON_PAR < rows["rss"].max() - rows["rss"].min()
+    s, ps = TABLE_1["cifar100"]
+    short, ofa = (build(method, s, ps).epochs for method in ("rss-short", "ofa"))
+    for number in ("6b", "17"):
+        (statement,) = [k for k in statements.STATEMENTS if k.number == number]
+        assert f"is {100 * short / ofa:.0f} % of them" in statement.note
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
@@ -192,14 +252,14 @@ def test_a_tie_is_inconclusive(seeds):
     table = population(["rss"], seeds=seeds)
     same = [table.assign(method=method) for method in (*MAIN, "rss-per-batch", "rss-2-per-batch")]
     claims = decide(pd.concat(same, ignore_index=True), times(seeds=seeds))
-    for number in ("1", "2", "3", "4", "7a"):
+    for number in ("1", "1s", "2", "3", "3s", "4", "7a", "18"):
         claim = one(claims, number)
         assert (claim.kind, claim.estimate) == ("inconclusive", 0)
 
 
 def test_one_seed_is_said_so():
     claims = decide(whole_study(seeds=(0,)), times(seeds=(0,)))
-    assert verdicts(claims) == {"reproduced (one seed)"}
+    assert verdicts_of(claims) == {"reproduced (one seed)"}
     assert all("one seed" in claim.reason for claim in claims)
     speed = one(claims, "6a")
     assert math.isnan(speed.low) and math.isnan(speed.high) and speed.estimate == pytest.approx(1.9, rel=0.02)
@@ -208,7 +268,7 @@ def test_one_seed_is_said_so():
 
 def test_many_subnets_do_not_stand_in_for_seeds():
     rng = np.random.default_rng(0)
-    table = population(MAIN, ["cifar100"], seeds=(0, 1, 2), n=100)
+    table = population(MAIN, seeds=(0, 1, 2), n=100)
     offsets = {"ofa": (0, 0, 0), "rss-short": (1.5, -1.0, 0.4), "rss": (0, 0, 0)}
     table["accuracy"] = [50 + offsets[m][s] for m, s in zip(table["method"], table["seed"], strict=True)]
     table["accuracy"] += rng.normal(0, 0.1, len(table))
@@ -229,7 +289,7 @@ def test_only_common_seeds_are_compared(study):
 @pytest.mark.parametrize("profile", ["smoke", "quick"])
 def test_another_scale_decides_nothing(study, profile):
     claims = decide(study, times(), profile=profile, datasets=DATASETS)
-    assert verdicts(claims) == {"scale decides nothing"}
+    assert verdicts_of(claims) == {"scale decides nothing"}
     words = c.conclusions(claims)
     assert "reproduced" not in words + " ".join(c.table(claims)["verdict"]) and "decide nothing" in words
 
@@ -237,7 +297,7 @@ def test_another_scale_decides_nothing(study, profile):
 def test_missing_runs_are_named_not_raised():
     for empty in (NOTHING, population(MAIN, ["mnist"])[:0]):
         claims = decide(empty, NOTHING)
-        assert verdicts(claims) == {"not run"} and len(claims) == len(NUMBERS)
+        assert verdicts_of(claims) == {"not run"} and len(claims) == len(NUMBERS)
         assert all(math.isnan(claim.estimate) for claim in claims)
     assert "rss on mnist" in one(claims, "1").reason and "ofa on cifar100" in one(claims, "1").reason
     assert "rss-short on cifar100 with proxylessnas" in one(claims, "11").reason
@@ -247,11 +307,11 @@ def test_missing_runs_are_named_not_raised():
 
 def test_some_datasets_support_but_do_not_decide():
     claims = decide(population(MAIN, ["mnist", "cifar100"]), times(datasets=["cifar100"]))
-    for number in ("1", "3", "4", "5", "6a"):
+    for number in ("1", "2", "3", "4", "5", "6a"):
         claim = one(claims, number)
         assert claim.verdict == "not run" and "fashion_mnist" in claim.reason
     assert one(claims, "1").estimate > 0 and one(claims, "6a").estimate == pytest.approx(1.9, rel=0.02)
-    assert one(claims, "2").verdict == "reproduced"
+    assert one(claims, "17").verdict == "reproduced"
 
 
 def test_some_datasets_may_refute():
@@ -303,7 +363,7 @@ def test_both_baselines_are_judged():
         return 12.0 * (method == "ofa")
 
     claims = decide(whole_study(released=True, shift=shift), times([*MAIN, "ofa-released"]))
-    assert len(claims) == len(NUMBERS) + 12
+    assert len(claims) == len(NUMBERS) + 14
     assert one(claims, "1", "ofa").verdict == "not reproduced"
     assert one(claims, "1", "ofa-released").verdict == "reproduced"
     assert list(c.table(claims)["baseline"][:2]) == ["ofa", "ofa-released"]
@@ -313,7 +373,7 @@ def test_both_baselines_are_judged():
 
 
 def test_same_way_takes_either_direction():
-    up = {f"{m}-{change}" for m in ("ofa", "rss-short") for change in c.OVERRIDES}
+    up = {f"{m}-{change}" for m in ("ofa", "rss-short") for change in OVERRIDES}
     assert one(decide(whole_study(shift=lambda d, m, b: 3.0 * (m in up)), times()), "10").verdict == "reproduced"
     none = whole_study(shift=lambda d, m, b: 1.5 * (m == "ofa-lr-0.02"))  # no effect left
     assert one(decide(none, times()), "10").verdict == "inconclusive"
@@ -396,7 +456,7 @@ def test_finished_runs_are_judged_and_missing_ones_are_not(results):
     population, times = c.tables(c.study("paper", seeds=[0, 1], subnets_per_bucket=4), results)
     assert len(population) == 3 * 2 * 24 and len(times) == 6
     claims = decide(population, times)
-    assert one(claims, "2").verdict == "reproduced" and one(claims, "1").verdict == "not run"
+    assert one(claims, "17").verdict == "reproduced" and one(claims, "1").verdict == "not run"
     for planned in (c.study("paper", seeds=[0], subnets_per_bucket=7), c.study("smoke")):
         assert all(table.empty for table in c.tables(planned, results))
 
@@ -425,7 +485,7 @@ def test_tables(all_claims, tmp_path):
     assert "[figure_3](figure_3.png)" in lines[2] and "figure_5 (not drawn)" in page
     assert "[figure_3](../figure_3.png)" in c.markdown(all_claims, tmp_path, "../")
     parts = c.components(all_claims)
-    assert len(parts[(parts["claim"] == "1") & (parts["baseline"] == "ofa")]) == 24
+    assert len(parts[(parts["claim"] == "1s") & (parts["baseline"] == "ofa")]) == 24
 
 
 def test_every_claim_has_a_figure_and_a_docstring(all_claims):
@@ -433,7 +493,7 @@ def test_every_claim_has_a_figure_and_a_docstring(all_claims):
     for statement in c.STATEMENTS:
         assert all(f'\\"{name}\\"' in notebooks for name in statement.figure.split(", ")), statement.figure
         words = getattr(statement.parts, "func", statement.parts).__doc__
-        assert ("ection" in words or "upplement" in words) and "Part" in words
+        assert any(place in words for place in ("ection", "upplement", "Abstract")) and "Part" in words
     assert all(len(claim.reason) < 600 for claim in all_claims)
 
 
@@ -442,6 +502,80 @@ def test_conclusions_follow_from_the_verdicts(study):
     biased = c.conclusions(decide(whole_study(shift=LOSSES["9"]), times()))
     assert "that for sampling bias contradicted" in biased
     assert "interference is open, that for sampling bias open" in c.conclusions(decide(NOTHING, NOTHING))
+
+
+# --- controls ---------------------------------------------------------------------------------------------------------
+
+
+def with_controls(shift=None, methods=tuple(beyond.CONTROLS)):
+    """The whole study with controls: each of these is as RSS or OFA, by default, plus `shift` (by method)."""
+    study, shift = whole_study(), shift or {}
+    own = study[(study["dataset"] == "cifar100") & (study["backbone"] == "mobilenet_v3")]
+    rows = []
+    for method in methods:
+        like = own[own["method"] == ("ofa" if method.startswith("ofa") else "rss")]
+        rows.append(like.assign(method=method, accuracy=like["accuracy"] + shift.get(method, -2.0)))
+    return pd.concat([study, *rows], ignore_index=True)
+
+
+def test_controls_that_were_run_stand_beside_the_claims():
+    claims = decide(with_controls(), times())
+    found = {claim.statement.number: claim for claim in claims if claim.statement.role == "control"}
+    assert list(found) == [f"C{i}" for i in range(1, 11)]
+    assert {claim.verdict for claim in found.values()} == {"no claim of the paper"}
+    # from the made-up world: RSS 0, one a batch -2, two -5, Alternating -3; controls -2
+    expected = {"C1": 0, "C2": 3, "C3": 0, "C4": 2, "C5": 1, "C6": 2, "C7": 2, "C8": 2, "C9": 2, "C10": 2}
+    assert {number: round(claim.estimate, 0) for number, claim in found.items()} == pytest.approx(expected, abs=0.2)
+    assert found["C4"].direction == "agrees"
+    some = decide(with_controls(methods=["rss-constant"]), times())
+    assert [claim.statement.number for claim in some if claim.statement.role == "control"] == ["C5", "C6"]
+    quick = decide(with_controls(), times(), profile="quick", datasets=DATASETS)
+    assert verdicts_of(quick) == {"scale decides nothing"} and one(quick, "C4").direction == "agrees"
+
+
+def confounds(claims) -> list[str]:
+    mixed = c.conclusions(claims).split("### What the paper's contrasts mix")[1].split("###")[0]
+    return [line for line in mixed.splitlines() if line.startswith("- ")]
+
+
+def test_conclusions_name_what_contrasts_mix_and_what_controls_say_of_it(study):
+    summed, rates, baselines = confounds(decide(study, times()))
+    assert "7a and 7b" in summed and "summed" in summed and "is open: C1 and C2 not run" in summed
+    assert "9 and 13" in rates and "constant rate" in rates and "is open: C4 and C5 not run" in rates
+    assert "distillation" in baselines and "one change at a time" in baselines
+    without = {"rss-2-per-batch-mean": -4.0, "rss-same-twice": -3.0, "rss-alternating-cosine": 0.0}
+    summed, rates, baselines = confounds(decide(with_controls(without), times()))
+    assert "does not rest on it" in summed and "C1, Mean gradient" in summed and "C3, One a batch" in summed
+    assert "an interval spans 0" in rates  # Alternating with a cosine equals RSS
+    assert "C7, OFA" in baselines
+    _, rates, _ = confounds(decide(with_controls({"rss-alternating-cosine": 4.0}), times()))
+    assert "does not hold in all" in rates
+
+
+def test_the_contrasts_are_mixed_as_is_said():
+    """The methods differ in what the conclusions and notes name, and the controls do not."""
+    made = {name: build(name, 180, 410) for name in (*METHODS, *beyond.CONTROLS)}
+    rates = {name: {stage.schedule for stage in method.stages} for name, method in made.items()}
+    for base in ("rss", "rss-short"):
+        assert made[f"{base}-2-per-batch"].gradients == "sum"
+        for single in ("", "-smallest", "-middle", "-largest"):
+            assert rates[f"{base}{single}"] == {"cosine"}
+        for two in ("-alternating", "-max-then-min", "-min-then-max"):
+            assert rates[f"{base}{two}"] == {"constant"}
+    assert made["rss-2-per-batch-mean"].gradients == "mean" and made["rss-same-twice"].gradients == "sum"
+    assert rates["rss-constant"] == {"constant"} and rates["rss-alternating-cosine"] == {"cosine"}
+    contrasted = {name for k in statements.CONTROLS for name in (k.parts.keywords["better"], k.parts.keywords["worse"])}
+    assert contrasted >= set(beyond.CONTROLS)
+
+
+def test_what_was_measured_directly_has_a_heading_of_its_own(study, tmp_path):
+    claims = decide(study, times())
+    assert "Nothing was measured directly" in c.conclusions(claims)
+    sentences = ["Alone, subnets are 1.2 points better (0.8 to 1.6)."]
+    words = c.conclusions(claims, sentences)
+    assert words.endswith(f"### Measured directly\n\n- {sentences[0]}\n") and "Nothing was measured" not in words
+    c.save_claims(claims, tmp_path, sentences)
+    assert (tmp_path / "claims.md").read_text().endswith(words)
 
 
 @pytest.mark.parametrize("kind, dpi", [("all", 72), ("all", 160), ("wide", 100), ("one seed", 200), ("nothing", 100)])
@@ -512,8 +646,9 @@ def test_the_direction_stands_beside_the_verdict(study, tmp_path):
     assert c.table(claims).set_index("number")["direction"]["1"] == "points the other way"
     lines = c.markdown(claims, tmp_path).splitlines()[2:]
     assert "| scale decides nothing; points the other way |" in lines[0]
-    assert all(f"| {claim.verdict}; {claim.direction} |" in line for claim, line in zip(claims, lines, strict=True))
-    counted = sum(claim.direction == "agrees" for claim in claims)
+    assert "| secondary: scale decides nothing; points the other way |" in lines[1]
+    assert all(f"{claim.verdict}; {claim.direction} |" in line for claim, line in zip(claims, lines, strict=True))
+    counted = sum(claim.direction == "agrees" for claim in claims if claim.statement.role == "claim")
     assert f"agrees {counted}" in c.conclusions(claims)
 
 
@@ -531,6 +666,6 @@ def test_the_notebook_judges_what_is_there(results, tmp_path, monkeypatch, profi
             names |= given if "parameters" in cell.metadata.get("tags", []) else {}
     assert {path.name for path in output.iterdir()} >= {"claims.csv", "claims.md", "claims.png", "claims.pdf"}
     assert not (results / "smoke").exists(), "the notebook trained something"
-    assert one(names["decided"], "2").verdict == ("not run" if profile == "smoke" else "reproduced")
+    assert one(names["decided"], "17").verdict == ("not run" if profile == "smoke" else "reproduced")
     start = FOLDER / "notebooks" if cwd == "notebooks" else output / "notebooks"  # where the executed copy lies
     assert Path(os.path.normpath(start / f"{names['links']}figure_1.png")) == output / "figure_1.png"

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import special, stats
 
-from rsslib.paper import claims
 from rsslib.paper import evidence as e
+from rsslib.paper import statements, verdicts
 
 NOTHING = pd.DataFrame()
 KEY = ("cifar100", "mobilenet_v3", "rss")
@@ -46,7 +46,7 @@ def test_the_interval_of_the_smallest_covers_it():
         values = truth[:, None] + rng.normal(0, 0.2, (4, 1, 1)) + rng.normal(0, 0.3, (4, 6, 10))
         made = evidence(values, resamples=200)
         parts = [made.contrast("", {("cifar100", "rss"): 1}, e.mean_of(i, i + 1)) for i in range(6)]
-        _, (_, low, high), _ = claims._all_above_zero(claims.STATEMENTS[0], parts)
+        _, (_, low, high), _ = verdicts.all_above_zero(statements.STATEMENTS[0], parts)
         covered.append(low <= truth.min() <= high)
     assert np.mean(covered) > ENOUGH
 
@@ -73,8 +73,14 @@ def test_statistics_match_numpy():
         e.best: lambda x: np.sort(x.ravel())[-3:].mean(),
         e.extent: lambda x: np.sort(x.ravel())[-3:].mean() - np.sort(x.ravel())[:3].mean(),
         e.slope: lambda x: np.polyfit(mflops.ravel(), x.ravel(), 1)[0],
+        e.log_odds: lambda x: np.mean(special.logit(x / 100)),
         e.loss_away_from(7.0): lambda x: -np.polyfit(abs(mflops.ravel() - 7), x.ravel(), 1)[0],
     }.items():
         sizes = np.broadcast_to(mflops, values.shape)
         assert statistic(values, sizes) == pytest.approx([expected(x) for x in values])
         assert statistic(values[0], mflops) == pytest.approx(expected(values[0]))
+
+
+def test_log_odds_of_all_and_of_none_are_those_of_half_an_image():
+    ends = e.log_odds(np.array([[[100.0]], [[0.0]]]), np.ones((2, 1, 1)))
+    assert ends == pytest.approx([special.logit(1 - 0.5 / 10_000), special.logit(0.5 / 10_000)])

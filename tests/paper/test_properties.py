@@ -8,12 +8,14 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rsslib import beyond
 from rsslib.campaign.runs import PROFILES
 from rsslib.methods import METHODS, TABLE_1
-from rsslib.paper import claims, figures, summary
+from rsslib.paper import claims, figures, summary, verdicts
 from rsslib.space import BACKBONES
 
-KINDS = {claims.REPRODUCED, claims.REFUTED, claims.INCONCLUSIVE, claims.NOT_RUN, claims.NO_SCALE}
+KINDS = {verdicts.REPRODUCED, verdicts.REFUTED, verdicts.INCONCLUSIVE, verdicts.NOT_RUN}
+KINDS |= {verdicts.NO_SCALE, verdicts.NO_CLAIM}
 KEYS = ["dataset", "backbone", "method", "seed"]
 # no equal accuracies, only equal ones, ties, and ends of the scale
 WORLDS = {
@@ -30,7 +32,7 @@ def results(draw, most=15):
     runs = st.tuples(
         st.sampled_from([*TABLE_1, "digits"]),
         st.sampled_from(list(BACKBONES)),
-        st.sampled_from(["ofa", "rss", "rss-short", "ofa-released"]) | st.sampled_from(METHODS),
+        st.sampled_from(["ofa", "rss", "rss-short", "ofa-released"]) | st.sampled_from([*METHODS, *beyond.CONTROLS]),
         st.integers(0, 2),
     )
     chosen = draw(st.lists(runs, min_size=1, max_size=most, unique=True))
@@ -62,12 +64,12 @@ def test_every_claim_has_a_verdict_and_only_the_papers_scale_decides(tables, pro
     found = decide(*tables, profile)
     assert {claim.kind for claim in found} <= KINDS
     if profile != "paper":
-        assert {claim.verdict for claim in found} <= {claims.NOT_RUN, claims.NO_SCALE}
+        assert {claim.verdict for claim in found} <= {verdicts.NOT_RUN, verdicts.NO_SCALE}
         words = claims.conclusions(found)
         assert not any(status in words for status in (": supported", ": contradicted", "as the paper says"))
     for claim in found:
         assert math.isnan(claim.low) or claim.low <= claim.estimate <= claim.high
-        if claim.kind == claims.REPRODUCED and claim.statement.unit != "times":
+        if claim.kind == verdicts.REPRODUCED and claim.statement.unit != "times":
             assert claim.low > 0 and not any(part.missing for part in claim.parts)
     assert len(claims.table(found)) == len(found)
     assert claims.markdown(found, "figures").count("\n") == len(found) + 2
