@@ -116,7 +116,7 @@ class Page:
     def __init__(self, driver: Chrome, failure: Path):
         self.driver, self.failure = driver, failure
 
-    def wait(self, condition, seconds: float = 120):
+    def wait(self, condition, seconds: float = 60):
         """Until `condition()` holds, elements that are being replaced meanwhile notwithstanding."""
         try:
             return WebDriverWait(self.driver, seconds, 0.1, (Exception,)).until(lambda _: condition())
