@@ -44,12 +44,12 @@ CSS = """<style>
 .rsslib-explorer .widget-button { padding: 0 2px; }
 .rsslib-explorer .widget-label, .rsslib-explorer .widget-html-content { line-height: 22px; }
 .rsslib-explorer .widget-label { height: 22px; margin: 1px; }
-.rsslib-explorer .widget-box, .rsslib-explorer .widget-gridbox, .rsslib-explorer .widget-html { overflow: visible; }
+.rsslib-explorer, .rsslib-explorer .widget-box, .rsslib-explorer .widget-gridbox { overflow: visible; }
 .rsslib-explorer .widget-toggle-button { padding: 0; margin: 1px; height: 22px; line-height: 22px; }
 .rsslib-explorer .widget-toggle-button.mod-active { background: #1f5a99; color: white; }
 .rsslib-explorer .widget-toggle-button:disabled { opacity: 0.3; }
 .rsslib-explorer table { font-size: 11px; line-height: 1.2; margin: 0; }
-.rsslib-explorer th, .rsslib-explorer td { padding: 0 10px 0 0; text-align: left !important; white-space: nowrap; }
+.rsslib-explorer th, .rsslib-explorer td { padding: 0 7px 0 0; text-align: left !important; white-space: nowrap; }
 .rsslib-explorer .text { font-size: 12px; line-height: 1.25; padding: 2px 0; white-space: normal; }
 </style>"""
 
@@ -142,7 +142,7 @@ class Explorer(widgets.VBox):
             self.presets[name] = widgets.Button(description=name, layout={"width": width})
             self.presets[name].on_click(lambda button: self.preset(button.description))
         options = [(run_label(run), run) for run in self.runs] or [("no finished run", None)]
-        self.run = widgets.Dropdown(options=options, description="Run", layout={"width": "285px"})
+        self.run = widgets.Dropdown(options=options, description="Run", layout={"width": "275px"})
         self.run.style.description_width = "30px"
         self.button = widgets.Button(button_style="primary", layout={"width": "90px"})
         a, b, self.placing = (widgets.Image(format="svg+xml", layout={"width": "100%"}) for _ in range(3))
@@ -175,14 +175,14 @@ class Explorer(widgets.VBox):
             for i in (i for i, layer in enumerate(self.space.layers) if layer.stage == s):
                 row.append(widgets.VBox([self.detail["kernel"][i], self.detail["expand"][i]]))
             cells += row + [widgets.Label() for _ in range(3 + layers - len(row))]
-        grid = widgets.GridBox(cells, layout={"grid_template_columns": f"56px 72px 44px repeat({layers}, 69px)"})
+        grid = widgets.GridBox(cells, layout={"grid_template_columns": f"52px 69px 43px repeat({layers}, 67px)"})
         named, buckets = list(self.presets.values())[:4], list(self.presets.values())[4:]
         presets = widgets.HBox([self.edited, *named])
         sizes = widgets.HBox([widgets.Label("MFLOPs"), *buckets])
-        uniform = widgets.HBox(list(self.everywhere.values()), layout={"grid_gap": "10px"})
-        left = widgets.VBox([presets, sizes, uniform, grid, *self.drawings.values()], layout={"width": "455px"})
+        uniform = widgets.HBox([widgets.Label("All"), *self.everywhere.values()], layout={"grid_gap": "4px"})
+        left = widgets.VBox([presets, sizes, uniform, grid, *self.drawings.values()], layout={"width": "437px"})
         right = [widgets.HBox([self.run, self.button]), self.status, self.placing, self.table]
-        right = widgets.VBox(right, layout={"width": "395px", "margin": "0 0 0 10px"})
+        right = widgets.VBox(right, layout={"width": "400px", "margin": "0 0 0 8px"})
         return widgets.Box([left, right], layout={"flex_flow": "row wrap"})
 
     # --- the subnet

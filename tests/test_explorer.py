@@ -19,7 +19,7 @@ from rsslib.explorer import Explorer, finished_runs
 from rsslib.files import read_record, write_record
 from rsslib.paper.diagrams import draw_subnet
 from rsslib.paper.figures import set_style
-from rsslib.space import Arch
+from rsslib.space import Arch, SearchSpace
 
 TINY = replace(
     campaign.PROFILES["smoke"],
@@ -169,16 +169,26 @@ def test_setting_the_subnet_moves_the_controls(bare, mobilenet):
     assert_shows(bare, arch)
 
 
+def test_sizes_at_another_resolution_are_that_resolutions(tmp_path):
+    explorer = Explorer(settings=Settings(tmp_path), resolution=64)
+    space = SearchSpace("mobilenet_v3", resolution=64)
+    assert explorer.comparison().loc["MFLOPs", "A"] == f"{space.macs(space.middle) / 1e6:.2f}" and not explorer.runs
+    low, *_, high = space.buckets
+    explorer.presets[f"{low:g}"].click()
+    assert abs(space.macs(explorer.arch) / 1e6 - low) <= 0.5 * space.growth
+    assert explorer.place().axes[0].get_xlim()[1] > space.macs(space.largest) / 1e6 and "3×64×64" in explorer.table.value
+
+
 def test_threads_take_turns(bare, monkeypatch):
     """JupyterLab may deliver several clicks on several threads."""
     inside, most = [], []
 
-    def draw(space, arch):
+    def draw(space, arch, size):
         inside.append(arch)
         most.append(len(inside))
         time.sleep(0.01)
         inside.remove(arch)
-        return draw_subnet(space, arch)
+        return draw_subnet(space, arch, size)
 
     monkeypatch.setattr(module, "draw_subnet", draw)
     clicks = [bare.presets[name].click for name in ("smallest", "largest", "random")] * 2

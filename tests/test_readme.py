@@ -1,16 +1,37 @@
-"""README.md: its examples run as they stand, here at a scale that takes seconds."""
+"""README.md: its examples and commands run as they stand, here at a scale that takes seconds."""
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from rsslib import campaign
+from rsslib import campaign, cli
 from rsslib.campaign import runs, settings
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+# Commands that take too long for here: the file in which they are run, and how it names them.
+ELSEWHERE = {
+    "make reproduce": (".ci/run", "step make reproduce"),
+    "make test": (".ci/run", "step make test"),
+    "make lab": ("tests/browser/test_explore_in_browser.py", '"-m", "jupyterlab"'),
+    "make site": ("Makefile", "test-browser: site"),
+    ".venv/bin/papermill notebooks/02_main_results.ipynb out.ipynb -p profile quick -p train False": (
+        ".ci/run", "step .venv/bin/papermill notebooks/02_main_results.ipynb build/out.ipynb -p profile quick -p train False"
+    ),
+}  # fmt: skip
+FASTER = {"search": ["--evaluations", "12"]}
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +39,20 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("project")
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0])
-def test_an_example_runs(example, folder, monkeypatch):
+@pytest.fixture
+def project(folder, monkeypatch):
+    """A project of its own, whose profile `smoke` takes seconds, as the current folder."""
     small = {"train_images": 70, "test_images": 20, "subnets_per_bucket": 1, "supernet_epochs": 1}
     monkeypatch.setitem(campaign.PROFILES, "smoke", replace(campaign.PROFILES["smoke"], **small))
-    for module in (runs, settings):
+    for module in (runs, settings, cli):
         monkeypatch.setattr(module, "project_folder", lambda: folder)
-    if "trained_supernet" in example:
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0])
+def test_an_example_runs(example, project):
+    if "deployable" in example:
         campaign.complete(campaign.plan("smoke", methods=["rss-short"]), campaign.Settings(progress=False))
     # a notebook's functions and classes can be looked up too
     namespace = {"__name__": "readme"}
@@ -32,7 +60,23 @@ def test_an_example_runs(example, folder, monkeypatch):
     if "growing" in namespace:
         rates = {run.method.name: run.method.stages[0].learning_rate for run in namespace["planned"]}
         assert rates["growing"] == rates["rss-short"]
+    else:
+        assert len(namespace["classes"]) == len(namespace["images"].x_test)
 
 
-def test_there_are_examples():
-    assert len(EXAMPLES) >= 3
+def test_every_command_runs(project, capsys):
+    Image.new("L", (8, 8), 128).save("digit.png")
+    assert len(COMMANDS) >= 9 and ELSEWHERE.keys() <= set(COMMANDS)
+    for command in COMMANDS:
+        if command in ELSEWHERE:
+            file, name = ELSEWHERE[command]
+            assert name in (ROOT / file).read_text(encoding="utf-8"), f"{file} does not run {command}"
+        else:
+            program, verb, *arguments = shlex.split(command)
+            assert program == ".venv/bin/rsslib", f"{command} is run by no test"
+            assert cli.main([verb, *arguments, *FASTER.get(verb, [])]) == 0, capsys.readouterr().err
+    assert (project / "front.csv").exists() and "digit.png: " in capsys.readouterr().out
+
+
+def test_it_is_short_and_has_examples():
+    assert len(README.splitlines()) <= 120 and len(EXAMPLES) >= 2

@@ -16,7 +16,7 @@ from ptflops import get_model_complexity_info
 
 from rsslib import samplers
 from rsslib.errors import InputError, check_number
-from rsslib.methods import Method
+from rsslib.methods import TABLE_1, Method, build
 from rsslib.network import Network
 from rsslib.paper.figures import INK, PAGE, Captioned
 from rsslib.paper.style import BACKBONE_LABELS, method_styles
@@ -30,6 +30,72 @@ DRAW_STYLES = ((DARK, "-", "o"), ("#c77a00", "--", "s"), ("#2a9d78", ":", "^"))
 TOLERANCE, BIN = 0.5, 0.1  # half of a bucket and the histogram's bins, in millions of MACs
 NOTE = {"textcoords": "offset points", "fontsize": SMALL}
 ABOVE = {**NOTE, "xytext": (0, 2), "xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
+
+
+# --- the whole study in one picture -----------------------------------------------------------------------------------
+
+
+def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
+    """The study at a glance: the supernet, some of its subnets, what each method trains, and what is evaluated.
+
+    `dataset` is the one of Table 1 whose epochs are drawn. Everything is computed from the search space and the methods.
+    """
+    figure = Captioned((PAGE, 2.2), layout="constrained")
+    supernet, subnets, trained, evaluated = figure.subplots(1, 4, width_ratios=(1, 1, 1.35, 1))
+    rng, depths = np.random.default_rng(0), sorted(space.depths)
+    draws = {"smallest": space.smallest, "random": space.sample_arch(rng), "largest": space.largest}
+    for i, layer in enumerate(space.layers):
+        for width, colour in zip(sorted(space.expands, reverse=True), ("#f4f8fc", ELASTIC, "#b9d3ec"), strict=False):
+            optional = layer.index >= depths[0]
+            look = {"edgecolor": INK, "linewidth": 0.5, "linestyle": ":" if optional else "-", "gid": f"layer {i}, {width}"}
+            supernet.barh(-layer.stage, 0.8, 0.13 * width, left=layer.index, color=colour, **look)
+    for row, arch in enumerate(draws.values()):
+        for i, _, kernel, expand in space.active(arch):
+            place = i + 0.6 * space.layers[i].stage
+            subnets.bar(place, expand, 0.8, -9 * row, color=KERNEL_COLOURS[kernel], edgecolor=INK, linewidth=0.3)
+    names = [f"{name}: {space.macs(arch) / 1e6:.1f} MFLOPs" for name, arch in draws.items()]
+    for row, name in enumerate(names):
+        subnets.text(0, -9 * row + 6.3, name, fontsize=SMALL, va="bottom")
+    for row, name in enumerate(("ofa", "rss", "rss-short")):
+        table = schedule_table(build(name, *TABLE_1[dataset]), space, steps=8)
+        style, (low, high) = method_styles([name])[name], (space.macs(space.smallest), space.macs(space.largest))
+        floor, scale = -1.5 * row, 1e6 / (high - low)
+        sizes = floor + table[["low", "mean", "high"]] * scale - low / (high - low)
+        if (table["each"] == "step").any():
+            trained.fill_between(table["epoch"], sizes["low"], sizes["high"], color=style.colour, alpha=0.3, linewidth=0)
+        trained.plot(table["epoch"], sizes["mean"], ".", color=style.colour, markersize=1.2, gid=f"trained {name}")
+        trained.text(0, floor + 1.07, f"{style.label}: {len(table)} epochs", fontsize=SMALL, va="bottom")
+        trained.axhline(floor - 0.08, color="0.6", linewidth=0.5)
+    population = space.macs(space.to_rows([arch for _, arch in space.population(20, seed=0)])) / 1e6
+    for bucket in space.buckets:
+        around = bucket - TOLERANCE * space.growth, bucket + TOLERANCE * space.growth
+        evaluated.axvspan(*around, ymax=0.8, color="0.9", linewidth=0)
+    places = np.tile(np.linspace(0, 1, 20), len(space.buckets))
+    evaluated.plot(population, places, ".", color=DARK, markersize=1.8, gid="population")
+    evaluated.set(ylim=(-0.05, 1.35), xticks=space.buckets, xlabel="MFLOPs")
+    evaluated.text(space.buckets[0] - 0.5, 1.1, "accuracy of the same\nsubnets, all methods", fontsize=SMALL, va="bottom")
+    count, power = f"{space.cardinality:.0e}".split("e+")
+    supernet.set(xlabel=f"${count} \\times 10^{{{power}}}$ subnets,\none set of weights")
+    supernet.set(xlim=(-0.2, max(layer.index for layer in space.layers) + 1), ylim=(-len(space.backbone.stages) + 0.4, 0.6))
+    subnets.set(ylim=(-18.5, 9.5), xlabel="kernel (shade),\nwidth (height), depth")
+    trained.set(ylim=(-3.2, 1.5), xlabel="epoch: the sizes of the\nsubnets it trains")
+    titles = ("Supernet", "Subnets", "Methods", "Evaluation")
+    for number, (axes, title) in enumerate(zip(figure.axes, titles, strict=True), 1):
+        axes.set_title(f"{number}. {title}", loc="left", fontweight="bold")
+        axes.grid(False)
+        axes.set_yticks([])
+        if axes is not evaluated:
+            axes.set_xticks([])
+        for side in ("left", "right", "top", *(["bottom"] if axes is not evaluated else [])):
+            axes.spines[side].set_visible(False)
+    figure.caption = (
+        f"1. A supernet of {BACKBONE_LABELS.get(space.backbone.name, space.backbone.name)}: a row a stage; nested: elastic "
+        "width; dotted: layers left out at less depth. 2. Subnets share its weights. 3. Progressive shrinking (OFA) trains "
+        "from the largest to the smaller ones, RSS one random subnet an epoch. 4. After recalibration of batch norm, the "
+        "test accuracy of subnets in buckets of size. MFLOPs: millions of multiply-accumulates."
+    )
+    figure.alternative = f"The study at a glance: {', '.join(titles).lower()}"
+    return figure
 
 
 # --- Figure 2: the architecture --------------------------------------------------------------------------------------

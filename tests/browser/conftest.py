@@ -6,7 +6,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-WINDOW = (1280, 800)  # of a small laptop
+WINDOW = (1280, 1024)  # of which the browser itself takes some height
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",

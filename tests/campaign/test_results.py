@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rsslib import campaign
+from rsslib.paper import claims
 from rsslib.paper.summary import against_published
 
 PROJECT = Path(__file__).parents[2]
@@ -21,6 +22,18 @@ def test_each_run_is_whole(planned):
     assert len(population) == sum(6 * run.profile.subnets_per_bucket for run in planned)
     assert len(history) == sum(run.method.epochs for run in planned)
     assert population["accuracy"].between(0, 100).all()
+
+
+def test_the_readme_tells_what_the_runs_say_of_each_claim():
+    study = claims.study("quick", seeds=[0, 1, 2])
+    decided = claims.decide(*claims.tables(study, RESULTS), "quick")
+    rows = [
+        f"| {claim.statement.text} | {claim.estimate:.2f} {claim.statement.unit}, {claim.low:.2f} to {claim.high:.2f} "
+        f"| {claim.direction} |"
+        for claim in decided
+        if claim.verdict != "not run"
+    ]
+    assert len(rows) >= 6 and f"| --- | --- | --- | {' '.join(rows)} Rows are of `quick`" in README
 
 
 def test_medians_at_the_papers_scale_are_within_a_point_and_a_half_of_the_published_ones():

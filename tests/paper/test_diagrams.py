@@ -2,6 +2,7 @@
 
 import re
 from itertools import accumulate, combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,16 +11,18 @@ from helpers import corners, random_archs, sentence, toy_data
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.text import Text
+from PIL import Image
 
 from rsslib.errors import InputError
 from rsslib.methods import METHODS, TABLE_1, build, override
 from rsslib.paper import diagrams
-from rsslib.paper.figures import set_style
+from rsslib.paper.figures import save_figure, set_style
 from rsslib.samplers import Uniform
 from rsslib.space import Arch, SearchSpace
 from rsslib.trainer import start, train
 
 TINY = TABLE_1["mnist"]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -327,3 +330,17 @@ def test_schedules_need_methods_and_steps(mobilenet):
     with pytest.raises(InputError) as error:
         diagrams.schedule([build("rss", 1, 1)], mobilenet, steps=1)
     assert "steps" in sentence(error)
+
+
+def test_the_overview_in_the_readme_is_the_one_that_is_drawn(mobilenet, tmp_path):
+    set_style()
+    figure = diagrams.overview(mobilenet)
+    assert len(by_gid(figure, r"layer \d+, \d", Rectangle)) == 20 * len(mobilenet.expands)
+    assert_legible(figure)
+    sizes = figure.axes[3].lines[0].get_xdata()
+    assert all(min(abs(size - bucket) for bucket in mobilenet.buckets) <= 0.5 for size in sizes)
+    save_figure(figure, tmp_path, "overview")
+    with Image.open(tmp_path / "overview.png") as drawn, Image.open(ROOT / "figures" / "overview.png") as committed:
+        assert drawn.size == committed.size
+        gaps = np.abs(np.asarray(drawn.convert("L"), float) - np.asarray(committed.convert("L"), float))
+        assert gaps.mean() < 1  # of 255
