@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 from scipy import stats
 
-from rsslib import campaign, methods
+from rsslib import beyond, campaign, methods
 from rsslib.errors import InputError
 from rsslib.paper import figures
 
@@ -379,8 +379,8 @@ def test_methods_differ_without_colour():
 
 
 def test_every_method_has_a_label_and_what_is_compared_differs_in_hatch():
-    assert set(figures.METHOD_STYLES) == set(methods.METHODS)
-    assert len({style.label for style in figures.METHOD_STYLES.values()}) == len(methods.METHODS)
+    assert set(figures.METHOD_STYLES) == {*methods.METHODS, *beyond.SAMPLERS, *beyond.INTERVALS}
+    assert len({style.label for style in figures.METHOD_STYLES.values()}) == len(figures.METHOD_STYLES)
     for base in ("rss", "rss-short"):
         for group in (("", "-per-batch", "-2-per-batch"), ("-smallest", "-middle", "-largest"),
                       ("", "-max-then-min", "-min-then-max", "-alternating"), ("", "-batch-128")):  # fmt: skip
