@@ -25,7 +25,8 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOKEN = "explorer"
 LOOK = """
-const [explorer] = arguments, name = e => `${e.tagName} ${e.className} ${(e.textContent || '').slice(0, 40)}`;
+const [explorer] = arguments, place = e => JSON.stringify(e.getBoundingClientRect());
+const name = e => `${e.tagName} ${e.className} ${(e.textContent || '').slice(0, 40)} ${place(e)}`;
 const view = explorer.closest('.jp-WindowedPanel-outer').getBoundingClientRect();
 const parts = Array.from(explorer.querySelectorAll('button, select, img, table, .text'));
 const inside = r => r.left >= view.left && r.right <= view.right && r.top >= view.top - 1 && r.bottom <= view.bottom;
