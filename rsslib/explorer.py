@@ -161,7 +161,7 @@ class Explorer(widgets.VBox):
         self._choose_run()
 
     def _arranged(self) -> widgets.Box:
-        """Controls over the two subnets' drawings; beside them, or below where the page is narrow, what came of them."""
+        """Controls over the two subnets' drawings; beside them, or below where the page is narrow, their numbers."""
         layers = max(stage.layers for stage in self.space.backbone.stages)
         cells: list[widgets.Widget] = [widgets.Label(text) for text in ("", "Depth", "")]
         cells += [widgets.Label(f"Layer {i + 1}") for i in range(layers)]

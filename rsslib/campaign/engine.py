@@ -38,7 +38,7 @@ from rsslib.campaign.workers import worker_processes, worker_threads
 from rsslib.cards import write_card
 from rsslib.data.dataset import Dataset, cached_dataset
 from rsslib.data.readers import DATASETS, LICENCES, is_there
-from rsslib.errors import InputError, Stopped
+from rsslib.errors import InputError, NoImages, Stopped
 from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import Refused, write_record
 from rsslib.machine import (
@@ -67,7 +67,8 @@ def complete(
 
     Any number of processes may be asked for the same runs, also from several machines that share the folder: one
     trains, the others take the runs that are free and wait for the rest at the end. With a time budget, `by_worth` puts
-    the runs in an order in which what is finished by then is worth most. Finished runs do not need their dataset.
+    the runs in an order in which what is finished by then is worth most. Finished runs do not need their dataset; where
+    it is missing and cannot be downloaded, a sentence names the other runs, which are left out if any is finished.
 
     Everything is checked before anything is trained: raises InputError. A folder that holds another configuration,
     code version or dataset's run, or a damaged one, is refused, or with `settings.rebuild` set aside beside its place.
@@ -83,9 +84,14 @@ def complete(
     done: list[Run] = []
     todo: list[Run] = []
     refused, new_images = [], {}
+    absent: dict[str, NoImages] = {}
     for run in _different(runs):  # first look at everything, so that a mistake in the last run costs nothing
         population_of(run.backbone, run.profile.subnets_per_bucket, run.resolution)
-        images = images_of(run, settings) if _needs_images(run, settings) else None
+        try:
+            images = images_of(run, settings) if _needs_images(run, settings) else None
+        except NoImages as error:
+            absent[run.name] = error
+            continue
         config = configuration(run, images, settings.precision)
         try:
             status = status_of(run, settings.results, config, weights=True)
@@ -97,6 +103,10 @@ def complete(
                 raise
             todo.append(run)
             refused.append((run, config))
+    if absent and not done:
+        raise next(iter(absent.values()))
+    for name, why in absent.items():
+        print(f"not trained: {name}: {why}")
     jobs = min(settings.jobs or free_jobs(where, [run.method for run in todo]), len(todo))
     if jobs > 1 and where.type == "cpu":
         _check_samplers_travel(todo)

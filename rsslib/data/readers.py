@@ -11,7 +11,7 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
-from rsslib.errors import InputError, choose
+from rsslib.errors import InputError, NoImages, choose
 from rsslib.files import atomic_path, remove_temporary, write
 from rsslib.space import RESOLUTION
 
@@ -279,7 +279,7 @@ def _download(name: str, path: Path) -> None:
     except InputError:
         raise
     except Exception as error:  # no network, no space, no permission, a damaged archive
-        raise InputError(
+        raise NoImages(
             f"{path} is missing and torchvision's download of {name} failed ({reason(error)}): put "
             f"a file with uint8 {', '.join(KEYS)} there, or try again with internet access"
         ) from None

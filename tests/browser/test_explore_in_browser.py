@@ -202,7 +202,8 @@ def test_all_is_in_one_view_beside_the_file_browser(page):
         for subnet in "AB":
             page.toggle("Edit", subnet)
             page.press(preset)
-            page.wait(lambda: (page.numbers()["MFLOPs"]["AB".index(subnet)] == "15.31") == (preset == "largest"))
+            place, whether = "AB".index(subnet), preset == "largest"
+            page.wait(lambda at=place, so=whether: (page.numbers()["MFLOPs"][at] == "15.31") == so)
         explorer = page.find(EXPLORER)
         page.driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", explorer)
         found = page.driver.execute_script(LOOK, explorer)
