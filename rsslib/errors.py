@@ -15,6 +15,10 @@ class InputError(ValueError):
         return [f"InputError: {self}"]
 
 
+class NoImages(InputError):
+    """A dataset is not here and could not be downloaded."""
+
+
 class Stopped(KeyboardInterrupt):
     """Ctrl-C; the message says how to go on."""
 

@@ -42,7 +42,7 @@ CSS = """<style>
 .rsslib-explorer .widget-toggle-buttons { display: flex; align-items: center; width: auto; }
 .rsslib-explorer .widget-toggle-buttons > label { width: auto !important; margin: 0 4px 0 0; }
 .rsslib-explorer .widget-button { padding: 0 2px; }
-.rsslib-explorer .widget-label, .rsslib-explorer .widget-html-content { line-height: 22px; }
+.rsslib-explorer .widget-label, .rsslib-explorer .widget-html-content { line-height: 22px; white-space: nowrap; }
 .rsslib-explorer .widget-label { height: 22px; margin: 1px; }
 .rsslib-explorer, .rsslib-explorer .widget-box, .rsslib-explorer .widget-gridbox { overflow: visible; }
 .rsslib-explorer .widget-toggle-button { padding: 0; margin: 1px; height: 22px; line-height: 22px; }
@@ -163,7 +163,7 @@ class Explorer(widgets.VBox):
         self._choose_run()
 
     def _arranged(self) -> widgets.Box:
-        """Controls over the two subnets' drawings; beside them, or below where the page is narrow, what came of them."""
+        """Controls over the two subnets' drawings; beside them, or below where the page is narrow, their numbers."""
         layers = max(stage.layers for stage in self.space.backbone.stages)
         cells: list[widgets.Widget] = [widgets.Label(text) for text in ("", "Depth", "")]
         cells += [widgets.Label(f"Layer {i + 1}") for i in range(layers)]
@@ -175,7 +175,7 @@ class Explorer(widgets.VBox):
             for i in (i for i, layer in enumerate(self.space.layers) if layer.stage == s):
                 row.append(widgets.VBox([self.detail["kernel"][i], self.detail["expand"][i]]))
             cells += row + [widgets.Label() for _ in range(3 + layers - len(row))]
-        grid = widgets.GridBox(cells, layout={"grid_template_columns": f"52px 69px 43px repeat({layers}, 67px)"})
+        grid = widgets.GridBox(cells, layout={"grid_template_columns": f"54px 68px 43px repeat({layers}, 67px)"})
         named, buckets = list(self.presets.values())[:4], list(self.presets.values())[4:]
         presets = widgets.HBox([self.edited, *named])
         sizes = widgets.HBox([widgets.Label("MFLOPs"), *buckets])

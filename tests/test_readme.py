@@ -21,15 +21,14 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
+PAPERMILL, STORED = ".venv/bin/papermill notebooks/02_main_results.ipynb", "-p profile quick -p train False"
 # Commands that take too long for here: the file in which they are run, and how it names them.
 ELSEWHERE = {
     "make reproduce": (".ci/run", "step make reproduce"),
     "make test": (".ci/run", "step make test"),
     "make lab": ("tests/browser/test_explore_in_browser.py", '"-m", "jupyterlab"'),
     "make site": ("Makefile", "test-browser: site"),
-    ".venv/bin/papermill notebooks/02_main_results.ipynb out.ipynb -p profile quick -p train False": (
-        ".ci/run", "step .venv/bin/papermill notebooks/02_main_results.ipynb build/out.ipynb -p profile quick -p train False"
-    ),
+    f"{PAPERMILL} out.ipynb {STORED}": (".ci/run", f"step {PAPERMILL} build/out.ipynb {STORED}"),
 }  # fmt: skip
 FASTER = {"search": ["--evaluations", "12"]}
 

@@ -39,7 +39,7 @@ from rsslib.campaign.workers import worker_processes, worker_threads
 from rsslib.cards import write_card
 from rsslib.data.dataset import Dataset, cached_dataset
 from rsslib.data.readers import DATASETS, LICENCES, is_there
-from rsslib.errors import InputError, Stopped, check_room
+from rsslib.errors import InputError, NoImages, Stopped, check_room
 from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import Refused, write_record
 from rsslib.machine import (
@@ -73,7 +73,8 @@ def complete(
     free and wait for the rest at the end. Those of several machines that share the folder too, if its file system holds
     `flock` between them, which one machine cannot find out (docs/clusters.md tells how to); else two may train the same
     run at once, and what they leave may be refused. With a time budget, `by_worth` puts the runs in an order in which
-    what is finished by then is worth most. Finished runs do not need their dataset.
+    what is finished by then is worth most. Finished runs do not need their dataset; where it is missing and cannot be
+    downloaded, a sentence names the other runs, which are left out if any is finished.
 
     Everything is checked before anything is trained: raises InputError. A folder that holds another configuration,
     code version or dataset's run, or a damaged one, is refused, or with `settings.rebuild` set aside beside its place.
@@ -88,9 +89,14 @@ def complete(
     done: list[Run] = []
     todo: list[Run] = []
     refused, new_images = [], {}
+    absent: dict[str, NoImages] = {}
     for run in _different(runs):  # first look at everything, so that a mistake in the last run costs nothing
         population_of(run.backbone, run.profile.subnets_per_bucket, run.resolution)
-        images = images_of(run, settings) if _needs_images(run, settings) else None
+        try:
+            images = images_of(run, settings) if _needs_images(run, settings) else None
+        except NoImages as error:
+            absent[run.name] = error
+            continue
         config = configuration(run, images, settings.precision)
         try:
             status = status_of(run, settings.results, config, weights=True)
@@ -102,6 +108,10 @@ def complete(
                 raise
             todo.append(run)
             refused.append((run, config))
+    if absent and not done:
+        raise next(iter(absent.values()))
+    for name, why in absent.items():
+        print(f"not trained: {name}: {why}")
     for run in todo:
         files.check_writable(run.folder(settings.results), "results")
     jobs = min(settings.jobs or _room(where, todo), len(todo))

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from rsslib.errors import InputError, check_room, choose
+from rsslib.errors import InputError, NoImages, check_room, choose
 from rsslib.files import atomic_path, locked, remove_temporary, system_errors, write
 from rsslib.space import RESOLUTION
 
@@ -344,7 +344,7 @@ def _download(name: str, path: Path) -> None:
     except InputError:
         raise
     except Exception as error:  # no network, no space, no permission, a damaged archive
-        raise InputError(
+        raise NoImages(
             f"{path} is missing and torchvision's download of {name} failed ({reason(error)}): put "
             f"a file with uint8 {', '.join(KEYS)} there, or try again with internet access"
         ) from None

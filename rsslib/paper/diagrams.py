@@ -38,7 +38,7 @@ ABOVE = {**NOTE, "xytext": (0, 2), "xycoords": ("data", "axes fraction"), "ha": 
 def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
     """The study at a glance: the supernet, some of its subnets, what each method trains, and what is evaluated.
 
-    `dataset` is the one of Table 1 whose epochs are drawn. Everything is computed from the search space and the methods.
+    `dataset` is the one of Table 1 whose epochs are drawn. All is computed from the search space and the methods.
     """
     figure = Captioned((PAGE, 2.2), layout="constrained")
     supernet, subnets, trained, evaluated = figure.subplots(1, 4, width_ratios=(1, 1, 1.35, 1))
@@ -47,7 +47,8 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
     for i, layer in enumerate(space.layers):
         for width, colour in zip(sorted(space.expands, reverse=True), ("#f4f8fc", ELASTIC, "#b9d3ec"), strict=False):
             optional = layer.index >= depths[0]
-            look = {"edgecolor": INK, "linewidth": 0.5, "linestyle": ":" if optional else "-", "gid": f"layer {i}, {width}"}
+            look = {"edgecolor": INK, "linewidth": 0.5, "linestyle": ":" if optional else "-"}
+            look |= {"gid": f"layer {i}, {width}"}
             supernet.barh(-layer.stage, 0.8, 0.13 * width, left=layer.index, color=colour, **look)
     for row, arch in enumerate(draws.values()):
         for i, _, kernel, expand in space.active(arch):
@@ -62,7 +63,8 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
         floor, scale = -1.5 * row, 1e6 / (high - low)
         sizes = floor + table[["low", "mean", "high"]] * scale - low / (high - low)
         if (table["each"] == "step").any():
-            trained.fill_between(table["epoch"], sizes["low"], sizes["high"], color=style.colour, alpha=0.3, linewidth=0)
+            look = {"color": style.colour, "alpha": 0.3, "linewidth": 0}
+            trained.fill_between(table["epoch"], sizes["low"], sizes["high"], **look)
         trained.plot(table["epoch"], sizes["mean"], ".", color=style.colour, markersize=1.2, gid=f"trained {name}")
         trained.text(0, floor + 1.07, f"{style.label}: {len(table)} epochs", fontsize=SMALL, va="bottom")
         trained.axhline(floor - 0.08, color="0.6", linewidth=0.5)
@@ -73,10 +75,12 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
     places = np.tile(np.linspace(0, 1, 20), len(space.buckets))
     evaluated.plot(population, places, ".", color=DARK, markersize=1.8, gid="population")
     evaluated.set(ylim=(-0.05, 1.35), xticks=space.buckets, xlabel="MFLOPs")
-    evaluated.text(space.buckets[0] - 0.5, 1.1, "accuracy of the same\nsubnets, all methods", fontsize=SMALL, va="bottom")
+    words = "accuracy of the same\nsubnets, all methods"
+    evaluated.text(space.buckets[0] - 0.5, 1.1, words, fontsize=SMALL, va="bottom")
     count, power = f"{space.cardinality:.0e}".split("e+")
     supernet.set(xlabel=f"${count} \\times 10^{{{power}}}$ subnets,\none set of weights")
-    supernet.set(xlim=(-0.2, max(layer.index for layer in space.layers) + 1), ylim=(-len(space.backbone.stages) + 0.4, 0.6))
+    most, stages = max(layer.index for layer in space.layers), len(space.backbone.stages)
+    supernet.set(xlim=(-0.2, most + 1), ylim=(-stages + 0.4, 0.6))
     subnets.set(ylim=(-18.5, 9.5), xlabel="kernel (shade),\nwidth (height), depth")
     trained.set(ylim=(-3.2, 1.5), xlabel="epoch: the sizes of the\nsubnets it trains")
     titles = ("Supernet", "Subnets", "Methods", "Evaluation")
@@ -89,10 +93,10 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
         for side in ("left", "right", "top", *(["bottom"] if axes is not evaluated else [])):
             axes.spines[side].set_visible(False)
     figure.caption = (
-        f"1. A supernet of {BACKBONE_LABELS.get(space.backbone.name, space.backbone.name)}: a row a stage; nested: elastic "
-        "width; dotted: layers left out at less depth. 2. Subnets share its weights. 3. Progressive shrinking (OFA) trains "
-        "from the largest to the smaller ones, RSS one random subnet an epoch. 4. After recalibration of batch norm, the "
-        "test accuracy of subnets in buckets of size. MFLOPs: millions of multiply-accumulates."
+        f"1. A supernet of {BACKBONE_LABELS.get(space.backbone.name, space.backbone.name)}: a row a stage; nested: "
+        "elastic width; dotted: layers left out at less depth. 2. Subnets share its weights. 3. Progressive shrinking "
+        "(OFA) trains from the largest to the smaller ones, RSS one random subnet an epoch. 4. After recalibration of "
+        "batch norm, the test accuracy of subnets in buckets of size. MFLOPs: millions of multiply-accumulates."
     )
     figure.alternative = f"The study at a glance: {', '.join(titles).lower()}"
     return figure
@@ -142,9 +146,9 @@ def architecture(space: SearchSpace) -> Captioned:
     figure = Captioned((width, height))
     name = BACKBONE_LABELS.get(net.name, net.name)
     figure.caption = (
-        f"Search space of {name}, at {side}×{side}. A row is a stage, read from left to right; a line over a layer is its "
-        "residual connection. Hidden: channels after the expansion, for each width. Dashed layers are left out at less "
-        "depth."
+        f"Search space of {name}, at {side}×{side}. A row is a stage, read from left to right; a line over a "
+        "layer is its residual connection. Hidden: channels after the expansion, for each width. Dashed layers are "
+        "left out at less depth."
     )
     figure.alternative = f"Layers of {name}, a row a stage, with channels, strides and elastic ranges"
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
@@ -281,9 +285,9 @@ def macs_distribution(space: SearchSpace, sizes: Mapping[str, np.ndarray] | None
     figure = Captioned((PAGE, 4.2), layout="constrained")
     figure.caption = (
         f"Sizes of {draws:,} draws each, in millions of multiply-accumulates (MFLOPs) for a 32×32 colour image and 100 "
-        f"classes. Above: the share in each {BIN:g} MFLOPs; dash-dotted: the smallest, middle and largest subnet. Below, "
-        f"on a log scale: the share in each bucket, {TOLERANCE:g} MFLOPs to either side. Filled marks: the draw from which "
-        "the bucket is filled."
+        f"classes. Above: the share in each {BIN:g} MFLOPs; dash-dotted: the smallest, middle and largest subnet. "
+        f"Below, on a log scale: the share in each bucket, {TOLERANCE:g} MFLOPs to either side. Filled marks: the draw "
+        "from which the bucket is filled."
     )
     top, bottom = figure.subplots(2, 1, sharex=True)
     marks = {name: space.reference.macs(getattr(space, name)) / 1e6 for name in samplers.SIZES}
@@ -399,8 +403,9 @@ def schedule(methods: Sequence[Method], space: SearchSpace, steps: int = 64, see
         raise InputError("methods is empty: expected at least one method to draw")
     figure = Captioned((PAGE, 1.2 * len(methods) + 0.5), layout="constrained")
     figure.caption = (
-        "Left: learning rate, on a log scale. Right: sizes of the subnets that are trained; above the panels: subnets a "
-        f"step, and whether they are drawn anew each epoch or each step. The dots are those of a run with seed {seed}."
+        "Left: learning rate, on a log scale. Right: sizes of the subnets that are trained; above the panels: "
+        "subnets a step, and whether they are drawn anew each epoch or each step. The dots are those of a run with "
+        f"seed {seed}."
     )
     grid = figure.subplots(len(methods), 2, squeeze=False, sharex=True, width_ratios=(1.1, 1))
     stages = [stage for method in methods for stage in method.stages if stage.epochs]

@@ -459,7 +459,7 @@ def _sample_size(population: pd.DataFrame) -> str:
 
 def alternative(figure: Figure) -> str:
     """What the figure shows in a sentence, for whoever cannot see it: its panels, axes and legend."""
-    if getattr(figure, "alternative", ""):
+    if isinstance(figure, Captioned) and figure.alternative:
         return figure.alternative
     panels = [axes for axes in figure.axes if axes.axison]
     quantities = (f"{axes.get_ylabel()} by {axes.get_xlabel()}".removesuffix(" by ") for axes in panels)

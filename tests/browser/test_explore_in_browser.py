@@ -25,7 +25,8 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOKEN = "explorer"
 LOOK = """
-const [explorer] = arguments, name = e => `${e.tagName} ${e.className} ${(e.textContent || '').slice(0, 40)}`;
+const [explorer] = arguments, place = e => JSON.stringify(e.getBoundingClientRect());
+const name = e => `${e.tagName} ${e.className} ${(e.textContent || '').slice(0, 40)} ${place(e)}`;
 const view = explorer.closest('.jp-WindowedPanel-outer').getBoundingClientRect();
 const parts = Array.from(explorer.querySelectorAll('button, select, img, table, .text'));
 const inside = r => r.left >= view.left && r.right <= view.right && r.top >= view.top - 1 && r.bottom <= view.bottom;
@@ -201,7 +202,8 @@ def test_all_is_in_one_view_beside_the_file_browser(page):
         for subnet in "AB":
             page.toggle("Edit", subnet)
             page.press(preset)
-            page.wait(lambda: (page.numbers()["MFLOPs"]["AB".index(subnet)] == "15.31") == (preset == "largest"))
+            place, whether = "AB".index(subnet), preset == "largest"
+            page.wait(lambda at=place, so=whether: (page.numbers()["MFLOPs"][at] == "15.31") == so)
         explorer = page.find(EXPLORER)
         page.driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", explorer)
         found = page.driver.execute_script(LOOK, explorer)

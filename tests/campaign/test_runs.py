@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
-from helpers import TINY, sentence, tables
+from helpers import TINY, sentence, tables, toy_data
 from small_runs import FILES, PROFILE, tiny
 
 from rsslib import campaign, evaluate, files, machine
@@ -878,6 +878,25 @@ def test_finished_runs_need_no_dataset(tmp_path, monkeypatch):
     assert len(populations(planned, tmp_path / "results")) == 2 * TINY_BUCKETS
     with pytest.raises(InputError, match="toy"):
         complete([*planned, *tiny("rss", profile=profile)], tmp_path / "results", data=tmp_path)
+
+
+def test_what_cannot_be_downloaded_is_told_and_left_out_beside_finished_runs(tmp_path, capsys, monkeypatch):
+    def unreachable(*arguments, **settings):
+        raise OSError("no network")
+
+    profile = replace(PROFILE, datasets=("mnist",))
+    (finished,), (other,) = tiny("rss", profile=profile), tiny("rss-short", profile=profile)
+    images = toy_data(train=80, test=60, channels=1, classes=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "cached_dataset", lambda *arguments: images)
+        complete([finished], tmp_path / "results", data=tmp_path)
+    monkeypatch.setattr("torchvision.datasets.MNIST", unreachable)
+    told = []
+    campaign.complete([other, finished], Settings(tmp_path / "results", tmp_path, "cpu", progress=False), told.append)
+    said = capsys.readouterr().out
+    assert told == [finished] and f"not trained: {other.name}" in said and "no network" in said
+    with pytest.raises(InputError, match="no network"):  # with nothing to show, it is an error
+        complete([other], tmp_path / "results", data=tmp_path)
 
 
 def test_a_run_goes_on_with_as_many_threads_as_it_was_begun_with(done, tmp_path, steps, monkeypatch):

@@ -394,9 +394,8 @@ def test_a_figure_of_unfinished_runs_is_a_sentence_and_a_split_makes_panels(tmp_
         words = figures.population_figure(table, times, [], names, tmp_path, "figure_6")
         assert "figure_6 is not drawn" in words and "rss-largest" in words and not list(tmp_path.iterdir())
     names = ["rss", "ofa", "rss-largest"]
-    assert figures.population_figure(table, times, campaign.plan("smoke"), names, tmp_path, "figure_6").caption.endswith(
-        "Not drawn, since not finished: RSS, largest only."
-    )
+    figure = figures.population_figure(table, times, campaign.plan("smoke"), names, tmp_path, "figure_6")
+    assert figure.caption.endswith("Not drawn, since not finished: RSS, largest only.")
     halves = {"(a)": ["rss", "ofa"], "(b)": ["rss-short", "rss-largest"]}
     figure = figures.population_figure(table, times, campaign.plan("smoke"), names, tmp_path, "figure_6", halves)
     assert [axes.get_title() for axes in figure.axes] == ["(a)"]
