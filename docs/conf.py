@@ -31,7 +31,7 @@ autodoc_default_options = {"members": True, "member-order": "bysource", "show-in
 autodoc_typehints_format = "short"
 
 html_theme = "furo"
-html_favicon = "docs/icon.svg"
+html_favicon = "icon.svg"
 templates_path = ["_templates"]
 html_additional_pages = {"index": "front.html"}
 html_copy_source = html_show_sphinx = False

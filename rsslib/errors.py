@@ -37,7 +37,7 @@ def choose(value: str, valid: Iterable[str], what: str) -> str:
     if value in valid:
         return value
     shown = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:97]}..."
-    close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.4) if shown == repr(value) else []
+    close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5) if shown == repr(value) else []
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise InputError(f"unknown {what} {shown}{hint}: expected one of {', '.join(valid)}")
 
