@@ -23,6 +23,7 @@ root_doc = "docs/index"
 # Markdown and notebooks, which were executed before.
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # so that links to figures in what cells write lead somewhere
 myst_heading_anchors = 3
 
 # The docstrings are plain text with names in backticks.
@@ -34,7 +35,7 @@ html_theme = "furo"
 html_favicon = "icon.svg"
 templates_path = ["_templates"]
 html_additional_pages = {"index": "front.html"}
-html_copy_source = html_show_sphinx = False
+html_copy_source = html_show_sphinx = html_domain_indices = False
 
 
 def pictures(app, name, source):
