@@ -47,7 +47,7 @@ def pictures(app, name, source):
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
             alternative = output.get("metadata", {}).get("image/png", {}).get("alt")
-            if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+            if "Explorer(" in "".join(output.get("data", {}).get("text/plain", "")):
                 picture = Path(app.srcdir, "figures", "explore.png").read_bytes()
                 output["data"] = {"image/png": base64.b64encode(picture).decode()}
                 alternative = "The explorer in JupyterLab: controls for two subnets, their layers, sizes and accuracies"
