@@ -57,6 +57,7 @@ figures: $(INSTALLED) ## draw the figures again from stored results
 	$(PY) -m rsslib figures --profile $(PROFILE) $(ARGS)
 
 site: build/executed ## write the documentation with executed notebooks to build/site
+	@rm -rf build/site
 	$(PY) -m sphinx -q -W --keep-going -c docs . build/site
 	@echo 'site: build/site/index.html'
 

@@ -23,6 +23,7 @@ root_doc = "docs/index"
 # Markdown and notebooks, which were executed before.
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # so that links to figures in what cells write lead somewhere
 myst_heading_anchors = 3
 
 # The docstrings are plain text with names in backticks.
@@ -31,10 +32,10 @@ autodoc_default_options = {"members": True, "member-order": "bysource", "show-in
 autodoc_typehints_format = "short"
 
 html_theme = "furo"
-html_favicon = "docs/icon.svg"
+html_favicon = "icon.svg"
 templates_path = ["_templates"]
 html_additional_pages = {"index": "front.html"}
-html_copy_source = html_show_sphinx = False
+html_copy_source = html_show_sphinx = html_domain_indices = False
 
 
 def pictures(app, name, source):
@@ -46,7 +47,7 @@ def pictures(app, name, source):
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
             alternative = output.get("metadata", {}).get("image/png", {}).get("alt")
-            if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+            if "Explorer(" in "".join(output.get("data", {}).get("text/plain", "")):
                 picture = Path(app.srcdir, "figures", "explore.png").read_bytes()
                 output["data"] = {"image/png": base64.b64encode(picture).decode()}
                 alternative = "The explorer in JupyterLab: controls for two subnets, their layers, sizes and accuracies"

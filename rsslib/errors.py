@@ -46,7 +46,7 @@ def choose(value: str, valid: Iterable[str], what: str) -> str:
     if value in valid:
         return value
     shown = shortened(repr(value))
-    close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.4) if shown == repr(value) else []
+    close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5) if shown == repr(value) else []
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise InputError(f"unknown {what} {shown}{hint}: expected one of {', '.join(valid)}")
 

@@ -1,8 +1,10 @@
 """One look for all progress bars: in a terminal of 80 columns, in a notebook, and where processes share a terminal."""
 
+import io
 import math
+import sys
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 _line: int | None = None  # the terminal line of this process's bars; None lets tqdm choose
 
@@ -17,7 +19,30 @@ def start_worker(lines, lock) -> None:
 def progress_bar(iterable=None, shown: bool = True, **settings) -> tqdm:
     """A bar over `iterable`, or one to be updated by hand; takes tqdm's settings."""
     look = {"bar_format": "{desc} {percentage:3.0f}% {remaining} left{postfix}", "position": _line, "mininterval": 0.5}
+    if display := _display():
+        return _NotebookBar(display, iterable, leave=False, disable=not shown, **look | settings)
     return tqdm(iterable, leave=False, disable=not shown, **look | settings)
+
+
+def _display():
+    """IPython's function of that name in a notebook's kernel, else None; the library itself does not import it."""
+    ipython = sys.modules.get("IPython")
+    return ipython.display.display if ipython and getattr(ipython.get_ipython(), "kernel", None) else None
+
+
+class _NotebookBar(tqdm):
+    """A line in a cell's output that is empty once the bar is closed: an executed notebook keeps no stale ones."""
+
+    def __init__(self, display, *arguments, **settings):
+        self._show, self._line = display, None
+        super().__init__(*arguments, file=io.StringIO(), **settings)
+
+    def display(self, msg=None, pos=None):
+        data = {"text/plain": str(self) if msg is None else msg}
+        if self._line is None:
+            self._line = self._show(data, raw=True, display_id=True)
+        else:
+            self._line.update(data, raw=True)
 
 
 def in_words(seconds: float) -> str:

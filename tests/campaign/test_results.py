@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rsslib import campaign
-from rsslib.paper import claims
+from rsslib.paper import claims, figures
 from rsslib.paper.summary import against_published
 
 PROJECT = Path(__file__).parents[2]
-RESULTS = PROJECT / "data" / "results"
+RESULTS, FIGURES = PROJECT / "data" / "results", PROJECT / "figures"
 README = " ".join((PROJECT / "README.md").read_text(encoding="utf-8").split())
 QUICK = campaign.plan("quick", methods=["ofa", "rss", "rss-short"], seeds=[0, 1, 2])
 PAPER = campaign.plan("paper", ["cifar100"], ["rss-short"])
@@ -22,6 +24,18 @@ def test_each_run_is_whole(planned):
     assert len(population) == sum(6 * run.profile.subnets_per_bucket for run in planned)
     assert len(history) == sum(run.method.epochs for run in planned)
     assert population["accuracy"].between(0, 100).all()
+
+
+@pytest.mark.parametrize("planned, name", [(QUICK, "quick"), (PAPER, "paper")], ids=["quick", "paper"])
+def test_the_committed_figure_is_what_the_runs_draw(planned, name, tmp_path):
+    figures.set_style()
+    population = campaign.populations(planned, RESULTS)
+    figure = figures.population_boxes(population, published=figures.published() if name == "paper" else None)
+    figures.save_figure(figure, tmp_path, "figure_3")
+    with Image.open(tmp_path / "figure_3.png") as drawn, Image.open(FIGURES / f"figure_3_{name}.png") as committed:
+        assert drawn.size == committed.size
+        gaps = np.abs(np.asarray(drawn.convert("L"), float) - np.asarray(committed.convert("L"), float))
+        assert gaps.mean() < 1  # of 255
 
 
 def test_the_readme_tells_what_the_runs_say_of_each_claim():
