@@ -77,8 +77,6 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--precision", default="fp32", help="fp32, tf32 or bf16 (default: %(default)s)")
             command.add_argument("--threads", type=int, default=1, metavar="N", help="of a run on a CPU (default: 1)")
             command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
-            command.add_argument("--no-graphs", dest="graphs", action="store_false", default=None,
-                                 help="take steps on CUDA one by one")  # fmt: skip
             command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
             command.add_argument(
                 "--no-graphs", dest="graphs", action="store_false", default=None,

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterable
 
+MOST_LISTED = 29  # names in a sentence
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -47,8 +48,9 @@ def choose(value: str, valid: Iterable[str], what: str) -> str:
         return value
     shown = shortened(repr(value))
     close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5) if shown == repr(value) else []
+    more = f" and {len(valid) - MOST_LISTED} others" if len(valid) > MOST_LISTED else ""
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise InputError(f"unknown {what} {shown}{hint}: expected one of {', '.join(valid)}")
+    raise InputError(f"unknown {what} {shown}{hint}: expected one of {', '.join(valid[:MOST_LISTED])}{more}")
 
 
 def check_number(value: float, what: str, least: float, most: float | None = None, whole: bool = False) -> None:

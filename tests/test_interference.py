@@ -116,6 +116,8 @@ def double(monkeypatch):
     for module, name in ((interference, "augment"), (steps, "augment"), (evaluate, "augment"), (evaluate, "normalise")):
         made = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *arguments, made=made: made(*arguments).double())
+    taken = interference.recalibration_images
+    monkeypatch.setattr(interference, "recalibration_images", lambda *arguments: taken(*arguments).double())
 
 
 def test_gradients_are_those_of_extracted_networks(trial):

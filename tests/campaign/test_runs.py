@@ -531,7 +531,7 @@ def test_a_mistake_in_the_last_run_costs_nothing(tmp_path, results, monkeypatch)
         ({"profile": "smokey"}, "unknown profile 'smokey' (did you mean 'smoke'?)"),
         ({"backbone": "mobilenet_v2"}, "unknown backbone 'mobilenet_v2' (did you mean 'mobilenet_v3'?)"),
         ({"methods": ["rss", "rss-shrt"]}, "unknown method 'rss-shrt' (did you mean 'rss-short'?)"),
-        ({"methods": "rss"}, "methods is 'rss': expected a list"),
+        ({"methods": "rss"}, "unknown group of methods 'rss': expected one of interference, samplers"),
         ({"methods": []}, "methods is []"),
         ({"datasets": "digits"}, "datasets is 'digits': expected a list"),
         ({"datasets": []}, "datasets is []"),
@@ -677,6 +677,7 @@ def test_steps_on_cuda_are_graphs_unless_settings_say_otherwise(graphs, expected
 
     monkeypatch.setattr(engine, "train", train)
     monkeypatch.setattr(machine.torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(engine, "free_memory", lambda device: 2**40)
     run, record = tiny("rss")[0], {"config": {"training": {}}}
     run.folder(tmp_path).mkdir(parents=True)
     with pytest.raises(InputError, match="enough"):
