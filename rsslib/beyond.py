@@ -145,13 +145,15 @@ METHODS = tuple(BUILDERS)
 def methods_of(group: str, small: bool = False) -> tuple[str, ...]:
     """The methods that a question needs: "interference", or "samplers" for what is compared at equal passes.
 
-    `small` leaves out most subnets alone. Raises InputError for another group.
+    `small` leaves out most subnets alone and what parts `ofa` from `ofa-released`. Raises InputError for another group.
     """
     choose(group, ("interference", "samplers"), "group of methods")
     if group == "samplers":
         return ("rss", "rss-per-batch", *SAMPLERS)
-    names = {(bucket, exposed): alone_names(bucket, exposed) for bucket in ALONE for exposed in (False, True)}
-    equal = [name for bucket in ALONE for name in names[bucket, False][: (4 if bucket == 8 else 1) if small else None]]
-    exposed = names[8.0, True][: 1 if small else None]
+    equal, exposed = [name for bucket in ALONE for name in alone_names(bucket)], alone_names(8.0, exposed=True)
+    controls = list(CONTROLS)
+    if small:
+        equal, exposed = equal[:3], exposed[:1]
+        controls = [name for name in controls if not name.startswith("ofa-")]
     paper = ("rss-smallest", "rss-middle", "rss-largest", "rss-per-batch", "rss-2-per-batch", "rss-alternating")
-    return ("rss", "ofa", "ofa-released", *equal, *exposed, *paper, *CONTROLS, *INTERVALS)
+    return ("rss", "ofa", "ofa-released", *equal, *exposed, *paper, *controls, *INTERVALS)
