@@ -54,7 +54,8 @@ def words(part: Part, unit: str = "points", digits: int = 2) -> str:
     number = f"{part.estimate:+.{digits}f} {unit}".rstrip()
     if not part.degrees:
         return f"{number} (one seed, no interval)"
-    return f"{number} (95 % interval {part.low():+.{digits}f} to {part.high():+.{digits}f}, {part.seeds} seeds)"
+    over = f"{part.seeds} seeds" if part.seeds > 1 else "over subnets, one seed"
+    return f"{number} (95 % interval {part.low():+.{digits}f} to {part.high():+.{digits}f}, {over})"
 
 
 def sign(part: Part) -> int:
@@ -284,7 +285,7 @@ def _on_effects(effects: pd.DataFrame) -> Iterable[str]:
         parts = []
         for length, found in rows.groupby("length", sort=False):
             last = found.loc[found["share"].idxmax()]
-            told = {1: "helps", -1: "harms"}.get(sign(last["others"]), "as far as can be told does nothing to")
+            told = {1: "helps", -1: "harms"}.get(sign(last["others"]), "does nothing that can be told to")
             ratio = "" if math.isnan(last["ratio"]) else f", {last['ratio']:.2f} of what it does to itself"
             parts.append(
                 f"{SPAN[length]} on one subnet {told} others: their loss falls by {words(last['others'], '', 4)}{ratio}"

@@ -105,7 +105,7 @@ def test_effects_on_others_have_a_sign_where_their_interval_does():
     assert "harms others" in answer and "95 % of RSS" in answer and "-0.1900" in answer
     unclear = effects_table(lambda seed, share: NOISE[seed], lambda seed, share: NOISE[seed])
     assert questions.effect_parts(unclear)["ratio"].isna().all()  # the diagonal's interval holds 0
-    assert "does nothing to others" in next(iter(questions._on_effects(unclear)))
+    assert "does nothing that can be told to others" in next(iter(questions._on_effects(unclear)))
 
 
 def agreement_of(value, methods=("rss", "ofa")):
