@@ -92,7 +92,7 @@ def agreement(
                 # products of A1 B2, A2 B1, A1 A2, B1 B2, and the squares of all four
                 products = torch.stack([p @ q for p, q in ((a1, b2), (a2, b1), (a1, a2), (b1, b2),
                                                            (a1, a1), (a2, a2), (b1, b1), (b2, b2))])  # fmt: skip
-                for part in {"all", part_of(name)}:
+                for part in dict.fromkeys(("all", part_of(name))):  # a set has another order in each process
                     dots[part] = dots[part] + products if part in dots else products
                     sizes[part] = sizes.get(part, 0) + a1.numel()
             for part, products in dots.items():
