@@ -198,13 +198,11 @@ def figures(options: dict) -> int:
     parameters = parameters_of(options)
     runs = runs_of(parameters, options)
 
-    from rsslib.campaign.record import overview
+    from rsslib.campaign.record import finished_of
 
-    there = overview(runs, options["results"])["status"] == "finished"
     with Execution(parameters, options["figures"]) as notebooks:
-        for run, finished in zip(runs, there, strict=True):
-            if finished:
-                notebooks.finished(run)
+        for run in finished_of(runs, options["results"]):
+            notebooks.finished(run)
         if runs and not notebooks.done:
             raise InputError(f"there is nothing to draw in {options['results']}: train with `rsslib reproduce` first")
         failed = notebooks.rest()

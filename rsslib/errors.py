@@ -1,9 +1,11 @@
 """Errors that are the user's to fix: one sentence, no traceback in a notebook or on the command line."""
 
 import difflib
+import importlib
 import re
 import sys
 from collections.abc import Iterable
+from types import ModuleType
 
 MOST_LISTED = 29  # names in a sentence
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -76,3 +78,11 @@ def check_device_name(device: object) -> None:
     choose(kind, ("auto", "cpu", "cuda"), "device")
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
         raise InputError(f"device is {device!r}: expected auto, cpu, cuda or cuda:<number>")
+
+
+def needed(name: str, extra: str) -> ModuleType:
+    """The module `name`; raises InputError naming the extra that brings it if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise InputError(f"{name} is not installed: pip install 'rsslib[{extra}]'") from None

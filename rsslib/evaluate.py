@@ -86,13 +86,22 @@ def recalibrate(
 
 
 @torch.no_grad()
+def logits_and_labels(
+    supernet: SuperNet, arch: Arch, batches: Iterable[tuple[Tensor, Tensor]], recalibration: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the subnet makes of `batches` (images, labels) after recalibration: logits [N, classes] and labels [N]."""
+    weights = supernet.subnet(arch, dict(supernet.named_parameters()))
+    norm = batch_norm_with(recalibrate(supernet, arch, recalibration, weights))
+    for x, y in batches:
+        yield supernet.run(x, arch, weights, norm), y
+
+
 def correct_answers(
     supernet: SuperNet, arch: Arch, batches: Iterable[tuple[Tensor, Tensor]], recalibration: Tensor
 ) -> Tensor:
     """int64 []: how many images of `batches` (images, labels) the subnet classifies correctly after recalibration."""
-    weights = supernet.subnet(arch, dict(supernet.named_parameters()))
-    norm = batch_norm_with(recalibrate(supernet, arch, recalibration, weights))
-    return torch.stack([(supernet.run(x, arch, weights, norm).argmax(1) == y).sum() for x, y in batches]).sum()
+    judged = logits_and_labels(supernet, arch, batches, recalibration)
+    return torch.stack([(logits.argmax(1) == y).sum() for logits, y in judged]).sum()
 
 
 class LabelledBatches:

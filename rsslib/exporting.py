@@ -3,14 +3,12 @@
 What has been exported needs neither this package nor PyTorch: see `rsslib.predicting`.
 """
 
-import importlib
 import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rsslib.data.dataset import Dataset
-from rsslib.errors import InputError
+from rsslib.errors import InputError, needed
 from rsslib.evaluate import recalibrate, recalibration_images
 from rsslib.files import atomic_path, check_writable, make_folder
 from rsslib.network import Network
-from rsslib.predicting import FORMAT, session_of
+from rsslib.predicting import FORMAT, logits_of, session_of
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet, centre
 
@@ -137,14 +135,6 @@ def _cut(conv: nn.Conv2d, size: int) -> None:
 # --- ONNX -------------------------------------------------------------------------------------------------------------
 
 
-def needed(name: str, extra: str) -> ModuleType:
-    """The module `name`; raises InputError naming the extra that brings it if it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise InputError(f"{name} is not installed: pip install 'rsslib[{extra}]'") from None
-
-
 def onnx_model(module: nn.Module, example: Tensor):
     """`module` as an onnx.ModelProto from `images` [N, ...] to `logits`, for any N; `example` has a batch of 2 or more.
 
@@ -199,7 +189,7 @@ def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) ->
     words = verify(subnet, model, real)
     session = session_of(model.SerializeToString())
     right = sum(
-        int((session.run(None, {"images": x.numpy()})[0].argmax(1) == y.cpu().numpy()).sum())
+        int((logits_of(session, x.numpy()).argmax(1) == y.cpu().numpy()).sum())
         for x, y in zip(test.split(100), images.y_test.split(100), strict=True)
     )
     card = subnet.card
@@ -226,8 +216,8 @@ def verify(subnet: nn.Module, model, images: Tensor) -> dict:
     try:
         onnx.checker.check_model(model, full_check=True)
         session = session_of(model.SerializeToString())
-        found = np.concatenate([session.run(None, {"images": x.numpy()})[0] for x in images.split(100)])
-        alone = session.run(None, {"images": images[:1].numpy()})[0]
+        found = np.concatenate([logits_of(session, x.numpy()) for x in images.split(100)])
+        alone = logits_of(session, images[:1].numpy())
     except Exception as error:  # of the checker, of protobuf and of onnxruntime, each of its own types
         raise InputError(f"the export failed ({' '.join(str(error).split())[:200]}): no file was written") from None
     expected = torch.cat([subnet(x) for x in images.split(100)]).numpy()

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from rsslib.data.augmentation import augment, draw_augmentation
 from rsslib.data.dataset import Dataset
-from rsslib.evaluate import LabelledBatches, recalibrate, recalibration_images
+from rsslib.evaluate import LabelledBatches, logits_and_labels, recalibration_images
 from rsslib.methods import Method
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
-from rsslib.steps import EagerSteps, TrainingState, Views, loss_of, run_subnet, train_step
-from rsslib.supernet import batch_norm_training, batch_norm_with, subnet_slices
+from rsslib.steps import EagerSteps, TrainingState, Views, loss_of, run_subnet, set_rate, train_step
+from rsslib.supernet import batch_norm_training, subnet_slices
+from rsslib.trainer import steps_per_epoch
 
 Index = Mapping[str, tuple]  # parts of tensors by their names
 
@@ -125,9 +126,7 @@ def subjects(space: SearchSpace) -> list[Arch]:
 def distance(space: SearchSpace, a: Arch, b: Arch) -> int:
     """How many settings of two subnets differ, those of unused layers left out."""
     rows = space.to_rows([a, b])
-    used = space.active_mask(rows)
-    layers = np.concatenate([used, used, np.ones((2, space.n_stages), bool)], axis=1)
-    first, second = np.where(layers, rows, 0)
+    first, second = np.where(space.used(rows), rows, 0)
     return int((first != second).sum())
 
 
@@ -178,16 +177,12 @@ class Trial:
             if name in self.asleep:
                 parameter.grad = None
 
-    @torch.no_grad()
     def quality(self, subnets: Sequence[Arch]) -> np.ndarray:
         """float64 [subnets, 2] on validation images: minus the loss (cross-entropy), and the accuracy in percent."""
         result = []
         for arch in subnets:
-            weights = self.state.supernet.subnet(arch, dict(self.state.supernet.named_parameters()))
-            norm = batch_norm_with(recalibrate(self.state.supernet, arch, self.recalibration, weights))
             loss, right, n = 0.0, 0, 0
-            for x, y in self.judged:
-                logits = self.state.supernet.run(x, arch, weights, norm)
+            for logits, y in logits_and_labels(self.state.supernet, arch, self.judged, self.recalibration):
                 loss += F.cross_entropy(logits, y, reduction="sum").item()
                 right += int((logits.argmax(1) == y).sum())
                 n += len(y)
@@ -206,45 +201,44 @@ class Trial:
 
     def step_effects(self, subnets: Sequence[Arch], batch: tuple[Tensor, Tensor]) -> np.ndarray:
         """`effects` of one training step on the batch, at the current learning rate: float64 [trained, judged, 2]."""
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = self.stage.rate(self.epoch, 0, 1)
-        seed = self.generator.initial_seed()
+        rate = self.stage.rate(self.epoch, 0, 1)
 
-        def quality_after(subnet: Arch | None) -> np.ndarray:
-            if subnet is None:
-                self.state.optimizer.zero_grad(set_to_none=False)
-                self.state.optimizer.step()
-            else:
-                generator = torch.Generator(self.data.device).manual_seed(seed)  # the same dropout for all
-                views = Views(self.state.supernet)
-                train_step(self.state, views, *batch, (subnet,), self.method, generator, self.stage.distill)
-            quality = self.quality(subnets)
-            self.restore()
-            return quality
+        def train(subnet: Arch, generator: torch.Generator) -> None:
+            set_rate(self.state.optimizer, rate)
+            views = Views(self.state.supernet)
+            train_step(self.state, views, *batch, (subnet,), self.method, generator, self.stage.distill)
 
-        return effects(subnets, quality_after)
+        return self._effects(subnets, [rate], train)
 
     def epoch_effects(self, subnets: Sequence[Arch]) -> np.ndarray:
         """`effects` of one epoch of training on a single subnet, all with the same batches: [trained, judged, 2]."""
-        data, n, size = self.data, len(self.data.x_train), self.method.batch_size
-        steps = n // size + (n % size > 1)
+        data, n = self.data, len(self.data.x_train)
+        steps = steps_per_epoch(n, self.method.batch_size)
         rates = [self.stage.rate(self.epoch, step, steps) for step in range(steps)]
-        seed = self.generator.initial_seed()
+
+        def train(subnet: Arch, generator: torch.Generator) -> None:
+            order = torch.randperm(n, generator=generator, device=data.device)
+            crops = draw_augmentation(n, generator, data.resolution)
+            executor = EagerSteps(self.state, self.method, self.stage, data, generator)
+            with progress_bar(shown=False) as bar:
+                executor.epoch([(subnet,)] * steps, order, crops, rates, bar)
+
+        return self._effects(subnets, rates, train)
+
+    def _effects(
+        self, subnets: Sequence[Arch], rates: Sequence[float], train: Callable[[Arch, torch.Generator], None]
+    ) -> np.ndarray:
+        """`effects` of training that takes steps at these rates, with the same random numbers for all subnets."""
+        optimizer, seed = self.state.optimizer, self.generator.initial_seed()
 
         def quality_after(subnet: Arch | None) -> np.ndarray:
             if subnet is None:
-                self.state.optimizer.zero_grad(set_to_none=False)
+                optimizer.zero_grad(set_to_none=False)
                 for rate in rates:
-                    for group in self.state.optimizer.param_groups:
-                        group["lr"] = rate
-                    self.state.optimizer.step()
+                    set_rate(optimizer, rate)
+                    optimizer.step()
             else:
-                generator = torch.Generator(data.device).manual_seed(seed)
-                order = torch.randperm(n, generator=generator, device=data.device)
-                crops = draw_augmentation(n, generator, data.resolution)
-                executor = EagerSteps(self.state, self.method, self.stage, data, generator)
-                with progress_bar(shown=False) as bar:
-                    executor.epoch([(subnet,)] * steps, order, crops, rates, bar)
+                train(subnet, torch.Generator(self.data.device).manual_seed(seed))
             quality = self.quality(subnets)
             self.restore()
             return quality

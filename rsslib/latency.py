@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsslib.errors import check_number
-from rsslib.exporting import Card, Deployable, needed, onnx_model
+from rsslib.errors import check_number, needed
+from rsslib.exporting import Card, Deployable, onnx_model
 from rsslib.network import Network
 from rsslib.predicting import open_model, session_of
 from rsslib.progress import progress_bar

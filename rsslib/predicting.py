@@ -3,7 +3,6 @@
 Any program can do the same: the file takes uint8 [N, C, R, R] and gives logits, and its metadata name the classes.
 """
 
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rsslib.data.readers import fit_with_pillow, read_image, reason
-from rsslib.errors import InputError
+from rsslib.errors import InputError, needed
 
 FORMAT = "rsslib"  # the metadata's key that says which files are ours; its value is the version
 
@@ -36,15 +35,17 @@ class Model:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, classes] of uint8 images [N, C, R, R]."""
-        return self.session.run(None, {"images": images})[0]
+        return logits_of(self.session, images)
+
+
+def logits_of(session: Any, images: np.ndarray) -> np.ndarray:
+    """float32 [N, classes] that a session of an exported subnet gives for uint8 images [N, C, R, R]."""
+    return session.run(None, {"images": images})[0]
 
 
 def session_of(model: str | Path | bytes):
     """An onnxruntime session on one thread of a CPU."""
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError:
-        raise InputError("onnxruntime is not installed: pip install 'rsslib[export]'") from None
+    runtime = needed("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -250,15 +250,13 @@ class StrictFairness:
     count: int = 3
 
     def subnets(self, space, rng, epoch, epochs, steps):
-        settings = (space.kernels, space.expands, space.depths)
-        if any(len(values) != self.count for values in settings):
-            numbers = ", ".join(str(len(values)) for values in settings)
+        if any(len(settings) != self.count for settings, _ in space.columns):
+            numbers = ", ".join(str(len(settings)) for settings, _ in space.columns)
             raise InputError(
                 f"count of strict fairness is {self.count}: expected the number of kernel sizes, expand ratios and "
                 f"depths, which must be equal and are {numbers}"
             )
-        widths = (space.n_layers, space.n_layers, space.n_stages)
-        values = np.concatenate([np.tile(v, (width, 1)) for v, width in zip(settings, widths, strict=True)])
+        values = np.concatenate([np.tile(settings, (width, 1)) for settings, width in space.columns])
         rows = rng.permuted(np.tile(values, (steps, 1, 1)), axis=2)  # [steps, columns, count]
         return _steps(space, rows.transpose(0, 2, 1).reshape(steps * self.count, -1).astype(np.int8), self.count)
 
@@ -307,14 +305,13 @@ class FlopsAware:
 
     def subnets(self, space, rng, epoch, epochs, steps):
         low, high = space.reference.macs(space.smallest), space.reference.macs(space.largest)
-        widths = (space.n_layers, space.n_layers, space.n_stages)
         chosen = []
         for target in rng.uniform(low, high, steps):
             share = rng.uniform(size=(self.candidates, 1))
             rows = np.concatenate(
                 [
                     np.sort(settings)[rng.binomial(len(settings) - 1, share, (self.candidates, width))]
-                    for settings, width in zip((space.kernels, space.expands, space.depths), widths, strict=True)
+                    for settings, width in space.columns
                 ],
                 axis=1,
             ).astype(np.int8)

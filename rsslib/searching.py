@@ -10,9 +10,9 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.data.dataset import Dataset
-from rsslib.errors import InputError, check_number, choose
+from rsslib.errors import InputError, check_number, choose, needed
 from rsslib.evaluate import LabelledBatches, correct_answers, evaluate_population, recalibration_images
-from rsslib.exporting import check_images, needed
+from rsslib.exporting import check_images
 from rsslib.latency import LatencyTable, latency_table
 from rsslib.machine import own_stream
 from rsslib.progress import progress_bar
@@ -156,9 +156,7 @@ class Candidates:
     ):  # fmt: skip
         self.space, self.budget, self.measures, self.rng = space, dict(budget), dict(measures), rng
         self.size = self.measures[next(iter(budget), "mflops")]
-        widths = (space.n_layers, space.n_layers, space.n_stages)
-        settings = (space.kernels, space.expands, space.depths)
-        self.settings = [sorted(s) for s, width in zip(settings, widths, strict=True) for _ in range(width)]
+        self.settings = [sorted(settings) for settings, width in space.columns for _ in range(width)]
         self.least = space.to_rows([space.smallest])[0]
         for name, limit in self.budget.items():
             smallest = float(self.measures[name](self.least[None])[0])
@@ -177,9 +175,7 @@ class Candidates:
 
     def plain(self, rows: np.ndarray) -> np.ndarray:
         """The same subnets, each in its one form."""
-        mask = self.space.active_mask(rows)
-        mask = np.concatenate([mask, mask, np.ones((len(rows), self.space.n_stages), bool)], axis=1)
-        return np.where(mask, rows, self.least).astype(np.int8)
+        return np.where(self.space.used(rows), rows, self.least).astype(np.int8)
 
     def shrink(self, rows: np.ndarray) -> np.ndarray:
         """Rows that meet the budget: those that do not take random steps to smaller settings until they do."""

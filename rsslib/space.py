@@ -300,11 +300,7 @@ class SearchSpace:
 
         Returns int8 [n, 2 * layers + stages].
         """
-        parts = (
-            (kernels or self.kernels, self.n_layers),
-            (expands or self.expands, self.n_layers),
-            (depths or self.depths, self.n_stages),
-        )
+        parts = [(s or own, width) for s, (own, width) in zip((kernels, expands, depths), self.columns, strict=True)]
         columns = [
             np.asarray(settings, dtype=np.int8)[rng.integers(len(settings), size=(n, width), dtype=np.int8)]
             for settings, width in parts
@@ -314,6 +310,16 @@ class SearchSpace:
     def sample_arch(self, rng: np.random.Generator, **subsets: Sequence[int]) -> Arch:
         """Draw one architecture; see `sample`."""
         return self.to_arch(self.sample(1, rng, **subsets)[0])
+
+    @property
+    def columns(self) -> tuple[tuple[tuple[int, ...], int], ...]:
+        """Of a row's kernel sizes, expand ratios and depths, in this order: the settings, and how many columns."""
+        return (self.kernels, self.n_layers), (self.expands, self.n_layers), (self.depths, self.n_stages)
+
+    def used(self, rows: np.ndarray) -> np.ndarray:
+        """bool [n, 2 * layers + stages]: which settings count; those of layers that a subnet does not have do not."""
+        mask = self.active_mask(rows)
+        return np.concatenate([mask, mask, np.ones((len(rows), self.n_stages), bool)], axis=1)
 
     def active_mask(self, rows: np.ndarray) -> np.ndarray:
         """bool [n, layers]: which layers each architecture uses."""
@@ -427,8 +433,7 @@ class SearchSpace:
 
     def _canonical(self, row: np.ndarray) -> bytes:
         """Equal for two rows exactly if they are the same network."""
-        mask = self.active_mask(row[None])[0]
-        return np.where(np.concatenate([mask, mask, np.ones(self.n_stages, bool)]), row, 0).tobytes()
+        return np.where(self.used(row[None])[0], row, 0).tobytes()
 
     def population(
         self, subnets_per_bucket: int, buckets: Sequence[float] | None = None, seed: int = 0

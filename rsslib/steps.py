@@ -56,6 +56,11 @@ def new_optimizer(supernet: SuperNet) -> torch.optim.Optimizer:
     return optimizer
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 class EagerSteps:
     """The steps of one stage of training, one after the other."""
 
@@ -72,8 +77,7 @@ class EagerSteps:
         views = Views(self.state.supernet)
         for step, rows in enumerate(order.split(self.method.batch_size)[: len(rates)]):
             x = augment(data.x_train[rows], crops[rows], data.mean, data.std)
-            for group in self.state.optimizer.param_groups:
-                group["lr"] = rates[step]
+            set_rate(self.state.optimizer, rates[step])
             losses[step] = train_step(
                 self.state, views, x, data.y_train[rows], subnets[step],
                 self.method, self.generator, self.stage.distill,

@@ -399,7 +399,7 @@ def _train(
             saved = time.monotonic()
         return stop
 
-    graphs = images.device.type == "cuda" and settings.graphs is not False
+    graphs = settings.graphs_on(images.device.type)
     train(state, run.method, images, run.seed, after_epoch, run.label, settings.progress, graphs)
     if len(state.history) < run.method.epochs:
         return False

@@ -37,13 +37,17 @@ def keeper(run: Run, folder: Path, record: dict) -> Callable[[TrainingState], No
     wanted, identity = effort_of(run).epochs(run.method), identity_of(record)
 
     def keep(state: TrainingState) -> None:
-        path = folder / f"snapshot-{len(state.history):06}.safetensors"
         if len(state.history) in wanted:
+            path = snapshot(folder, len(state.history))
             content = checkpoint_bytes(state, identity)
             files.write(path, content)
             record.setdefault("snapshots", {})[path.name] = files.sha256(content)
 
     return keep
+
+
+def snapshot(folder: Path, epoch: int) -> Path:
+    return folder / f"snapshot-{epoch:06}.safetensors"
 
 
 def identity_of(record: dict) -> str:
@@ -61,8 +65,7 @@ def measure_run(
     """
     effort, identity = effort_of(run), identity_of(record)
     epochs = effort.epochs(run.method)
-    names = {epoch: f"snapshot-{epoch:06}.safetensors" for epoch in epochs}
-    missing = [e for e, name in names.items() if not _is_kept(folder / name, record)]
+    missing = [epoch for epoch in epochs if not _is_kept(snapshot(folder, epoch), record)]
     if missing:
         keep = keeper(run, folder, record)
 
@@ -70,7 +73,7 @@ def measure_run(
             keep(state)
             return stop() or len(state.history) == max(missing)
 
-        graphs = images.device.type == "cuda" and settings.graphs is not False
+        graphs = settings.graphs_on(images.device.type)
         label = f"{run.label}, for snapshots"
         train(new_state(), run.method, images, run.seed, after_epoch, label, settings.progress, graphs)
         write_record(folder, record)
@@ -79,7 +82,7 @@ def measure_run(
         if stop():
             return False
         state = new_state()
-        restore(state, (folder / names[epoch]).read_bytes(), identity)
+        restore(state, snapshot(folder, epoch).read_bytes(), identity)
         found = measure(state, run.method, images, run.seed, effort, settings.progress)
         for parts, table in zip(tables.values(), found, strict=True):
             table.insert(0, "share", share)

@@ -155,6 +155,12 @@ def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataF
     return pd.DataFrame(rows, columns=["run", "status", "epoch", "epochs", "loss", "seconds_left"])
 
 
+def finished_of(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:
+    """Those of `runs` that are finished; what is in the way of others is for `overview` to say."""
+    status = overview(runs, results)["status"]
+    return [run for run, there in zip(runs, status == "finished", strict=True) if there]
+
+
 def overview_words(table: pd.DataFrame) -> str:
     """`overview` to read, with a last line for all runs."""
     shown = table[["run", "status"]].assign(

@@ -50,8 +50,10 @@ class Profile:
         default the project's. `paper` has Table 1's epochs for CIFAR. Where the dataset is not there, the profile stays
         as it is, and its epochs mean nothing.
         """
-        images = None if dataset in DATASETS else training_images(dataset, data or project_folder() / "data")
-        if not images or not self.epochs_for:
+        if dataset in DATASETS or not self.epochs_for:
+            return self
+        images = training_images(dataset, data or project_folder() / "data")
+        if not images:
             return self
         images = min(images, self.train_images or images)
         times = min(max(self.epochs_for / images, 1), MOST_TIMES)
@@ -232,6 +234,11 @@ def plan(
             method = override(method, learning_rate_scale=scale.learning_rate_scale)
             runs += [Run(scale, dataset, backbone, method, seed, resolution) for seed in seeds]
     return runs
+
+
+def hardest_of(datasets: Sequence[str] | Literal["hardest"] | None) -> Sequence[str] | Literal["hardest"]:
+    """What `plan` takes for the last of these datasets; of None and "hardest" that is the profile's."""
+    return datasets[-1:] if datasets and datasets != "hardest" else "hardest"
 
 
 def by_worth(runs: Sequence[Run]) -> list[Run]:

@@ -40,6 +40,10 @@ class Settings:
     graphs: bool | None = None
     interference: tuple[str, ...] = ()
 
+    def graphs_on(self, kind: str) -> bool:
+        """Whether steps are taken as CUDA graphs on a device of this kind."""
+        return kind == "cuda" and self.graphs is not False
+
     def __post_init__(self):
         for what, default in (("results", results_folder()), ("data", project_folder() / "data")):
             folder = default if getattr(self, what) is None else getattr(self, what)

@@ -27,7 +27,7 @@ from rsslib.errors import InputError, check_room
 from rsslib.machine import CAPTURING, first_line, free_memory, is_out_of_memory, release_memory
 from rsslib.samplers import same_throughout
 from rsslib.space import Arch
-from rsslib.steps import MOMENTUM, Views, loss_of, run_subnet, soft_labels_of, train_step
+from rsslib.steps import MOMENTUM, Views, loss_of, run_subnet, set_rate, soft_labels_of, train_step
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
 
 QUEUED_STEPS = 64  # the host waits for the device so many steps back, so that progress and interrupts are real
@@ -88,8 +88,7 @@ class GraphedSteps:
         `subnets` are those of each step, `order` int64 [images] and `crops` the images' augmentation, `rates` the
         learning rate of each step.
         """
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = self.rate
+        set_rate(self.state.optimizer, self.rate)
         self.prepare(subnets, order, crops, rates)
         same = same_throughout(subnets)
         if self.capturing and self.full_steps and same not in self.warm:

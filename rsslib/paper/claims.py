@@ -8,7 +8,7 @@ say about interference in `rsslib.paper.conclusions`.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from rsslib import beyond
-from rsslib.campaign.record import overview
-from rsslib.campaign.runs import MAIN_METHODS, Run, plan
+from rsslib.campaign.record import finished_of
+from rsslib.campaign.runs import MAIN_METHODS, Run, hardest_of, plan
 from rsslib.campaign.tables import populations, times
 from rsslib.files import atomic_path, make_folder, write_csv
 from rsslib.methods import METHODS
@@ -55,7 +55,7 @@ def study(
     main = (*MAIN_METHODS, "ofa-released")
     planned = plan(profile, datasets, main, MOBILENET, seeds, subnets_per_bucket)
     ablations = [method for method in METHODS if method not in main]
-    hardest: Sequence[str] | Literal["hardest"] = datasets[-1:] if datasets else "hardest"
+    hardest = hardest_of(datasets)
     return (
         planned
         + plan(profile, hardest, ablations, MOBILENET, seeds, subnets_per_bucket)
@@ -70,14 +70,12 @@ def controls(
     subnets_per_bucket: int | None = None,
 ) -> list[Run]:
     """The runs that part what the paper's contrasts mix, on the hardest dataset. As for `study`."""
-    hardest: Sequence[str] | Literal["hardest"] = datasets[-1:] if datasets else "hardest"
-    return plan(profile, hardest, list(beyond.CONTROLS), MOBILENET, seeds, subnets_per_bucket)
+    return plan(profile, hardest_of(datasets), list(beyond.CONTROLS), MOBILENET, seeds, subnets_per_bucket)
 
 
 def tables(planned: Sequence[Run], results: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`populations` and `times` of those runs that are finished; both empty if none is."""
-    status = overview(planned, results)["status"]
-    found = [run for run, there in zip(planned, status == "finished", strict=True) if there]
+    found = finished_of(planned, results)
     return (populations(found, results), times(found, results)) if found else (pd.DataFrame(), pd.DataFrame())
 
 

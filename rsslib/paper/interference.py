@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rsslib.campaign.record import overview
-from rsslib.campaign.runs import plan
+from rsslib.campaign.record import finished_of
+from rsslib.campaign.runs import hardest_of, plan
 from rsslib.campaign.tables import anchor_tables, interference_tables, populations, times
 from rsslib.paper.evidence import TAIL, Evidence, Part
 from rsslib.paper.statements import CONTROLLED
@@ -236,10 +236,10 @@ def stored_answers(
 
     `direct` leaves out those from how methods compare.
     """
-    hardest: Sequence[str] | Literal["hardest"] = datasets[-1:] if datasets and datasets != "hardest" else "hardest"
-    planned = plan(profile, hardest, "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket)
-    status = overview(planned, results)["status"]
-    runs = [run for run, there in zip(planned, status == "finished", strict=True) if there]
+    planned = plan(
+        profile, hardest_of(datasets), "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket
+    )
+    runs = finished_of(planned, results)
     if not runs:
         return []
     population = populations(runs, results)

@@ -74,9 +74,13 @@ def _over_training(axes: Axes, parts: pd.DataFrame, label: str) -> None:
 
 
 def _line(axes: Axes, x: Sequence[float], parts: Sequence[Part], colour: str, mark: str, label: str) -> None:
-    error = [part.high() - part.estimate if part.degrees else 0 for part in parts]
+    error = [_margin(part) for part in parts]
     axes.errorbar(x, [part.estimate for part in parts], yerr=error, color=colour, marker=mark, markersize=3.5,
                   capsize=2, linewidth=1, label=label)  # fmt: skip
+
+
+def _margin(part: Part) -> float:
+    return part.high() - part.estimate if part.degrees else 0.0
 
 
 def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
@@ -131,8 +135,8 @@ def _forest(axes: Axes, parts: Sequence[Part], label: str) -> None:
     """One row a part, the first above: estimate and interval."""
     axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
     for y, part in enumerate(parts):
-        error = part.high() - part.estimate if part.degrees else 0
-        axes.errorbar(part.estimate, y, xerr=error, marker="o", markersize=3.5, color=INK, capsize=2, linewidth=1)
+        axes.errorbar(part.estimate, y, xerr=_margin(part), marker="o", markersize=3.5, color=INK, capsize=2,
+                      linewidth=1)  # fmt: skip
     axes.set_yticks(range(len(parts)), [part.label for part in parts])
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.set_xlabel(label)
