@@ -162,6 +162,7 @@ def test_the_agreement_of_a_subnet_with_itself_is_one_in_every_layer(trial):
     assert len(known) and known.to_numpy() == pytest.approx(1)
     layers = set(map(str, range(SPACE.n_layers))) - {"3", "7"}  # which the middle subnet does not have
     assert set(table["part"]) == {"all", "first", "last"} | layers
+    assert list(table["part"][:3]) == ["all", "first", "last"]  # in every process
 
 
 def test_distance_counts_the_settings_that_differ():
