@@ -93,7 +93,7 @@ def test_a_run_prints_its_accuracies_and_where_the_rest_is(tmp_path, capsys):
     assert str(folder) in said and "RSS-Short: 1) on 64 training images" in said
 
 
-@pytest.mark.parametrize(("options", "epochs"), [([], "65 + 36"), (["--supernet-epochs", "3"], "3 + 36")])
+@pytest.mark.parametrize(("options", "epochs"), [([], "50 + 28"), (["--supernet-epochs", "3"], "3 + 28")])
 def test_a_run_on_images_of_ones_own_says_how_many_epochs_it_takes_and_why(
     options, epochs, tmp_path, capsys, monkeypatch
 ):
@@ -104,7 +104,7 @@ def test_a_run_on_images_of_ones_own_says_how_many_epochs_it_takes_and_why(
     where = ["--data", str(tmp_path), "--results", str(tmp_path / "results"), "--device", "cpu"]
     assert cli.main(["run", "--dataset", "own", "--method", "rss", "--resolution", "64", *where, *options]) == 0
     said = capsys.readouterr().out
-    assert f"own has 160 training images: {epochs} epochs (smoke's 9 + 5 are for 1,151: times as many" in said
+    assert f"own has 160 training images: {epochs} epochs (smoke's 9 + 5 are for 896: times as many" in said
     (run,) = asked
     assert run.method.epochs == sum(map(int, epochs.split(" + "))) and run.resolution == 64
 

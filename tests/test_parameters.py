@@ -72,7 +72,8 @@ def test_a_budget_that_is_none(budget):
 @pytest.mark.parametrize(
     "settings",
     [{"threads": True}, {"threads": 0}, {"jobs": 1.5}, {"rebuild": 1}, {"progress": None}, {"graphs": 1},
-     {"time_budget": -1}, {"time_budget": "5m"}, {"checkpoint_seconds": None}, {"precision": 16}],
+     {"time_budget": -1}, {"time_budget": "5m"}, {"checkpoint_seconds": None}, {"precision": 16},
+     {"train": "False"}, {"train": 0}],
 )  # fmt: skip
 def test_settings_that_are_none(settings):
     with pytest.raises(InputError, match=next(iter(settings))) as error:

@@ -79,9 +79,11 @@ def complete(
     Everything is checked before anything is trained: raises InputError. A folder that holds another configuration,
     code version or dataset's run, or a damaged one, is refused, or with `settings.rebuild` set aside beside its place.
     A run that fails does not stop the others; RunsFailed, at the end, names it. Ctrl-C stops all at once (Stopped); the
-    same call goes on from the last checkpoints.
+    same call goes on from the last checkpoints. If the settings are not to train, nothing is done.
     """
     settings = settings or Settings()
+    if not settings.train:
+        return
     deadline = None if settings.time_budget is None else time.time() + settings.time_budget
     needs_cuda = any(run.profile.needs_cuda for run in runs) and settings.device == "auto"
     where = choose_device(settings.device, needed=needs_cuda)

@@ -42,6 +42,8 @@ def complete_with_ray(
     A node that does not share the results folder with this machine trains in a temporary one, and its files are brought
     back when the run ends: if it dies, so do its checkpoints. Datasets are read on each node or downloaded there.
     """
+    if not settings.train:
+        return
     deadline = None if settings.time_budget is None else time.time() + settings.time_budget
     choose(settings.device, ("auto", "cpu", "cuda"), "device for Ray")
     ray = _import_ray()

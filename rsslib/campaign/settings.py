@@ -22,7 +22,8 @@ class Settings:
     A checkpoint is also written after an epoch if the last one is `checkpoint_seconds` old. `rebuild` sets runs aside
     that are refused, and trains them anew. Without `graphs` steps on CUDA are taken one by one, at several times the
     time of CUDA graphs (None: with them; on a CPU there are none). Runs of the methods in `interference` are also
-    measured (see `rsslib.interference`), once they are finished.
+    measured (see `rsslib.interference`), once they are finished. Without `train` nothing is trained: what is stored is
+    all there is.
 
     Raises InputError, naming the value, if one cannot be used.
     """
@@ -39,6 +40,7 @@ class Settings:
     rebuild: bool = False
     graphs: bool | None = None
     interference: tuple[str, ...] = ()
+    train: bool = True
 
     def graphs_on(self, kind: str) -> bool:
         """Whether steps are taken as CUDA graphs on a device of this kind."""
@@ -58,7 +60,7 @@ class Settings:
             check_number(self.time_budget, "time_budget", 0)
         check_number(self.checkpoint_seconds, "checkpoint_seconds", 0)
         object.__setattr__(self, "interference", tuple(self.interference))
-        for what in ("progress", "rebuild"):
+        for what in ("progress", "rebuild", "train"):
             if not isinstance(getattr(self, what), bool):
                 raise InputError(f"{what} is {getattr(self, what)!r}: expected True or False")
         if not isinstance(self.graphs, bool | None):

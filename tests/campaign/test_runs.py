@@ -43,7 +43,6 @@ from rsslib.campaign import (
 from rsslib.campaign.record import configuration, overview_words
 from rsslib.campaign.runs import scaled
 from rsslib.campaign.workers import worker_threads
-from rsslib.data.dataset import load_dataset
 from rsslib.errors import InputError, Stopped, choose
 from rsslib.machine import choose_device
 from rsslib.methods import TABLE_1, build, one_stage, override
@@ -285,6 +284,11 @@ def test_a_time_budget_stops_training_between_epochs(done, tmp_path, monkeypatch
     complete([run], tmp_path, time_budget=1000)
     assert steps.made == 2 * 7
     assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
+
+
+def test_settings_that_are_not_to_train_leave_all_as_it_is(tmp_path):
+    complete(tiny("rss"), tmp_path / "results", train=False, data=tmp_path / "no data")
+    assert not (tmp_path / "results").exists()
 
 
 @dataclass(frozen=True)
@@ -932,9 +936,9 @@ def own_images(folder, n):
     np.savez(folder / "own.npz", x_train=images, y_train=labels, x_test=images[:4], y_test=labels[:4])
 
 
-def test_epochs_of_the_profiles_are_for_as_many_images_as_their_datasets_have():
+def test_epochs_of_the_profiles_are_for_as_many_images_as_they_train_on():
     for profile in (campaign.PROFILES["smoke"], campaign.PROFILES["quick"]):
-        assert profile.epochs_for == (profile.train_images or len(load_dataset("digits").x_train))
+        assert profile.epochs_for == profile.train_images
 
 
 @pytest.mark.parametrize(
@@ -943,7 +947,7 @@ def test_epochs_of_the_profiles_are_for_as_many_images_as_their_datasets_have():
         ("quick", 4_000, (24, 54)),  # of which 3,200 are left to train with, half of what 12 + 27 are for
         ("quick", 20, (120, 270)),
         ("quick", 50_000, (12, 27)),
-        ("smoke", 719, (18, 10)),  # 576 left
+        ("smoke", 560, (18, 10)),  # 448 left
         ("paper", 719, TABLE_1["cifar100"]),
     ],
 )
@@ -967,7 +971,7 @@ def test_images_in_folders_are_counted_without_being_read(tmp_path):
             (folder / f"{i}.png").touch()
     (tmp_path / "own/train/notes.txt").touch()
     (run,) = plan("smoke", ["own"], ["rss-short"], data=tmp_path)
-    assert run.method.epochs == 9 * 10  # 64 of 80 are left, 18 times fewer than the 1,151 that 9 are for
+    assert run.method.epochs == 9 * 10  # 64 of 80 are left, 14 times fewer than the 896 that 9 are for
     np.savez(tmp_path / "other.npz", y_test=np.zeros(3))
     assert plan("smoke", ["other"], ["rss-short"], data=tmp_path)[0].method.epochs == 9  # `complete` says what is wrong
 
