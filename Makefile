@@ -9,6 +9,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 INSTALLED := $(VENV)/.installed
+FACE := $(addprefix rsslib/, __main__.py cli.py explorer.py notebooks.py)
 
 # Byte code is kept, whatever the caller's environment says: without it each process imports torch 8 s longer.
 unexport PYTHONDONTWRITEBYTECODE
@@ -39,9 +40,9 @@ lint: $(INSTALLED) ## check code and notebooks with ruff, types with mypy, who i
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
-	@for layer in 'library:rsslib/*.py' 'data:rsslib/data/*.py' 'cuda:rsslib/cuda/*.py' 'campaign:rsslib/campaign/*.py' \
-	    'paper:rsslib/paper/*.py' 'all of rsslib:$$(find rsslib -name "*.py")'; do \
-	    printf '%-15s %6d lines\n' "$${layer%%:*}" "$$(eval cat $${layer#*:} | wc -l)"; done
+	@size() { printf '%-20s %6d lines\n' "$$1" "$$(find $$2 -name '*.py' | xargs cat | wc -l)"; }; \
+	size library '$(filter-out $(FACE), $(wildcard rsslib/*.py))'; size 'what a person uses' '$(FACE)'; \
+	for wing in data cuda deploy campaign paper; do size $$wing rsslib/$$wing; done; size 'all of rsslib' rsslib
 
 reproduce: $(INSTALLED) ## run the study at PROFILE and write its figures
 	$(PY) -m rsslib reproduce --profile $(PROFILE) $(ARGS)

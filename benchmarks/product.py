@@ -21,12 +21,12 @@ from rsslib import campaign, export, latency_table, load_dataset, search
 from rsslib.campaign import Settings
 from rsslib.cli import main as rsslib
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
+from rsslib.deploy.exporting import onnx_model
+from rsslib.deploy.latency import bytes_of, undisturbed, untrained
+from rsslib.deploy.predicting import session_of
+from rsslib.deploy.searching import hypervolume
 from rsslib.errors import InputError
-from rsslib.exporting import onnx_model
 from rsslib.files import project_folder
-from rsslib.latency import bytes_of, undisturbed, untrained
-from rsslib.predicting import session_of
-from rsslib.searching import hypervolume
 from rsslib.space import BACKBONES, SearchSpace
 from rsslib.supernet import SuperNet
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, epochs_rule, output_folder, plan, scaled
 from rsslib.campaign.settings import Settings
@@ -16,9 +17,12 @@ from rsslib.data.readers import check_name, training_images
 from rsslib.errors import InputError, choose
 from rsslib.files import check_folder, check_writable, project_folder, system_errors
 from rsslib.notebooks import LAST, Execution, notebook_parameters, notebook_runs
-from rsslib.products import add_products
 from rsslib.progress import in_words
 from rsslib.space import RESOLUTION
+
+if TYPE_CHECKING:
+    from rsslib.data.dataset import Dataset
+    from rsslib.supernet import SuperNet
 
 FOLDERS = ("data", "results", "figures")
 
@@ -44,44 +48,23 @@ def parser() -> argparse.ArgumentParser:
     """What can be typed."""
     result = argparse.ArgumentParser(prog="rsslib", description=__doc__)
     commands = result.add_subparsers(required=True)
-    for name, work, text in (
-        ("run", run_one, "train and evaluate one method on one dataset, and print what came of it"),
-        ("runs", list_runs, "list the runs that the notebooks need: which are finished, and what time is left"),
-        ("reproduce", reproduce, "train the notebooks' missing runs, execute the notebooks and write their figures"),
-        ("figures", figures, "execute the notebooks on stored results, without training"),
-    ):
+    for name, (work, text) in {
+        "run": (run_one, "train and evaluate one method on one dataset, and print what came of it"),
+        "runs": (list_runs, "list the runs that the notebooks need: which are finished, and what time is left"),
+        "reproduce": (reproduce, "train the notebooks' missing runs, execute the notebooks and write their figures"),
+        "figures": (figures, "execute the notebooks on stored results, without training"),
+        "search": (search_run, "the best subnets of a finished run under a budget, as a table and a CSV file"),
+        "export": (export_run, "write a subnet of a finished run as an ONNX file, verified on real images"),
+        "predict": (predict_images, "name the class of image files with an exported model; needs onnxruntime, not "
+                    "PyTorch"),
+    }.items():  # fmt: skip
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--profile", default="smoke", help="scale: smoke, quick or paper (default: %(default)s)")
-        if name == "run":
-            command.add_argument("--dataset", metavar="NAME", help="default: the profile's hardest")
-            command.add_argument("--method", default="rss-short", metavar="NAME", help="default: %(default)s")
-            command.add_argument("--backbone", default="mobilenet_v3", help="or proxylessnas (default: %(default)s)")
-            command.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
-            words = "of the images, in pixels: 32 to 224 in steps of 32 (default: %(default)s)"
-            command.add_argument("--resolution", type=int, default=RESOLUTION, metavar="N", help=words)
-            for option, what in OVERRIDABLE.items():
-                kind = float if option == "learning_rate_scale" else int
-                words = f"{what} (default: the profile's)"
-                command.add_argument(f"--{option.replace('_', '-')}", type=kind, metavar="N", help=words)
-        else:
-            command.add_argument("--notebooks", nargs="+", metavar="NAME", help="default: all, as 02_main_results")
-            command.add_argument("--datasets", nargs="+", metavar="NAME", help="default: the profile's")
-            command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0")
-            command.add_argument("--subnets-per-bucket", type=int, metavar="N", help="default: the profile's")
-        command.add_argument("--data", metavar="FOLDER", help="with datasets (default: the project's data)")
-        command.add_argument("--results", metavar="FOLDER", help="with runs (default: the project's data/results)")
-        if name != "run":
-            command.add_argument("--figures", metavar="FOLDER", help="for figures (default: the project's figures)")
+        if name in ("run", "search", "export"):
+            add_run(command, "rss-short" if name == "run" else "rss")
+        elif name != "predict":
+            add_study(command)
         if name in ("run", "reproduce"):
-            command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: %(default)s)")
-            command.add_argument("--precision", default="fp32", help="fp32, tf32 or bf16 (default: %(default)s)")
-            command.add_argument("--threads", type=int, default=1, metavar="N", help="of a run on a CPU (default: 1)")
-            command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
-            command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
-            command.add_argument(
-                "--no-graphs", dest="graphs", action="store_false", default=None,
-                help="take the steps on CUDA one by one, should capturing them as graphs fail",
-            )  # fmt: skip
+            add_training(command)
         if name == "reproduce":
             command.add_argument(
                 "--jobs", type=int, metavar="N",
@@ -90,9 +73,72 @@ def parser() -> argparse.ArgumentParser:
             )  # fmt: skip
             command.add_argument("--engine", choices=("local", "ray"), default="local", help="who places the runs")
             command.add_argument("--address", help="a Ray cluster's, as host:port or auto")
+        if name in ("search", "export"):
+            for option, most in (
+                ("mflops", "at most so many million multiply-accumulates"), ("parameters", "at most so many"),
+                ("latency-ms", "at most so long for an image on one thread"),
+            ):  # fmt: skip
+                command.add_argument(f"--{option}", type=float, metavar="N", help=most)
+        if name == "search":
+            command.add_argument("--evaluations", type=int, default=200, help="subnets to try (default: %(default)s)")
+            command.add_argument("--candidates", metavar="FOLDER", help="for scores, to go on with a stopped search")
+            command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: %(default)s)")
+            command.add_argument("--output", default="front.csv", metavar="FILE", help="(default: %(default)s)")
+        if name == "export":
+            command.add_argument("--front", metavar="FILE", help="a search's table, whose most accurate subnet within "
+                                 "the budget is exported (default: the middle subnet)")  # fmt: skip
+            command.add_argument("--output", default="model.onnx", metavar="FILE", help="(default: %(default)s)")
+            command.set_defaults(device="cpu")
+        if name == "predict":
+            command.add_argument("model", help="a file that `rsslib export` wrote")
+            command.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size")
         command.set_defaults(work=work)
-    add_products(commands)
     return result
+
+
+def add_run(command: argparse.ArgumentParser, method: str) -> None:
+    """What names one run, by default of this method; `run_of` reads it."""
+    command.add_argument("--profile", default="smoke", help="scale: smoke, quick or paper (default: %(default)s)")
+    command.add_argument("--dataset", metavar="NAME", help="default: the profile's hardest")
+    command.add_argument("--method", default=method, metavar="NAME", help="default: %(default)s")
+    command.add_argument("--backbone", default="mobilenet_v3", help="or proxylessnas (default: %(default)s)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    words = "of the images, in pixels: 32 to 224 in steps of 32 (default: %(default)s)"
+    command.add_argument("--resolution", type=int, default=RESOLUTION, metavar="N", help=words)
+    for option, what in OVERRIDABLE.items():
+        kind = float if option == "learning_rate_scale" else int
+        words = f"{what} (default: the profile's)"
+        command.add_argument(f"--{option.replace('_', '-')}", type=kind, metavar="N", help=words)
+    add_folders(command)
+
+
+def add_study(command: argparse.ArgumentParser) -> None:
+    """What names the runs of notebooks; `parameters_of` reads it."""
+    command.add_argument("--profile", default="smoke", help="scale: smoke, quick or paper (default: %(default)s)")
+    command.add_argument("--notebooks", nargs="+", metavar="NAME", help="default: all, as 02_main_results")
+    command.add_argument("--datasets", nargs="+", metavar="NAME", help="default: the profile's")
+    command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0")
+    command.add_argument("--subnets-per-bucket", type=int, metavar="N", help="default: the profile's")
+    add_folders(command)
+    command.add_argument("--figures", metavar="FOLDER", help="for figures (default: the project's figures)")
+
+
+def add_folders(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", metavar="FOLDER", help="with datasets (default: the project's data)")
+    command.add_argument("--results", metavar="FOLDER", help="with runs (default: the project's data/results)")
+
+
+def add_training(command: argparse.ArgumentParser) -> None:
+    """How runs are trained; `settings_of` reads it."""
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: %(default)s)")
+    command.add_argument("--precision", default="fp32", help="fp32, tf32 or bf16 (default: %(default)s)")
+    command.add_argument("--threads", type=int, default=1, metavar="N", help="of a run on a CPU (default: 1)")
+    command.add_argument("--time-budget", metavar="25m", help="stop cleanly after this time, as 90s, 25m or 2h")
+    command.add_argument("--rebuild", action="store_true", help="set aside what is refused, and train anew")
+    command.add_argument(
+        "--no-graphs", dest="graphs", action="store_false", default=None,
+        help="take the steps on CUDA one by one, should capturing them as graphs fail",
+    )  # fmt: skip
 
 
 def settings_of(options: dict) -> Settings:
@@ -116,20 +162,25 @@ def seconds(text: str) -> float:
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
-def run_one(options: dict) -> int:
-    """Train and evaluate one run, print its population's accuracies and where the rest is."""
+def run_of(options: dict) -> Run:
+    """The run that was named, at the scale of its profile with what was changed of it."""
     known = PROFILES[choose(options["profile"], PROFILES, "profile")]
     changed = {name: options[name] for name in OVERRIDABLE if options[name] is not None}
     dataset = options["dataset"] or known.datasets[-1]
-    fitted = known.fitted(dataset, options["data"])
-    profile = scaled(fitted, **changed)
     (run,) = plan(
-        profile, [dataset], [options["method"]], options["backbone"], [options["seed"]],
-        resolution=options["resolution"], data=options["data"],
+        scaled(known.fitted(dataset, options["data"]), **changed), [dataset], [options["method"]], options["backbone"],
+        [options["seed"]], resolution=options["resolution"], data=options["data"],
     )  # fmt: skip
+    return run
+
+
+def run_one(options: dict) -> int:
+    """Train and evaluate one run, print its population's accuracies and where the rest is."""
+    run = run_of(options)
+    profile, dataset, known = run.profile, run.dataset, PROFILES[options["profile"]]
     check_name(dataset, options["data"])
     settings = settings_of(options)
-    if fitted != known:
+    if known.fitted(dataset, options["data"]) != known:
         (s, ps), own = profile.epochs(dataset), training_images(dataset, options["data"])
         print(f"{dataset} has {own:,} training images: {s} + {ps} epochs ({epochs_rule(known)})")
 
@@ -244,3 +295,76 @@ def runs_of(parameters: dict[str, dict], options: dict) -> list[Run]:
         if not Path(options["results"], run.profile.name, run.dataset).exists():
             check_name(run.dataset, options["data"])
     return by_worth(list(runs.values())) if options.get("time_budget") else list(runs.values())
+
+
+# --- to an application ------------------------------------------------------------------------------------------------
+
+
+def trained_of(options: dict) -> "tuple[Run, SuperNet, Dataset]":
+    """The run that was named, which must be finished, with its supernet and images."""
+    run, settings, output = run_of(options), settings_of(options), Path(options["output"])
+    check_writable(output.parent, "the output's folder")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder: expected the name of a file")
+
+    from rsslib.campaign import trained_supernet
+
+    return run, *trained_supernet(run, settings)
+
+
+def budget_of(options: dict) -> dict[str, float]:
+    names = ("mflops", "parameters", "latency_ms")
+    return {name: options[name] for name in names if options[name] is not None}
+
+
+def search_run(options: dict) -> int:
+    """Print a search's front and write it as a table."""
+    run, supernet, images = trained_of(options)
+
+    from rsslib.deploy.searching import search
+    from rsslib.files import make_folder, write_csv
+
+    table = search(
+        supernet, images, budget_of(options), evaluations=options["evaluations"], seed=options["seed"],
+        folder=options["candidates"],
+    )  # fmt: skip
+    path = Path(options["output"])
+    make_folder(path.parent)
+    write_csv(path, table)
+    print(table.drop(columns=["kernel", "expand", "depth"]).round(2).to_string(index=False))
+    print(f"{table.attrs['evaluations']} subnets of {run.name} tried in {table.attrs['seconds']:.0f} s: {path}")
+    return 0
+
+
+def export_run(options: dict) -> int:
+    """Write a subnet as an ONNX file, and print what it is."""
+    import pandas as pd
+
+    from rsslib.deploy.exporting import export
+    from rsslib.deploy.searching import chosen
+
+    arch = None
+    if options["front"]:
+        try:
+            arch = chosen(pd.read_csv(options["front"]), **budget_of(options))
+        except (OSError, KeyError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise InputError(f"{options['front']} is not a table that `rsslib search` wrote ({error})") from None
+    elif budget_of(options):
+        raise InputError("a budget chooses from the table of a search: give it as --front, made by `rsslib search`")
+    _, supernet, images = trained_of(options)
+    words = export(supernet, arch or supernet.space.middle, images, options["output"])
+    print(
+        f"{options['output']}: {words['mflops']:.2f} MFLOPs, {words['parameters']:,} parameters, "
+        f"{words['accuracy']:.2f} % of {words['test_images']:,} test images; verified on {words['checked_images']} "
+        f"images, largest difference {words['difference']:.0e} of the largest logit"
+    )
+    return 0
+
+
+def predict_images(options: dict) -> int:
+    """Print the class of every image."""
+    from rsslib.deploy.predicting import predict
+
+    for prediction in predict(options["model"], options["images"]):
+        print(f"{prediction.path}: {prediction.label} ({100 * prediction.probability:.1f} %)")
+    return 0

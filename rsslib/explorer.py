@@ -25,6 +25,7 @@ from rsslib.campaign.runs import Profile, Run, check_folder_name
 from rsslib.campaign.schema import read_record, read_table
 from rsslib.campaign.settings import Settings
 from rsslib.campaign.tables import trained_supernet
+from rsslib.deploy.searching import archs_of
 from rsslib.errors import InputError, check_number
 from rsslib.evaluate import evaluate_population
 from rsslib.machine import set_precision, use_threads
@@ -32,7 +33,6 @@ from rsslib.methods import Method
 from rsslib.paper.diagrams import draw_subnet
 from rsslib.paper.figures import ACCURACY, COLUMN, SIZE
 from rsslib.paper.style import BACKBONE_LABELS, method_styles, panel_label
-from rsslib.searching import archs_of
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 
 COLOURS = {"A": "#c1121f", "B": "#6a3fa0"}

@@ -109,6 +109,12 @@ def test_a_run_on_images_of_ones_own_says_how_many_epochs_it_takes_and_why(
     assert run.method.epochs == sum(map(int, epochs.split(" + "))) and run.resolution == 64
 
 
+def test_search_and_export_name_a_run_as_it_was_named_to_train(tmp_path):
+    words = ["--method", "rss", "--seed", "1", "--supernet-epochs", "3", "--data", str(tmp_path)]
+    runs = [cli.run_of(vars(cli.parser().parse_args([command, *words]))) for command in ("run", "search", "export")]
+    assert runs[0] == runs[1] == runs[2] and runs[0].name.startswith("smoke_supernet-epochs-3/digits/")
+
+
 def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):
     code = "import sys; from rsslib.cli import main; assert main(sys.argv[1:]) == 2; assert 'torch' not in sys.modules"
     for line in (

@@ -9,8 +9,8 @@ from helpers import sentence
 
 from rsslib import campaign
 from rsslib.campaign import Settings, engine
+from rsslib.deploy.searching import search
 from rsslib.errors import InputError
-from rsslib.searching import search
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 FOLDERS = [5, [], True, "", "x" * 300, __file__, "a\0b"]

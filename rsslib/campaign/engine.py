@@ -36,9 +36,9 @@ from rsslib.campaign.runs import Run
 from rsslib.campaign.schema import read_record
 from rsslib.campaign.settings import Settings
 from rsslib.campaign.workers import worker_processes, worker_threads
-from rsslib.cards import write_card
 from rsslib.data.dataset import Dataset, cached_dataset
 from rsslib.data.readers import DATASETS, LICENCES, is_there
+from rsslib.deploy.cards import write_card
 from rsslib.errors import InputError, NoImages, Stopped, check_room
 from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import Refused, write_record

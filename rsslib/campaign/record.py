@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and whoever lists runs has
 POPULATION_SEED = 0
 HISTORY, POPULATION, ANCHORS, WEIGHTS = "history.csv", "population.csv", "anchors.csv", "weights.safetensors"
 EFFECTS, AGREEMENT = "effects.csv", "agreement.csv"  # of runs that are measured; see rsslib.interference
-CARD = "card.json"  # of the weights; see rsslib.cards
+CARD = "card.json"  # of the weights; see rsslib.deploy.cards
 LOCK = "run.lock"
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
 

@@ -15,8 +15,8 @@ from rsslib.campaign.runs import Run, results_folder
 from rsslib.campaign.schema import read_record, read_table
 from rsslib.campaign.settings import Settings
 from rsslib.data.dataset import Dataset
+from rsslib.deploy.exporting import Deployable
 from rsslib.errors import InputError
-from rsslib.exporting import Deployable
 from rsslib.files import REBUILD
 from rsslib.machine import choose_device
 from rsslib.space import Arch

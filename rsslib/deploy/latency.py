@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rsslib.deploy.exporting import Card, Deployable, onnx_model
+from rsslib.deploy.predicting import open_model, session_of
 from rsslib.errors import check_number, needed
-from rsslib.exporting import Card, Deployable, onnx_model
 from rsslib.network import Network
-from rsslib.predicting import open_model, session_of
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
 

@@ -1,4 +1,4 @@
-"""rsslib.exporting and rsslib.predicting: what is exported computes what the supernet does, or is not written."""
+"""rsslib.deploy.exporting and .predicting: what is exported computes what the supernet does, or is not written."""
 
 import subprocess
 import sys
@@ -13,13 +13,13 @@ from helpers import TINY, assert_close, random_archs, random_supernet, sentence,
 from PIL import Image
 from torch import nn
 
-from rsslib import exporting
 from rsslib.data.augmentation import normalise
 from rsslib.data.readers import fit, fit_with_pillow
+from rsslib.deploy import exporting
+from rsslib.deploy.exporting import Deployable, compare, export, onnx_model, verify
+from rsslib.deploy.predicting import open_model, predict
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population, recalibrate, recalibration_images
-from rsslib.exporting import Deployable, compare, export, onnx_model, verify
-from rsslib.predicting import open_model, predict
 from rsslib.space import SearchSpace
 
 DATA = {channels: toy_data(300, 60, channels) for channels in (1, 3)}

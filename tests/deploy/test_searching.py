@@ -1,4 +1,4 @@
-"""rsslib.searching: subnets within a budget, the front of a space that can be enumerated, resumed searches."""
+"""rsslib.deploy.searching: subnets within a budget, the front of a space that can be enumerated, resumed searches."""
 
 import dataclasses
 import sys
@@ -10,12 +10,12 @@ from helpers import TINY, random_supernet, sentence, toy_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsslib import searching
 from rsslib.data.augmentation import normalise
+from rsslib.deploy import searching
+from rsslib.deploy.latency import LatencyTable
+from rsslib.deploy.searching import Candidates, chosen, hypervolume, measures, non_dominated, search
 from rsslib.errors import InputError
 from rsslib.evaluate import correct_answers, evaluate_population, recalibration_images
-from rsslib.latency import LatencyTable
-from rsslib.searching import Candidates, chosen, hypervolume, measures, non_dominated, search
 from rsslib.space import Arch, SearchSpace
 
 SMALL = SearchSpace(TINY, kernels=(3, 5), expands=(3,), depths=(1, 2), classes=4)  # of 36 different subnets

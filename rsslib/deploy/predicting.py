@@ -28,7 +28,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Model:
-    """An exported file, opened: its session and its metadata, see `rsslib.exporting.export`."""
+    """An exported file, opened: its session and its metadata, see `rsslib.deploy.exporting.export`."""
 
     session: Any  # onnxruntime.InferenceSession
     card: dict

@@ -1,14 +1,14 @@
-"""rsslib.latency: what is measured is what would be exported, and the table is a sum over layers."""
+"""rsslib.deploy.latency: what is measured is what would be exported, and the table is a sum over layers."""
 
 import numpy as np
 import pytest
 import torch
 from helpers import TINY, random_archs, sentence
 
+from rsslib.deploy.exporting import onnx_model
+from rsslib.deploy.latency import compose, latency, latency_table, untrained
+from rsslib.deploy.predicting import session_of
 from rsslib.errors import InputError
-from rsslib.exporting import onnx_model
-from rsslib.latency import compose, latency, latency_table, untrained
-from rsslib.predicting import session_of
 from rsslib.space import SearchSpace
 
 

@@ -15,16 +15,16 @@ from PIL import Image
 from rsslib import campaign, load_dataset, load_supernet, machine
 from rsslib.campaign import Profile, Settings
 from rsslib.campaign.record import configuration
-from rsslib.cards import read_card
 from rsslib.cli import main
 from rsslib.data import readers
 from rsslib.data.augmentation import augment, draw_augmentation, normalise
+from rsslib.deploy.cards import read_card
+from rsslib.deploy.exporting import export
+from rsslib.deploy.predicting import open_model, predict
+from rsslib.deploy.searching import chosen, search
 from rsslib.errors import InputError
 from rsslib.explorer import Explorer
-from rsslib.exporting import export
 from rsslib.notebooks import Execution, notebook_parameters
-from rsslib.predicting import open_model, predict
-from rsslib.searching import chosen, search
 from rsslib.space import BACKBONES, SearchSpace
 
 PROFILE = Profile("test", ("photographs",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5)

@@ -10,10 +10,10 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.data.dataset import Dataset
+from rsslib.deploy.exporting import check_images
+from rsslib.deploy.latency import LatencyTable, latency_table
 from rsslib.errors import InputError, check_number, choose, needed
 from rsslib.evaluate import LabelledBatches, correct_answers, evaluate_population, recalibration_images
-from rsslib.exporting import check_images
-from rsslib.latency import LatencyTable, latency_table
 from rsslib.machine import own_stream
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace

@@ -1,6 +1,6 @@
 """A subnet as a product: one module from uint8 images to logits, and an ONNX file that was checked against it.
 
-What has been exported needs neither this package nor PyTorch: see `rsslib.predicting`.
+What has been exported needs neither this package nor PyTorch: see `rsslib.deploy.predicting`.
 """
 
 import json
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rsslib.data.dataset import Dataset
+from rsslib.deploy.predicting import FORMAT, logits_of, session_of
 from rsslib.errors import InputError, needed
 from rsslib.evaluate import recalibrate, recalibration_images
 from rsslib.files import atomic_path, check_writable, make_folder
 from rsslib.network import Network
-from rsslib.predicting import FORMAT, logits_of, session_of
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet, centre
 
