@@ -42,6 +42,7 @@ def address():
 def pages(address, browser) -> dict[str, dict]:
     """What Chromium finds on each page, by the page's path, and what it complains of."""
     found = {}
+    browser.get_log("browser")  # what other tests' pages left there
     for path in sorted(SITE.rglob("*.html")):
         if "_static" not in path.parts:
             name = path.relative_to(SITE).as_posix()
