@@ -88,7 +88,8 @@ class LatencyTable:
     def check(self, subnets: int = 100, runs: int = 100, seed: int = 0) -> dict:
         """How well the table predicts `subnets` that it has not seen, drawn uniformly and measured whole.
 
-        Returns spearman (rank correlation), relative_error (median distance from the measured time, over it) and subnets.
+        Returns spearman (rank correlation), relative_error (median of the distance from what is measured, over it) and
+        subnets.
         """
         from scipy.stats import spearmanr
 

@@ -49,13 +49,13 @@ def over_seeds(label: str, values: Iterable[float]) -> Part:
     return Part(label, float(known.mean()), float(error), len(known) - 1, len(known))
 
 
-def words(part: Part, unit: str = "points", digits: int = 2) -> str:
+def words(part: Part, unit: str = "points", form: str = "+.2f") -> str:
     """An estimate with its interval, to read."""
-    number = f"{part.estimate:+.{digits}f} {unit}".rstrip()
+    number = f"{part.estimate:{form}} {unit}".rstrip()
     if not part.degrees:
         return f"{number} (one seed, no interval)"
     over = f"{part.seeds} seeds" if part.seeds > 1 else "over subnets, one seed"
-    return f"{number} (95 % interval {part.low():+.{digits}f} to {part.high():+.{digits}f}, {over})"
+    return f"{number} (95 % interval {part.low():{form}} to {part.high():{form}}, {over})"
 
 
 def sign(part: Part) -> int:
@@ -151,11 +151,18 @@ def _tau(a: pd.Series, b: pd.Series) -> float:
 # --- effects and agreement --------------------------------------------------------------------------------------------
 
 
+def half_way(measured: pd.DataFrame) -> float:
+    """The measured share of training that is nearest to half: early enough for steps that matter, late enough for
+    subnets that can do something."""
+    return min(measured["share"].unique(), key=lambda share: abs(share - 0.5))
+
+
 def effect_parts(effects: pd.DataFrame, column: str = "loss_effect") -> pd.DataFrame:
     """For each method, length and share: the mean effect on the others and on the trained subnet itself.
 
     Columns: method, length, share, others (a Part), itself (a Part), ratio (others over itself, NaN where the interval
-    of itself does not exclude 0), harmed (share of pairs of different subnets with an effect below 0).
+    of itself does not exclude 0), harmed (share of pairs of different subnets with an effect below 0), distance (a
+    Part: Spearman's correlation of the effect on others with the number of settings that differ).
     """
     rows = []
     for (method, length, share), group in effects.groupby(["method", "length", "share"], sort=False):
@@ -166,8 +173,16 @@ def effect_parts(effects: pd.DataFrame, column: str = "loss_effect") -> pd.DataF
             for what, rows_ in (("others", off), ("itself", own))
         )
         ratio = others.estimate / itself.estimate if sign(itself) else math.nan
-        rows.append((method, length, share, others, itself, ratio, float((off[column] < 0).mean())))
-    return pd.DataFrame(rows, columns=["method", "length", "share", "others", "itself", "ratio", "harmed"])
+        harmed, distance = float((off[column] < 0).mean()), _with_distance(off, column)
+        rows.append((method, length, share, others, itself, ratio, harmed, distance))
+    return pd.DataFrame(rows, columns=["method", "length", "share", "others", "itself", "ratio", "harmed", "distance"])
+
+
+def _with_distance(pairs: pd.DataFrame, column: str) -> Part:
+    """Spearman's correlation of a column with the number of settings that differ."""
+    by_seed = pairs.dropna(subset=column).groupby("seed")
+    found = [stats.spearmanr(t["distance"], t[column]).statistic for _, t in by_seed if t[column].nunique() > 1]
+    return over_seeds("correlation with distance", found)
 
 
 def agreement_parts(agreement: pd.DataFrame, part: str = "all") -> pd.DataFrame:
@@ -177,10 +192,8 @@ def agreement_parts(agreement: pd.DataFrame, part: str = "all") -> pd.DataFrame:
     rows = []
     chosen = agreement[(agreement["part"] == part) & (agreement["a"] != agreement["b"])]
     for (method, share), group in chosen.groupby(["method", "share"], sort=False):
-        by_seed = group.dropna(subset="agreement").groupby("seed")
-        apart = [stats.spearmanr(t["distance"], t["agreement"]).statistic for _, t in by_seed if len(t) > 2]
-        values = over_seeds("agreement", by_seed["agreement"].mean())
-        rows.append((method, share, values, over_seeds("correlation with distance", apart)))
+        values = over_seeds("agreement", group.groupby("seed")["agreement"].mean())
+        rows.append((method, share, values, _with_distance(group, "agreement")))
     return pd.DataFrame(rows, columns=["method", "share", "agreement", "distance"])
 
 
@@ -189,7 +202,8 @@ def effect_table(effects: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for column, what in (("loss_effect", "loss, less by"), ("accuracy_effect", "accuracy, points")):
         for row in effect_parts(effects, column).itertuples() if len(effects) else ():
-            found = table([row.others, row.itself]).assign(ratio=[row.ratio, math.nan], harmed=[row.harmed, math.nan])
+            found = table([row.others, row.itself, row.distance])
+            found = found.assign(ratio=[row.ratio, *[math.nan] * 2], harmed=[row.harmed, *[math.nan] * 2])
             tables.append(found.assign(method=row.method, share=row.share, of=what))
     columns = ["method", "share", "of", "what", "estimate", "low", "high", "seeds", "ratio", "harmed"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
@@ -282,16 +296,21 @@ def _on_effects(effects: pd.DataFrame) -> Iterable[str]:
         return
     for method, rows in effect_parts(effects).groupby("method", sort=False):
         (style,) = method_styles([method]).values()
-        parts = []
-        for length, found in rows.groupby("length", sort=False):
-            last = found.loc[found["share"].idxmax()]
-            told = {1: "helps", -1: "harms"}.get(sign(last["others"]), "does nothing that can be told to")
-            ratio = "" if math.isnan(last["ratio"]) else f", {last['ratio']:.2f} of what it does to itself"
-            parts.append(
-                f"{SPAN[length]} on one subnet {told} others: their loss falls by {words(last['others'], '', 4)}{ratio}"
-            )
-        share = 100 * rows["share"].max()
-        yield f"**What training one does to others**, at {share:.0f} % of {style.label}: {'; '.join(parts)}."
+        said = []
+        for share in dict.fromkeys((half_way(rows), rows["share"].max())):
+            parts = [_effect_words(row) for row in rows[rows["share"] == share].itertuples()]
+            said.append(f"At {100 * share:.0f} % of training, {'; '.join(parts)}.")
+        yield f"**What training one does to others** ({style.label}). {' '.join(said)}"
+
+
+def _effect_words(row) -> str:
+    """A row of `effect_parts` to read."""
+    told = {1: "helps others", -1: "harms others"}.get(sign(row.others), "does nothing to others that can be told")
+    told = f" {told}" if row.others.degrees else ""
+    ratio = "" if math.isnan(row.ratio) else f", {row.ratio:.2f} of what it does to itself"
+    distance = f"; correlation with distance {words(row.distance, '')}" if row.distance.seeds else ""
+    loss = words(row.others, "", "+.2g")
+    return f"{SPAN[row.length]} on one subnet{told}: others' loss falls by {loss}{ratio}{distance}"
 
 
 def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:

@@ -9,7 +9,17 @@ from matplotlib.axes import Axes
 
 from rsslib.paper.evidence import Part
 from rsslib.paper.figures import INK, PAGE, Captioned
-from rsslib.paper.interference import ANCHOR, EQUAL, EXPOSED, SPAN, agreement_parts, effect_parts, gaps, over_seeds
+from rsslib.paper.interference import (
+    ANCHOR,
+    EQUAL,
+    EXPOSED,
+    SPAN,
+    agreement_parts,
+    effect_parts,
+    gaps,
+    half_way,
+    over_seeds,
+)
 from rsslib.paper.style import method_styles
 
 TRAININGS = {EQUAL: ("#1f5a99", "o"), EXPOSED: ("#f2a93b", "s"), ANCHOR: ("#4d2048", "D")}
@@ -34,17 +44,17 @@ def figure_alone(alone: pd.DataFrame, caption: str = "") -> Captioned:
 
 
 def figure_effects(effects: pd.DataFrame, caption: str = "") -> Captioned:
-    """Who gains and who loses when one is trained: matrices of each method's last share, and means over training."""
+    """Who gains and who loses when one is trained: matrices half way through training, and means over it."""
     methods = list(dict.fromkeys(effects["method"]))
     figure = Captioned((PAGE, 2.6 * len(methods)), layout="constrained")
     panels = figure.subplots(len(methods), 3, squeeze=False)
     parts, styles = effect_parts(effects), method_styles(methods)
     for row, method in zip(panels, methods, strict=True):
         own = effects[effects["method"] == method]
-        last = own[own["share"] == own["share"].max()]
+        half = own[own["share"] == half_way(own)]
         for axes, length in zip(row, SPAN, strict=False):
-            matrix = last[last["length"] == length].pivot_table("loss_effect", "trained", "judged")
-            sizes = last.groupby("judged")["judged_mflops"].first()
+            matrix = half[half["length"] == length].pivot_table("loss_effect", "trained", "judged")
+            sizes = half.groupby("judged")["judged_mflops"].first()
             labels = [f"{size:.0f}" for size in sizes]
             most = float(np.abs(matrix.to_numpy()).max()) or 1.0
             sns.heatmap(
@@ -54,9 +64,9 @@ def figure_effects(effects: pd.DataFrame, caption: str = "") -> Captioned:
             axes.set(xlabel="judged (MFLOPs)", ylabel="trained (MFLOPs)")
             axes.set_title(f"{styles[method].label}: after {SPAN[length]}")
         _over_training(row[2], parts[parts["method"] == method], styles[method].label)
-    words = "Matrices: how much less the validation loss of one subnet becomes when another is trained, at the last "
-    words += "measured point of training, less what a gradient of zero does; blue helps, red harms. Right: means over "
-    words += "different subnets, with 95 % intervals over seeds."
+    words = "Matrices: how much less the validation loss of one subnet becomes when another is trained, at "
+    words += f"{100 * half_way(effects):.0f} % of training, less what a gradient of zero does; blue helps, red harms. "
+    words += "Right: means over different subnets, with 95 % intervals over seeds."
     figure.caption = f"{caption} {words}".strip()
     return figure
 
@@ -89,14 +99,13 @@ def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
     styles = method_styles(methods)
     figure = Captioned((PAGE, 2.5), layout="constrained")
     time, layers, apart = figure.subplots(1, 3, sharey=True)
-    last = agreement[agreement["share"] == agreement.groupby("method")["share"].transform("max")]
-    last = last[last["a"] != last["b"]]
-    order = sorted(set(last["part"]) - {"all"}, key=lambda name: {"first": -1, "last": 10_000}.get(name) or int(name))
+    half = agreement[(agreement["share"] == half_way(agreement)) & (agreement["a"] != agreement["b"])]
+    order = sorted(set(half["part"]) - {"all"}, key=lambda name: {"first": -1, "last": 10_000}.get(name) or int(name))
     for method, mark in zip(methods, "os^D", strict=False):
         colour, label = styles[method].colour, styles[method].label
         rows = agreement_parts(agreement[agreement["method"] == method]).sort_values("share")
         _line(time, 100 * rows["share"], list(rows["agreement"]), colour, mark, label)
-        own = last[last["method"] == method].dropna(subset="agreement")
+        own = half[half["method"] == method].dropna(subset="agreement")
         by_layer = own.groupby(["part", "seed"])["agreement"].mean()
         parts = [over_seeds(name, by_layer.get(name, pd.Series([np.nan]))) for name in order]
         _line(layers, range(len(order)), parts, colour, mark, label)
@@ -113,7 +122,8 @@ def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
     time.legend(loc="best", frameon=True)
     words = "Agreement of two subnets' gradients on the weights that they share: 1 means the same but for the noise of "
     words += "batches, 0 nothing in common. Left: mean over pairs; middle: by layer and right: by pair, "
-    figure.caption = f"{caption} {words}both at the last measured point. Bars: 95 % intervals over seeds.".strip()
+    words += f"both at {100 * half_way(agreement):.0f} % of training. Bars: 95 % intervals over seeds."
+    figure.caption = f"{caption} {words}".strip()
     return figure
 
 

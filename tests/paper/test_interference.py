@@ -102,10 +102,21 @@ def test_effects_on_others_have_a_sign_where_their_interval_does():
     assert row["others"].estimate == pytest.approx(-0.19) and questions.sign(row["others"]) == -1
     assert row["ratio"] == pytest.approx(-0.38) and row["harmed"] == 1
     (answer,) = questions._on_effects(table)
-    assert "harms others" in answer and "95 % of RSS" in answer and "-0.1900" in answer
+    _, half, last = answer.split(". ")
+    assert "(RSS). At 25 % of training" in answer and "falls by -0.05 " in half  # 25 and 95 % are there
+    assert "harms others" in last and "At 95 % of training" in last and "-0.19 " in last
+    assert math.isnan(row["distance"].estimate)  # all pairs alike
     unclear = effects_table(lambda seed, share: NOISE[seed], lambda seed, share: NOISE[seed])
     assert questions.effect_parts(unclear)["ratio"].isna().all()  # the diagonal's interval holds 0
-    assert "does nothing that can be told to others" in next(iter(questions._on_effects(unclear)))
+    assert "does nothing to others that can be told" in next(iter(questions._on_effects(unclear)))
+
+
+def test_effects_that_fall_with_distance_are_told_so():
+    table = effects_table(lambda seed, share: 0.0, lambda seed, share: 0.5)
+    table.loc[table["trained"] != table["judged"], "loss_effect"] = 1 / table["distance"] + table["seed"] / 100
+    parts = questions.effect_parts(table)
+    assert parts["distance"].map(lambda part: part.estimate).tolist() == [pytest.approx(-1)] * 4
+    assert "correlation with distance -1.00" in next(iter(questions._on_effects(table)))
 
 
 def agreement_of(value, methods=("rss", "ofa")):
