@@ -6,6 +6,7 @@ sizes, latencies, photographs. What takes long appends to a table in benchmarks/
 
 import argparse
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -212,10 +213,10 @@ def mflops_of(module: nn.Module, example: torch.Tensor) -> float:
 def latencies(options: argparse.Namespace) -> None:
     """How well a table of layers predicts the latency of 100 subnets that it has not seen."""
     rows = []
-    for resolution in (32, 64):
+    for backbone, resolution in product(BACKBONES, (32, 64)):
         began = time.process_time()
-        table = latency_table(SearchSpace(resolution=resolution))
-        words = {"resolution": resolution, "s for the table": time.process_time() - began}
+        table = latency_table(SearchSpace(backbone, resolution=resolution))
+        words = {"backbone": backbone, "resolution": resolution, "s for the table": time.process_time() - began}
         rows.append(words | table.check())
         pd.DataFrame(rows).to_csv(TABLES / "latencies.csv", index=False)
     report("predicted and measured latencies", rows)

@@ -270,8 +270,9 @@ def closing_words(done: list[Run], parameters: dict[str, dict], options: dict, f
     from rsslib.campaign.tables import populations, times
     from rsslib.paper.summary import headline
 
-    main = [run for run in done if run.backbone == "mobilenet_v3" and run.dataset == done[0].dataset]
-    for line in headline(populations(main, options["results"]), times(main, options["results"])):
+    main = [run for run in done if run.backbone == "mobilenet_v3"]
+    main = [run for run in main if run.dataset == main[0].dataset]
+    for line in headline(populations(main, options["results"]), times(main, options["results"])) if main else ():
         print(line)
     folder = output_folder(options["profile"], options["figures"], done)
     print(f"figures: {folder}; verdicts: {folder / 'claims.md'}" if LAST in parameters else f"figures: {folder}")

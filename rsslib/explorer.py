@@ -32,7 +32,7 @@ from rsslib.machine import set_precision, use_threads
 from rsslib.methods import Method
 from rsslib.paper.diagrams import draw_subnet
 from rsslib.paper.figures import ACCURACY, COLUMN, SIZE
-from rsslib.paper.style import BACKBONE_LABELS, method_styles, panel_label
+from rsslib.paper.style import backbone_label, label_of, panel_label, style_of
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 
 COLOURS = {"A": "#c1121f", "B": "#6a3fa0"}
@@ -78,7 +78,7 @@ def finished_runs(results: str | Path, profile: str, backbone: str, resolution: 
 
 def run_label(run: Run) -> str:
     """Dataset, method and seed of a run in words."""
-    return f"{panel_label(run.dataset)}, {method_styles([run.method.name])[run.method.name].label}, seed {run.seed}"
+    return f"{panel_label(run.dataset)}, {label_of(run.method.name)}, seed {run.seed}"
 
 
 def svg(figure: Figure) -> bytes:
@@ -240,7 +240,7 @@ class Explorer(widgets.VBox):
     def _choose_run(self) -> None:
         run, self.population, self.button.disabled = self.run.value, None, True
         if run is None:
-            backbone = BACKBONE_LABELS.get(self.space.backbone.name, self.space.backbone.name)
+            backbone = backbone_label(self.space.backbone.name)
             self.hint = (
                 f"There is no finished run of {backbone} at profile {self.profile} yet, so no subnet can be evaluated; "
                 "the rest works without. Notebook 02_main_results trains some: then run this cell again."
@@ -332,7 +332,7 @@ class Explorer(widgets.VBox):
         panels[0].stairs(share, edges, fill=True, color="0.7")
         panels[0].set(ylabel="Share (%)", title=f"{len(self.sizes):,} uniform draws", ylim=(0, 1.15 * share.max()))
         if self.population is not None:
-            colour = method_styles([self.run.value.method.name])[self.run.value.method.name].colour
+            colour = style_of(self.run.value.method.name).colour
             dots = {"s": 9, "color": colour, "alpha": 0.8, "linewidths": 0, "gid": "population"}
             panels[1].scatter(self.population["mflops"], self.population["accuracy"], **dots)
             panels[1].set(ylabel=ACCURACY, title=run_label(self.run.value))

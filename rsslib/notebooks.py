@@ -48,7 +48,7 @@ def notebook_runs(values: dict) -> list[Run]:
     return plan(**{name: values[name] for name in names if name in values})
 
 
-class Execution:
+class Execution(ExitStack):
     """Executes notebooks on stored results, each as soon as the runs that it needs are finished, one a core at most.
 
     A context. `parameters` are those of `notebook_parameters`; executed copies, also of what failed, go to the folder
@@ -56,23 +56,17 @@ class Execution:
     """
 
     def __init__(self, parameters: dict[str, dict], figures: str | Path | None = None):
+        super().__init__()
         self.parameters, self.figures = parameters, figures
         self.runs = {name: notebook_runs(values) for name, values in parameters.items()}
         self.missing = {name: {run.name for run in runs} for name, runs in self.runs.items()}
         self.done: list[Run] = []
         self.under_way: dict[str, Future] = {}
-        self.ended: dict[str, bool] = {}  # and whether all went well
+        self.ended: set[str] = set()
         self.failures: list[str] = []
         for name in parameters:  # can it be?
             self._folder(name)
         self._pool: ProcessPoolExecutor | None = None
-        self._stack = ExitStack()
-
-    def __enter__(self) -> "Execution":
-        return self
-
-    def __exit__(self, kind, error, trace) -> bool | None:
-        return self._stack.__exit__(kind, error, trace)
 
     def finished(self, run: Run) -> None:
         """To be told of each finished run; starts the notebooks that have waited for it alone."""
@@ -112,7 +106,7 @@ class Execution:
         from rsslib.machine import cores
 
         if self._pool is None:
-            self._pool = self._stack.enter_context(worker_processes(min(len(self.parameters), cores())))
+            self._pool = self.enter_context(worker_processes(min(len(self.parameters), cores())))
         path, folder = project_folder() / "notebooks" / f"{name}.ipynb", make_folder(self._folder(name) / "notebooks")
         self.under_way[name] = self._pool.submit(_execute, path, folder / path.name, self.parameters[name])
 
@@ -124,7 +118,7 @@ class Execution:
         for name, future in self.under_way.items():
             if name not in self.ended and (wait or future.done()):
                 error = future.exception()
-                self.ended[name] = error is None
+                self.ended.add(name)
                 if error:
                     self.failures.append(f"{name}: {error}")
                 folder = self._folder(name)

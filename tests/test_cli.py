@@ -109,6 +109,13 @@ def test_a_run_on_images_of_ones_own_says_how_many_epochs_it_takes_and_why(
     assert run.method.epochs == sum(map(int, epochs.split(" + "))) and run.resolution == 64
 
 
+def test_closing_words_without_the_main_backbone_say_where_the_figures_are(tmp_path, capsys):
+    done = campaign.plan("smoke", methods=["rss"], backbone="proxylessnas")
+    options = {"profile": "smoke", "results": str(tmp_path), "figures": str(tmp_path)}
+    assert cli.closing_words(done, {"06_proxylessnas": {}}, options, []) == 0
+    assert capsys.readouterr().out.startswith("figures: ")
+
+
 def test_search_and_export_name_a_run_as_it_was_named_to_train(tmp_path):
     words = ["--method", "rss", "--seed", "1", "--supernet-epochs", "3", "--data", str(tmp_path)]
     runs = [cli.run_of(vars(cli.parser().parse_args([command, *words]))) for command in ("run", "search", "export")]

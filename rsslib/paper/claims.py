@@ -26,8 +26,8 @@ from rsslib.methods import METHODS
 from rsslib.paper.conclusions import conclusions
 from rsslib.paper.evidence import MOBILENET, PROXYLESS, RESAMPLES, Evidence
 from rsslib.paper.figures import Captioned
-from rsslib.paper.statements import CONTROLS, SPEED_UPS, STATEMENTS, TOLERANCE, label_of
-from rsslib.paper.style import BASELINES, METHOD_STYLES
+from rsslib.paper.statements import CONTROLS, SPEED_MARGIN, SPEED_UPS, STATEMENTS
+from rsslib.paper.style import BASELINES, METHOD_STYLES, label_of
 from rsslib.paper.verdicts import (
     AGREES,
     INCONCLUSIVE,
@@ -52,7 +52,7 @@ def study(
 ) -> list[Run]:
     """Every run of the paper, and those of the released code: the main methods on all datasets, the ablations and
     ProxylessNAS on the hardest. Parameters and errors are those of `plan`."""
-    main = (*MAIN_METHODS, "ofa-released")
+    main, datasets = (*MAIN_METHODS, "ofa-released"), _judged(profile, datasets)
     planned = plan(profile, datasets, main, MOBILENET, seeds, subnets_per_bucket)
     ablations = [method for method in METHODS if method not in main]
     hardest = hardest_of(datasets)
@@ -70,7 +70,13 @@ def controls(
     subnets_per_bucket: int | None = None,
 ) -> list[Run]:
     """The runs that part what the paper's contrasts mix, on the hardest dataset. As for `study`."""
+    datasets = _judged(profile, datasets)
     return plan(profile, hardest_of(datasets), list(beyond.CONTROLS), MOBILENET, seeds, subnets_per_bucket)
+
+
+def _judged(profile: str, datasets: Sequence[str] | None) -> Sequence[str] | None:
+    """The datasets that stand in for the paper's, None for the profile's; the claims are about the paper's own."""
+    return None if profile == "paper" else datasets
 
 
 def tables(planned: Sequence[Run], results: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -94,7 +100,7 @@ def decide(
     Parameters and errors are those of `Evidence`. Missing runs give the verdict "not run"; controls follow the claims,
     those that were run.
     """
-    evidence = Evidence(population, times, profile, datasets, resamples)
+    evidence = Evidence(population, times, profile, _judged(profile, datasets), resamples)
     claims = []
     for statement in (*STATEMENTS, *CONTROLS):
         for arguments in [(b,) for b in evidence.baselines] if statement.about_ofa else [()]:
@@ -197,7 +203,7 @@ def figure_claims(claims: Sequence[Claim], caption: str = "") -> Captioned:
                   columnspacing=1.2, handlelength=1.2, borderpad=0.3)  # fmt: skip
     words = "Bars: 95 % intervals, which may go on beyond the edge. Claims about accuracy hold above 0. Grey: "
     words += "secondary statistics, and controls, which are no claims of the paper; neither decides. Shaded: "
-    words += f"published ratios of training times ± {100 * TOLERANCE:g} %"
+    words += f"published ratios of training times ± {100 * SPEED_MARGIN:g} %"
     words += "; the direction of a ratio agrees wherever the method is faster than OFA." if undecided else "."
     figure.caption = f"{caption} {words}".strip()
     return figure
@@ -246,7 +252,7 @@ def _draw_column(axes: Axes, claims: Sequence[Claim], unit: str, name: str) -> N
             axes.axhline(y - 0.5, color="0.9", linewidth=0.5, zorder=0)
     for y, claim in rows:
         if unit == "times":
-            low, high = ((1 + sign * TOLERANCE) * SPEED_UPS[claim.statement.number] for sign in (-1, 1))
+            low, high = ((1 + sign * SPEED_MARGIN) * SPEED_UPS[claim.statement.number] for sign in (-1, 1))
             axes.fill_betweenx([y - 0.42, y + 0.42], low, high, color="0.87", linewidth=0, zorder=0)
         if not math.isnan(claim.estimate):
             (marker, filled), colour = MARKERS[claim.direction or claim.kind], COLOURS[claim.baseline]

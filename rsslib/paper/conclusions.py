@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rsslib.paper.statements import label_of
-from rsslib.paper.style import listed
+from rsslib.paper.style import label_of, listed
 from rsslib.paper.verdicts import AGREES, NO_SCALE, ONE_SEED, OTHER_WAY, REFUTED, REPRODUCED, Claim
 
 # What the paper argues, and the claims that it rests on.

@@ -19,7 +19,7 @@ from rsslib.errors import InputError, check_number
 from rsslib.methods import TABLE_1, Method, build
 from rsslib.network import Network
 from rsslib.paper.figures import INK, PAGE, Captioned
-from rsslib.paper.style import BACKBONE_LABELS, method_styles
+from rsslib.paper.style import backbone_label, label_of, listed, style_of
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 
 ACTIVATION_LABELS = {"relu": "ReLU", "relu6": "ReLU6", "hardswish": "h-swish"}
@@ -27,7 +27,7 @@ FIXED, ELASTIC, ELASTIC_SE = "0.93", "#dbe9f6", "#f3b65c"  # the fill of boxes
 KERNEL_COLOURS = {3: "#d3e5f4", 5: "#7db3dc", 7: "#1f5a99"}
 DARK, LIGHT, SMALL = "#1f5a99", "#a9c9e6", 6.2
 DRAW_STYLES = ((DARK, "-", "o"), ("#c77a00", "--", "s"), ("#2a9d78", ":", "^"))
-TOLERANCE, BIN = 0.5, 0.1  # half of a bucket and the histogram's bins, in millions of MACs
+HALF_BUCKET, BIN = 0.5, 0.1  # half of a bucket and the histogram's bins, in millions of MACs
 NOTE = {"textcoords": "offset points", "fontsize": SMALL}
 ABOVE = {**NOTE, "xytext": (0, 2), "xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
 
@@ -59,7 +59,7 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
         subnets.text(0, -9 * row + 6.3, name, fontsize=SMALL, va="bottom")
     for row, name in enumerate(("ofa", "rss", "rss-short")):
         table = schedule_table(build(name, *TABLE_1[dataset]), space, steps=8)
-        style, (low, high) = method_styles([name])[name], (space.macs(space.smallest), space.macs(space.largest))
+        style, (low, high) = style_of(name), (space.macs(space.smallest), space.macs(space.largest))
         floor, scale = -1.5 * row, 1e6 / (high - low)
         sizes = floor + table[["low", "mean", "high"]] * scale - low / (high - low)
         if (table["each"] == "step").any():
@@ -70,7 +70,7 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
         trained.axhline(floor - 0.08, color="0.6", linewidth=0.5)
     population = space.macs(space.to_rows([arch for _, arch in space.population(20, seed=0)])) / 1e6
     for bucket in space.buckets:
-        around = bucket - TOLERANCE * space.growth, bucket + TOLERANCE * space.growth
+        around = bucket - HALF_BUCKET * space.growth, bucket + HALF_BUCKET * space.growth
         evaluated.axvspan(*around, ymax=0.8, color="0.9", linewidth=0)
     places = np.tile(np.linspace(0, 1, 20), len(space.buckets))
     evaluated.plot(population, places, ".", color=DARK, markersize=1.8, gid="population")
@@ -93,7 +93,7 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
         for side in ("left", "right", "top", *(["bottom"] if axes is not evaluated else [])):
             axes.spines[side].set_visible(False)
     figure.caption = (
-        f"1. A supernet of {BACKBONE_LABELS.get(space.backbone.name, space.backbone.name)}: a row a stage; nested: "
+        f"1. A supernet of {backbone_label(space.backbone.name)}: a row a stage; nested: "
         "elastic width; dotted: layers left out at less depth. 2. Subnets share its weights. 3. Progressive shrinking "
         "(OFA) trains from the largest to the smaller ones, RSS one random subnet an epoch. 4. After recalibration of "
         "batch norm, the test accuracy of subnets in buckets of size. MFLOPs: millions of multiply-accumulates."
@@ -131,7 +131,7 @@ def architecture(space: SearchSpace) -> Captioned:
             boxes.append((text, {"gid": f"layer {i}", **look}))
         size = dict.fromkeys(f"{size}×{size}" for size in (layers[0][1].in_size, layers[-1][1].out_size))
         words = f"{' → '.join(size)}, {ACTIVATION_LABELS[stage.act]}{', SE' if stage.squeeze_excite else ''}"
-        rows.append((f"Stage {s + 1}: {stage.channels} channels", f"{words}\ndepth {_or(depths)}", boxes))
+        rows.append((f"Stage {s + 1}: {stage.channels} channels", f"{words}\ndepth {listed(depths, 'or')}", boxes))
     last, features = space.layers[-1], net.mix_channels or net.expand_channels
     head = [(f"conv 1×1, {act['head']}\n{last.out_channels} → {net.expand_channels}", {"gid": "expand"})]
     if net.mix_channels:
@@ -144,7 +144,7 @@ def architecture(space: SearchSpace) -> Captioned:
     width = max(PAGE, left + max(len(boxes) for *_, boxes in rows) * pitch + 0.05)
     height = bottom + len(rows) * line + 0.06
     figure = Captioned((width, height))
-    name = BACKBONE_LABELS.get(net.name, net.name)
+    name = backbone_label(net.name)
     figure.caption = (
         f"Search space of {name}, at {side}×{side}. A row is a stage, read from left to right; a line over a "
         "layer is its residual connection. Hidden: channels after the expansion, for each width. Dashed layers are "
@@ -234,7 +234,7 @@ def draw_subnet(space: SearchSpace, arch: Arch, size: tuple[float, float] = (PAG
     axes.set(xlim=(-0.8, places[-1] + 0.8), ylim=(0, max(space.expands) + 0.8))
     axes.set(xlabel="Stage: output channels, squeeze-excite (SE), feature map", ylabel="Width (expand ratio)")
     sizes = f"{space.macs(arch) / 1e6:.2f} MFLOPs, {space.parameters(arch) / 1e6:.2f} M parameters"
-    axes.set_title(f"{BACKBONE_LABELS.get(space.backbone.name, space.backbone.name)} subnet: {sizes}")
+    axes.set_title(f"{backbone_label(space.backbone.name)} subnet: {sizes}")
     shades = {f"kernel {k}×{k}": KERNEL_COLOURS[k] for k in sorted(space.kernels)}
     handles: list = [Patch(facecolor=colour, edgecolor=INK, label=name) for name, colour in shades.items()]
     handles.append(Line2D([], [], label="layer left out", **cross))
@@ -271,23 +271,22 @@ def bucket_shares(space: SearchSpace, sizes: Mapping[str, np.ndarray]) -> pd.Dat
     """
     (uniform, narrow, wide), buckets, rows = _draws(space), space.backbone.buckets, []
     for bucket in buckets:
-        low, high = round((bucket - TOLERANCE) * 1e6), round((bucket + TOLERANCE) * 1e6)
+        low, high = round((bucket - HALF_BUCKET) * 1e6), round((bucket + HALF_BUCKET) * 1e6)
         shares = {name: 100 * float(((low <= macs) & (macs <= high)).mean()) for name, macs in sizes.items()}
         drawn = {min(buckets): narrow, max(buckets): wide}.get(bucket, uniform)
         rows.append({"bucket": bucket, **shares, "drawn with": drawn})
     return pd.DataFrame(rows).set_index("bucket")
 
 
-def macs_distribution(space: SearchSpace, sizes: Mapping[str, np.ndarray] | None = None) -> Captioned:
+def macs_distribution(space: SearchSpace, sizes: Mapping[str, np.ndarray]) -> Captioned:
     """Distribution of subnet sizes under each draw of `macs_samples`, and the share of it that each bucket takes."""
-    sizes = macs_samples(space) if sizes is None else sizes
     shares, draws = bucket_shares(space, sizes), len(next(iter(sizes.values())))
     figure = Captioned((PAGE, 4.2), layout="constrained")
     figure.caption = (
         f"Sizes of {draws:,} draws each, in millions of multiply-accumulates (MFLOPs) for a 32×32 colour image and 100 "
         f"classes. Above: the share in each {BIN:g} MFLOPs; dash-dotted: the smallest, middle and largest subnet. "
-        f"Below, on a log scale: the share in each bucket, {TOLERANCE:g} MFLOPs to either side. Filled marks: the draw "
-        "from which the bucket is filled."
+        f"Below, on a log scale: the share in each bucket, {HALF_BUCKET:g} MFLOPs to either side. Filled marks: the "
+        "draw from which the bucket is filled."
     )
     top, bottom = figure.subplots(2, 1, sharex=True)
     marks = {name: space.reference.macs(getattr(space, name)) / 1e6 for name in samplers.SIZES}
@@ -304,7 +303,7 @@ def macs_distribution(space: SearchSpace, sizes: Mapping[str, np.ndarray] | None
             bottom.annotate(f"{share:.2g}", (bucket, share), (5, 0), va="center", **NOTE)
     for axes in (top, bottom):
         for bucket in shares.index:
-            axes.axvspan(bucket - TOLERANCE, bucket + TOLERANCE, color="0.92", linewidth=0, zorder=0)
+            axes.axvspan(bucket - HALF_BUCKET, bucket + HALF_BUCKET, color="0.92", linewidth=0, zorder=0)
     for name, size in marks.items():
         top.axvline(size, color="0.45", linewidth=0.7, linestyle="-.", zorder=1)
         top.annotate(name, (size, 1), **ABOVE)
@@ -354,7 +353,7 @@ def stage_table(method: Method) -> pd.DataFrame:
         row |= {"subnets": sampler_words(stage.sampler), "drawn each": getattr(stage.sampler, "per", "epoch")}
         row |= {"subnets a step": getattr(stage.sampler, "count", 1)}
         row |= {"distils from": teachers[method.teacher] if stage.distill else "none"}
-        row |= {"channels sorted": "no" if cut is None else f"to {_or(cut)}x and beyond" if cut else "all"}
+        row |= {"channels sorted": "no" if cut is None else f"to {listed(cut, 'or')}x and beyond" if cut else "all"}
         rows.append(row)
     return pd.DataFrame(rows).set_index(["method", "stage"])
 
@@ -364,7 +363,8 @@ def sampler_words(sampler: samplers.Sampler) -> str:
     match sampler:
         case samplers.Uniform():
             parts = {"kernel": sampler.kernels, "width": sampler.expands, "depth": sampler.depths}
-            return ", ".join(["uniform", *(f"{name} {_or(values)}" for name, values in parts.items() if values)])
+            given = [f"{name} {listed(values, 'or')}" for name, values in parts.items() if values]
+            return ", ".join(["uniform", *given])
         case samplers.Successive():
             return ", then ".join(sampler.sizes)
         case samplers.Alternating():
@@ -380,8 +380,7 @@ def schedule_table(method: Method, space: SearchSpace, steps: int = 64, seed: in
     sizes in MFLOPs). Subnets that are drawn once an epoch are those that a run with this seed trains, whatever the
     steps. Raises InputError for fewer than 2 steps.
     """
-    if not isinstance(steps, int) or steps < 2:
-        raise InputError(f"steps is {steps!r}: expected a whole number of at least 2")
+    check_number(steps, "steps", 2, whole=True)
     rows = []
     for number, stage in enumerate(method.stages):
         for epoch in range(stage.epochs):
@@ -418,7 +417,7 @@ def schedule(methods: Sequence[Method], space: SearchSpace, steps: int = 64, see
             _draw_stage(rates, subnets, method, number, rows)
             for axes in (rates, subnets) if several else ():
                 axes.axvline(rows["epoch"].iloc[-1] + 1, color="0.6", linewidth=0.6, gid="boundary")
-        label = method_styles([method.name])[method.name].label
+        label = label_of(method.name)
         rates.set_title(label, loc="left", fontweight="bold", pad=12 if several else 4)
         rates.set(yscale="log", ylim=(lowest / 10, 2 * highest), ylabel="Learning rate")
         subnets.set(ylim=(sizes[0] - 1, sizes[1] + 1), ylabel="Size (MFLOPs)")
@@ -450,11 +449,6 @@ def _draw_stage(rates: Axes, subnets: Axes, method: Method, number: int, rows: p
     if several:
         rates.annotate(stage.name, **place)
     subnets.annotate(f"{count}/{each}" + ("" if several else f": {sampler_words(stage.sampler)}"), **place)
-
-
-def _or(values: Iterable) -> str:
-    values = [str(value) for value in values]
-    return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
 
 
 def _few(values: Iterable[int]) -> str:

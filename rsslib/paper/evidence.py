@@ -10,7 +10,7 @@ images, which all subnets share.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -52,6 +52,30 @@ class Part:
 
     def _margin(self, tail: float) -> float:
         return stats.t.isf(tail, self.degrees) * self.error if self.degrees else math.nan
+
+
+def over_seeds(label: str, values: Iterable[float]) -> Part:
+    """The mean of one value a seed with its standard error; what is NaN is left out."""
+    known = np.array([value for value in values if not math.isnan(value)])
+    if not len(known):
+        return Part(label, missing=("measurements",))
+    error = stats.sem(known) if len(known) > 1 else math.nan
+    return Part(label, float(known.mean()), float(error), len(known) - 1, len(known))
+
+
+def told(part: Part, unit: str = "points", form: str = "+.2f") -> str:
+    """An estimate with its interval, to read."""
+    number = f"{part.estimate:{form}} {unit}".rstrip()
+    seeds = "one seed" if part.seeds == 1 else f"{part.seeds} seeds"
+    if not part.degrees:
+        return f"{number} ({seeds}, no interval)"
+    over = seeds if part.seeds > 1 else "over subnets, one seed"
+    return f"{number} (95 % interval {part.low():{form}} to {part.high():{form}}, {over})"
+
+
+def sign(part: Part) -> int:
+    """1 or -1 where the interval lies on one side of 0, else 0."""
+    return 0 if not part.degrees else int(part.low() > 0) - int(part.high() < 0)
 
 
 Terms = Mapping[Any, float]  # {(dataset, method) or, if not MobileNetV3, (dataset, method, backbone): weight}
@@ -119,7 +143,7 @@ class Evidence:
     """Results tables, paired by subnet and seed, and the resamples that all claims share.
 
     `population` and `times` are tables as from `rsslib.campaign.tables`; either may be empty. The claims are about the
-    paper's four datasets; at another profile `datasets`, by default the profile's, stand in for them, the hardest last.
+    paper's four datasets; `datasets`, by default the profile's, stand in for them, the hardest last.
     Raises InputError for an unknown profile and for runs that were not evaluated on the same subnets.
     """
 
@@ -133,7 +157,7 @@ class Evidence:
     ):
         scale = PROFILES[choose(profile, PROFILES, "profile")]
         self.decides, self.times, self.resamples = profile == "paper", times, resamples
-        self.datasets = tuple(datasets) if datasets and not self.decides else scale.datasets
+        self.datasets = tuple(datasets or scale.datasets)
         self.hardest = self.datasets[-1]  # that of the paper's ablations, or what stands in for it
         methods = {*population.get("method", ()), *times.get("method", ())}
         self.baselines = [b for b in BASELINES if b == "ofa" or any(method.startswith(b) for method in methods)]
@@ -176,6 +200,14 @@ class Evidence:
             resamples, degrees = np.take_along_axis(values[:, 1:], drawn, 0).mean(0), len(seeds) - 1
         # rounded, so that equal numbers differ by nothing
         return Part(label, float(estimate.round(9)) + 0.0, float(resamples.std(ddof=1).round(9)), degrees, len(seeds))
+
+    def lead(
+        self, label: str, better: str, worse: str, statistic: Statistic = mean, dataset: str = "",
+        backbone: str = MOBILENET,
+    ) -> Part:  # fmt: skip
+        """By how much a statistic of one method exceeds another's, on the hardest dataset if none is named."""
+        dataset = dataset or self.hardest
+        return self.contrast(label, {(dataset, better, backbone): 1, (dataset, worse, backbone): -1}, statistic)
 
     def _resampled(self, run: tuple[str, str, str], seed: int, statistic: Statistic) -> np.ndarray:
         """A statistic of one population, then of every resample of its subnets: [1 + resamples]."""

@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from rsslib.campaign.runs import Run
 from rsslib.files import atomic_path, make_folder
 from rsslib.methods import OVERRIDES
-from rsslib.paper.style import BASELINES, METHOD_STYLES, MethodStyle, listed, method_styles, panel_label
+from rsslib.paper.style import MethodStyle, label_of, listed, method_styles, panel_label
 from rsslib.paper.summary import (
     PANEL_COLUMNS,
     POPULATION_COLUMNS,
@@ -93,8 +93,12 @@ def population_boxes(
     check(population, POPULATION_COLUMNS, "population")
     panels = {panel_label(*names): table for names, table in by_panel(population)}
     if split is not None:
-        panels = {title: population[population["method"].isin(methods)] for title, methods in split.items()}
-        panels = {title: table for title, table in panels.items() if len(table)}
+        panels = {
+            title if len(panels) == 1 else f"{title}, {label}": rows
+            for title, methods in split.items()
+            for label, table in panels.items()
+            if len(rows := table[table["method"].isin(methods)])
+        }
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
     figure = Captioned((COLUMN if columns == 1 else PAGE, 2.5 * rows + 0.55), layout="constrained")
@@ -142,9 +146,10 @@ def population_figure(
         return f"{name} is not drawn: of what it compares ({', '.join(methods)}), no two runs are finished."
     chosen = [run for run in runs if run.method.name in drawn]
     at_scale = all(run.profile.name == "paper" for run in chosen)
+    shown, where = (table[table["method"].isin(drawn)] for table in (population, times))
     figure = population_boxes(
-        population[population["method"].isin(drawn)], caption(chosen, times), published() if at_scale else None,
-        panels if split else None, labels_of(chosen), population,
+        shown, caption(chosen, where), published() if at_scale else None, panels if split else None,
+        labels_of(chosen), population,
     )  # fmt: skip
     missing = method_styles(method for method in methods if method not in drawn)
     if missing:
@@ -168,7 +173,7 @@ def labels_of(runs: Sequence[Run]) -> dict[str, str]:
     labels = {}
     for name, style in method_styles(methods).items():
         base = next((name.removesuffix(f"-{change}") for change in OVERRIDES if name.endswith(f"-{change}")), name)
-        label = method_styles([base])[base].label if len(told) else style.label
+        label = label_of(base) if len(told) else style.label
         labels[name] = ", ".join([label, *(f"{setting} {value:g}" for setting, value in told[name].items())])
     return labels
 
@@ -308,7 +313,7 @@ def figure_1(
 
 
 def search_figure(
-    fronts: Mapping[str, pd.DataFrame], population: pd.DataFrame | None = None, caption: str = ""
+    fronts: Mapping[str, pd.DataFrame], population: pd.DataFrame, caption: str = ""
 ) -> Captioned:
     """Test accuracy against size of the fronts of `rsslib.search`, by name, over a population's subnets.
 
@@ -316,8 +321,7 @@ def search_figure(
     """
     figure = Captioned((COLUMN, 2.7), layout="constrained")
     axes = figure.subplots()
-    if population is not None:
-        axes.scatter(population["mflops"], population["accuracy"], s=5, color="0.75", label="population", zorder=1)
+    axes.scatter(population["mflops"], population["accuracy"], s=5, color="0.75", label="population", zorder=1)
     for (name, front), colour, mark in zip(fronts.items(), ("#2a9d78", "#1f5a99", "#f2a93b"), "osD", strict=False):
         axes.plot(
             front["mflops"], front["test_accuracy"], color=colour, marker=mark, markersize=3, linewidth=0.9,
@@ -371,9 +375,11 @@ def _time_words(times: pd.DataFrame, published: pd.DataFrame | None = None) -> s
     clocks = {"wall": "wall clock", "processor": "time of the processor, which other programs hardly change,"}
     words = f"Bars: {listed(clocks[clock] for clock in table['clock'].unique())} from the first epoch to the last"
     words += ", mean of the seeds (circles). " if _several_seeds(times) else ". "
-    if table["speed_up"].notna().any():
-        baseline = next(b for b in BASELINES if b in set(times["method"]))
-        words += f"×: times as fast as {METHOD_STYLES[baseline].label}"
+    compared = table.dropna(subset="speed_up")
+    if len(compared):
+        bases = {panel_label(row.dataset, row.backbone): label_of(row.baseline) for row in compared.itertuples()}
+        one = next(iter(bases.values())) if len(set(bases.values())) == 1 else ""
+        words += f"×: times as fast as {one or listed(f'{base} ({panel})' for panel, base in bases.items())}"
         words += ", below it the 95 % interval over the seeds. " if (table["seeds"] > 1).any() else ". "
     if any(len({name for names in rows["machines"] for name in names}) > 1 for _, rows in by_panel(table)):
         words += "No ratio is written between runs of different hardware or executors. "
@@ -382,7 +388,7 @@ def _time_words(times: pd.DataFrame, published: pd.DataFrame | None = None) -> s
         hours = published[published["quantity"] == "training_hours_rtx3080"]
         told = table.merge(hours, on=["dataset", "backbone", "method"])
         here = {panel_label(row.dataset, row.backbone): None for row in told.itertuples()}
-        times_told = (f"{METHOD_STYLES[row.method].label} {row.value:g} h" for row in told.itertuples())
+        times_told = (f"{label_of(row.method)} {row.value:g} h" for row in told.itertuples())
         words += f" Published, on an RTX 3080, {listed(here)}: {', '.join(times_told)}." if here else ""
     return words
 

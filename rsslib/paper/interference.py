@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,19 +17,20 @@ from scipy import stats
 
 from rsslib.campaign.record import finished_of
 from rsslib.campaign.runs import hardest_of, plan
-from rsslib.campaign.tables import anchor_tables, interference_tables, populations, times
-from rsslib.paper.evidence import TAIL, Evidence, Part
+from rsslib.campaign.tables import anchor_tables, interference_tables, populations
+from rsslib.paper.evidence import TAIL, Evidence, Part, over_seeds, sign, told
 from rsslib.paper.statements import CONTROLLED
-from rsslib.paper.style import method_styles
+from rsslib.paper.style import label_of
 from rsslib.samplers import SIZES
 
 EQUAL, EXPOSED, ANCHOR = "equal epochs", "equal exposure", "smallest, middle, largest"
 SPAN = {"step": "a step", "epoch": "an epoch"}
+BUCKET = 8.0  # MFLOPs of the subnets that answers are about
 ENOUGH = 1.0  # points of accuracy that a scale should be able to tell
 
 # Differences of two methods: label, the first, the second.
 CONTRASTS = {
-    "controls": tuple((text, better, worse) for better, worse, text, *_ in CONTROLLED),
+    "controls": tuple((text.replace(">", "minus"), better, worse) for better, worse, text, *_ in CONTROLLED),
     "intervals": (
         ("a draw every batch minus every epoch", "rss-per-batch", "rss"),
         ("every 10 batches minus every epoch", "rss-every-10-batches", "rss"),
@@ -40,35 +40,12 @@ CONTRASTS = {
 }
 
 
-def over_seeds(label: str, values: Iterable[float]) -> Part:
-    """The mean of one value a seed with its standard error; what is NaN is left out."""
-    known = np.array([value for value in values if not math.isnan(value)])
-    if not len(known):
-        return Part(label, missing=("measurements",))
-    error = stats.sem(known) if len(known) > 1 else math.nan
-    return Part(label, float(known.mean()), float(error), len(known) - 1, len(known))
-
-
-def words(part: Part, unit: str = "points", form: str = "+.2f") -> str:
-    """An estimate with its interval, to read."""
-    number = f"{part.estimate:{form}} {unit}".rstrip()
-    if not part.degrees:
-        return f"{number} (one seed, no interval)"
-    over = f"{part.seeds} seeds" if part.seeds > 1 else "over subnets, one seed"
-    return f"{number} (95 % interval {part.low():{form}} to {part.high():{form}}, {over})"
-
-
-def sign(part: Part) -> int:
-    """1 or -1 where the interval lies on one side of 0, else 0."""
-    return 0 if not part.degrees else int(part.low() > 0) - int(part.high() < 0)
-
-
-def seeds_needed(part: Part, margin: float = ENOUGH) -> int | None:
-    """How many seeds of this spread would have intervals no wider than `margin` to either side; None for one seed."""
+def seeds_needed(part: Part) -> int | None:
+    """How many seeds of this spread would have intervals of no more than a point to either side; None for one seed."""
     if not part.degrees:
         return None
     deviation = part.error * math.sqrt(part.seeds)
-    return next(n for n in range(2, 100_001) if stats.t.isf(TAIL, n - 1) * deviation / math.sqrt(n) <= margin)
+    return next(n for n in range(2, 100_001) if stats.t.isf(TAIL, n - 1) * deviation / math.sqrt(n) <= ENOUGH)
 
 
 def table(parts: Sequence[Part]) -> pd.DataFrame:
@@ -110,37 +87,47 @@ def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
 
 def gaps(alone: pd.DataFrame) -> list[Part]:
     """The mean gap of each kind of training and size."""
-    return [
-        over_seeds(f"{bucket:.3g} MFLOPs, {training}", rows.groupby("seed")["gap"].mean())
-        for (training, bucket), rows in alone.groupby(["training", "bucket"], sort=False)
-    ]
+    kinds = alone[["training", "bucket"]].drop_duplicates()
+    return [gap(alone, *kind) for kind in kinds.itertuples(index=False)]
 
 
-def gap(alone: pd.DataFrame, training: str, bucket: float = 8.0) -> Part:
+def gap(alone: pd.DataFrame, training: str, bucket: float = BUCKET) -> Part:
     """The mean gap of the subnets of one size."""
     rows = alone[(alone["training"] == training) & (alone["bucket"] == bucket)]
-    return over_seeds(f"{bucket:g} MFLOPs, {training}", rows.groupby("seed")["gap"].mean())
+    return over_seeds(f"{bucket:.3g} MFLOPs, {training}", rows.groupby("seed")["gap"].mean())
 
 
-def ranking(alone: pd.DataFrame, bucket: float = 8.0) -> list[Part]:
+def ranking(alone: pd.DataFrame) -> list[Part]:
     """Does the supernet rank subnets of one size as training them alone does? (Yu et al. 2020)
 
     Kendall's tau of shared and stand-alone accuracy; that of two stand-alone seeds, its ceiling; and the regret, in
-    points, of the subnet that is best with shared weights against the best of all, both trained alone. The ceiling's
-    pairs of seeds share seeds, so that its interval (one value a seed, its mean over the others) is rough.
+    points, of the subnet that is best with shared weights against the best of all, both trained alone.
     """
-    rows = alone[(alone["training"] == EQUAL) & (alone["bucket"] == bucket)]
+    rows = alone[(alone["training"] == EQUAL) & (alone["bucket"] == BUCKET)]
     by_seed = {seed: t.set_index("number") for seed, t in rows.groupby("seed") if len(t) > 2}
     taus = [_tau(t["alone"], t["shared"]) for t in by_seed.values()]
     pairs = {(a, b): _tau(by_seed[a]["alone"], by_seed[b]["alone"]) for a, b in combinations(by_seed, 2)}
-    mine = [[tau for pair, tau in pairs.items() if seed in pair] for seed in by_seed]
-    ceiling = [sum(own) / len(own) for own in mine if own]
     regret = [t["alone"].max() - t.loc[t["shared"].idxmax(), "alone"] for t in by_seed.values()]
     return [
         over_seeds("Kendall's tau, shared and alone", taus),
-        over_seeds("Kendall's tau, two seeds alone (ceiling)", ceiling),
+        over_pairs("Kendall's tau, two seeds alone (ceiling)", pairs),
         over_seeds("regret of choosing by shared weights (points)", regret),
     ]
+
+
+def over_pairs(label: str, pairs: Mapping[tuple[int, int], float]) -> Part:
+    """The mean over pairs of seeds, with the error of the jackknife that leaves out one seed at a time, since pairs
+    share seeds (Efron and Stein, 1981); two seeds, which make one pair, have none."""
+    known = {pair: value for pair, value in pairs.items() if not math.isnan(value)}
+    seeds = sorted({seed for pair in known for seed in pair})
+    if not known:
+        return Part(label, missing=("measurements",))
+    without = [[value for pair, value in known.items() if seed not in pair] for seed in seeds]
+    estimate, n = float(np.mean(list(known.values()))), len(seeds)
+    if not all(without):
+        return Part(label, estimate, seeds=n)
+    error = math.sqrt((n - 1) * np.var([np.mean(values) for values in without]))
+    return Part(label, estimate, error, n - 1, n)
 
 
 def _tau(a: pd.Series, b: pd.Series) -> float:
@@ -185,12 +172,11 @@ def _with_distance(pairs: pd.DataFrame, column: str) -> Part:
     return over_seeds("correlation with distance", found)
 
 
-def agreement_parts(agreement: pd.DataFrame, part: str = "all") -> pd.DataFrame:
-    """For each method and share: the mean agreement of different subnets in a part of the network; method, share,
-    agreement (a Part), and distance (a Part: Spearman's correlation of agreement with the number of settings that
-    differ)."""
+def agreement_parts(agreement: pd.DataFrame) -> pd.DataFrame:
+    """For each method and share: the mean agreement of different subnets over all layers; method, share, agreement (a
+    Part), and distance (a Part: Spearman's correlation of agreement with the number of settings that differ)."""
     rows = []
-    chosen = agreement[(agreement["part"] == part) & (agreement["a"] != agreement["b"])]
+    chosen = agreement[(agreement["part"] == "all") & (agreement["a"] != agreement["b"])]
     for (method, share), group in chosen.groupby(["method", "share"], sort=False):
         values = over_seeds("agreement", group.groupby("seed")["agreement"].mean())
         rows.append((method, share, values, _with_distance(group, "agreement")))
@@ -222,10 +208,7 @@ def agreement_table(agreement: pd.DataFrame) -> pd.DataFrame:
 
 def contrasts(evidence: Evidence, family: str) -> list[Part]:
     """The differences in mean accuracy that a family of `CONTRASTS` names, on the hardest dataset."""
-    return [
-        evidence.contrast(label, {(evidence.hardest, a): 1, (evidence.hardest, b): -1})
-        for label, a, b in CONTRASTS[family]
-    ]
+    return [evidence.lead(*contrast) for contrast in CONTRASTS[family]]
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -243,24 +226,18 @@ def direct_answers(alone: pd.DataFrame, effects: pd.DataFrame, agreement: pd.Dat
 
 
 def stored_answers(
-    profile: str, datasets: Sequence[str] | Literal["hardest"] | None = None, seeds: Sequence[int] = (0,),
-    subnets_per_bucket: int | None = None, results: str | Path | None = None, direct: bool = False,
+    profile: str, datasets: Sequence[str] | None = None, seeds: Sequence[int] = (0,),
+    subnets_per_bucket: int | None = None, results: str | Path | None = None,
 ) -> list[str]:  # fmt: skip
-    """The answers that the finished runs of a profile give, on the last of the datasets; none if there are none.
-
-    `direct` leaves out those from how methods compare.
-    """
+    """`direct_answers` from the finished runs of a profile, on the last of the datasets; none if there are none."""
     planned = plan(
         profile, hardest_of(datasets), "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket
     )
     runs = finished_of(planned, results)
     if not runs:
         return []
-    population = populations(runs, results)
-    alone, measured = standalone(population, anchor_tables(runs, results)), interference_tables(runs, results)
-    if direct:
-        return direct_answers(alone, *measured)
-    return answers(alone, *measured, Evidence(population, times(runs, results), profile, [runs[0].dataset]))
+    alone = standalone(populations(runs, results), anchor_tables(runs, results))
+    return direct_answers(alone, *interference_tables(runs, results))
 
 
 def _undecided(part: Part) -> str:
@@ -277,17 +254,18 @@ def _on_gaps(alone: pd.DataFrame) -> Iterable[str]:
     parts = {training: gap(alone, training) for training in (EQUAL, EXPOSED)}
     known = {training: part for training, part in parts.items() if part.seeds}
     if known:
-        numbers = "; ".join(f"by {training} {words(part)}" for training, part in known.items())
+        numbers = "; ".join(f"by {training} {told(part)}" for training, part in known.items())
         said = [f"by {t} sharing weights {verdicts.get(sign(part)) or _undecided(part)}" for t, part in known.items()]
         yield (
-            f"**Alone or shared?** At 8 MFLOPs, trained alone minus in the supernet: {numbers}; {'; '.join(said)}."
+            f"**Alone or shared?** At {BUCKET:g} MFLOPs, trained alone minus in the supernet: {numbers}; "
+            f"{'; '.join(said)}."
         )
     tau, ceiling, regret = ranking(alone)
     if tau.seeds:
-        limit = f", of two stand-alone seeds {words(ceiling, '')}" if ceiling.seeds else ""
+        limit = f", of two stand-alone seeds {told(ceiling, '')}" if ceiling.seeds else ""
         yield (
-            "**Ranking.** Within 8 MFLOPs, Kendall's tau of shared and stand-alone accuracy is "
-            f"{words(tau, '')}{limit}; choosing by shared weights costs {words(regret)}."
+            f"**Ranking.** Within {BUCKET:g} MFLOPs, Kendall's tau of shared and stand-alone accuracy is "
+            f"{told(tau, '')}{limit}; choosing by shared weights costs {told(regret)}."
         )
 
 
@@ -295,58 +273,54 @@ def _on_effects(effects: pd.DataFrame) -> Iterable[str]:
     if not len(effects):
         return
     for method, rows in effect_parts(effects).groupby("method", sort=False):
-        (style,) = method_styles([method]).values()
         said = []
         for share in dict.fromkeys((half_way(rows), rows["share"].max())):
             parts = [_effect_words(row) for row in rows[rows["share"] == share].itertuples()]
             said.append(f"At {100 * share:.0f} % of training, {'; '.join(parts)}.")
-        yield f"**What training one does to others** ({style.label}). {' '.join(said)}"
+        yield f"**What training one does to others** ({label_of(method)}). {' '.join(said)}"
 
 
 def _effect_words(row) -> str:
     """A row of `effect_parts` to read."""
-    told = {1: "helps others", -1: "harms others"}.get(sign(row.others), "does nothing to others that can be told")
-    told = f" {told}" if row.others.degrees else ""
+    does = {1: "helps others", -1: "harms others"}.get(sign(row.others), "does nothing to others that can be told")
+    does = f" {does}" if row.others.degrees else ""
     ratio = "" if math.isnan(row.ratio) else f", {row.ratio:.2f} of what it does to itself"
-    distance = f"; correlation with distance {words(row.distance, '')}" if row.distance.seeds else ""
-    loss = words(row.others, "", "+.2g")
-    return f"{SPAN[row.length]} on one subnet{told}: others' loss falls by {loss}{ratio}{distance}"
+    distance = f"; correlation with distance {told(row.distance, '')}" if row.distance.seeds else ""
+    loss = told(row.others, "", "+.2g")
+    return f"{SPAN[row.length]} on one subnet{does}: others' loss falls by {loss}{ratio}{distance}"
 
 
 def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
     if not len(agreement):
         return
     for method, rows in agreement_parts(agreement).groupby("method", sort=False):
-        (style,) = method_styles([method]).values()
         first, last = rows.loc[rows["share"].idxmin()], rows.loc[rows["share"].idxmax()]
         times = "; ".join(
-            f"{words(row['agreement'], '')} at {100 * row['share']:.0f} % of training" for row in (first, last)
+            f"{told(row['agreement'], '')} at {100 * row['share']:.0f} % of training" for row in (first, last)
         )
         yield (
-            f"**Gradients** of different subnets of {style.label} on the weights that they share agree by {times} "
+            f"**Gradients** of different subnets of {label_of(method)} on the weights that they share agree by {times} "
             "(1: the same but for noise, 0: nothing in common)."
         )
 
 
 def _on_controls(evidence: Evidence) -> Iterable[str]:
-    parts = [part for part in contrasts(evidence, "controls")[:3] if part.seeds]
+    both = zip(contrasts(evidence, "controls"), CONTROLLED, strict=True)
+    parts = [part for part, (*_, where, _) in both if part.seeds and where == "Of 7a"]
     if parts:
-        yield f"**Two subnets an update**: {'; '.join(f'{part.label} {words(part)}' for part in parts)}."
+        yield f"**Two subnets an update**: {'; '.join(f'{part.label} {told(part)}' for part in parts)}."
 
 
 def _on_intervals(evidence: Evidence) -> Iterable[str]:
     parts = [part for part in contrasts(evidence, "intervals") if part.seeds]
     if parts:
-        told = [part for part in parts if sign(part)]
-        verdict = (
-            "no interval can be told from one epoch" if not told
-            else f"told from one epoch: {', '.join(part.label for part in told)}"
-        )  # fmt: skip
-        yield f"**How long a draw holds**: {'; '.join(f'{part.label} {words(part)}' for part in parts)}; {verdict}."
+        apart = [part.label for part in parts if part.seeds > 1 and sign(part)]
+        verdict = f"told from one epoch: {', '.join(apart)}" if apart else "none can be told from one epoch"
+        verdict = verdict if max(part.seeds for part in parts) > 1 else "one seed tells nothing about others"
+        yield f"**How long a draw holds**: {'; '.join(f'{part.label} {told(part)}' for part in parts)}; {verdict}."
 
 
-def part_rows(tables: Mapping[str, Sequence[Part]]) -> pd.DataFrame:
+def part_rows(families: Mapping[str, Sequence[Part]]) -> pd.DataFrame:
     """Parts of several families in one table, to be written as CSV: family, what, estimate, low, high, seeds."""
-    return pd.concat([table(parts).assign(family=family) for family, parts in tables.items()], ignore_index=True)[
-        ["family", "what", "estimate", "low", "high", "seeds"]
-    ]
+    tables = {family: table(parts) for family, parts in families.items()}
+    return pd.concat(tables, names=["family"]).droplevel(1).reset_index()

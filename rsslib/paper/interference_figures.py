@@ -1,13 +1,14 @@
 """Figures of what `rsslib.paper.interference` computes, as pure functions of the tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from rsslib.paper.evidence import Part
+from rsslib.paper.evidence import Part, over_seeds
 from rsslib.paper.figures import INK, PAGE, Captioned
 from rsslib.paper.interference import (
     ANCHOR,
@@ -18,11 +19,11 @@ from rsslib.paper.interference import (
     effect_parts,
     gaps,
     half_way,
-    over_seeds,
 )
 from rsslib.paper.style import method_styles
 
 TRAININGS = {EQUAL: ("#1f5a99", "o"), EXPOSED: ("#f2a93b", "s"), ANCHOR: ("#4d2048", "D")}
+MARKS = "os^Dv<>"
 LENGTHS = {"step": ("#2a9d78", "o"), "epoch": ("#7656a8", "s")}
 
 
@@ -38,8 +39,8 @@ def figure_alone(alone: pd.DataFrame, caption: str = "") -> Captioned:
     cloud.set(xlabel="Accuracy in the supernet (%)", ylabel="Accuracy alone (%)")
     cloud.legend(loc="lower right", frameon=True)
     _forest(bars, gaps(alone), "Alone minus shared (points)")
-    words = "Left: each point a subnet, a mean over seeds; on the line sharing costs nothing. Right: means and 95 % "
-    figure.caption = f"{caption} {words}intervals over seeds.".strip()
+    words = "Left: each point a subnet, a mean over seeds; on the line sharing costs nothing. Right: means."
+    figure.caption = f"{caption} {words}{_interval_words(gaps(alone))}".strip()
     return figure
 
 
@@ -66,8 +67,8 @@ def figure_effects(effects: pd.DataFrame, caption: str = "") -> Captioned:
         _over_training(row[2], parts[parts["method"] == method], styles[method].label)
     words = "Matrices: how much less the validation loss of one subnet becomes when another is trained, at "
     words += f"{100 * half_way(effects):.0f} % of training, less what a gradient of zero does; blue helps, red harms. "
-    words += "Right: means over different subnets, with 95 % intervals over seeds."
-    figure.caption = f"{caption} {words}".strip()
+    words += "Right: means over different subnets."
+    figure.caption = f"{caption} {words}{_interval_words(parts['others'])}".strip()
     return figure
 
 
@@ -84,13 +85,16 @@ def _over_training(axes: Axes, parts: pd.DataFrame, label: str) -> None:
 
 
 def _line(axes: Axes, x: Sequence[float], parts: Sequence[Part], colour: str, mark: str, label: str) -> None:
-    error = [_margin(part) for part in parts]
+    error = [part.high() - part.estimate for part in parts]
     axes.errorbar(x, [part.estimate for part in parts], yerr=error, color=colour, marker=mark, markersize=3.5,
                   capsize=2, linewidth=1, label=label)  # fmt: skip
 
 
-def _margin(part: Part) -> float:
-    return part.high() - part.estimate if part.degrees else 0.0
+def _interval_words(parts: Iterable[Part]) -> str:
+    """What the bars are, if there are any."""
+    seeds = {part.seeds for part in parts if part.degrees}
+    over = "subnets, one seed" if seeds == {1} else "seeds"
+    return f" Bars: 95 % intervals over {over}." if seeds else " One seed has no intervals."
 
 
 def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
@@ -101,7 +105,7 @@ def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
     time, layers, apart = figure.subplots(1, 3, sharey=True)
     half = agreement[(agreement["share"] == half_way(agreement)) & (agreement["a"] != agreement["b"])]
     order = sorted(set(half["part"]) - {"all"}, key=lambda name: {"first": -1, "last": 10_000}.get(name) or int(name))
-    for method, mark in zip(methods, "os^D", strict=False):
+    for method, mark in zip(methods, cycle(MARKS), strict=False):
         colour, label = styles[method].colour, styles[method].label
         rows = agreement_parts(agreement[agreement["method"] == method]).sort_values("share")
         _line(time, 100 * rows["share"], list(rows["agreement"]), colour, mark, label)
@@ -122,8 +126,8 @@ def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
     time.legend(loc="best", frameon=True)
     words = "Agreement of two subnets' gradients on the weights that they share: 1 means the same but for the noise of "
     words += "batches, 0 nothing in common. Left: mean over pairs; middle: by layer and right: by pair, "
-    words += f"both at {100 * half_way(agreement):.0f} % of training. Bars: 95 % intervals over seeds."
-    figure.caption = f"{caption} {words}".strip()
+    words += f"both at {100 * half_way(agreement):.0f} % of training."
+    figure.caption = f"{caption} {words}{_interval_words(agreement_parts(agreement)['agreement'])}".strip()
     return figure
 
 
@@ -137,7 +141,7 @@ def figure_contrasts(families: Mapping[str, Sequence[Part]], caption: str = "") 
     for axes, (name, parts) in zip(panels, shown.items(), strict=True):
         _forest(axes, parts, "Difference in mean accuracy (points)")
         axes.set_title(name)
-    figure.caption = f"{caption} Bars: 95 % intervals over seeds and subnets.".strip()
+    figure.caption = f"{caption}{_interval_words(part for parts in shown.values() for part in parts)}".strip()
     return figure
 
 
@@ -145,8 +149,8 @@ def _forest(axes: Axes, parts: Sequence[Part], label: str) -> None:
     """One row a part, the first above: estimate and interval."""
     axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
     for y, part in enumerate(parts):
-        axes.errorbar(part.estimate, y, xerr=_margin(part), marker="o", markersize=3.5, color=INK, capsize=2,
-                      linewidth=1)  # fmt: skip
+        margin = part.high() - part.estimate
+        axes.errorbar(part.estimate, y, xerr=margin, marker="o", markersize=3.5, color=INK, capsize=2, linewidth=1)
     axes.set_yticks(range(len(parts)), [part.label for part in parts])
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.set_xlabel(label)
@@ -158,15 +162,14 @@ def _forest(axes: Axes, parts: Sequence[Part], label: str) -> None:
 
 
 def figure_samplers(comparison: pd.DataFrame, caption: str = "") -> Captioned:
-    """The table of `rsslib.paper.samplers.comparison`: mean and best accuracy of each size, a line a method."""
+    """The table of `rsslib.paper.recommendation.comparison`: mean and best accuracy of each size, a line a method."""
     methods = list(dict.fromkeys(comparison["method"]))
     styles = method_styles(methods)
     figure = Captioned((PAGE, 2.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    sizes = comparison.dropna(subset="bucket")
     for axes, column, title in zip(panels, ("mean", "best"), ("mean of each size", "best of each size"), strict=True):
-        for method, mark in zip(methods, "os^Dv<>", strict=False):
-            rows = sizes[sizes["method"] == method].sort_values("bucket")
+        for method, mark in zip(methods, cycle(MARKS), strict=False):
+            rows = comparison[comparison["method"] == method].sort_values("bucket")
             axes.plot(rows["bucket"], rows[column], color=styles[method].colour, marker=mark, markersize=3.5,
                       linewidth=1, label=styles[method].label)  # fmt: skip
         axes.set(xlabel="Subnet size (MFLOPs)", title=title)

@@ -93,13 +93,26 @@ def method_styles(methods: Iterable[str], labels: Mapping[str, str] | None = Non
     return {m: replace(style, label=(labels or {}).get(m, style.label)) for m, style in styles.items()}
 
 
+def style_of(method: str) -> MethodStyle:
+    """The style of a method, alone."""
+    return method_styles([method])[method]
+
+
+def label_of(method: str) -> str:
+    return style_of(method).label
+
+
+def backbone_label(backbone: str) -> str:
+    return BACKBONE_LABELS.get(backbone, backbone)
+
+
 def panel_label(dataset: str, backbone: str = "mobilenet_v3") -> str:
     """A dataset's name as in the paper, with the backbone where it is not the main one."""
     label = DATASET_LABELS.get(dataset, dataset)
-    return label if backbone == "mobilenet_v3" else f"{label} ({BACKBONE_LABELS.get(backbone, backbone)})"
+    return label if backbone == "mobilenet_v3" else f"{label} ({backbone_label(backbone)})"
 
 
-def listed(items: Iterable) -> str:
+def listed(items: Iterable, word: str = "and") -> str:
     """The items in words: a, b and c."""
     items = [str(item) for item in items]
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}"

@@ -14,7 +14,8 @@ import pandas as pd
 from scipy import stats
 
 from rsslib.errors import InputError
-from rsslib.paper.style import BASELINES, PUBLISHED_AS, listed, method_styles, panel_label
+from rsslib.paper.evidence import TAIL, over_seeds
+from rsslib.paper.style import BASELINES, PUBLISHED_AS, label_of, listed, method_styles, panel_label
 
 PANEL_COLUMNS = ("dataset", "backbone", "method", "seed")
 POPULATION_COLUMNS = (*PANEL_COLUMNS, "bucket", "subnet", "mflops", "accuracy")
@@ -82,7 +83,7 @@ def _over_seeds(table: pd.DataFrame, labels: dict[str, str] | None = None) -> pd
     table.columns.name = "quantity"
     groups = table.stack().dropna().groupby(["dataset", "backbone", "method", "quantity"], sort=False)
     result = groups.agg(["count", "mean", "sem"]).reset_index()
-    margin = result.pop("sem") * stats.t.isf(0.025, (result["count"] - 1).clip(lower=1))
+    margin = result.pop("sem") * stats.t.isf(TAIL, (result["count"] - 1).clip(lower=1))
     names = [panel_label(*key) for key in zip(result["dataset"], result.pop("backbone"), strict=True)]
     result = result.assign(dataset=names, low=result["mean"] - margin, high=result["mean"] + margin)
     result = result.rename(columns={"count": "seeds"}).replace({"method": labels or {}})
@@ -131,7 +132,7 @@ def findings(population: pd.DataFrame, times: pd.DataFrame, profile: str) -> str
         )
     if population["seed"].nunique() == 1:
         lines.append("There is one seed, so nothing can be said about how much another would change.")
-    bullets = [*_gap_sentences(gaps), *_speed_sentences(times)]
+    bullets = [f"- {sentence}" for sentence in (*_gap_sentences(gaps), *_speed_sentences(times))]
     lines.append("\n".join(bullets) or "Nothing that is to be compared was run together.")
     return "\n\n".join(lines) + "\n"
 
@@ -141,30 +142,25 @@ def headline(population: pd.DataFrame, times: pd.DataFrame) -> list[str]:
     gaps, styles = differences(population), method_styles(["ofa", "rss", "rss-short"])
     pairs = [f"{styles[method].label} minus {styles['ofa'].label}" for method in ("rss", "rss-short")]
     lines = [line for pair in pairs for line in _gap_sentences(gaps[gaps["method"] == pair])]
-    shown = times[times["method"].isin(["ofa", "rss"])] if len(times) else times
-    lines += _speed_sentences(shown) if len(shown) else []
-    return [line.removeprefix("- ") for line in lines]
+    shown = times[times["method"].isin(["ofa", "rss"])]
+    return [*lines, *(_speed_sentences(shown) if len(shown) else ())]
 
 
 def _gap_sentences(gaps: pd.DataFrame) -> Iterator[str]:
     for (dataset, pair), rows in gaps.groupby(["dataset", "method"], sort=False):
         (whole,), sizes = rows[rows["quantity"] == "all"].itertuples(), rows[rows["quantity"] != "all"]
-        words = f"- {dataset}, {pair}: {whole.mean:+.2f} points on the same subnets"
+        words = f"{dataset}, {pair}: {whole.mean:+.2f} points on the same subnets"
         if whole.seeds > 1:
             words += f" (95 % interval {whole.low:+.2f} to {whole.high:+.2f}, {whole.seeds} seeds)"
         yield f"{words}; above 0 at {(sizes['mean'] > 0).sum()} of {len(sizes)} sizes."
 
 
 def _speed_sentences(times: pd.DataFrame) -> Iterator[str]:
-    speeds = speed_ups(times)
-    for row in speeds.dropna(subset="speed_up").itertuples():
-        here = set(speeds.loc[speeds["dataset"] == row.dataset, "method"])
-        base = next(b for b in BASELINES if b in here)
-        styles = method_styles([row.method, base])
-        faster = f"{styles[row.method].label} trained {row.speed_up:.2f} times as fast as {styles[base].label}"
+    for row in speed_ups(times).dropna(subset="speed_up").itertuples():
+        faster = f"{label_of(row.method)} trained {row.speed_up:.2f} times as fast as {label_of(row.baseline)}"
         if row.seeds > 1:
             faster += f" (95 % interval {row.low:.2f} to {row.high:.2f}, {row.seeds} seeds)"
-        yield f"- {panel_label(row.dataset, row.backbone)}: {faster}."
+        yield f"{panel_label(row.dataset, row.backbone)}: {faster}."
 
 
 # --- training time ----------------------------------------------------------------------------------------------------
@@ -173,10 +169,10 @@ def _speed_sentences(times: pd.DataFrame) -> Iterator[str]:
 def speed_ups(times: pd.DataFrame) -> pd.DataFrame:
     """Training time of each method and how many times as fast as OFA it is: one row a dataset, backbone and method.
 
-    Columns: dataset, backbone, method, clock and seconds (see `timed`; mean over seeds), machines (hardware with
-    executor, each once), speed_up, its 95 % interval low to high, and the seeds that it rests on. The speed-up is the
-    geometric mean of the ratios within each seed, the interval Student's t of their logarithms, which one seed does not
-    have. Without a seed of both methods, or if their runs are not all from one hardware and executor, it is NaN. The
+    Columns: dataset, backbone, method, baseline, clock and seconds (see `timed`; mean over seeds), machines (hardware
+    with executor, each once), speed_up, its 95 % interval low to high, and the seeds that it rests on. The speed-up is
+    the geometric mean of the ratios within each seed, the interval Student's t of their logarithms, which one seed does
+    not have. Without a seed of both methods, or if their runs are not all of one hardware and executor, it is NaN. The
     baseline is OFA's released code where OFA was not run; it has none itself. Raises InputError for a table without
     rows or columns that this needs, or without a time.
     """
@@ -196,18 +192,11 @@ def speed_ups(times: pd.DataFrame) -> pd.DataFrame:
         for method in method_styles(machines):
             comparable = baseline and method != baseline and len({*machines[method], *machines[baseline]}) == 1
             ratios = (seconds[baseline] / seconds[method]).dropna() if comparable else seconds[method][:0]
-            clock = table["clock"].iloc[0]
-            row = (dataset, backbone, method, clock, seconds[method].mean(), machines[method])
-            rows.append((*row, *_ratio(ratios), len(ratios)))
-    columns = ["dataset", "backbone", "method", "clock", "seconds", "machines", "speed_up", "low", "high", "seeds"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _ratio(ratios: pd.Series) -> tuple[float, float, float]:
-    """Geometric mean of the seeds' ratios and its 95 % interval (Student's t on logarithms); NaN if missing."""
-    logs = np.log(ratios)
-    margin = stats.t.isf(0.025, max(1, len(logs) - 1)) * logs.sem()
-    return math.exp(logs.mean()), math.exp(logs.mean() - margin), math.exp(logs.mean() + margin)
+            part = over_seeds("", np.log(ratios))
+            row = (dataset, backbone, method, baseline, table["clock"].iloc[0], seconds[method].mean())
+            rows.append((*row, machines[method], *np.exp([part.estimate, part.low(), part.high()]), part.seeds))
+    columns = ["dataset", "backbone", "method", "baseline", "clock", "seconds", "machines"]
+    return pd.DataFrame(rows, columns=[*columns, "speed_up", "low", "high", "seeds"])
 
 
 def timed(times: pd.DataFrame) -> pd.DataFrame:
@@ -234,7 +223,7 @@ def trained_on(speeds: pd.DataFrame) -> str:
     where: dict[str, dict[str, None]] = {}
     for method, machines in zip(speeds["method"], speeds["machines"], strict=True):
         for machine in machines:
-            where.setdefault(machine, {})[method_styles([method])[method].label] = None
+            where.setdefault(machine, {})[label_of(method)] = None
     if len(where) == 1:
         return f"Trained on {next(iter(where))}."
     return f"Trained on {'; '.join(f'{machine}: {listed(labels)}' for machine, labels in where.items())}."

@@ -2,9 +2,10 @@
 
 Most claims are conjunctions: they hold if every one of several parts is above 0. They are reproduced if all lower
 limits are above 0 (an intersection-union test, which needs no correction) and not reproduced if some upper limit is
-below 0 after Bonferroni's correction for the number of parts; else inconclusive. The estimate is the smallest part's,
-and its interval goes from the smallest of these lower to the smallest of these upper limits. Where runs are missing the
-verdict is not run, unless those there refute the claim; and at any profile but paper the scale decides nothing.
+below 0 after Bonferroni's correction for the number of parts, of those to come too; else inconclusive. The estimate is
+the smallest part's, and its interval goes from the smallest of these lower to the smallest of these upper limits. Where
+runs are missing the verdict is not run, unless those there refute the claim; and at any profile but paper the scale
+decides nothing.
 
 "Similar" is a conjunction too: a difference is above one stated margin and below another (two one-sided tests, so that
 "no difference found" never counts as "no difference"); the parts are what is left to the margins.
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rsslib.paper.evidence import TAIL, Part
-from rsslib.paper.statements import SPEED_UPS, TOLERANCE, Statement
+from rsslib.paper.statements import SPEED_MARGIN, SPEED_UPS, Statement
 
 REPRODUCED, REFUTED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 NOT_RUN, NO_SCALE, NO_CLAIM = "not run", "scale decides nothing", "no claim of the paper"
@@ -61,7 +62,7 @@ def judge(statement: Statement, parts: Sequence[Part], decides: bool, baseline: 
     seeds = min((part.seeds for part in there), default=0)
     kind, numbers, reasons = INCONCLUSIVE, (math.nan, math.nan, math.nan), []
     if there:
-        kind, numbers, words = (_near if statement.unit == "times" else all_above_zero)(statement, there)
+        kind, numbers, words = (_near if statement.unit == "times" else all_above_zero)(statement, parts)
         reasons = [words, f"{seeds} seeds" if seeds > 1 else "one seed, which says nothing about others"]
     if missing:
         reasons.append(f"missing: {', '.join(missing)}")
@@ -91,24 +92,25 @@ def _direction(statement: Statement, parts: list[Part], kind: str) -> str:
 Judged = tuple[str, tuple[float, float, float], str]  # verdict; estimate, low and high; why
 
 
-def all_above_zero(statement: Statement, parts: list[Part]) -> Judged:
-    """The rule for conjunctions, as the module's text states it."""
-    least = min(parts, key=lambda part: part.estimate)
-    low = float(np.min([part.low() for part in parts]))
-    high = float(np.min([part.high(TAIL / len(parts)) for part in parts]))
+def all_above_zero(statement: Statement, parts: Sequence[Part]) -> Judged:
+    """The rule for conjunctions, as the module's text states it; at least one part is there."""
+    there = [part for part in parts if part.seeds]
+    least = min(there, key=lambda part: part.estimate)
+    low = float(np.min([part.low() for part in there]))
+    high = float(np.min([part.high(TAIL / len(parts)) for part in there]))
     kind = REPRODUCED if low > 0 else REFUTED if high < 0 else INCONCLUSIVE
-    above = sum(part.estimate > 0 for part in parts)
-    words = f"{above} of {len(parts)} above 0, smallest: {least.label}, {least.estimate:+.2f} {statement.unit}"
+    above = sum(part.estimate > 0 for part in there)
+    words = f"{above} of {len(there)} above 0, smallest: {least.label}, {least.estimate:+.2f} {statement.unit}"
     return kind, (least.estimate, low, high), words
 
 
-def _near(statement: Statement, parts: list[Part]) -> Judged:
+def _near(statement: Statement, parts: Sequence[Part]) -> Judged:
     """The rule for a published ratio: reproduced if the interval (with one seed, the ratio) is within 20 % of it, not
     reproduced if it is outside, on whichever side."""
     (part,), published = parts, SPEED_UPS[statement.number]
     numbers = math.exp(part.estimate), math.exp(part.low()), math.exp(part.high())
     first, last = numbers[1:] if part.degrees else (numbers[0],) * 2
-    least, most = ((1 + sign * TOLERANCE) * published for sign in (-1, 1))
+    least, most = ((1 + sign * SPEED_MARGIN) * published for sign in (-1, 1))
     inside, outside = least <= first and last <= most, last < least or first > most
     words = f"{numbers[0]:.2f} times as fast on {part.label}; {least:.2f} to {most:.2f} counts as the published "
     words += f"{published} (RTX 3080, the authors' pipeline)"

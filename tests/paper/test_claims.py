@@ -23,6 +23,8 @@ from rsslib.methods import METHODS, OVERRIDES, TABLE_1, build
 from rsslib.paper import claims as c
 from rsslib.paper import figures, statements, summary
 from rsslib.paper.conclusions import AGAINST_INTERFERENCE
+from rsslib.paper.evidence import TAIL, Part
+from rsslib.paper.verdicts import judge
 
 FOLDER = Path(__file__).resolve().parents[2]
 DATASETS = list(TABLE_1)
@@ -317,6 +319,23 @@ def test_some_datasets_support_but_do_not_decide():
 def test_some_datasets_may_refute():
     claim = one(decide(population(MAIN, ["cifar100"], shift=LOSSES["1"]), times()), "1")
     assert claim.verdict == "not reproduced" and "missing: rss on mnist" in claim.reason
+
+
+def test_a_refutation_counts_the_datasets_to_come():
+    """What one dataset of four refutes, the other three cannot take back by being there."""
+    statement = next(s for s in statements.STATEMENTS if s.number == "1")
+    first, later = Part("first", -1.0, 0.2, 2, 3), [Part(str(i), 5.0, 0.2, 2, 3) for i in range(3)]
+    to_come = [Part(str(i), missing=("rss",)) for i in range(3)]
+    assert first.high() < 0 < first.high(TAIL / 4)
+    assert judge(statement, [first, *to_come], True).verdict == "not run"
+    assert judge(statement, [first, *later], True).verdict == "inconclusive"
+    assert judge(statement, [first], True).verdict == "not reproduced"
+
+
+def test_at_the_papers_scale_claims_are_about_the_papers_datasets_whatever_is_asked():
+    made = population(MAIN, ["cifar100"])
+    assert one(decide(made, times(), datasets=["cifar100"]), "1").verdict == "not run"
+    assert c.study("paper", ["mnist"]) == c.study("paper") and c.controls("paper", ["mnist"]) == c.controls("paper")
 
 
 @pytest.mark.parametrize("ratios, kinds", [

@@ -14,7 +14,8 @@ from scipy import stats
 
 from rsslib import beyond, campaign, methods
 from rsslib.errors import InputError
-from rsslib.paper import figures
+from rsslib.paper import figures, summary
+from rsslib.paper.style import METHOD_STYLES
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +147,7 @@ def test_boxes_hold_the_quartiles_and_carry_colour_and_hatch():
     population = many(made_up()[0])
     (axes,) = panels(figures.population_boxes(population))
     drawn = [(method, bucket) for method in ("ofa", "rss-short", "rss") for bucket in BUCKETS]
-    styles = [figures.METHOD_STYLES[method] for method, _ in drawn]
+    styles = [METHOD_STYLES[method] for method, _ in drawn]
     boxes = boxes_drawn(axes)
     assert [box.get_hatch() or "" for box in boxes] == [style.hatch for style in styles]
     assert [to_hex(box.get_facecolor()) for box in boxes] == [style.colour for style in styles]
@@ -199,6 +200,22 @@ def test_what_is_compared_has_the_same_axis_of_accuracy(tmp_path):
     assert a.get_ylim() == b.get_ylim()
 
 
+def test_a_split_never_pools_datasets():
+    table, _ = made_up(datasets=("mnist", "cifar100"), methods=["ofa", "rss"])
+    figure = figures.population_boxes(table, split={"(a) RSS": ["rss"], "(b) OFA": ["ofa"]})
+    titles = [axes.get_title() for axes in panels(figure)]
+    assert titles == ["(a) RSS, MNIST", "(a) RSS, CIFAR-100", "(b) OFA, MNIST", "(b) OFA, CIFAR-100"]
+
+
+def test_the_baseline_of_a_ratio_is_named_for_each_dataset_that_has_another():
+    _, times = made_up(datasets=("mnist", "cifar100"), methods=["ofa", "ofa-released", "rss"])
+    times = times[(times["method"] != "ofa") | (times["dataset"] == "mnist")]
+    words = figures.training_time_bars(times).caption
+    assert "times as fast as OFA (MNIST) and OFA (released code) (CIFAR-100)" in words
+    said = list(summary._speed_sentences(times))
+    assert any("CIFAR-100: RSS trained" in line and "as fast as OFA (released code)" in line for line in said)
+
+
 @pytest.mark.parametrize("profile, rate", [("smoke", 0.04), ("paper", 0.01)])
 def test_the_legend_is_in_panel_order_and_tells_the_settings_that_were_trained(profile, rate, tmp_path):
     pairs = {"(a)": ["rss-short", "rss-short-lr-0.02"], "(b)": ["ofa", "ofa-lr-0.02"]}
@@ -215,7 +232,7 @@ def test_the_legend_is_in_panel_order_and_tells_the_settings_that_were_trained(p
 
 
 def test_every_change_of_a_hyper_parameter_has_its_own_looks():
-    styles = figures.METHOD_STYLES
+    styles = METHOD_STYLES
     for base in ("ofa", "ofa-released", "rss-short"):
         changed = [styles[f"{base}-{change}"] for change in methods.OVERRIDES]
         assert len({style.hatch for style in [styles[base], *changed]}) == 4
@@ -372,20 +389,20 @@ def test_a_wrong_prediction_has_the_label_beside_it():
 
 def test_methods_differ_without_colour():
     mains = ("ofa", "ofa-released", "rss-short", "rss")
-    styles = {method: figures.METHOD_STYLES[method] for method in mains}
+    styles = {method: METHOD_STYLES[method] for method in mains}
     assert len({style.hatch for style in styles.values()}) == len({style.label for style in styles.values()}) == 4
     order = [luma(styles[method]) for method in ("ofa", "rss", "rss-short")]
     assert np.diff(order).min() > 30
 
 
 def test_every_method_has_a_label_and_what_is_compared_differs_in_hatch():
-    assert set(figures.METHOD_STYLES) == {*methods.METHODS, *beyond.SAMPLERS, *beyond.INTERVALS}
-    assert len({style.label for style in figures.METHOD_STYLES.values()}) == len(figures.METHOD_STYLES)
+    assert set(METHOD_STYLES) == {*methods.METHODS, *beyond.SAMPLERS, *beyond.INTERVALS}
+    assert len({style.label for style in METHOD_STYLES.values()}) == len(METHOD_STYLES)
     for base in ("rss", "rss-short"):
         for group in (("", "-per-batch", "-2-per-batch"), ("-smallest", "-middle", "-largest"),
                       ("", "-max-then-min", "-min-then-max", "-alternating"), ("", "-batch-128")):  # fmt: skip
             names = [base + suffix for suffix in group if base + suffix in methods.METHODS]
-            assert len({figures.METHOD_STYLES[name].hatch for name in names}) == len(names)
+            assert len({METHOD_STYLES[name].hatch for name in names}) == len(names)
 
 
 def test_a_figure_of_unfinished_runs_is_a_sentence_and_a_split_makes_panels(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 
 from rsslib.paper import interference as questions
 from rsslib.paper import interference_figures as drawings
-from rsslib.paper import samplers
-from rsslib.paper.evidence import Evidence, Part
+from rsslib.paper import recommendation
+from rsslib.paper.evidence import Evidence, Part, told
 from rsslib.paper.figures import save_figure
 
 SEEDS = (0, 1, 2)
@@ -78,6 +78,16 @@ def test_ranking_finds_equal_and_opposite_orders(order, tau, regret):
     shared, ceiling, lost = questions.ranking(questions.standalone(alone_in_order(order=order), pd.DataFrame()))
     assert shared.estimate == pytest.approx(tau) and ceiling.estimate == pytest.approx(1)
     assert lost.estimate == pytest.approx(regret)
+
+
+def test_the_ceilings_interval_is_the_jackknifes():
+    three = questions.over_pairs("x", {(0, 1): 0.2, (0, 2): 0.5, (1, 2): 0.8})
+    left_out = np.array([0.8, 0.5, 0.2])  # the one pair without the seed
+    assert three.estimate == pytest.approx(0.5) and (three.degrees, three.seeds) == (2, 3)
+    assert three.error == pytest.approx(math.sqrt(2 / 3 * ((left_out - 0.5) ** 2).sum()))
+    two = questions.over_pairs("x", {(0, 1): 0.6})
+    assert (two.estimate, two.degrees) == (0.6, 0) and told(two, "") == "+0.60 (2 seeds, no interval)"
+    assert questions.over_pairs("x", {(0, 1): math.nan}).missing
 
 
 def effects_table(off, own, methods=("rss",)):
@@ -168,6 +178,24 @@ def test_answers_come_from_the_numbers_and_each_has_its_interval():
     assert "helps others" in found[2]
 
 
+def test_one_seed_tells_no_interval_from_an_epoch_and_its_figures_claim_none():
+    made, _ = known_contrasts()
+    evidence = Evidence(made[made["seed"] == 0], pd.DataFrame(), "quick", ["fashion_mnist"])
+    (answer,) = questions._on_intervals(evidence)
+    assert answer.endswith("one seed tells nothing about others.")
+    effects = effects_table(lambda s, h: 0.1, lambda s, h: 0.5)
+    assert "One seed has no intervals." in drawings.figure_effects(effects[effects["seed"] == 0]).caption
+    assert "intervals over seeds" in drawings.figure_effects(effects).caption
+    families = {"controls": questions.contrasts(evidence, "controls")}
+    assert "intervals over subnets, one seed" in drawings.figure_contrasts(families).caption
+
+
+def test_every_method_is_drawn_however_many_there_are():
+    made = population({f"method-{i}": lambda b, i, s: 60 + i for i in range(12)})
+    figure = drawings.figure_samplers(recommendation.comparison(made))
+    assert [len(axes.get_lines()) for axes in figure.axes] == [12, 12]
+
+
 def test_nothing_measured_gives_no_answer_and_one_seed_no_verdict():
     nothing = questions.standalone(pd.DataFrame(), pd.DataFrame())
     empty = Evidence(pd.DataFrame(), pd.DataFrame(), "quick", ["fashion_mnist"])
@@ -190,7 +218,7 @@ def test_seeds_needed_are_the_fewest_whose_interval_is_narrow_enough(deviation, 
     from scipy.stats import t
 
     part = Part("x", 0.0, deviation / math.sqrt(3), 2, 3)
-    n = questions.seeds_needed(part, 1.0)
+    n = questions.seeds_needed(part)
     assert n == pytest.approx(seeds, abs=0.1 * seeds)
 
     def width(n):
@@ -209,7 +237,7 @@ def test_every_figure_is_drawn_with_a_caption(tmp_path):
         "effects": drawings.figure_effects(effects_table(lambda s, h: -h, lambda s, h: 1.0, ("rss", "ofa"))),
         "agreement": drawings.figure_agreement(agreement_of(lambda apart, share: 0.9 - 0.2 * apart)),
         "contrasts": drawings.figure_contrasts(families),
-        "samplers": drawings.figure_samplers(samplers.comparison(table)),
+        "samplers": drawings.figure_samplers(recommendation.comparison(table)),
     }
     for name, figure in figures.items():
         save_figure(figure, tmp_path, name)
@@ -236,9 +264,34 @@ def times_of(seconds):
 def test_the_recommendation_is_the_best_or_the_fastest_that_cannot_be_told_from_it(fair, expected):
     made = population({"rss": lambda b, i, s: 60 + i, "fair": lambda b, i, s: fair + i + NOISE[s]})
     times = times_of({"rss": 100.0, "fair": 300.0})
-    text = samplers.recommendation(made, times, Evidence(made, times, "quick", ["fashion_mnist"]))
+    text = recommendation.recommendation(made, times, Evidence(made, times, "quick", ["fashion_mnist"]))
     assert text.startswith(expected)
     assert ("cannot be told from it" in text) == (fair == 60.02)
     one = made[made["seed"] == 0]
-    text = samplers.recommendation(one, times, Evidence(one, times, "quick", ["fashion_mnist"]))
-    assert "with one seed nothing can be recommended" in text
+    text = recommendation.recommendation(one, times, Evidence(one, times, "quick", ["fashion_mnist"]))
+    assert "with one common seed nothing can be recommended" in text
+
+
+def test_a_recommendation_compares_times_of_one_machine_by_the_clock_that_other_programs_hardly_change():
+    made = population({name: lambda b, i, s: 60 + i + NOISE[s] for name in ("rss", "fair")})
+    evidence = Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"])
+    times = times_of({"rss": 100.0, "fair": 90.0})
+    times.loc[times["method"] == "fair", "training_seconds"] = 900.0  # beside another program
+    text = recommendation.recommendation(made, times, evidence)
+    assert text.startswith("**Use Strict fairness.**") and "of these Strict fairness trained fastest" in text
+    times.loc[times["method"] == "fair", "hardware"] = "Loom"
+    assert "their times do not compare" in recommendation.recommendation(made, times, evidence)
+    assert recommendation.took(times).empty
+
+
+def test_the_best_is_the_best_on_the_seeds_that_all_have():
+    made = population({"rss": lambda b, i, s: 60 - 20 * (s == 2), "fair": lambda b, i, s: 59})
+    made = made[(made["method"] == "rss") | (made["seed"] < 2)]
+    assert recommendation.by_accuracy(made) == ["rss", "fair"]
+
+
+def test_a_recommendation_at_the_papers_scale_is_about_the_dataset_it_is_given():
+    made = population({"rss": lambda b, i, s: 60 + i + NOISE[s], "fair": lambda b, i, s: 50 + i})
+    text = recommendation.recommendation(made, times_of({"rss": 9.0, "fair": 1.0}),
+                                         Evidence(made, pd.DataFrame(), "paper", ["fashion_mnist"]))  # fmt: skip
+    assert text.startswith("**Use RSS.**") and "nan" not in text

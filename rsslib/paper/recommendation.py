@@ -7,8 +7,7 @@ import pandas as pd
 
 from rsslib.campaign.runs import Run
 from rsslib.machine import memory_of_a_run
-from rsslib.paper.evidence import Evidence, Part
-from rsslib.paper.interference import over_seeds, sign, words
+from rsslib.paper.evidence import TAIL, Evidence, Part, over_seeds, told
 from rsslib.paper.style import listed, method_styles
 from rsslib.paper.summary import timed
 
@@ -25,9 +24,7 @@ def overview(population: pd.DataFrame, times: pd.DataFrame, runs: Sequence[Run])
     over sizes of the best subnet of a size), time (relative to RSS, as far as hardware is one) and memory on CUDA (GB,
     an estimate from sizes of tensors)."""
     methods = {run.method.name: run.method for run in runs}
-    styles, seconds = method_styles(population["method"]), timed(times)
-    took = seconds.groupby("method")["training_seconds"].mean()
-    comparable = seconds.groupby(["hardware", "executor"], dropna=False).ngroups == 1
+    styles, clock = method_styles(population["method"]), took(times)
     sizes, rows = comparison(population), []
     for name, style in styles.items():
         own = population[population["method"] == name]
@@ -37,7 +34,7 @@ def overview(population: pd.DataFrame, times: pd.DataFrame, runs: Sequence[Run])
                 "subnet passes": methods[name].subnet_epochs,
                 "accuracy": own["accuracy"].mean(),
                 "best": sizes.loc[sizes["method"] == name, "best"].mean(),
-                "time": took[name] / took["rss"] if comparable and "rss" in took else math.nan,
+                "time": clock[name] / clock["rss"] if "rss" in clock else math.nan,
                 "memory": memory_of_a_run("cuda", methods[name]) / 2**30,
                 "seeds": own["seed"].nunique(),
             }
@@ -45,40 +42,50 @@ def overview(population: pd.DataFrame, times: pd.DataFrame, runs: Sequence[Run])
     return pd.DataFrame(rows).sort_values("accuracy", ascending=False, ignore_index=True)
 
 
+def took(times: pd.DataFrame) -> pd.Series:
+    """Mean training time of each method, in seconds; empty unless one hardware and executor trained all."""
+    clocks = timed(times)
+    alike = clocks.groupby(["hardware", "executor"], dropna=False).ngroups == 1
+    return clocks.groupby("method")["seconds"].mean() if alike else pd.Series(dtype=float)
+
+
 def against(evidence: Evidence, best: str, others: Sequence[str]) -> dict[str, Part]:
     """The mean lead of a method over each other one."""
-    return {
-        other: evidence.contrast(other, {(evidence.hardest, best): 1, (evidence.hardest, other): -1})
-        for other in others
-    }
+    return {other: evidence.lead(other, best, other) for other in others}
 
 
 def by_accuracy(population: pd.DataFrame) -> list[str]:
-    """The methods, that of the best mean accuracy first."""
-    return list(population.groupby("method")["accuracy"].mean().sort_values(ascending=False).index)
+    """The methods, that of the best mean accuracy first: on the seeds that all have, if there are any."""
+    means = population.groupby(["seed", "method"])["accuracy"].mean().unstack()
+    common = means.dropna()
+    return list((common if len(common) else means).mean().sort_values(ascending=False).index)
 
 
 def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evidence) -> str:
     """Which method to use, from the numbers: the most accurate on average, unless others cannot be told from it, and
-    then the one of these that trains fastest; with one seed nothing can be told."""
+    then the one of these that trains fastest; with one seed nothing can be told.
+
+    Others are told from it by a lower limit above 0 after Bonferroni's correction, for it was chosen as the best.
+    """
     styles, (best, *others) = method_styles(population["method"]), by_accuracy(population)
     mean = population.loc[population["method"] == best, "accuracy"].mean()
     leads = against(evidence, best, others)
-    seeds = population.groupby("method")["seed"].nunique().min()
+    seeds = len(set.intersection(*population.groupby("method")["seed"].agg(set)))
     if seeds < 2:
         return (
-            f"{styles[best].label} has the best mean accuracy, {mean:.1f} %; with one seed nothing can be "
-            "recommended."
+            f"{styles[best].label} has the best mean accuracy, {mean:.1f} %; with one common seed nothing "
+            "can be recommended."
         )
-    tied = [best, *(method for method, part in leads.items() if sign(part) < 1)]
-    took = timed(times).groupby("method")["training_seconds"].mean()
-    use = min(tied, key=lambda method: took.get(method, math.inf))
+    tied = [best, *(method for method, part in leads.items() if not part.low(TAIL / len(leads)) > 0)]
+    clock = took(times)
+    use = min(tied, key=lambda method: clock.get(method, math.inf))
     second = next(iter(leads), None)
-    lead = f"; its lead over the next, {styles[second].label}, is {words(leads[second])}" if second else ""
+    lead = f"; its lead over the next, {styles[second].label}, is {told(leads[second])}" if second else ""
     text = f"**Use {styles[use].label}.** {styles[best].label} has the best mean accuracy, {mean:.1f} %{lead}."
     if len(tied) > 1:
         rest = listed(styles[method].label for method in tied[1:])
-        text += f" {rest} cannot be told from it with {seeds} seeds; of these {styles[use].label} trained fastest."
+        fastest = f"of these {styles[use].label} trained fastest" if len(clock) else "their times do not compare"
+        text += f" {rest} cannot be told from it with {seeds} seeds; {fastest}."
     return text
 
 
