@@ -308,7 +308,7 @@ def _on_controls(evidence: Evidence) -> Iterable[str]:
     both = zip(contrasts(evidence, "controls"), CONTROLLED, strict=True)
     parts = [part for part, (*_, where, _) in both if part.seeds and where == "Of 7a"]
     if parts:
-        yield f"**Two subnets an update**: {'; '.join(f'{part.label} {told(part)}' for part in parts)}."
+        yield f"**Two subnets an update**: {'; '.join(f'{part.label} {told(part)}' for part in parts)}{_power(parts)}."
 
 
 def _on_intervals(evidence: Evidence) -> Iterable[str]:
@@ -317,7 +317,15 @@ def _on_intervals(evidence: Evidence) -> Iterable[str]:
         apart = [part.label for part in parts if part.seeds > 1 and sign(part)]
         verdict = f"told from one epoch: {', '.join(apart)}" if apart else "none can be told from one epoch"
         verdict = verdict if max(part.seeds for part in parts) > 1 else "one seed tells nothing about others"
-        yield f"**How long a draw holds**: {'; '.join(f'{part.label} {told(part)}' for part in parts)}; {verdict}."
+        numbers = "; ".join(f"{part.label} {told(part)}" for part in parts)
+        yield f"**How long a draw holds**: {numbers}; {verdict}{_power(parts)}."
+
+
+def _power(parts: Sequence[Part]) -> str:
+    """How many seeds would tell all that these cannot; nothing if they tell, or if one seed has no spread."""
+    unclear = [part for part in parts if part.seeds > 1 and not sign(part)]
+    enough = max((n for part in unclear if (n := seeds_needed(part) or 0) > part.seeds), default=0)
+    return f" ({enough} seeds of this spread would tell {ENOUGH:g} point)" if enough else ""
 
 
 def part_rows(families: Mapping[str, Sequence[Part]]) -> pd.DataFrame:

@@ -190,6 +190,16 @@ def test_one_seed_tells_no_interval_from_an_epoch_and_its_figures_claim_none():
     assert "intervals over subnets, one seed" in drawings.figure_contrasts(families).caption
 
 
+def test_differences_that_cannot_be_told_say_how_many_seeds_could():
+    made = population({"rss": lambda b, i, s: 60, "rss-per-batch": lambda b, i, s: 60 + 20 * NOISE[s]})
+    evidence = Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"])
+    (answer,) = questions._on_intervals(evidence)
+    assert "none can be told from one epoch (1" in answer and "seeds of this spread would tell 1 point" in answer
+    (part,) = [part for part in questions.contrasts(evidence, "intervals") if part.seeds]
+    assert questions._power([part]) == f" ({questions.seeds_needed(part)} seeds of this spread would tell 1 point)"
+    assert questions._power([Part("x", 3.0, 0.1, 2, 3)]) == ""  # told
+
+
 def test_every_method_is_drawn_however_many_there_are():
     made = population({f"method-{i}": lambda b, i, s: 60 + i for i in range(12)})
     figure = drawings.figure_samplers(recommendation.comparison(made))
