@@ -31,6 +31,7 @@ Builder = Callable[[int, int], Method]
 
 # --- subnets alone ----------------------------------------------------------------------------------------------------
 
+STUDY = SearchSpace()
 ALONE = {8.0: 10, 4.0: 3, 14.0: 3}  # by bucket, how many of its subnets, the first
 
 
@@ -48,8 +49,7 @@ def alone(s: int, ps: int, bucket: float, number: int, exposed: bool = False) ->
     """A subnet of the evaluated population trained alone, for RSS's epochs, or for as many as reach it in RSS."""
     epochs = s + ps
     if exposed:
-        space = SearchSpace()
-        epochs = max(1, round(epochs * exposure(space, of_bucket(space, bucket, number))))
+        epochs = max(1, round(epochs * exposure(STUDY, of_bucket(STUDY, bucket, number))))
     return one_stage("", epochs, Alone(bucket, number))
 
 

@@ -348,7 +348,9 @@ def export_run(options: dict) -> int:
     if options["front"]:
         try:
             arch = chosen(pd.read_csv(options["front"]), **budget_of(options))
-        except (OSError, KeyError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:  # those of pandas are ValueErrors
             raise InputError(f"{options['front']} is not a table that `rsslib search` wrote ({error})") from None
     elif budget_of(options):
         raise InputError("a budget chooses from the table of a search: give it as --front, made by `rsslib search`")

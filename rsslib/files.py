@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,25 +82,20 @@ def locked(path: Path, patience: float = 0, stopped: Callable[[], bool] = lambda
     It excludes the processes of one machine; those of others where the file system does so for `flock`. Waiting ends
     when `stopped()`. Raises InputError where the operating system gives no lock.
     """
-    lock, end, mine = FileLock(path), time.monotonic() + patience, False
+    lock = FileLock(path, fallback_to_soft=False)  # a soft lock would outlive its process
     try:
-        while not mine and not stopped():
-            try:
-                lock.acquire(timeout=max(0, min(0.5, end - time.monotonic())))
-                mine = True
-            except Timeout:
-                if time.monotonic() >= end:
-                    break
+        lock.acquire(timeout=max(0, patience), cancel_check=stopped)
+    except Timeout:
+        pass
     except OSError as error:
         raise InputError(
             f"{path} cannot be locked ({error.strerror or error}): expected a file of one's own on a file system with "
             "locks; remove what is there, or choose another folder"
         ) from None
     try:
-        yield mine
+        yield lock.is_locked
     finally:
-        if mine:
-            lock.release()
+        lock.release()  # nothing if it is not held
 
 
 @contextmanager
@@ -198,10 +192,6 @@ def write(path: Path, content: bytes) -> str:
 
 def write_csv(path: Path, table: "pd.DataFrame") -> str:
     return write(path, table.to_csv(index=False, lineterminator="\n").encode())
-
-
-def write_tensors(path: Path, tensors: "dict[str, torch.Tensor]") -> str:
-    return write(path, tensor_bytes(tensors))
 
 
 def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":

@@ -160,20 +160,16 @@ class Trial:
         self.generator = torch.Generator(data.device).manual_seed(seed)
         self.recalibration = recalibration_images(data, effort.recalibration)
         self.judged = LabelledBatches(data.x_val[: effort.images], data.y_val[: effort.images], data)
-        self.kept = self._tensors()
+        momentum = (state.optimizer.state[p]["momentum_buffer"] for p in state.supernet.parameters())
+        self.own = [*state.supernet.state_dict().values(), *momentum]
+        self.kept = [tensor.clone() for tensor in self.own]
+        self.untrained: dict[tuple, np.ndarray] = {}
         self.asleep = {name for name, p in state.supernet.named_parameters() if p.grad is None}
-
-    def _tensors(self) -> list[Tensor]:
-        optimizer = self.state.optimizer.state
-        momentum = [optimizer[p]["momentum_buffer"].clone() for p in self.state.supernet.parameters()]
-        return [t.detach().clone() for t in self.state.supernet.state_dict().values()] + momentum
 
     @torch.no_grad()
     def restore(self) -> None:
-        supernet, optimizer = self.state.supernet, self.state.optimizer.state
-        own = [*supernet.state_dict().values(), *(optimizer[p]["momentum_buffer"] for p in supernet.parameters())]
-        torch._foreach_copy_([t.detach() for t in own], self.kept)
-        for name, parameter in supernet.named_parameters():
+        torch._foreach_copy_(self.own, self.kept)
+        for name, parameter in self.state.supernet.named_parameters():
             if name in self.asleep:
                 parameter.grad = None
 
@@ -230,8 +226,11 @@ class Trial:
     ) -> np.ndarray:
         """`effects` of training that takes steps at these rates, with the same random numbers for all subnets."""
         optimizer, seed = self.state.optimizer, self.generator.initial_seed()
+        untrained = tuple(rates), tuple(subnets)  # whatever the batch, the same
 
         def quality_after(subnet: Arch | None) -> np.ndarray:
+            if subnet is None and untrained in self.untrained:
+                return self.untrained[untrained]
             if subnet is None:
                 optimizer.zero_grad(set_to_none=False)
                 for rate in rates:
@@ -241,6 +240,8 @@ class Trial:
                 train(subnet, torch.Generator(self.data.device).manual_seed(seed))
             quality = self.quality(subnets)
             self.restore()
+            if subnet is None:
+                self.untrained[untrained] = quality
             return quality
 
         return effects(subnets, quality_after)

@@ -107,12 +107,9 @@ def free_jobs(device: torch.device, methods: Iterable[Method] = (), resolution: 
 
     Single threads do more together than one run on all cores, and are not held up by another program's turns.
     """
-    if device.type == "cpu":
-        free, most = psutil.virtual_memory().available, cores()
-    else:
-        free, most = torch.cuda.mem_get_info(device)[0], min(8, cores() // 2)
+    most = cores() if device.type == "cpu" else min(8, cores() // 2)
     each = (memory_of_a_run(device.type, method, resolution) for method in methods)
-    return jobs_that_fit(free, most, max(each, default=GENEROUS))
+    return jobs_that_fit(free_memory(device), most, max(each, default=GENEROUS))
 
 
 def jobs_that_fit(memory: float, most: int, each: int = GENEROUS) -> int:

@@ -108,7 +108,7 @@ class Network(nn.Module):
                 for i, layer, kernel, expand in space.active(space.validate(arch))
             }
         )
-        self.head_expand = ConvNormAct(layer_channels(space), net.expand_channels, 1, 1, net.head_act)
+        self.head_expand = ConvNormAct(space.layers[-1].out_channels, net.expand_channels, 1, 1, net.head_act)
         features = net.mix_channels or net.expand_channels
         self.head_mix = (
             ConvNormAct(net.expand_channels, net.mix_channels, 1, 1, net.head_act, norm=False)
@@ -130,8 +130,3 @@ class Network(nn.Module):
         if self.head_mix is not None:
             x = self.head_mix(x)
         return self.classifier(self.dropout(x.flatten(1)))
-
-
-def layer_channels(space: SearchSpace) -> int:
-    """Output channels of the last elastic layer."""
-    return space.layers[-1].out_channels

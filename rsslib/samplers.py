@@ -277,15 +277,14 @@ class Compound:
                 f"compound settings pair {len(depths)} depths with {len(expands)} expand ratios: expected equal numbers"
             )
         rows = space.sample(steps, rng)
-        first = elastic = 0
-        for stage in space.backbone.stages:
+        elastic = 0
+        for s, stage in enumerate(space.backbone.stages):
             levels = rng.integers(len(depths), size=steps)
-            columns = slice(space.n_layers + first, space.n_layers + first + stage.layers)
+            columns = [space.n_layers + i for i, layer in enumerate(space.layers) if layer.stage == s]
             rows[:, columns] = expands[levels][:, None]
             if stage.elastic_depth:
                 rows[:, 2 * space.n_layers + elastic] = depths[levels]
                 elastic += 1
-            first += stage.layers
         return _steps(space, rows, 1)
 
 

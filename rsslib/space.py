@@ -279,14 +279,11 @@ class SearchSpace:
         return np.array(rows, dtype=np.int8).reshape(len(rows), 2 * self.n_layers + self.n_stages)
 
     def to_arch(self, row: np.ndarray) -> Arch:
-        kernel, expand, depth = self._split([int(value) for value in row])
-        return Arch(tuple(kernel), tuple(expand), tuple(depth))
+        return Arch(*(tuple(part.tolist()) for part in self._split(np.asarray(row))))
 
-    def _split(self, rows):
+    def _split(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         n = self.n_layers
-        if isinstance(rows, np.ndarray):
-            return rows[:, :n], rows[:, n : 2 * n], rows[:, 2 * n :]
-        return rows[:n], rows[n : 2 * n], rows[2 * n :]
+        return rows[..., :n], rows[..., n : 2 * n], rows[..., 2 * n :]
 
     def sample(
         self,

@@ -172,7 +172,7 @@ class SuperNet(Network):
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def subnet_slices(space: SearchSpace, arch: Arch) -> dict[str, tuple]:
     """For every parameter and buffer that `arch` uses, by name: the index that takes its part of the supernet's.
 

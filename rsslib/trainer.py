@@ -17,6 +17,7 @@ import torch
 from rsslib.cuda.graphs import GraphedSteps
 from rsslib.data.augmentation import draw_augmentation
 from rsslib.data.dataset import Dataset
+from rsslib.errors import InputError
 from rsslib.machine import own_stream
 from rsslib.methods import Method, Stage
 from rsslib.network import Network
@@ -31,7 +32,8 @@ ONE_AT_A_TIME = threading.Lock()  # for threads that need PyTorch's global rando
 
 def start(space: SearchSpace, method: Method, seed: int, device: str | torch.device = "cpu") -> TrainingState:
     """A new supernet with its optimiser, before the first epoch."""
-    supernet = SuperNet(space, method.dropout, torch.Generator().manual_seed(seed)).to(device)
+    with ONE_AT_A_TIME:  # PyTorch's default initialisation, which ours replaces, draws from the global generator
+        supernet = SuperNet(space, method.dropout, torch.Generator().manual_seed(seed)).to(device)
     return TrainingState(supernet, new_optimizer(supernet))
 
 
@@ -63,6 +65,8 @@ def train(
     """
     space, n, device = state.supernet.space, len(data.x_train), data.device
     steps = steps_per_epoch(n, method.batch_size)
+    if steps == 0:
+        raise InputError(f"{data.name} has {n} training images: expected at least 2, for batch norm")
     graphs = device.type == "cuda" if graphs is None else graphs
     generator = torch.Generator(device)
     total, done = method.epochs * n, len(state.history) * n

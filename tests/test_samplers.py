@@ -245,6 +245,15 @@ def test_strict_fairness_draws_uniformly_and_columns_independently():
     assert np.abs(correlation).max() < 5 / np.sqrt(len(rows))
 
 
+def test_compound_subnets_pair_in_spaces_of_other_depths_too():
+    space = SearchSpace(depths=(1, 2, 3), expands=(1, 2, 3))
+    for (arch,) in Compound().subnets(space, rng(), 0, 1, 50):
+        depths = iter(arch.depth)
+        for s, stage in enumerate(space.backbone.stages):
+            (expand,) = {arch.expand[i] for i, layer in enumerate(space.layers) if layer.stage == s}
+            assert not stage.elastic_depth or next(depths) == expand
+
+
 @pytest.mark.parametrize("backbone", ["mobilenet_v3", "proxylessnas"])
 def test_compound_subnets_pair_depth_with_width(backbone):
     space, pairs, kernels = SearchSpace(backbone), {2: 3, 3: 4, 4: 6}, set()

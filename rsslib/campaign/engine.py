@@ -377,9 +377,9 @@ def _train(
     machine = environment(images.device, settings.jobs or 1, settings.precision, settings.graphs)
     identity = identity_of(record)
     keep = keeper(run, folder, record) if run.method.name in settings.interference else None
-    if load_checkpoint(state, folder, identity, run.method):
+    if load_checkpoint(state, folder, identity, run.method) and "hardware" in record:
         record |= _machines(record, machine, run)
-    else:
+    else:  # from the start, or the record of what is before the checkpoint was lost
         record |= {"started": _now(), **machine}
         record.pop("machines", None)
     record |= {"status": "training", "jobs": settings.jobs}
@@ -411,7 +411,7 @@ def _train(
         record["training_processor_seconds"] = state.processor_seconds
     record["sha256"] = {
         HISTORY: files.write_csv(folder / HISTORY, pd.DataFrame(state.history)),
-        WEIGHTS: files.write_tensors(folder / WEIGHTS, state.supernet.state_dict()),
+        WEIGHTS: files.write(folder / WEIGHTS, files.tensor_bytes(state.supernet.state_dict())),
     }
     return True
 
@@ -465,12 +465,12 @@ def _evaluate(
     record["sha256"][POPULATION] = files.write_csv(folder / POPULATION, table)
     record["sha256"][ANCHORS] = files.write_csv(folder / ANCHORS, beside)
     weights = record["sha256"][WEIGHTS]
-    record["sha256"][CARD] = write_card(folder, supernet, weights, card_of(run, record, table, images))
+    record["sha256"][CARD] = write_card(folder, supernet, weights, words_for_card(run, record, table, images))
     write_record(folder, record)
     return True
 
 
-def card_of(run: Run, record: dict, population: pd.DataFrame, images: Dataset) -> dict:
+def words_for_card(run: Run, record: dict, population: pd.DataFrame, images: Dataset) -> dict:
     """What the card of a run's supernet says of its training and its quality."""
     by_size = population.groupby("bucket")["accuracy"]
     return {

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from rsslib.errors import InputError
-from rsslib.samplers import Sampler
+from rsslib.samplers import Repeated, Sampler
 
 PACKAGE = __name__.partition(".")[0]
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), type(NotImplemented))
@@ -37,6 +37,8 @@ def sampler_identity(sampler: Sampler) -> str:
     be told, as an open file: keep its settings instead, or give the sampler a `__getstate__` that does.
     """
     kind = type(sampler)
+    if isinstance(sampler, Repeated):  # of any sampler
+        return f"Repeated(sampler={sampler_identity(sampler.sampler)}, times={sampler.times!r})"
     if _is_own(kind):
         return repr(sampler)
     digest = hashlib.sha256(repr(_content(sampler, f"the sampler {kind.__name__}", {})).encode()).hexdigest()[:16]

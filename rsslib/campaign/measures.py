@@ -8,13 +8,13 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.campaign.checkpoints import checkpoint_bytes, restore
-from rsslib.campaign.record import AGREEMENT, EFFECTS
+from rsslib.campaign.record import AGREEMENT, EFFECTS, is_measured
 from rsslib.campaign.runs import Run
-from rsslib.campaign.schema import read_record
 from rsslib.campaign.settings import Settings
 from rsslib.data.dataset import Dataset
 from rsslib.files import write_record
 from rsslib.interference import EFFORTS, Effort, measure
+from rsslib.machine import own_stream
 from rsslib.steps import TrainingState
 from rsslib.trainer import train
 
@@ -28,7 +28,7 @@ def to_measure(run: Run, settings: Settings) -> bool:
     if run.method.name not in settings.interference:
         return False
     folder = run.folder(settings.results)
-    return not (folder / files.RECORD).exists() or EFFECTS not in read_record(folder).get("sha256", {})
+    return not (folder / files.RECORD).exists() or not is_measured(folder)
 
 
 def keeper(run: Run, folder: Path, record: dict) -> Callable[[TrainingState], None]:
@@ -81,9 +81,10 @@ def measure_run(
     for epoch, share in epochs.items():
         if stop():
             return False
-        state = new_state()
-        restore(state, snapshot(folder, epoch).read_bytes(), identity)
-        found = measure(state, run.method, images, run.seed, effort, settings.progress)
+        with own_stream(images.device):
+            state = new_state()
+            restore(state, snapshot(folder, epoch).read_bytes(), identity)
+            found = measure(state, run.method, images, run.seed, effort, settings.progress)
         for parts, table in zip(tables.values(), found, strict=True):
             table.insert(0, "share", share)
             parts.append(table)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rsslib.campaign.engine import RunsFailed, complete, complete_run
+from rsslib.campaign.measures import to_measure
 from rsslib.campaign.record import overview
 from rsslib.campaign.runs import Run
 from rsslib.campaign.settings import Settings
@@ -49,9 +50,10 @@ def complete_with_ray(
     ray = _import_ray()
     complete(runs, replace(settings, device="cpu", jobs=1, time_budget=0, progress=False))  # checks, trains nothing
     status = dict(overview(runs, settings.results)[["run", "status"]].to_numpy())
-    todo = [run for run in {run.name: run for run in runs}.values() if status[run.name] != "finished"]
+    done = {run.name for run in runs if status[run.name] == "finished" and not to_measure(run, settings)}
+    todo = [run for run in {run.name: run for run in runs}.values() if run.name not in done]
     for run in runs:
-        if status[run.name] == "finished":
+        if run.name in done:
             finished(run)
     if not todo:
         return

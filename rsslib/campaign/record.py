@@ -1,6 +1,5 @@
 """A run is a folder: what identifies it, whether it is there, whole and finished."""
 
-import dataclasses
 import json
 import math
 import os
@@ -30,6 +29,7 @@ HISTORY, POPULATION, ANCHORS, WEIGHTS = "history.csv", "population.csv", "anchor
 EFFECTS, AGREEMENT = "effects.csv", "agreement.csv"  # of runs that are measured; see rsslib.interference
 CARD = "card.json"  # of the weights; see rsslib.deploy.cards
 LOCK = "run.lock"
+UNKNOWN = "unknown"  # of a configuration without images or precision: matches anything
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
 
 
@@ -42,13 +42,13 @@ def population_of(backbone: str, subnets_per_bucket: int, resolution: int = RESO
 def configuration(run: Run, images: "Dataset | None" = None, precision: str | None = None) -> dict:
     """Everything that decides a run's numbers, the version of the code too, as JSON; equal ones are the same run.
 
-    Without a dataset or a precision, what depends on them is None and matches anything.
+    Without a dataset or a precision, what depends on them is `UNKNOWN` and matches anything.
     """
-    method = dataclasses.asdict(run.method)
-    for stage, record in zip(run.method.stages, method["stages"], strict=True):
-        record["sampler"] = sampler_identity(stage.sampler)
-        if images is None and _epochs_unknown(run):
-            record |= dict.fromkeys(("epochs", "first_epoch", "schedule_epochs"))
+    stages = [vars(stage) | {"sampler": sampler_identity(stage.sampler)} for stage in run.method.stages]
+    if images is None and _epochs_unknown(run):
+        for stage in stages:
+            stage |= dict.fromkeys(("epochs", "first_epoch", "schedule_epochs"), UNKNOWN)
+    method = {**vars(run.method), "stages": stages}
     if run.method.gradients == "sum":  # records from before there was a choice do not have it
         del method["gradients"]
     return json.loads(
@@ -58,13 +58,13 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
                     "code_version": CODE_VERSION,
                     "profile": run.profile.name,
                     "dataset": run.dataset,
-                    "dataset_sha256": images and images.checksum,
+                    "dataset_sha256": images.checksum if images else UNKNOWN,
                     "train_images": len(images.x_train) if images else _taken(run, run.profile.train_images),
                     "backbone": run.backbone,
                     **({} if run.resolution == RESOLUTION else {"resolution": run.resolution}),
                     "seed": run.seed,
                     "method": method,
-                    "precision": precision,
+                    "precision": precision or UNKNOWN,
                 },
                 "evaluation": {
                     "test_images": len(images.x_test) if images else _taken(run, run.profile.test_images),
@@ -82,9 +82,9 @@ def _epochs_unknown(run: Run) -> bool:
     return run.dataset not in DATASETS and run.profile.epochs_for is not None
 
 
-def _taken(run: Run, images: int | None) -> int | None:
+def _taken(run: Run, images: int | None) -> int | str | None:
     """How many images a run takes, if that is known without looking: one's own may be fewer than the profile takes."""
-    return images if run.dataset in DATASETS else None
+    return UNKNOWN if images is None or run.dataset not in DATASETS else images
 
 
 def status_of(run: Run, results: str | Path | None, config: dict, weights: bool = False) -> str:
@@ -113,7 +113,9 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
     if trained and weights:
         files.read(folder / WEIGHTS, record)
     if status == "finished" and not evaluation_differs and (not trained or (folder / POPULATION).exists()):
-        files.read(folder / POPULATION, record)
+        for name in (POPULATION, ANCHORS, EFFECTS, AGREEMENT):
+            if name in record["sha256"] and (name == POPULATION or (folder / name).exists()):
+                files.read(folder / name, record)
         return "finished"
     return "trained"
 
@@ -174,6 +176,15 @@ def overview_words(table: pd.DataFrame) -> str:
     return f"{shown.to_string(index=False)}\n\n{words}"
 
 
+def has_table(folder: Path, name: str) -> bool:
+    """Whether a run's record lists the table, and it is there."""
+    return name in read_record(folder).get("sha256", {}) and (folder / name).exists()
+
+
+def is_measured(folder: Path) -> bool:
+    return has_table(folder, EFFECTS) and has_table(folder, AGREEMENT)
+
+
 def is_locked(folder: Path) -> bool:
     """Whether some process is at the run."""
     if not os.path.exists(folder / LOCK):
@@ -186,13 +197,13 @@ def is_locked(folder: Path) -> bool:
 
 
 def difference(there, here, path: str = "") -> str:
-    """The first difference of two JSON values in words; empty if they are equal or `here` is None."""
+    """The first difference of two JSON values in words; empty if they are equal or `here` is unknown."""
     if isinstance(there, dict) and isinstance(here, dict):
         pairs = {key: (there.get(key), here.get(key)) for key in {**there, **here}}
     elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         pairs = dict(enumerate(zip(there, here, strict=True)))
     else:
-        if here is None or there == here:
+        if here in (UNKNOWN, there):
             return ""
         return f"{shortened(path)} is {shortened(repr(there))} there and {shortened(repr(here))} here"
     return next((words for key, pair in pairs.items() if (words := difference(*pair, f"{path}.{key}".strip(".")))), "")

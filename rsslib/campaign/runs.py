@@ -124,8 +124,17 @@ def scaled(profile: Profile, **changes: Any) -> Profile:
         else:
             check_number(value, name, 1, whole=True)
     changes = {name: value for name, value in changes.items() if value != getattr(profile, name)}
-    words = [profile.name, *(f"{name.replace('_', '-')}-{value:g}" for name, value in changes.items())]
+    words = [profile.name, *(f"{name.replace('_', '-')}-{_plain(value)}" for name, value in changes.items())]
     return dataclasses.replace(profile, **changes, name="_".join(words))
+
+
+def _plain(number: float) -> str:
+    """A number in digits that no other has, and in characters that folders may have.
+
+    >>> [_plain(number) for number in (2.0, 0.5, 1_000_000, 1e-5)]
+    ['2', '0.5', '1000000', '1e-05']
+    """
+    return f"{number:.15g}".replace("+", "")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,18 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.campaign.engine import images_of, space_of
-from rsslib.campaign.record import AGREEMENT, ANCHORS, EFFECTS, HISTORY, POPULATION, WEIGHTS, configuration, status_of
+from rsslib.campaign.record import (
+    AGREEMENT,
+    ANCHORS,
+    EFFECTS,
+    HISTORY,
+    POPULATION,
+    WEIGHTS,
+    configuration,
+    has_table,
+    is_measured,
+    status_of,
+)
 from rsslib.campaign.runs import Run, results_folder
 from rsslib.campaign.schema import read_record, read_table
 from rsslib.campaign.settings import Settings
@@ -26,7 +37,7 @@ from rsslib.supernet import SuperNet
 def finished(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:
     """Those of `runs` that are finished; prints the names of the others, raises InputError if none is.
 
-    Raises InputError too, as the next three do, for a folder of another configuration and for altered files.
+    Raises InputError too, as the next four do, for a folder of another configuration and for altered files.
     """
     files.check_folder(results_folder(results), "results")
     done = []
@@ -51,14 +62,14 @@ def anchor_tables(runs: Sequence[Run], results: str | Path | None = None) -> pd.
 
     Runs that were evaluated without them are left out; the table is empty if all were.
     """
-    there = [run for run in runs if ANCHORS in read_record(run.folder(results))["sha256"]]
+    there = [run for run in runs if has_table(run.folder(results), ANCHORS)]
     return _tables(there, results, ANCHORS) if there else pd.DataFrame()
 
 
 def interference_tables(runs: Sequence[Run], results: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Effects and agreement of those runs that were measured, in the columns of `rsslib.interference.measure` after
     share, dataset, backbone, method and seed; both empty if none was."""
-    there = [run for run in runs if EFFECTS in read_record(run.folder(results))["sha256"]]
+    there = [run for run in runs if is_measured(run.folder(results))]
     first, second = ((_tables(there, results, file) if there else pd.DataFrame()) for file in (EFFECTS, AGREEMENT))
     return first, second
 
@@ -117,6 +128,8 @@ def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperN
             f"the dataset {run.dataset} here is another than the one that {run.name} was trained on: "
             f"restore it in {settings.data}, or {REBUILD}"
         )
+    if status_of(run, settings.results, configuration(run, images)) not in ("trained", "finished"):
+        raise InputError(f"{run.name} is not trained yet: train it first")
     space = space_of(run, images)
     supernet = SuperNet(space, run.method.dropout).to(settings.device)
     supernet.load_state_dict(files.read_tensors(path, record))

@@ -17,8 +17,8 @@ from rsslib.progress import start_worker
 
 
 @contextmanager
-def worker_processes(number: int, initializer: Callable | None = None, *arguments) -> Iterator[ProcessPoolExecutor]:
-    """A pool of new processes, each with a line of its own for progress bars; `initializer(*arguments)` starts them.
+def worker_processes(number: int, initializer: Callable | None = None) -> Iterator[ProcessPoolExecutor]:
+    """A pool of new processes, each with a line of its own for progress bars; `initializer()` starts them.
 
     Ctrl-C reaches all processes of a terminal. The workers ignore it, so that none prints a stack; this one ends them
     when the block raises KeyboardInterrupt. What they write survives being killed. The BrokenProcessPool of a worker
@@ -28,7 +28,7 @@ def worker_processes(number: int, initializer: Callable | None = None, *argument
     lines = context.Queue()
     for line in range(number):
         lines.put(line)
-    setup = (lines, context.RLock(), initializer, arguments)
+    setup = (lines, context.RLock(), initializer)
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(number, context, _start, setup) as pool:
         with _no_interrupts(), _no_script():
@@ -42,8 +42,13 @@ def worker_processes(number: int, initializer: Callable | None = None, *argument
                 process.terminate()
             raise
         except BrokenProcessPool:
-            pool.shutdown()  # before that not all have ended
+            pool.shutdown(cancel_futures=True)  # before that not all have ended
+            if {process.exitcode for process in workers} == {0}:  # it is another pool that broke
+                raise
             raise _why_broken(workers) from None
+        except Exception:
+            pool.shutdown(cancel_futures=True)  # who waits for these no longer wants the rest
+            raise
 
 
 def _why_broken(workers: set[BaseProcess]) -> BaseException:
@@ -96,11 +101,11 @@ def _no_script() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
-def _start(lines, lock, initializer: Callable | None, arguments: tuple) -> None:
+def _start(lines, lock, initializer: Callable | None) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     start_worker(lines, lock)
     if initializer is not None:
-        initializer(*arguments)
+        initializer()
 
 
 def _end_with_parent() -> None:

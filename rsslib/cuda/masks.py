@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,11 +55,10 @@ class Masks:
 
         Widths count from 1; 0 stands for a layer that is not there.
         """
-        rows = torch.zeros(len(archs), 2, len(self.sizes[0]), dtype=torch.int64)
-        for row, arch in zip(rows, archs, strict=True):
-            for i, _, kernel, expand in self.space.active(arch):
-                row[:, i] = torch.tensor([self.kernels.index(kernel), 1 + self.expands.index(expand)])
-        return rows
+        rows, n = self.space.to_rows(archs), self.space.n_layers
+        kernels = (rows[:, :n, None] == self.kernels).argmax(-1)
+        widths = 1 + (rows[:, n : 2 * n, None] == self.expands).argmax(-1)
+        return torch.from_numpy(np.stack([kernels, widths], 1) * self.space.active_mask(rows)[:, None])
 
     def channels(self, widths: Tensor) -> list[list[Tensor]]:
         """For widths [layers]: masks of each layer's hidden channels, of its squeeze-excite's middle and its output."""

@@ -108,8 +108,6 @@ def load_dataset(
     root = Path(root)
     train, test, classes, path = read(name, root, check_resolution(resolution))
 
-    images, channels = len(train.x) + len(test.x), train.x.shape[-1]
-    check_fits(images, resolution, channels, path, free_memory(device))
     order, test_order = row_order(train), row_order(test)
     hashed = hashlib.sha256()
     for rows, by_hash in ((train, order), (test, test_order)):
@@ -124,6 +122,8 @@ def load_dataset(
     val, order = order[:n_val], order[n_val:]
     order = order[: _count(train_images, len(order), "train_images", name)]
     test_order = test_order[: _count(test_images, len(test_order), "test_images", name)]
+    images = len(val) + len(order) + len(test_order)
+    check_fits(images, resolution, train.x.shape[-1], path, free_memory(device))
 
     def on_device(rows: Rows, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
         x = torch.from_numpy(fit(rows.x[chosen], resolution)).permute(0, 3, 1, 2)  # NHWC memory is channels-last

@@ -7,6 +7,7 @@ import torch
 
 from rsslib import files
 from rsslib.errors import InputError
+from rsslib.machine import choose_device
 from rsslib.space import SearchSpace
 from rsslib.supernet import SuperNet
 
@@ -74,4 +75,4 @@ def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> Sup
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
         words = " ".join(str(error).split())[:160]
         raise InputError(f"{Path(folder, CARD)} does not describe {path.name} ({words}): restore both") from None
-    return supernet.to(device).eval()
+    return supernet.to(choose_device(str(device))).eval()

@@ -80,7 +80,7 @@ class Deployable(nn.Module):
         check_images(space, images)
         network = supernet.extract(arch)
         network.load_state_dict(recalibrate(supernet, arch, recalibration_images(images)), strict=False)
-        return cls(network.cpu(), space, card_of(space, arch, images), images.mean, images.std)
+        return cls(network.cpu(), space, card_of(space, arch, images.name, images.classes), images.mean, images.std)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(self.normalise(images))
@@ -96,9 +96,9 @@ class Deployable(nn.Module):
         )
 
 
-def card_of(space: SearchSpace, arch: Arch, images: Dataset) -> Card:
+def card_of(space: SearchSpace, arch: Arch, dataset: str, classes: tuple[str, ...]) -> Card:
     return Card(
-        space.backbone.name, arch, images.name, images.classes, space.in_channels, space.resolution,
+        space.backbone.name, arch, dataset, classes, space.in_channels, space.resolution,
         space.macs(arch) / 1e6, space.parameters(arch),
     )  # fmt: skip
 

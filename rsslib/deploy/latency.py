@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsslib.deploy.exporting import Card, Deployable, onnx_model
+from rsslib.deploy.exporting import Deployable, card_of, onnx_model
 from rsslib.deploy.predicting import open_model, session_of
 from rsslib.errors import check_number, needed
 from rsslib.network import Network
@@ -200,7 +200,5 @@ class End(nn.Module):
 
 def untrained(space: SearchSpace, arch: Arch) -> Deployable:
     """A subnet with PyTorch's initial weights."""
-    classes = tuple(map(str, range(space.classes)))
-    sizes = space.macs(arch) / 1e6, space.parameters(arch)
-    card = Card(space.backbone.name, arch, "", classes, space.in_channels, space.resolution, *sizes)
+    card = card_of(space, arch, "", tuple(map(str, range(space.classes))))
     return Deployable(Network(space, arch), space, card)

@@ -43,13 +43,12 @@ def logits_of(session: Any, images: np.ndarray) -> np.ndarray:
     return session.run(None, {"images": images})[0]
 
 
-def session_of(model: str | Path | bytes):
+def session_of(model: bytes):
     """An onnxruntime session on one thread of a CPU."""
     runtime = needed("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    model = model if isinstance(model, bytes) else str(model)
     return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -108,6 +108,8 @@ def chosen(front: pd.DataFrame, **budget: float) -> Arch:
 
     Raises InputError if none is within it.
     """
+    if len(front) == 0:
+        raise InputError("the front has no rows: expected a table that `search` gave")
     table = front
     for name, limit in budget.items():
         choose(name, [column for column in MEASURES if column in front], "budget")

@@ -10,10 +10,12 @@ import pytest
 import torch
 from helpers import sentence
 
+from rsslib.campaign import plan
 from rsslib.campaign.identity import sampler_identity
+from rsslib.campaign.record import configuration
 from rsslib.errors import InputError
-from rsslib.methods import METHODS, build
-from rsslib.samplers import Alternating, Successive, Uniform
+from rsslib.methods import METHODS, build, one_stage
+from rsslib.samplers import Alternating, Repeated, Successive, Uniform
 
 MODULE = """
 import functools
@@ -166,6 +168,18 @@ def test_the_packages_own_are_known_by_their_settings():
     for name in METHODS:
         for stage in build(name, 9, 5).stages:
             assert "digest" not in sampler_identity(stage.sampler) and sampler_identity(stage.sampler)[0].isupper()
+
+
+def test_a_sampler_repeated_is_known_as_it_is_alone():
+    assert sampler_identity(Repeated(Uniform(), 2)) == repr(Repeated(Uniform(), 2))
+    one, same, other = (sampler_identity(Repeated(Holder(n), 2)) for n in (1, 1, 2))
+    assert one == same != other and " at 0x" not in one and sampler_identity(Holder(1)) in one
+
+
+def test_a_run_whose_sampler_cannot_be_told_is_refused_in_a_sentence(tmp_path):
+    (run,) = plan("smoke", methods=[one_stage("mine", 1, Holder(threading.Lock()))])
+    with pytest.raises(InputError, match="content cannot be told"):
+        configuration(run)
 
 
 def test_it_is_the_same_in_another_process_with_other_hashes(tmp_path):

@@ -56,6 +56,23 @@ def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
     complete(run, tmp_path, "rss")
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_a_damaged_table_is_rebuilt_and_a_lost_one_measured_again(name, tmp_path):
+    (run,) = tiny("rss")
+    folder = complete(run, tmp_path, "rss")
+    before = contents(folder)
+    (folder / name).write_text("share\n1\n")
+    with pytest.raises(files.Refused, match=name):
+        complete(run, tmp_path, "rss")
+    settings = Settings(tmp_path, device="cpu", progress=False, interference=("rss",), rebuild=True)
+    campaign.complete([run], settings)
+    assert contents(folder) == before
+    (folder / name).unlink()
+    assert all(table.empty for table in campaign.interference_tables([run], tmp_path))
+    complete(run, tmp_path, "rss")
+    assert contents(folder) == before
+
+
 def test_runs_that_were_not_measured_have_no_tables(tmp_path):
     (run,) = tiny("rss")
     complete(run, tmp_path)

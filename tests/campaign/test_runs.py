@@ -45,9 +45,9 @@ from rsslib.campaign.runs import scaled
 from rsslib.campaign.workers import worker_threads
 from rsslib.errors import InputError, Stopped, choose
 from rsslib.machine import choose_device
-from rsslib.methods import TABLE_1, build, one_stage, override
+from rsslib.methods import TABLE_1, Method, Stage, build, one_stage, override
 from rsslib.progress import in_words
-from rsslib.samplers import SamplerFailed, Successive
+from rsslib.samplers import SamplerFailed, Successive, Uniform
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps
 from rsslib.supernet import SuperNet
@@ -284,6 +284,52 @@ def test_a_time_budget_stops_training_between_epochs(done, tmp_path, monkeypatch
     complete([run], tmp_path, time_budget=1000)
     assert steps.made == 2 * 7
     assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [({"gradients": "mean"}, {}), ({"teacher": "random"}, {}),
+     ({"stages": (Stage("", 1, 0.1, Uniform(), schedule_epochs=10, sort_channels=()),)}, {})],
+)  # fmt: skip
+def test_a_method_that_no_longer_has_a_setting_is_another(first, then, tmp_path):
+    def run(**changes):
+        stages = (Stage("", 1, 0.1, Uniform()),)
+        return tiny(Method(**({"name": "mine", "stages": stages} | changes)))
+
+    complete(run(**first), tmp_path)
+    for changes in (then, {"dropout": 0.2}):
+        with pytest.raises(InputError, match="another configuration"):
+            complete(run(**changes), tmp_path)
+    complete(run(**first), tmp_path)
+
+
+def test_a_checkpoint_whose_record_is_lost_is_gone_on_from(done, tmp_path):
+    (run,) = tiny("rss")
+    complete([run], tmp_path, time_budget=0.01, checkpoint_seconds=0)
+    folder = run.folder(tmp_path)
+    if not list(folder.glob("checkpoint-*")):  # the budget was over before an epoch
+        clock = itertools.count()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "time", SimpleNamespace(**{**vars(engine.time), "time": lambda: next(clock)}))
+            complete([run], tmp_path, time_budget=2.5, checkpoint_seconds=0)
+    assert list(folder.glob("checkpoint-*"))
+    (folder / "run.json").unlink()
+    complete([run], tmp_path)
+    assert tables(folder) == tables(run.folder(done[1]))
+
+
+def test_a_supernet_of_another_configuration_is_not_taken(done, tmp_path):
+    shutil.copytree(done[1], tmp_path, dirs_exist_ok=True)
+    (run,) = tiny("rss", profile=replace(PROFILE, learning_rate_scale=2.0))
+    with pytest.raises(InputError, match="another configuration"):
+        trained_supernet(run, Settings(tmp_path, device="cpu"))
+    (more,) = tiny("rss", profile=replace(PROFILE, subnets_per_bucket=PROFILE.subnets_per_bucket + 1))
+    assert trained_supernet(more, Settings(tmp_path, device="cpu"))  # whose evaluation alone differs
+
+
+def test_one_training_image_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(RunsFailed, match="1 training images: expected at least 2"):
+        complete(tiny("rss", profile=replace(PROFILE, train_images=1)), tmp_path)
 
 
 def test_settings_that_are_not_to_train_leave_all_as_it_is(tmp_path):

@@ -67,3 +67,17 @@ def test_ctrl_c_reaches_this_process_alone():
         [sys.executable, "-c", CTRL_C], capture_output=True, text=True, timeout=100, start_new_session=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+
+
+def test_what_is_raised_beside_the_pool_comes_at_once_and_as_it_is():
+    from concurrent.futures.process import BrokenProcessPool
+
+    for error in (OSError("mine"), BrokenProcessPool("another pool's")):
+        began = time.monotonic()
+        with pytest.raises(type(error), match="mine|another"):
+            with worker_processes(1) as pool:
+                pool.submit(os.getpid).result()
+                for _ in range(100):
+                    pool.submit(time.sleep, 1)
+                raise error
+        assert time.monotonic() - began < 60
