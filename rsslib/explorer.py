@@ -24,7 +24,7 @@ from rsslib.campaign.record import POPULATION, WEIGHTS
 from rsslib.campaign.runs import Profile, Run, check_folder_name
 from rsslib.campaign.schema import read_record, read_table
 from rsslib.campaign.settings import Settings
-from rsslib.campaign.tables import trained_supernet
+from rsslib.campaign.tables import stored_supernet
 from rsslib.deploy.searching import archs_of
 from rsslib.errors import InputError, check_number
 from rsslib.evaluate import evaluate_population
@@ -272,7 +272,7 @@ class Explorer(widgets.VBox):
         began = time.perf_counter()
         try:
             if self._loaded[0] != run:
-                self._loaded = run, *trained_supernet(run, self.settings)
+                self._loaded = run, *stored_supernet(run, self.settings)
             _, supernet, images = self._loaded
             set_precision(self.settings.precision)  # PyTorch's own is less than that of evaluations in runs
             with use_threads(self.settings.threads):

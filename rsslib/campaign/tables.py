@@ -114,9 +114,18 @@ def times(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFram
 def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperNet, Dataset]:
     """The supernet of a finished run in eval mode, with its dataset, on the settings' device.
 
-    Raises InputError if its weights are not there or altered, and if the dataset is not the one it was trained on.
+    Raises InputError if its weights are not there, altered or those of a run of another configuration, and if the
+    dataset is not the one it was trained on.
     """
     settings = settings or Settings(device="cpu")
+    supernet, images = stored_supernet(run, settings)
+    if status_of(run, settings.results, configuration(run, images)) not in ("trained", "finished"):
+        raise InputError(f"{run.name} is not trained yet: train it first")
+    return supernet, images
+
+
+def stored_supernet(run: Run, settings: Settings) -> tuple[SuperNet, Dataset]:
+    """`trained_supernet` of whatever was trained in the run's folder, for runs that are known by their records."""
     path = run.folder(settings.results) / WEIGHTS
     if not os.path.exists(path):
         raise InputError(f"{path} does not exist: weights stay on the machine that trained them, so train the run here")
@@ -128,8 +137,6 @@ def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperN
             f"the dataset {run.dataset} here is another than the one that {run.name} was trained on: "
             f"restore it in {settings.data}, or {REBUILD}"
         )
-    if status_of(run, settings.results, configuration(run, images)) not in ("trained", "finished"):
-        raise InputError(f"{run.name} is not trained yet: train it first")
     space = space_of(run, images)
     supernet = SuperNet(space, run.method.dropout).to(settings.device)
     supernet.load_state_dict(files.read_tensors(path, record))
