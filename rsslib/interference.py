@@ -33,8 +33,8 @@ class Effort:
     """How much is measured.
 
     At each of `shares` of a method's epochs: the effect of a step, a mean over `batches`; that of an epoch, once; and
-    gradients of `pairs` of batches. Subnets are judged on `images` validation images, with batch norm statistics of
-    `recalibration` training images.
+    gradients of `pairs` of batches. Subnets are one in `every` of `subjects`, judged on `images` validation images with
+    batch norm statistics of `recalibration` training images.
     """
 
     shares: tuple[float, ...] = (0.25, 0.5, 0.75, 0.95)
@@ -42,6 +42,7 @@ class Effort:
     pairs: int = 20
     images: int = 512
     recalibration: int = 400
+    every: int = 1
 
     def epochs(self, method: Method) -> dict[int, float]:
         """The epochs after which to measure, and their share of all."""
@@ -265,7 +266,7 @@ class Trial:
         return full
 
 
-EFFORTS = {"smoke": Effort((0.5, 0.95), batches=1, pairs=2, images=128, recalibration=128)}  # by profile
+EFFORTS = {"smoke": Effort((0.5, 0.95), batches=1, pairs=2, images=128, recalibration=128, every=3)}  # by profile
 
 
 def measure(
@@ -273,13 +274,13 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All measurements at one point of training; `state` stays as it is.
 
-    Returns two tables. Effects, a row for each length (step or epoch), trained and judged subnet (numbers in
-    `subjects`): their sizes in MFLOPs, distance, repeats (batches), loss_effect (how much less the loss becomes, a
-    mean over batches), loss_error (its standard error over batches) and accuracy_effect (points). Agreement as
-    `agreement`, by layer, with sizes and distance.
+    Returns two tables. Effects, a row for each length (step or epoch), trained and judged subnet (numbers among those
+    of `subjects` that were taken): their sizes in MFLOPs, distance, repeats (batches), loss_effect (how much less the
+    loss becomes, a mean over batches), loss_error (its standard error over batches) and accuracy_effect (points).
+    Agreement as `agreement`, by layer, with sizes and distance.
     """
     space = state.supernet.space
-    trial, subnets = Trial(copy.copy(state), method, data, seed, effort), subjects(space)
+    trial, subnets = Trial(copy.copy(state), method, data, seed, effort), subjects(space)[:: effort.every]
     mflops = [space.reference.macs(arch) / 1e6 for arch in subnets]
     away = np.array([[distance(space, a, b) for b in subnets] for a in subnets])
     steps = [

@@ -3,9 +3,10 @@
 import ast
 import json
 import os
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Lock
 
 from tqdm.auto import tqdm
 
@@ -63,6 +64,7 @@ class Execution(ExitStack):
         self.done: list[Run] = []
         self.under_way: dict[str, Future] = {}
         self.ended: set[str] = set()
+        self._lock = Lock()
         self.failures: list[str] = []
         for name in parameters:  # can it be?
             self._folder(name)
@@ -76,7 +78,6 @@ class Execution(ExitStack):
                 missing.discard(run.name)
                 if not missing and self._weights(name):
                     self._start(name)
-        self._tell(wait=False)
 
     def rest(self) -> list[str]:
         """Execute what is left, on the runs that are there; returns a sentence for each notebook that failed."""
@@ -90,10 +91,11 @@ class Execution(ExitStack):
                 print(f"{name} is left out: it needs the weights of its runs, which are where they were trained")
             else:
                 self._start(name)
-        self._tell(wait=True)
+        wait(self.under_way.values())
         if LAST in self.parameters:
             self._start(LAST)
-            self._tell(wait=True)
+            wait([self.under_way[LAST]])
+        self._tell()
         return self.failures
 
     def _weights(self, name: str) -> bool:
@@ -108,20 +110,22 @@ class Execution(ExitStack):
         if self._pool is None:
             self._pool = self.enter_context(worker_processes(min(len(self.parameters), cores())))
         path, folder = project_folder() / "notebooks" / f"{name}.ipynb", make_folder(self._folder(name) / "notebooks")
-        self.under_way[name] = self._pool.submit(_execute, path, folder / path.name, self.parameters[name])
+        self.under_way[name] = future = self._pool.submit(_execute, path, folder / path.name, self.parameters[name])
+        future.add_done_callback(lambda future: self._tell())
 
     def _folder(self, name: str) -> Path:
         return output_folder(self.parameters[name]["profile"], self.figures, self.runs[name])
 
-    def _tell(self, wait: bool) -> None:
-        """Say of each notebook that has ended how it did."""
-        for name, future in self.under_way.items():
-            if name not in self.ended and (wait or future.done()):
-                error = future.exception()
+    def _tell(self) -> None:
+        """Say of each notebook that has ended how it did, once, whichever thread notices."""
+        with self._lock:
+            for name, future in list(self.under_way.items()):
+                if name in self.ended or not future.done() or future.cancelled():
+                    continue
+                error, folder = future.exception(), self._folder(name)
                 self.ended.add(name)
                 if error:
                     self.failures.append(f"{name}: {error}")
-                folder = self._folder(name)
                 tqdm.write(f"{name} {'failed' if error else 'done'}: {folder / 'notebooks' / name}.ipynb")
                 if name == FIRST and not error:
                     tqdm.write(f"the main figure: {folder / 'figure_3.png'}")
