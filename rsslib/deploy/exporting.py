@@ -3,6 +3,7 @@
 What has been exported needs neither this package nor PyTorch: see `rsslib.deploy.predicting`.
 """
 
+import copy
 import json
 import warnings
 from collections.abc import Iterator
@@ -208,6 +209,8 @@ def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) ->
 def verify(subnet: nn.Module, model, images: Tensor) -> dict:
     """Compare an ONNX model with the PyTorch module that it was made of, on uint8 images [N, C, R, R].
 
+    The module is evaluated in float64: in float32 its own rounding may be larger than that of the model.
+
     Returns checked_images and difference. Raises InputError, with what differs, unless ONNX's checker accepts it, the
     logits agree to `TOLERANCE` of the largest one, one by one and in batches alike, and so do the predictions wherever
     the margin between the two best classes exceeds that.
@@ -220,7 +223,8 @@ def verify(subnet: nn.Module, model, images: Tensor) -> dict:
         alone = logits_of(session, images[:1].numpy())
     except Exception as error:  # of the checker, of protobuf and of onnxruntime, each of its own types
         raise InputError(f"the export failed ({' '.join(str(error).split())[:200]}): no file was written") from None
-    expected = torch.cat([subnet(x) for x in images.split(100)]).numpy()
+    exact = copy.deepcopy(subnet).double()
+    expected = torch.cat([exact(x) for x in images.split(100)]).numpy()
     difference = compare(found, expected)
     compare(alone, expected[:1])
     return {"checked_images": len(images), "difference": difference}
