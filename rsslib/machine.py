@@ -140,7 +140,7 @@ def memory_of_a_run(kind: str, method: Method, resolution: int = RESOLUTION) -> 
 
 @contextmanager
 def use_threads(number: int) -> Iterator[None]:
-    """Have PyTorch compute with so many threads in this block, on a CPU."""
+    """Have PyTorch compute with so many threads in this block or, as a decorator, function, on a CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -11,7 +11,7 @@ from threading import Lock
 from tqdm.auto import tqdm
 
 from rsslib.campaign.record import WEIGHTS
-from rsslib.campaign.runs import Run, output_folder, plan
+from rsslib.campaign.runs import Run, hardest_of, output_folder, plan
 from rsslib.errors import InputError, choose
 from rsslib.files import make_folder, project_folder
 
@@ -21,7 +21,8 @@ FIRST, LAST = "02_main_results", "09_claims"  # the one to see before all others
 def notebook_parameters(given: dict, names: list[str] | None = None) -> dict[str, dict]:
     """The parameters of the notebooks of these names, by default all: their own defaults, replaced by `given` ones.
 
-    In the order in which they are wanted. Raises InputError for an unknown name and where there are no notebooks.
+    In the order in which they are wanted. Notebooks that look at the hardest dataset by default take the last of given
+    ones. Raises InputError for an unknown name and where there are no notebooks.
     """
     folder = project_folder() / "notebooks"
     paths = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
@@ -30,7 +31,11 @@ def notebook_parameters(given: dict, names: list[str] | None = None) -> dict[str
     chosen = [choose(name, paths, "notebook") for name in names or paths]
     chosen.sort(key=lambda name: (name != FIRST, name == LAST))
     defaults = {name: _defaults(paths[name]) for name in chosen}
-    return {name: {key: given.get(key, value) for key, value in own.items()} for name, own in defaults.items()}
+    last = given | {"datasets": hardest_of(given.get("datasets"))}
+    return {
+        name: {key: (last if value == "hardest" else given).get(key, value) for key, value in own.items()}
+        for name, own in defaults.items()
+    }
 
 
 def _defaults(notebook: Path) -> dict:

@@ -22,6 +22,7 @@ from rsslib.deploy.predicting import FORMAT, logits_of, session_of
 from rsslib.errors import InputError, needed
 from rsslib.evaluate import recalibrate, recalibration_images
 from rsslib.files import atomic_path, check_writable, make_folder
+from rsslib.machine import use_threads
 from rsslib.network import Network
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet, centre
@@ -165,6 +166,7 @@ def _one_precision() -> Iterator[None]:
         cudnn.conv.fp32_precision = before
 
 
+@use_threads(1)
 def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) -> dict:
     """Write subnet `arch` as an ONNX file: uint8 `images` [N, C, R, R] to `logits` [N, classes], for any N.
 

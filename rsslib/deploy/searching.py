@@ -14,7 +14,7 @@ from rsslib.deploy.exporting import check_images
 from rsslib.deploy.latency import LatencyTable, latency_table
 from rsslib.errors import InputError, check_number, choose, needed
 from rsslib.evaluate import LabelledBatches, correct_answers, evaluate_population, recalibration_images
-from rsslib.machine import own_stream
+from rsslib.machine import own_stream, use_threads
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet
@@ -26,6 +26,7 @@ FIRST_IMAGES = 1000
 Measure = Callable[[np.ndarray], np.ndarray]  # rows of a space to a size each
 
 
+@use_threads(1)
 def search(
     supernet: SuperNet,
     images: Dataset,
@@ -49,7 +50,8 @@ def search(
     first `first_images` validation images. Of them all, the 20 best by non-domination, then crowding distance, are
     scored on all validation images, and the front is taken from those scores. The test images are used once, for the
     front that is returned. Equal arguments give equal tables; with a `folder`, candidates that were scored there
-    before, also by a search that was stopped, are not scored again.
+    before, also by a search that was stopped, are not scored again. On a CPU it computes on one thread: a second one
+    changes last digits, helps little, and beside another busy program makes it several times as slow.
 
     Returns one row a subnet, in order of size: mflops, parameters, latency_ms (if there is a table), kernel, expand,
     depth, validation_accuracy and test_accuracy (percent); `attrs` has evaluations, seconds and, of these, scored (how
