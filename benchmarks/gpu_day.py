@@ -78,6 +78,7 @@ def main() -> int:
 
 def day(out: Path, options: argparse.Namespace) -> int:
     """Take all steps; returns 0, or 1 if one failed."""
+    sys.path.insert(0, str(PROJECT))  # a machine with the packages alone will do
     from rsslib.cli import seconds
 
     end, results = time.time() + seconds(options.time_budget), []
