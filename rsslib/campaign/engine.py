@@ -93,7 +93,7 @@ def complete(
     refused, new_images = [], {}
     absent: dict[str, NoImages] = {}
     for run in _different(runs):  # first look at everything, so that a mistake in the last run costs nothing
-        population_of(run.backbone, run.profile.subnets_per_bucket, run.resolution)
+        population_of(run)
         try:
             images = images_of(run, settings) if _needs_images(run, settings) else None
         except NoImages as error:
@@ -447,8 +447,9 @@ def _evaluate(
     for checkpoint in checkpoints(folder):
         checkpoint.unlink()
     began = time.perf_counter()
+    subnets = population_of(run)
     populations = {
-        "evaluate": population_of(run.backbone, run.profile.subnets_per_bucket, run.resolution),
+        "evaluate": [(bucket, arch) for (bucket, _), arch in subnets.items()],
         "anchors": anchors(supernet.space),
     }
     try:
@@ -460,6 +461,7 @@ def _evaluate(
         )
     except _Interrupted:
         return False
+    table["subnet"] = [number for _, number in subnets]
     record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began}
     record |= {"evaluation_hardware": environment(images.device)["hardware"], "finished": _now()}
     record["sha256"][POPULATION] = files.write_csv(folder / POPULATION, table)

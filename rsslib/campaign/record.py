@@ -19,6 +19,7 @@ from rsslib.data.readers import DATASETS
 from rsslib.errors import InputError, shortened
 from rsslib.files import REBUILD, Refused
 from rsslib.progress import in_words
+from rsslib.samplers import Alone, of_bucket
 from rsslib.space import RECALIBRATION_IMAGES, RESOLUTION, Arch, SearchSpace
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and whoever lists runs has no need of it
@@ -33,10 +34,20 @@ UNKNOWN = "unknown"  # of a configuration without images or precision: matches a
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
 
 
+def population_of(run: Run) -> dict[tuple[float, int], Arch]:
+    """The subnets that a run is evaluated on, by bucket and number: the same of every supernet of a backbone; where a
+    subnet is trained alone, that one."""
+    samplers = [stage.sampler for stage in run.method.stages]
+    space = SearchSpace(run.backbone, resolution=run.resolution)
+    if len(samplers) == 1 and isinstance(alone := samplers[0], Alone):
+        return {(alone.bucket, alone.number): of_bucket(space, alone.bucket, alone.number)}
+    return _population(space, run.profile.subnets_per_bucket)
+
+
 @lru_cache(maxsize=4)
-def population_of(backbone: str, subnets_per_bucket: int, resolution: int = RESOLUTION) -> list[tuple[float, Arch]]:
-    """The subnets on which every run of a backbone is evaluated, with their buckets."""
-    return SearchSpace(backbone, resolution=resolution).population(subnets_per_bucket, seed=POPULATION_SEED)
+def _population(space: SearchSpace, subnets_per_bucket: int) -> dict[tuple[float, int], Arch]:
+    drawn = space.population(subnets_per_bucket, seed=POPULATION_SEED)
+    return {(bucket, i % subnets_per_bucket): arch for i, (bucket, arch) in enumerate(drawn)}
 
 
 def configuration(run: Run, images: "Dataset | None" = None, precision: str | None = None) -> dict:

@@ -40,6 +40,11 @@ CONTRASTS = {
 }
 
 
+def of_supernets(population: pd.DataFrame) -> pd.DataFrame:
+    """The populations of supernets alone, all on the same subnets: without those of runs that trained one subnet."""
+    return population[~population["method"].str.startswith("alone-")] if len(population) else population
+
+
 def seeds_needed(part: Part) -> int | None:
     """How many seeds of this spread would have intervals of no more than a point to either side; None for one seed."""
     if not part.degrees:
@@ -71,10 +76,11 @@ def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
         if match and seed in seeds:
             bucket, number = float(match[1]), int(match[2])
             own, shared = (
-                t.loc[(t["bucket"] == bucket) & (t["subnet"] == number), "accuracy"].item()
+                t.loc[(t["bucket"] == bucket) & (t["subnet"] == number), "accuracy"]
                 for t in (methods.loc[[(method, seed)]], methods.loc[[("rss", seed)]])
             )
-            rows.append((seed, EXPOSED if match[3] else EQUAL, bucket, number, own, shared))
+            if len(shared):  # fewer a bucket may have been evaluated
+                rows.append((seed, EXPOSED if match[3] else EQUAL, bucket, number, own.item(), shared.item()))
     for seed in seeds if len(anchors) else ():
         by_method = {m: t.sort_values("bucket") for m, t in anchors[anchors["seed"] == seed].groupby("method")}
         for number, size in enumerate(SIZES):

@@ -47,7 +47,7 @@ from rsslib.errors import InputError, Stopped, choose
 from rsslib.machine import choose_device
 from rsslib.methods import TABLE_1, Method, Stage, build, one_stage, override
 from rsslib.progress import in_words
-from rsslib.samplers import SamplerFailed, Successive, Uniform
+from rsslib.samplers import Alone, SamplerFailed, Successive, Uniform
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps
 from rsslib.supernet import SuperNet
@@ -95,6 +95,19 @@ def test_a_finished_run_is_a_folder_of_its_files(done):
     for run in made:
         assert run.folder(results) == results / run.name
         assert sorted(path.name for path in run.folder(results).iterdir()) == FILES  # nothing temporary, no checkpoint
+
+
+def test_a_subnet_trained_alone_is_evaluated_on_that_one_subnet(tmp_path):
+    bucket, number = TINY.buckets[-1], 1
+    (run,) = tiny(one_stage("alone-last-1", 2, Alone(bucket, number)))
+    complete([run], tmp_path)
+    table = populations([run], tmp_path)
+    assert table[["bucket", "subnet"]].to_numpy().tolist() == [[bucket, number]]
+    supernet, images = trained_supernet(run, Settings(tmp_path, device="cpu"))
+    whole = evaluate.evaluate_population(supernet, supernet.space.population(2), images, progress=False)
+    same = whole[(whole["bucket"] == bucket) & (whole["subnet"] == number)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table[same.columns], same, check_dtype=False)
+    assert len(anchor_tables([run], tmp_path)) == 3
 
 
 def test_run_json_says_what_was_run_where_and_how_long(done):

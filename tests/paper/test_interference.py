@@ -66,6 +66,13 @@ def test_gaps_are_those_of_the_same_subnet_and_seed():
     assert [part.label for part in questions.gaps(alone)] == ["8 MFLOPs, equal epochs", "8 MFLOPs, equal exposure"]
 
 
+def test_a_subnet_that_the_supernet_was_not_evaluated_on_is_left_out():
+    made = alone_in_order()
+    fewer = made[(made["method"] != "rss") | (made["subnet"] < 4)]
+    assert set(questions.standalone(fewer, pd.DataFrame())["number"]) == {0, 1, 2, 3}
+    assert set(questions.of_supernets(made)["method"]) == {"rss"}
+
+
 def test_anchors_are_compared_with_single_subnet_training_of_their_size():
     made = {"rss": (50, 60, 70), "rss-smallest": (55, 1, 2), "rss-middle": (3, 61, 4), "rss-largest": (5, 6, 68)}
     alone = questions.standalone(population({"rss": lambda b, i, s: 60}), anchors(made))
