@@ -247,7 +247,9 @@ def plan(
 
 def hardest_of(datasets: Sequence[str] | Literal["hardest"] | None) -> Sequence[str] | Literal["hardest"]:
     """What `plan` takes for the last of these datasets; of None and "hardest" that is the profile's."""
-    return datasets[-1:] if datasets and datasets != "hardest" else "hardest"
+    if datasets is None:
+        return "hardest"
+    return datasets[-1:] if isinstance(datasets, list | tuple) else datasets
 
 
 def by_worth(runs: Sequence[Run]) -> list[Run]:
