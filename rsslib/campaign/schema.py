@@ -3,9 +3,9 @@
 import io
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from jsonschema import Draft202012Validator
 
 from rsslib import files
 from rsslib.errors import shortened
@@ -80,7 +80,9 @@ TABLES["agreement.csv"] = _PAIR | {
 
 
 @cache
-def _validator() -> Draft202012Validator:
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator  # here, since its import can take more than a second
+
     return Draft202012Validator(RECORD)
 
 
