@@ -123,7 +123,10 @@ def test_search_and_export_name_a_run_as_it_was_named_to_train(tmp_path):
 
 
 def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):
-    code = "import sys; from rsslib.cli import main; assert main(sys.argv[1:]) == 2; assert not {'torch', 'jsonschema'} & set(sys.modules)"
+    code = (
+        "import sys; from rsslib.cli import main; assert main(sys.argv[1:]) == 2; "
+        "assert not {'torch', 'jsonschema'} & set(sys.modules)"
+    )
     for line in (
         "reproduce --profile smok", "reproduce --time-budget 5", "runs --seeds -1", "figures --datasets digit",
         "run --method rs", "run --device x", "run --supernet-epochs 0",

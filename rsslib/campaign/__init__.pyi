@@ -5,7 +5,7 @@ from .runs import PROFILES as PROFILES
 from .runs import Profile as Profile
 from .runs import Run as Run
 from .runs import by_worth as by_worth
-from .runs import hardest_of as hardest_of
+from .runs import on_hardest as on_hardest
 from .runs import output_folder as output_folder
 from .runs import plan as plan
 from .settings import Settings as Settings

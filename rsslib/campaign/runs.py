@@ -252,6 +252,11 @@ def hardest_of(datasets: Sequence[str] | Literal["hardest"] | None) -> Sequence[
     return datasets[-1:] if isinstance(datasets, list | tuple) else datasets
 
 
+def on_hardest(runs: Sequence[Run]) -> list[Run]:
+    """Those of the runs that are on the last of their datasets, the hardest."""
+    return [run for run in runs if run.dataset == runs[-1].dataset]
+
+
 def by_worth(runs: Sequence[Run]) -> list[Run]:
     """The runs in the order in which a campaign that may be cut short should train them.
 
