@@ -116,7 +116,8 @@ def add_study(command: argparse.ArgumentParser) -> None:
     """What names the runs of notebooks; `parameters_of` reads it."""
     command.add_argument("--profile", default="smoke", help="scale: smoke, quick or paper (default: %(default)s)")
     command.add_argument("--notebooks", nargs="+", metavar="NAME", help="default: all, as 02_main_results")
-    command.add_argument("--datasets", nargs="+", metavar="NAME", help="default: the profile's")
+    command.add_argument("--datasets", nargs="+", metavar="NAME",
+                         help="the hardest last, which is all that some look at (default: the profile's)")  # fmt: skip
     command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0")
     command.add_argument("--subnets-per-bucket", type=int, metavar="N", help="default: the profile's")
     add_folders(command)

@@ -11,7 +11,7 @@ from threading import Lock
 from tqdm.auto import tqdm
 
 from rsslib.campaign.record import WEIGHTS
-from rsslib.campaign.runs import Run, hardest_of, output_folder, plan
+from rsslib.campaign.runs import Run, output_folder, plan
 from rsslib.errors import InputError, choose
 from rsslib.files import make_folder, project_folder
 
@@ -31,7 +31,7 @@ def notebook_parameters(given: dict, names: list[str] | None = None) -> dict[str
     chosen = [choose(name, paths, "notebook") for name in names or paths]
     chosen.sort(key=lambda name: (name != FIRST, name == LAST))
     defaults = {name: _defaults(paths[name]) for name in chosen}
-    last = given | {"datasets": hardest_of(given.get("datasets"))}
+    last = given | {"datasets": given["datasets"][-1:]} if "datasets" in given else given
     return {
         name: {key: (last if value == "hardest" else given).get(key, value) for key, value in own.items()}
         for name, own in defaults.items()

@@ -245,13 +245,6 @@ def plan(
     return runs
 
 
-def hardest_of(datasets: Sequence[str] | Literal["hardest"] | None) -> Sequence[str] | Literal["hardest"]:
-    """What `plan` takes for the last of these datasets; of None and "hardest" that is the profile's."""
-    if datasets is None:
-        return "hardest"
-    return datasets[-1:] if isinstance(datasets, list | tuple) else datasets
-
-
 def on_hardest(runs: Sequence[Run]) -> list[Run]:
     """Those of the runs that are on the last of their datasets, the hardest."""
     return [run for run in runs if run.dataset == runs[-1].dataset]

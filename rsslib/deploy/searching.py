@@ -51,7 +51,7 @@ def search(
     scored on all validation images, and the front is taken from those scores. The test images are used once, for the
     front that is returned. Equal arguments give equal tables; with a `folder`, candidates that were scored there
     before, also by a search that was stopped, are not scored again. On a CPU it computes on one thread: a second one
-    changes last digits, helps little, and beside another busy program makes it several times as slow.
+    would change last digits, and make it several times as slow beside another busy program.
 
     Returns one row a subnet, in order of size: mflops, parameters, latency_ms (if there is a table), kernel, expand,
     depth, validation_accuracy and test_accuracy (percent); `attrs` has evaluations, seconds and, of these, scored (how

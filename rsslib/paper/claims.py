@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rsslib import beyond
 from rsslib.campaign.record import finished_of
-from rsslib.campaign.runs import MAIN_METHODS, Run, hardest_of, plan
+from rsslib.campaign.runs import MAIN_METHODS, Run, on_hardest, plan
 from rsslib.campaign.tables import populations, times
 from rsslib.files import atomic_path, make_folder, write_csv
 from rsslib.methods import METHODS
@@ -55,12 +55,11 @@ def study(
     main, datasets = (*MAIN_METHODS, "ofa-released"), _judged(profile, datasets)
     planned = plan(profile, datasets, main, MOBILENET, seeds, subnets_per_bucket)
     ablations = [method for method in METHODS if method not in main]
-    hardest = hardest_of(datasets)
-    return (
-        planned
-        + plan(profile, hardest, ablations, MOBILENET, seeds, subnets_per_bucket)
-        + plan(profile, hardest, main, PROXYLESS, seeds, subnets_per_bucket)
+    others = (
+        plan(profile, datasets, ablations, MOBILENET, seeds, subnets_per_bucket),
+        plan(profile, datasets, main, PROXYLESS, seeds, subnets_per_bucket),
     )
+    return [*planned, *(run for part in others for run in on_hardest(part))]
 
 
 def controls(
@@ -71,7 +70,7 @@ def controls(
 ) -> list[Run]:
     """The runs that part what the paper's contrasts mix, on the hardest dataset. As for `study`."""
     datasets = _judged(profile, datasets)
-    return plan(profile, hardest_of(datasets), list(beyond.CONTROLS), MOBILENET, seeds, subnets_per_bucket)
+    return on_hardest(plan(profile, datasets, list(beyond.CONTROLS), MOBILENET, seeds, subnets_per_bucket))
 
 
 def _judged(profile: str, datasets: Sequence[str] | None) -> Sequence[str] | None:

@@ -16,13 +16,14 @@ import pandas as pd
 from scipy import stats
 
 from rsslib.campaign.record import finished_of
-from rsslib.campaign.runs import hardest_of, plan
+from rsslib.campaign.runs import on_hardest, plan
 from rsslib.campaign.tables import anchor_tables, interference_tables, populations
 from rsslib.paper.evidence import TAIL, Evidence, Part, over_seeds, sign, told
 from rsslib.paper.statements import CONTROLLED
 from rsslib.paper.style import label_of
 from rsslib.samplers import SIZES
 
+ALONE = re.compile(r"alone-([\d.]+)-(\d+)(-exposed)?")  # the methods that train one subnet, as rsslib.beyond names them
 EQUAL, EXPOSED, ANCHOR = "equal epochs", "equal exposure", "smallest, middle, largest"
 SPAN = {"step": "a step", "epoch": "an epoch"}
 BUCKET = 8.0  # MFLOPs of the subnets that answers are about
@@ -42,7 +43,7 @@ CONTRASTS = {
 
 def of_supernets(population: pd.DataFrame) -> pd.DataFrame:
     """The populations of supernets alone, all on the same subnets: without those of runs that trained one subnet."""
-    return population[~population["method"].str.startswith("alone-")] if len(population) else population
+    return population[~population["method"].str.fullmatch(ALONE)] if len(population) else population
 
 
 def seeds_needed(part: Part) -> int | None:
@@ -72,7 +73,7 @@ def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
     methods = population.set_index(["method", "seed"]).sort_index() if len(population) else population
     seeds = sorted(set(population.loc[population["method"] == "rss", "seed"])) if len(population) else []
     for method, seed in dict.fromkeys(methods.index) if len(population) else ():
-        match = re.fullmatch(r"alone-([\d.]+)-(\d+)(-exposed)?", method)
+        match = ALONE.fullmatch(method)
         if match and seed in seeds:
             bucket, number = float(match[1]), int(match[2])
             own, shared = (
@@ -236,10 +237,8 @@ def stored_answers(
     subnets_per_bucket: int | None = None, results: str | Path | None = None,
 ) -> list[str]:  # fmt: skip
     """`direct_answers` from the finished runs of a profile, on the last of the datasets; none if there are none."""
-    planned = plan(
-        profile, hardest_of(datasets), "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket
-    )
-    runs = finished_of(planned, results)
+    planned = plan(profile, datasets, "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket)
+    runs = finished_of(on_hardest(planned), results)
     if not runs:
         return []
     alone = standalone(populations(runs, results), anchor_tables(runs, results))
