@@ -5,8 +5,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from rsslib.data.augmentation import augment, draw_augmentation
 from rsslib.data.dataset import Dataset
+from rsslib.errors import InputError
 from rsslib.evaluate import LabelledBatches, logits_and_labels, recalibration_images
 from rsslib.methods import Method
 from rsslib.progress import progress_bar
@@ -33,13 +35,13 @@ class Effort:
     """How much is measured.
 
     At each of `shares` of a method's epochs: the effect of a step, a mean over `batches`; that of an epoch, once; and
-    gradients of `pairs` of batches. Subnets are one in `every` of `subjects`, judged on `images` validation images with
-    batch norm statistics of `recalibration` training images.
+    gradients of as many batches as `gradients` says. Subnets are one in `every` of `subjects`, judged on `images`
+    validation images with batch norm statistics of `recalibration` training images.
     """
 
     shares: tuple[float, ...] = (0.25, 0.5, 0.75, 0.95)
-    batches: int = 10
-    pairs: int = 20
+    batches: int = 20
+    gradients: int = 40
     images: int = 512
     recalibration: int = 400
     every: int = 1
@@ -67,49 +69,58 @@ def agreement(
     subnets: Sequence[Hashable],
     gradient: Callable[[Any, Any], Mapping[str, Tensor]],
     shared: Callable[[Any, Any], Index],
-    pairs: Sequence[tuple[Any, Any]],
+    batches: Iterable[Any],
     part_of: Callable[[str], str] = lambda name: "all",
 ) -> pd.DataFrame:
     """How far the gradients of subnets agree on the weights that they share, free of the noise of batches.
 
     `gradient(subnet, batch)` gives tensors of full size by name, `shared(a, b)` the index of what both subnets have in
-    each, `pairs` two batches each. For batches 1 and 2 the agreement of A and B is cos(A1, B2) over the root of
-    cos(A1, A2) cos(B1, B2), each a mean over pairs and, in the numerator, over both orders: 1 where A and B differ by
-    the batch alone, 0 for directions that have nothing in common, below for such that oppose each other.
+    each, `batches` at least two. <A, B> is the mean product of A's gradient of one batch and B's of *another*, over all
+    two batches, which is that of their expectations (a U-statistic; Hoeffding, 1948). The agreement of A and B is
+    <A, B> over the root of <A, A> <B, B>: 1 where they differ by the batch alone, 0 for directions that have nothing in
+    common, below for such that oppose each other.
 
     Returns a row for each two subnets, also of a subnet with itself, and part (`part_of` a tensor's name; "all" is all
-    of them): a, b (their numbers), part, shared (weights), cross, own_a, own_b (the mean cosines) and agreement, NaN
-    where a floor is not above 0.
+    of them): a, b (their numbers), part, shared (weights); cross, own_a, own_b (<A, B>, <A, A> and <B, B> over the root
+    mean squares of the gradients, as cosines are); and agreement, NaN where own_a or own_b is not above 0: there noise
+    is all that can be seen. Raises InputError for fewer than two batches.
     """
-    sums: dict[tuple[int, int, str], np.ndarray] = {}
-    counts: dict[tuple[int, int, str], int] = {}
     regions = {(i, j): shared(a, b) for i, a in enumerate(subnets) for j, b in enumerate(subnets) if i <= j}
-    for first, second in pairs:
-        made = [[gradient(subnet, batch) for batch in (first, second)] for subnet in subnets]
-        for (i, j), region in regions.items():
-            dots: dict[str, Tensor] = {}
-            sizes: dict[str, int] = {}
-            for name, index in region.items():
-                a1, a2, b1, b2 = (g[name][index].flatten().double() for g in (*made[i], *made[j]))
-                # products of A1 B2, A2 B1, A1 A2, B1 B2, and the squares of all four
-                products = torch.stack([p @ q for p, q in ((a1, b2), (a2, b1), (a1, a2), (b1, b2),
-                                                           (a1, a1), (a2, a2), (b1, b1), (b2, b2))])  # fmt: skip
-                for part in dict.fromkeys(("all", part_of(name))):  # a set has another order in each process
-                    dots[part] = dots[part] + products if part in dots else products
-                    sizes[part] = sizes.get(part, 0) + a1.numel()
-            for part, products in dots.items():
-                ab, ba, aa, bb, *squares = products.tolist()
-                sides = ((ab, 0, 3), (ba, 1, 2), (aa, 0, 1), (bb, 2, 3))
-                cosines = [_cosine(product, squares[p], squares[q]) for product, p, q in sides]
-                sums[i, j, part] = sums.get((i, j, part), np.zeros(4)) + cosines
-                counts[i, j, part] = sizes[part]
+    sums: list[dict[str, Tensor]] = [{} for _ in subnets]  # of gradients, over batches
+    same: dict[tuple[int, int, str], np.ndarray] = {}  # products of gradients of one batch, summed over batches
+    n = 0
+    for batch in batches:
+        n += 1
+        made = [gradient(subnet, batch) for subnet in subnets]
+        sums = [{name: g + total.get(name, 0) for name, g in m.items()} for m, total in zip(made, sums, strict=True)]
+        for key, products in _products(made, regions, part_of).items():
+            same[key] = same.get(key, 0) + products
+    if n < 2:
+        raise InputError(f"agreement needs at least two batches, got {n}")
     rows = []
-    for (i, j, part), total in sums.items():
-        ab, ba, own_a, own_b = total / len(pairs)
-        cross, floor = (ab + ba) / 2, own_a * own_b
-        value = cross / math.sqrt(floor) if own_a > 0 and own_b > 0 else math.nan
-        rows.append((i, j, part, counts[i, j, part], cross, own_a, own_b, value))
+    for key, (ab, aa, bb, size) in _products(sums, regions, part_of).items():
+        ab_same, aa_same, bb_same, _ = same[key]
+        cross = _cosine(ab - ab_same, aa_same, bb_same) / (n - 1)
+        own_a = _cosine(aa - aa_same, aa_same, aa_same) / (n - 1)
+        own_b = _cosine(bb - bb_same, bb_same, bb_same) / (n - 1)
+        value = cross / math.sqrt(own_a * own_b) if own_a > 0 and own_b > 0 else math.nan
+        rows.append((*key, int(size), cross, own_a, own_b, value))
     return pd.DataFrame(rows, columns=["a", "b", "part", "shared", "cross", "own_a", "own_b", "agreement"])
+
+
+def _products(
+    gradients: Sequence[Mapping[str, Tensor]], regions: Mapping[tuple[int, int], Index], part_of: Callable[[str], str]
+) -> dict[tuple[int, int, str], np.ndarray]:
+    """For each two subnets and part: the products A B, A A and B B of their gradients on the shared weights, and how
+    many weights these are."""
+    found: dict[tuple[int, int, str], np.ndarray] = {}
+    for (i, j), region in regions.items():
+        for name, index in region.items():
+            a, b = (gradients[k][name][index].flatten().double() for k in (i, j))
+            products = np.array([*torch.stack([a @ b, a @ a, b @ b]).tolist(), len(a)])
+            for part in dict.fromkeys(("all", part_of(name))):  # a set has another order in each process
+                found[i, j, part] = found.get((i, j, part), 0) + products
+    return found
 
 
 def _cosine(product: float, square_a: float, square_b: float) -> float:
@@ -267,7 +278,7 @@ class Trial:
 
 
 EFFORTS = {  # by profile; others take the whole
-    "smoke": Effort((0.5, 0.95), batches=1, pairs=2, images=128, recalibration=128, every=3),
+    "smoke": Effort((0.5, 0.95), batches=1, gradients=4, images=128, recalibration=128, every=3),
     "quick": Effort((0.5, 0.95), batches=5),
 }
 
@@ -279,8 +290,8 @@ def measure(
 
     Returns two tables. Effects, a row for each length (step or epoch), trained and judged subnet (numbers among those
     of `subjects` that were taken): their sizes in MFLOPs, distance, repeats (batches), loss_effect (how much less the
-    loss becomes, a mean over batches), loss_error (its standard error over batches) and accuracy_effect (points).
-    Agreement as `agreement`, by layer, with sizes and distance.
+    loss becomes) and accuracy_effect (points), means over batches. Agreement as `agreement`, by layer, with sizes and
+    distance.
     """
     space = state.supernet.space
     trial, subnets = Trial(copy.copy(state), method, data, seed, effort), subjects(space)[:: effort.every]
@@ -292,21 +303,16 @@ def measure(
     ]
     rows = []
     for length, found in (("step", np.stack(steps)), ("epoch", trial.epoch_effects(subnets)[None])):
-        mean, repeats = found.mean(0), len(found)
-        error = found.std(0, ddof=1) / math.sqrt(repeats) if repeats > 1 else np.full_like(mean, math.nan)
+        mean = found.mean(0)
         rows += [
-            (length, i, j, mflops[i], mflops[j], away[i, j], repeats, mean[i, j, 0], error[i, j, 0], mean[i, j, 1])
+            (length, i, j, mflops[i], mflops[j], away[i, j], len(found), *mean[i, j])
             for i in range(len(subnets))
             for j in range(len(subnets))
         ]
-    columns = ["length", "trained", "judged", "trained_mflops", "judged_mflops", "distance", "repeats", "loss_effect"]
-    found = pd.DataFrame(rows, columns=[*columns, "loss_error", "accuracy_effect"])
-    batches = trial.batches(2 * effort.pairs)
-    pairs = list(zip(batches[::2], batches[1::2], strict=True))
-    agreed = agreement(
-        subnets, trial.gradient, lambda a, b: shared_weights(space, a, b),
-        progress_bar(pairs, progress, desc=f"{method.name}: gradients", unit="pair"), part_of,
-    )  # fmt: skip
+    columns = ["length", "trained", "judged", "trained_mflops", "judged_mflops", "distance", "repeats"]
+    found = pd.DataFrame(rows, columns=[*columns, "loss_effect", "accuracy_effect"])
+    batches = progress_bar(trial.batches(effort.gradients), progress, desc=f"{method.name}: gradients", unit="batch")
+    agreed = agreement(subnets, trial.gradient, partial(shared_weights, space), batches, part_of)
     agreed["a_mflops"], agreed["b_mflops"] = ([mflops[i] for i in agreed[side]] for side in ("a", "b"))
     agreed["distance"] = away[agreed["a"], agreed["b"]]
     return found, agreed

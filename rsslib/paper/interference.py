@@ -1,8 +1,8 @@
 """Does interference exist: what was measured, as numbers with intervals over seeds, and the answers in words.
 
 An interval is a mean over seeds plus or minus Student's t times its standard error: the seed is the unit of
-replication, and of one seed there is none. All is from tables: populations, and those of
-`rsslib.campaign.interference_tables`.
+replication, and of one seed there is none, but for contrasts of populations that over subnets. All is from tables:
+populations, and those of `rsslib.campaign.interference_tables`.
 """
 
 import math
@@ -43,12 +43,12 @@ CONTRASTS = {
 
 def of_supernets(population: pd.DataFrame) -> pd.DataFrame:
     """The populations of supernets alone, all on the same subnets: without those of runs that trained one subnet."""
-    return population[~population["method"].str.fullmatch(ALONE)] if len(population) else population
+    return population[~population["method"].str.fullmatch(ALONE)]
 
 
 def seeds_needed(part: Part) -> int | None:
     """How many seeds of this spread would have intervals of no more than a point to either side; None for one seed."""
-    if not part.degrees:
+    if part.seeds < 2:
         return None
     deviation = part.error * math.sqrt(part.seeds)
     return next(n for n in range(2, 100_001) if stats.t.isf(TAIL, n - 1) * deviation / math.sqrt(n) <= ENOUGH)
@@ -69,26 +69,23 @@ def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
     Returns a row for each seed and subnet: seed, training (equal epochs, equal exposure, or the smallest, middle or
     largest subnet), bucket (MFLOPs), number, alone, shared (percent) and gap (points, above 0 where sharing costs).
     """
-    rows = []
-    methods = population.set_index(["method", "seed"]).sort_index() if len(population) else population
-    seeds = sorted(set(population.loc[population["method"] == "rss", "seed"])) if len(population) else []
-    for method, seed in dict.fromkeys(methods.index) if len(population) else ():
-        match = ALONE.fullmatch(method)
-        if match and seed in seeds:
-            bucket, number = float(match[1]), int(match[2])
-            own, shared = (
-                t.loc[(t["bucket"] == bucket) & (t["subnet"] == number), "accuracy"]
-                for t in (methods.loc[[(method, seed)]], methods.loc[[("rss", seed)]])
-            )
-            if len(shared):  # fewer a bucket may have been evaluated
-                rows.append((seed, EXPOSED if match[3] else EQUAL, bucket, number, own.item(), shared.item()))
-    for seed in seeds if len(anchors) else ():
-        by_method = {m: t.sort_values("bucket") for m, t in anchors[anchors["seed"] == seed].groupby("method")}
-        for number, size in enumerate(SIZES):
-            if {"rss", f"rss-{size}"} <= by_method.keys():
-                own, shared = (by_method[m].iloc[number] for m in (f"rss-{size}", "rss"))
-                rows.append((seed, ANCHOR, own["bucket"], number, own["accuracy"], shared["accuracy"]))
-    result = pd.DataFrame(rows, columns=["seed", "training", "bucket", "number", "alone", "shared"])
+    named = population["method"].str.extract(ALONE)
+    own = population.assign(size=named[0].astype(float), number=named[1].astype(float), exposed=named[2].notna())
+    own = own[(own["bucket"] == own["size"]) & (own["subnet"] == own["number"])]
+    own = own.assign(training=own["exposed"].map({False: EQUAL, True: EXPOSED})).sort_values(["exposed", "bucket"])
+    inside = population[population["method"] == "rss"]  # of fewer subnets a bucket, perhaps
+    corners = anchors.sort_values("bucket")
+    corners = corners.assign(number=corners.groupby(["method", "seed"]).cumcount(), training=ANCHOR)
+    trained = corners["method"] == "rss-" + corners["number"].map(dict(enumerate(SIZES)))
+    result = pd.concat(
+        [
+            own.merge(inside, on=["seed", "bucket", "subnet"], suffixes=("", "_inside")),
+            corners[trained].merge(
+                corners[corners["method"] == "rss"], on=["seed", "number"], suffixes=("", "_inside")
+            ),
+        ]
+    ).rename(columns={"accuracy": "alone", "accuracy_inside": "shared"})
+    result = result[["seed", "training", "bucket", "number", "alone", "shared"]].reset_index(drop=True)
     return result.assign(gap=result["alone"] - result["shared"])
 
 
@@ -107,19 +104,22 @@ def gap(alone: pd.DataFrame, training: str, bucket: float = BUCKET) -> Part:
 def ranking(alone: pd.DataFrame) -> list[Part]:
     """Does the supernet rank subnets of one size as training them alone does? (Yu et al. 2020)
 
-    Kendall's tau of shared and stand-alone accuracy; that of two stand-alone seeds, its ceiling; and the regret, in
-    points, of the subnet that is best with shared weights against the best of all, both trained alone.
+    Kendall's tau of shared and stand-alone accuracy, and that of two stand-alone seeds, its ceiling; the regret, in
+    points, of the subnet that is best with shared weights against the best of all, both trained alone, and that of
+    choosing by another stand-alone seed, its floor: of subnets that do not differ the best is the luckiest.
     """
     rows = alone[(alone["training"] == EQUAL) & (alone["bucket"] == BUCKET)]
     by_seed = {seed: t.set_index("number") for seed, t in rows.groupby("seed") if len(t) > 2}
-    taus = [_tau(t["alone"], t["shared"]) for t in by_seed.values()]
-    pairs = {(a, b): _tau(by_seed[a]["alone"], by_seed[b]["alone"]) for a, b in combinations(by_seed, 2)}
-    regret = [t["alone"].max() - t.loc[t["shared"].idxmax(), "alone"] for t in by_seed.values()]
+    own = {seed: t["alone"] for seed, t in by_seed.items()}
+    pairs = list(combinations(by_seed, 2))
+    floors = {(a, b): (_regret(own[a], own[b]) + _regret(own[b], own[a])) / 2 for a, b in pairs}
     return [
-        over_seeds("Kendall's tau, shared and alone", taus),
-        over_pairs("Kendall's tau, two seeds alone (ceiling)", pairs),
-        over_seeds("regret of choosing by shared weights (points)", regret),
-    ]
+        over_seeds("Kendall's tau, shared and alone", [_tau(t["alone"], t["shared"]) for t in by_seed.values()]),
+        over_pairs("Kendall's tau, two seeds alone (ceiling)", {(a, b): _tau(own[a], own[b]) for a, b in pairs}),
+        over_seeds("regret of choosing by shared weights (points)",
+                   [_regret(t["alone"], t["shared"]) for t in by_seed.values()]),
+        over_pairs("regret of choosing by another seed alone (floor, points)", floors),
+    ]  # fmt: skip
 
 
 def over_pairs(label: str, pairs: Mapping[tuple[int, int], float]) -> Part:
@@ -135,6 +135,12 @@ def over_pairs(label: str, pairs: Mapping[tuple[int, int], float]) -> Part:
         return Part(label, estimate, seeds=n)
     error = math.sqrt((n - 1) * np.var([np.mean(values) for values in without]))
     return Part(label, estimate, error, n - 1, n)
+
+
+def _regret(accuracy: pd.Series, by: pd.Series) -> float:
+    """By how much the subnet that is best `by` something misses the best accuracy, in points; both by number."""
+    accuracy, by = accuracy.align(by, join="inner")
+    return float(accuracy.max() - accuracy[by.idxmax()])
 
 
 def _tau(a: pd.Series, b: pd.Series) -> float:
@@ -179,14 +185,25 @@ def _with_distance(pairs: pd.DataFrame, column: str) -> Part:
     return over_seeds("correlation with distance", found)
 
 
+def pooled_agreement(label: str, rows: pd.DataFrame) -> Part:
+    """The agreement of different subnets: for each seed the mean product over the root of the mean floors, so that no
+    pair's floor of noise decides. Missing unless the floors, too, are above 0 over seeds."""
+    by_seed = rows.groupby("seed")[["cross", "own_a", "own_b"]].mean()
+    floor = over_seeds(label, by_seed[["own_a", "own_b"]].mean(axis=1))
+    if (by_seed[["own_a", "own_b"]] <= 0).any(axis=None) or (floor.degrees and sign(floor) < 1):
+        return Part(label, missing=("gradients that are more than the noise of batches",))
+    return over_seeds(label, by_seed["cross"] / np.sqrt(by_seed["own_a"] * by_seed["own_b"]))
+
+
 def agreement_parts(agreement: pd.DataFrame) -> pd.DataFrame:
-    """For each method and share: the mean agreement of different subnets over all layers; method, share, agreement (a
-    Part), and distance (a Part: Spearman's correlation of agreement with the number of settings that differ)."""
+    """For each method and share, over all layers: method, share, agreement (a Part, of `pooled_agreement`) and distance
+    (a Part: Spearman's correlation of two subnets' agreement with the number of settings that differ)."""
     rows = []
     chosen = agreement[(agreement["part"] == "all") & (agreement["a"] != agreement["b"])]
     for (method, share), group in chosen.groupby(["method", "share"], sort=False):
-        values = over_seeds("agreement", group.groupby("seed")["agreement"].mean())
-        rows.append((method, share, values, _with_distance(group, "agreement")))
+        pooled = pooled_agreement("agreement", group)
+        known = group if pooled.seeds else group.head(0)
+        rows.append((method, share, pooled, _with_distance(known, "agreement")))
     return pd.DataFrame(rows, columns=["method", "share", "agreement", "distance"])
 
 
@@ -246,12 +263,10 @@ def stored_answers(
 
 
 def _undecided(part: Part) -> str:
-    """What an interval with 0 in it says: a bound, or how many seeds would give one."""
+    """What an interval with 0 in it says: a bound, or how many seeds would give one if those there are too few."""
     if part.degrees and -ENOUGH <= part.low() and part.high() <= ENOUGH:
         return f"makes less than {ENOUGH:g} point of difference either way"
-    needed = seeds_needed(part)
-    more = f"{needed} seeds of this spread would tell {ENOUGH:g} point" if needed else "more seeds are needed"
-    return f"costs or gains what cannot be told at this scale ({more})"
+    return f"costs or gains what cannot be told at this scale{_power([part])}"
 
 
 def _on_gaps(alone: pd.DataFrame) -> Iterable[str]:
@@ -265,12 +280,14 @@ def _on_gaps(alone: pd.DataFrame) -> Iterable[str]:
             f"**Alone or shared?** At {BUCKET:g} MFLOPs, trained alone minus in the supernet: {numbers}; "
             f"{'; '.join(said)}."
         )
-    tau, ceiling, regret = ranking(alone)
+    tau, ceiling, regret, floor = ranking(alone)
     if tau.seeds:
-        limit = f", of two stand-alone seeds {told(ceiling, '')}" if ceiling.seeds else ""
+        limit, least = (f", {words} {told(part, unit)}" if part.seeds else "" for words, part, unit in (
+            ("of two stand-alone seeds", ceiling, ""), ("by another stand-alone seed", floor, "points")
+        ))  # fmt: skip
         yield (
             f"**Ranking.** Within {BUCKET:g} MFLOPs, Kendall's tau of shared and stand-alone accuracy is "
-            f"{told(tau, '')}{limit}; choosing by shared weights costs {told(regret)}."
+            f"{told(tau, '')}{limit}; choosing by shared weights costs {told(regret)}{least}."
         )
 
 
@@ -300,12 +317,13 @@ def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
         return
     for method, rows in agreement_parts(agreement).groupby("method", sort=False):
         first, last = rows.loc[rows["share"].idxmin()], rows.loc[rows["share"].idxmax()]
-        times = "; ".join(
-            f"{told(row['agreement'], '')} at {100 * row['share']:.0f} % of training" for row in (first, last)
-        )
+        said = []
+        for row in (first, last):
+            part, when = row["agreement"], f"at {100 * row['share']:.0f} % of training"
+            said.append(f"by {told(part, '')} {when}" if part.seeds else f"by what the noise of batches hides {when}")
         yield (
-            f"**Gradients** of different subnets of {label_of(method)} on the weights that they share agree by {times} "
-            "(1: the same but for noise, 0: nothing in common)."
+            f"**Gradients** of different subnets of {label_of(method)} on the weights that they share agree "
+            f"{'; '.join(said)} (1: the same but for noise, 0: nothing in common)."
         )
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from rsslib.paper.evidence import Part, over_seeds
+from rsslib.paper.evidence import Part
 from rsslib.paper.figures import INK, PAGE, Captioned
 from rsslib.paper.interference import (
     ANCHOR,
@@ -19,6 +19,7 @@ from rsslib.paper.interference import (
     effect_parts,
     gaps,
     half_way,
+    pooled_agreement,
 )
 from rsslib.paper.style import method_styles
 
@@ -91,10 +92,11 @@ def _line(axes: Axes, x: Sequence[float], parts: Sequence[Part], colour: str, ma
 
 
 def _interval_words(parts: Iterable[Part]) -> str:
-    """What the bars are, if there are any."""
-    seeds = {part.seeds for part in parts if part.degrees}
+    """What the bars are, or why there are none."""
+    known = [part for part in parts if part.seeds]
+    seeds = {part.seeds for part in known if part.degrees}
     over = "subnets, one seed" if seeds == {1} else "seeds"
-    return f" Bars: 95 % intervals over {over}." if seeds else " One seed has no intervals."
+    return f" Bars: 95 % intervals over {over}." if seeds else " One seed has no intervals." if known else ""
 
 
 def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
@@ -109,9 +111,8 @@ def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
         colour, label = styles[method].colour, styles[method].label
         rows = agreement_parts(agreement[agreement["method"] == method]).sort_values("share")
         _line(time, 100 * rows["share"], list(rows["agreement"]), colour, mark, label)
-        own = half[half["method"] == method].dropna(subset="agreement")
-        by_layer = own.groupby(["part", "seed"])["agreement"].mean()
-        parts = [over_seeds(name, by_layer.get(name, pd.Series([np.nan]))) for name in order]
+        own = half[half["method"] == method]
+        parts = [pooled_agreement(name, own[own["part"] == name]) for name in order]
         _line(layers, range(len(order)), parts, colour, mark, label)
         whole = own[own["part"] == "all"].groupby(["a", "b", "distance"], as_index=False)["agreement"].mean()
         apart.scatter(whole["distance"], whole["agreement"], s=9, color=colour, marker=mark, label=label)
@@ -125,8 +126,8 @@ def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
     apart.set_xlabel("Settings that differ")
     time.legend(loc="best", frameon=True)
     words = "Agreement of two subnets' gradients on the weights that they share: 1 means the same but for the noise of "
-    words += "batches, 0 nothing in common. Left: mean over pairs; middle: by layer and right: by pair, "
-    words += f"both at {100 * half_way(agreement):.0f} % of training."
+    words += "batches, 0 nothing in common; left out where noise hides it. Left: mean over pairs; middle: by layer and "
+    words += f"right: by pair, both at {100 * half_way(agreement):.0f} % of training."
     figure.caption = f"{caption} {words}{_interval_words(agreement_parts(agreement)['agreement'])}".strip()
     return figure
 

@@ -1,6 +1,7 @@
 """Answers on interference from made-up tables with known numbers."""
 
 import math
+from itertools import combinations_with_replacement, product
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from rsslib.paper.figures import save_figure
 SEEDS = (0, 1, 2)
 NOISE = {0: -0.1, 1: 0.0, 2: 0.1}  # of a seed; Student's t of two degrees of freedom makes it +-0.248
 T = 4.302652729911275
+NO_POPULATION = pd.DataFrame(columns=["method", "seed", "bucket", "subnet", "accuracy"])
 
 
 def population(methods, seeds=SEEDS, buckets=(4.0, 8.0, 14.0), subnets=10):
@@ -57,7 +59,7 @@ def anchors(methods):
 
 
 def test_gaps_are_those_of_the_same_subnet_and_seed():
-    alone = questions.standalone(alone_in_order(), pd.DataFrame())
+    alone = questions.standalone(alone_in_order(), NO_POPULATION)
     assert len(alone) == 60 and set(alone["training"]) == {questions.EQUAL, questions.EXPOSED}
     for training, expected in ((questions.EQUAL, 3.0), (questions.EXPOSED, 1.0)):
         part = questions.gap(alone, training)
@@ -69,7 +71,7 @@ def test_gaps_are_those_of_the_same_subnet_and_seed():
 def test_a_subnet_that_the_supernet_was_not_evaluated_on_is_left_out():
     made = alone_in_order()
     fewer = made[(made["method"] != "rss") | (made["subnet"] < 4)]
-    assert set(questions.standalone(fewer, pd.DataFrame())["number"]) == {0, 1, 2, 3}
+    assert set(questions.standalone(fewer, NO_POPULATION)["number"]) == {0, 1, 2, 3}
     assert set(questions.of_supernets(made)["method"]) == {"rss"}
 
 
@@ -82,9 +84,21 @@ def test_anchors_are_compared_with_single_subnet_training_of_their_size():
 
 @pytest.mark.parametrize(("order", "tau", "regret"), [(1, 1, 0), (-1, -1, 9)])
 def test_ranking_finds_equal_and_opposite_orders(order, tau, regret):
-    shared, ceiling, lost = questions.ranking(questions.standalone(alone_in_order(order=order), pd.DataFrame()))
+    shared, ceiling, lost, least = questions.ranking(questions.standalone(alone_in_order(order=order), NO_POPULATION))
     assert shared.estimate == pytest.approx(tau) and ceiling.estimate == pytest.approx(1)
-    assert lost.estimate == pytest.approx(regret)
+    assert lost.estimate == pytest.approx(regret) and least.estimate == pytest.approx(0)
+
+
+def test_among_subnets_that_do_not_differ_shared_weights_choose_as_well_as_another_seed():
+    """The best of ten equal ones is the luckiest: any choice misses it by the expected largest of ten."""
+    rng, lost, least = np.random.default_rng(0), [], []
+    rows = pd.DataFrame([(seed, number) for seed in SEEDS for number in range(10)], columns=["seed", "number"])
+    rows = rows.assign(training=questions.EQUAL, bucket=8.0)
+    for _ in range(200):
+        made = rows.assign(alone=rng.normal(size=len(rows)), shared=rng.normal(size=len(rows)))
+        *_, shared, floor = questions.ranking(made)
+        lost, least = [*lost, shared.estimate], [*least, floor.estimate]
+    assert np.mean(lost) == pytest.approx(1.539, abs=0.15) and np.mean(least) == pytest.approx(1.539, abs=0.15)
 
 
 def test_the_ceilings_interval_is_the_jackknifes():
@@ -136,17 +150,19 @@ def test_effects_that_fall_with_distance_are_told_so():
     assert "correlation with distance -1.00" in next(iter(questions._on_effects(table)))
 
 
-def agreement_of(value, methods=("rss", "ofa")):
-    return pd.DataFrame(
-        [
-            {
-                "method": method, "seed": seed, "share": share, "a": a, "b": b, "part": part, "distance": 10 * (b - a),
-                "agreement": 1.0 if a == b else value(b - a, share) + NOISE[seed] / 10,
-            }
-            for method in methods for seed in SEEDS for share in (0.25, 0.95)
-            for a in range(4) for b in range(a, 4) for part in ("all", "first", "0", "1", "last")
-        ]
-    )  # fmt: skip
+def agreement_of(value, methods=("rss", "ofa"), floor=0.05):
+    """Two subnets agree by `value` of how far apart they are and the share of training, with the noise of the seed."""
+    rows = []
+    for method in methods:
+        for seed, share, part in product(SEEDS, (0.25, 0.95), ("all", "first", "0", "1", "last")):
+            for a, b in combinations_with_replacement(range(4), 2):
+                agreed = 1.0 if a == b else value(b - a, share) + NOISE[seed] / 10
+                rows.append(
+                    {"method": method, "seed": seed, "share": share, "a": a, "b": b, "part": part,
+                     "distance": 10 * (b - a), "cross": agreed * floor, "own_a": floor, "own_b": floor,
+                     "agreement": agreed}
+                )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def test_agreement_is_a_mean_over_different_subnets_and_falls_with_distance():
@@ -154,6 +170,22 @@ def test_agreement_is_a_mean_over_different_subnets_and_falls_with_distance():
     row = parts.iloc[0]
     assert row["agreement"].estimate == pytest.approx(0.9 - 0.2 * (3 * 1 + 2 * 2 + 3) / 6)
     assert row["distance"].estimate == pytest.approx(-1)
+
+
+def test_agreement_is_told_only_where_gradients_are_more_than_noise():
+    """A pair with a floor near 0 changes little; floors below 0, or not above it over seeds, leave nothing to say."""
+    known = agreement_of(lambda apart, share: 0.5, ("rss",))
+    one = (known["a"] == 0) & (known["b"] == 1)
+    nearly = known.assign(own_a=known["own_a"].where(~one, 1e-6), agreement=known["agreement"].where(~one, 1e3))
+    assert questions.agreement_parts(nearly)["agreement"].iloc[0].estimate == pytest.approx(0.5, abs=0.1)
+    for floors in ((0.05, 0.05, -0.01), (0.05, 0.0001, 0.0001)):
+        floor = known["seed"].map(dict(zip(SEEDS, floors, strict=True)))
+        made = known.assign(own_a=floor, own_b=floor)
+        parts = questions.agreement_parts(made)
+        assert not parts["agreement"].iloc[0].seeds and not parts["distance"].iloc[0].seeds
+        (answer,) = questions._on_agreement(made)
+        assert "agree by what the noise of batches hides at 25 % of training" in answer
+        assert drawings.figure_agreement(made).caption.endswith("of training.")
 
 
 def known_contrasts():
@@ -175,7 +207,7 @@ def test_controls_are_differences_of_the_methods_that_they_name():
 
 def test_answers_come_from_the_numbers_and_each_has_its_interval():
     _, evidence = known_contrasts()
-    alone = questions.standalone(alone_in_order(gap=3.0, exposed=0.05), pd.DataFrame())
+    alone = questions.standalone(alone_in_order(gap=3.0, exposed=0.05), NO_POPULATION)
     effects = effects_table(lambda seed, share: 0.1 + NOISE[seed] / 100, lambda seed, share: 0.5)
     found = questions.answers(alone, effects, agreement_of(lambda apart, share: share / apart), evidence)
     assert len(found) == 7 and all("interval" in answer for answer in found)
@@ -214,20 +246,25 @@ def test_every_method_is_drawn_however_many_there_are():
 
 
 def test_nothing_measured_gives_no_answer_and_one_seed_no_verdict():
-    nothing = questions.standalone(pd.DataFrame(), pd.DataFrame())
+    nothing = questions.standalone(NO_POPULATION, NO_POPULATION)
     empty = Evidence(pd.DataFrame(), pd.DataFrame(), "quick", ["fashion_mnist"])
     assert questions.answers(nothing, pd.DataFrame(), pd.DataFrame(), empty) == []
     one = alone_in_order()
-    one = questions.standalone(one[one["seed"] == 0], pd.DataFrame())
+    one = questions.standalone(one[one["seed"] == 0], NO_POPULATION)
     answer = next(iter(questions._on_gaps(one)))
-    assert "one seed, no interval" in answer and "more seeds are needed" in answer
+    assert "one seed, no interval" in answer and "cannot be told at this scale;" in answer
 
 
 def test_an_interval_that_is_too_wide_says_how_many_seeds_would_do():
     made = alone_in_order(gap=0.0)
     made.loc[made["method"] != "rss", "accuracy"] += 20 * made["seed"].map(NOISE)
-    answer = next(iter(questions._on_gaps(questions.standalone(made, pd.DataFrame()))))
+    answer = next(iter(questions._on_gaps(questions.standalone(made, NO_POPULATION))))
     assert "by equal epochs sharing weights costs or gains what cannot be told at this scale (20 seeds" in answer
+
+
+def test_seeds_that_are_there_are_not_asked_for():
+    part = Part("x", 0.5, 0.8 / T, 2, 3)  # 0.5 +- 0.8: neither a sign nor below a point, and narrow enough
+    assert questions._undecided(part) == "costs or gains what cannot be told at this scale"
 
 
 @pytest.mark.parametrize(("deviation", "seeds"), [(0.1, 2), (1.0, 7), (5.0, 99)])
