@@ -15,7 +15,7 @@ from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, epochs_ru
 from rsslib.campaign.settings import Settings
 from rsslib.data.readers import check_name, training_images
 from rsslib.errors import InputError, choose
-from rsslib.files import check_folder, check_writable, project_folder, system_errors
+from rsslib.files import check_folder, check_output, check_writable, project_folder, system_errors
 from rsslib.notebooks import LAST, Execution, notebook_parameters, notebook_runs
 from rsslib.progress import in_words
 from rsslib.space import RESOLUTION
@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
             command.set_defaults(device="cpu")
         if name == "predict":
             command.add_argument("model", help="a file that `rsslib export` wrote")
-            command.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size")
+            command.add_argument("images", nargs="+", metavar="IMAGE", help="image files of up to 25 million pixels")
         command.set_defaults(work=work)
     return result
 
@@ -305,9 +305,7 @@ def runs_of(parameters: dict[str, dict], options: dict) -> list[Run]:
 def trained_of(options: dict) -> "tuple[Run, SuperNet, Dataset]":
     """The run that was named, which must be finished, with its supernet and images."""
     run, settings, output = run_of(options), settings_of(options), Path(options["output"])
-    check_writable(output.parent, "the output's folder")
-    if output.is_dir():
-        raise InputError(f"{output} is a folder: expected the name of a file")
+    check_output(output, "the output's folder")
 
     from rsslib.campaign import trained_supernet
 

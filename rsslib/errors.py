@@ -38,6 +38,12 @@ def shortened(text: str, most: int = 120) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
+def one_line(error: BaseException) -> str:
+    """What another package's error says, of whatever length and lines, as part of a sentence; else its type."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
 def choose(value: str, valid: Iterable[str], what: str) -> str:
     """Return `value` if it is one of `valid`; else raise InputError naming the valid values and the closest one.
 
@@ -85,4 +91,4 @@ def needed(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise InputError(f"{name} is not installed: pip install 'rsslib[{extra}]'") from None
+        raise InputError(f"{name} is not installed: pip install -e '.[{extra}]'") from None

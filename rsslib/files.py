@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # neither is needed to name files and to check folders
     import pandas as pd
     import torch
 
-RECORD = "run.json"
+RECORD, WEIGHTS, CARD = "run.json", "weights.safetensors", "card.json"
 LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times a usual one
 REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
 
@@ -161,6 +161,13 @@ def check_writable(folder: str | Path, what: str) -> None:
     there = check_folder(folder, what)
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{what} is {str(folder)!r}, but {there} cannot be written: choose another folder")
+
+
+def check_output(path: Path, what: str) -> None:
+    """Raise InputError unless `path` can be a file, in `what` that is or can become a folder to write in."""
+    check_writable(path.parent, what)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: expected the name of a file")
 
 
 def set_aside(folder: Path) -> Path:

@@ -19,9 +19,9 @@ from rsslib.campaign.measures import to_measure
 from rsslib.campaign.record import overview
 from rsslib.campaign.runs import Run
 from rsslib.campaign.settings import Settings
-from rsslib.errors import InputError, Stopped, choose
+from rsslib.errors import InputError, Stopped, choose, needed
 from rsslib.files import RECORD, make_folder, write
-from rsslib.machine import choose_device, jobs_that_fit
+from rsslib.machine import choose_device, first_line, jobs_that_fit
 from rsslib.progress import progress_bar
 
 RETRIES = 5  # how often a run may lose its process or node
@@ -47,7 +47,8 @@ def complete_with_ray(
         return
     deadline = None if settings.time_budget is None else time.time() + settings.time_budget
     choose(settings.device, ("auto", "cpu", "cuda"), "device for Ray")
-    ray = _import_ray()
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, or it warns
+    ray = needed("ray", "cluster")
     complete(runs, replace(settings, device="cpu", jobs=1, time_budget=0, progress=False))  # checks, trains nothing
     status = dict(overview(runs, settings.results)[["run", "status"]].to_numpy())
     done = {run.name for run in runs if status[run.name] == "finished" and not to_measure(run, settings)}
@@ -84,15 +85,6 @@ def complete_with_ray(
         raise RunsFailed(failures) from next(iter(failures.values()))
 
 
-def _import_ray():
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, or it warns
-    try:
-        import ray
-    except ImportError:
-        raise InputError("the engine ray needs Ray, which is not installed: pip install -e '.[cluster]'") from None
-    return ray
-
-
 def _connect(ray, address: str | None) -> None:
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
@@ -105,7 +97,7 @@ def _connect(ray, address: str | None) -> None:
         ray.init(address, **quiet)
     except Exception as error:  # of many types, one for each way of not being there
         raise InputError(
-            f"no Ray cluster can be joined at {address!r} ({(str(error) or type(error).__name__).splitlines()[0]}): "
+            f"no Ray cluster can be joined at {address!r} ({first_line(error)}): "
             "start its first node with `ray start --head`, and join it from here with `ray start --address`"
         ) from None
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsslib.data.readers import Rows, check_fits, check_unchanged, fingerprint, fit, held_out, read, reason, row_order
-from rsslib.errors import InputError
+from rsslib.data.readers import Rows, check_fits, check_unchanged, fingerprint, fit, held_out, read, row_order
+from rsslib.errors import InputError, one_line
 from rsslib.files import system_errors
 from rsslib.machine import free_memory
 from rsslib.space import RESOLUTION, check_resolution
@@ -103,7 +103,7 @@ def load_dataset(
         device = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:  # which of them depends on PyTorch's build
         raise InputError(
-            f"device {device!r} cannot be used ({reason(error)}): choose 'cpu' or a device of this machine"
+            f"device {device!r} cannot be used ({one_line(error)}): choose 'cpu' or a device of this machine"
         ) from None
     root = Path(root)
     train, test, classes, path = read(name, root, check_resolution(resolution))

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from rsslib.errors import InputError, NoImages, check_room, choose
+from rsslib.errors import InputError, NoImages, check_room, choose, one_line
 from rsslib.files import atomic_path, locked, remove_temporary, system_errors, write
 from rsslib.space import RESOLUTION
 
@@ -127,7 +127,7 @@ def _read_npz(path: Path) -> tuple[Rows, Rows, tuple[str, ...] | None]:
             arrays = {key: file[key] for key in (*KEYS, "classes") if key in file}
     except Exception as error:  # zipfile, zlib and NumPy raise many types on damaged files
         raise InputError(
-            f"{path} cannot be read as an .npz file ({reason(error)}): expected {', '.join(KEYS)} as "
+            f"{path} cannot be read as an .npz file ({one_line(error)}): expected {', '.join(KEYS)} as "
             "numpy.savez writes them; replace the file, or delete it to download a built-in dataset again"
         ) from None
     missing = [key for key in KEYS if key not in arrays]
@@ -309,7 +309,7 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
                 raise ValueError(f"it has {size} pixels, and at most {LARGEST_IMAGE:,} are read: make it smaller")
             yield image
     except Exception as error:  # Pillow raises many types on damaged files
-        raise InputError(f"{path} is not a readable image ({reason(error)}): repair or remove it") from None
+        raise InputError(f"{path} is not a readable image ({one_line(error)}): repair or remove it") from None
 
 
 def read_image(path: Path, grey: bool) -> np.ndarray:
@@ -345,7 +345,7 @@ def _download(name: str, path: Path) -> None:
         raise
     except Exception as error:  # no network, no space, no permission, a damaged archive
         raise NoImages(
-            f"{path} is missing and torchvision's download of {name} failed ({reason(error)}): put "
+            f"{path} is missing and torchvision's download of {name} failed ({one_line(error)}): put "
             f"a file with uint8 {', '.join(KEYS)} there, or try again with internet access"
         ) from None
 
@@ -411,8 +411,3 @@ def training_images(name: str, root: str | Path) -> int | None:
 def is_there(name: str, root: str | Path) -> bool:
     """Whether the dataset can be read without a download."""
     return name == "digits" or Path(root, f"{name}.npz").exists() or Path(root, str(name)).is_dir()
-
-
-def reason(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."

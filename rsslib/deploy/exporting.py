@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rsslib.data.dataset import Dataset
-from rsslib.deploy.predicting import FORMAT, logits_of, session_of
-from rsslib.errors import InputError, needed
+from rsslib.deploy.predicting import FORMAT, Model, session_of
+from rsslib.errors import InputError, needed, one_line
 from rsslib.evaluate import recalibrate, recalibration_images
-from rsslib.files import atomic_path, check_writable, make_folder
+from rsslib.files import atomic_path, check_output, make_folder
 from rsslib.machine import use_threads
 from rsslib.network import Network
 from rsslib.space import Arch, SearchSpace
@@ -181,26 +181,24 @@ def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) ->
     supernet's, or the file does not compute what PyTorch does: then there is none.
     """
     path = Path(path)
-    check_writable(path.parent, "the model's folder")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: expected the name of a file, such as {path / 'model.onnx'}")
+    check_output(path, "the model's folder")
     onnx, _ = needed("onnx", "export"), needed("onnxruntime", "export")
     subnet = Deployable.of(supernet, arch, images)
     test = images.x_test.cpu().contiguous()
     real = torch.cat([test, images.x_val.cpu(), images.x_train[:CHECKED_IMAGES].cpu()])[:CHECKED_IMAGES].contiguous()
     model = onnx_model(subnet, real[:2])
-    words = verify(subnet, model, real)
-    session = session_of(model.SerializeToString())
+    opened, difference = verify(subnet, model, real)
     right = sum(
-        int((logits_of(session, x.numpy()).argmax(1) == y.cpu().numpy()).sum())
+        int((opened.logits(x.numpy()).argmax(1) == y.cpu().numpy()).sum())
         for x, y in zip(test.split(100), images.y_test.split(100), strict=True)
     )
     card = subnet.card
     settings = {"kernel": card.arch.kernel, "expand": card.arch.expand, "depth": card.arch.depth}
-    own = vars(card) | {"arch": settings, "accuracy": 100 * right / max(len(test), 1), "test_images": len(test)}
-    words = own | words
+    words = vars(card) | {
+        "arch": settings, "accuracy": 100 * right / max(len(test), 1), "test_images": len(test),
+        "checked_images": len(real), "difference": difference,
+    }  # fmt: skip
     onnx.helper.set_model_props(model, {FORMAT: "1", **{name: json.dumps(value) for name, value in words.items()}})
-    onnx.checker.check_model(model, full_check=True)
     make_folder(path.parent)
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
@@ -208,28 +206,28 @@ def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) ->
 
 
 @torch.no_grad()
-def verify(subnet: nn.Module, model, images: Tensor) -> dict:
+def verify(subnet: nn.Module, model, images: Tensor) -> tuple[Model, float]:
     """Compare an ONNX model with the PyTorch module that it was made of, on uint8 images [N, C, R, R].
 
     The module is evaluated in float64: in float32 its own rounding may be larger than that of the model.
 
-    Returns checked_images and difference. Raises InputError, with what differs, unless ONNX's checker accepts it, the
-    logits agree to `TOLERANCE` of the largest one, one by one and in batches alike, and so do the predictions wherever
-    the margin between the two best classes exceeds that.
+    Returns the model, opened, and the largest difference of logits, relative to the largest. Raises InputError, with
+    what differs, unless ONNX's checker accepts it, the logits agree to `TOLERANCE` of the largest one, one by one and
+    in batches alike, and so do the predictions wherever the margin between the two best classes exceeds that.
     """
     onnx = needed("onnx", "export")
     try:
         onnx.checker.check_model(model, full_check=True)
-        session = session_of(model.SerializeToString())
-        found = np.concatenate([logits_of(session, x.numpy()) for x in images.split(100)])
-        alone = logits_of(session, images[:1].numpy())
+        opened = Model(session_of(model.SerializeToString()), {})  # which has no metadata yet
+        found = np.concatenate([opened.logits(x.numpy()) for x in images.split(100)])
+        alone = opened.logits(images[:1].numpy())
     except Exception as error:  # of the checker, of protobuf and of onnxruntime, each of its own types
-        raise InputError(f"the export failed ({' '.join(str(error).split())[:200]}): no file was written") from None
+        raise InputError(f"the export failed ({one_line(error)}): no file was written") from None
     exact = copy.deepcopy(subnet).double()
     expected = torch.cat([exact(x) for x in images.split(100)]).numpy()
     difference = compare(found, expected)
     compare(alone, expected[:1])
-    return {"checked_images": len(images), "difference": difference}
+    return opened, difference
 
 
 def compare(found: np.ndarray, expected: np.ndarray) -> float:

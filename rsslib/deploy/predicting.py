@@ -1,4 +1,4 @@
-"""What an exported model says of an image: Pillow and onnxruntime alone, without PyTorch.
+"""What an exported model says of an image, by Pillow and onnxruntime: this needs no PyTorch.
 
 Any program can do the same: the file takes uint8 [N, C, R, R] and gives logits, and its metadata name the classes.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rsslib.data.readers import fit_with_pillow, read_image, reason
-from rsslib.errors import InputError, needed
+from rsslib.data.readers import fit_with_pillow, read_image
+from rsslib.errors import InputError, needed, one_line
 
 FORMAT = "rsslib"  # the metadata's key that says which files are ours; its value is the version
 
@@ -31,16 +31,11 @@ class Model:
     """An exported file, opened: its session and its metadata, see `rsslib.deploy.exporting.export`."""
 
     session: Any  # onnxruntime.InferenceSession
-    card: dict
+    metadata: dict
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, classes] of uint8 images [N, C, R, R]."""
-        return logits_of(self.session, images)
-
-
-def logits_of(session: Any, images: np.ndarray) -> np.ndarray:
-    """float32 [N, classes] that a session of an exported subnet gives for uint8 images [N, C, R, R]."""
-    return session.run(None, {"images": images})[0]
+        return self.session.run(None, {"images": images})[0]
 
 
 def session_of(model: bytes):
@@ -67,13 +62,13 @@ def open_model(path: str | Path) -> Model:
     except InputError:
         raise
     except Exception as error:  # onnxruntime has a type for each cause
-        raise InputError(f"{path} is damaged or no ONNX file ({reason(error)}): export it again") from None
+        raise InputError(f"{path} is damaged or no ONNX file ({one_line(error)}): export it again") from None
     try:
-        card = {name: json.loads(value) for name, value in words.items() if name != FORMAT}
+        metadata = {name: json.loads(value) for name, value in words.items() if name != FORMAT}
         images, logits = session.get_inputs(), session.get_outputs()
-        shape = [card["channels"], card["resolution"], card["resolution"]]
+        shape = [metadata[name] for name in ("channels", "resolution", "resolution")]
         told = [words[FORMAT], [x.name for x in images], images[0].type, images[0].shape[1:], logits[0].shape[1:]]
-        ours = told == ["1", ["images"], "tensor(uint8)", shape, [len(card["classes"])]]
+        ours = told == ["1", ["images"], "tensor(uint8)", shape, [len(metadata["classes"])]]
     except (KeyError, ValueError, IndexError, TypeError):
         ours = False
     if not ours:
@@ -81,22 +76,22 @@ def open_model(path: str | Path) -> Model:
             f"{path} is an ONNX file, but not one that this version of `rsslib export` wrote: its metadata do not "
             "say what its input and its classes are"
         )
-    return Model(session, card)
+    return Model(session, metadata)
 
 
 def predict(model: str | Path, images: Sequence[str | Path]) -> list[Prediction]:
-    """The most probable class of each image file, which may have any size and colours.
+    """The most probable class of each image file, which may have any colours and up to 25 million pixels.
 
     Images are read as the training's are (grey if the model is) and fitted to the model's size by Pillow; the
     training's come to the same pixels up to one grey level of rounding. Raises InputError for a file that is not an
     exported model and for one that is no image.
     """
     opened = open_model(model)
-    card, result = opened.card, []
+    metadata, result = opened.metadata, []
     for path in map(Path, images):
-        pixels = fit_with_pillow(read_image(path, grey=card["channels"] == 1), card["resolution"])
+        pixels = fit_with_pillow(read_image(path, grey=metadata["channels"] == 1), metadata["resolution"])
         logits = opened.logits(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))[0].astype(float)
         weights = np.exp(logits - logits.max())
         best = int(weights.argmax())
-        result.append(Prediction(path, card["classes"][best], float(weights[best] / weights.sum())))
+        result.append(Prediction(path, metadata["classes"][best], float(weights[best] / weights.sum())))
     return result

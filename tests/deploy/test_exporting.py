@@ -65,11 +65,11 @@ def test_the_file_opens_elsewhere_and_gives_the_logits_of_any_batch(exported):
 
 def test_the_file_says_what_it_is(exported):
     path, supernet, arch, words = exported
-    card = open_model(path).card
-    assert card == words
-    assert card["classes"] == list("0123") and (card["channels"], card["resolution"]) == (3, 32)
-    assert card["arch"] == {"kernel": list(arch.kernel), "expand": list(arch.expand), "depth": list(arch.depth)}
-    assert card["mflops"] == supernet.space.macs(arch) / 1e6
+    metadata = open_model(path).metadata
+    assert metadata == words
+    assert metadata["classes"] == list("0123") and (metadata["channels"], metadata["resolution"]) == (3, 32)
+    assert metadata["arch"] == {"kernel": list(arch.kernel), "expand": list(arch.expand), "depth": list(arch.depth)}
+    assert metadata["mflops"] == supernet.space.macs(arch) / 1e6
 
 
 def test_an_export_that_differs_is_refused(exported):
@@ -78,7 +78,7 @@ def test_an_export_that_differs_is_refused(exported):
     images, precision = DATA[3].x_test.contiguous(), torch.backends.cudnn.conv.fp32_precision
     model = onnx_model(subnet, images[:2])
     assert torch.backends.cudnn.conv.fp32_precision == precision  # as CUDA training set it
-    assert verify(subnet, model, images)["difference"] <= 1e-4
+    assert verify(subnet, model, images)[1] <= 1e-4
     for tensor in model.graph.initializer:
         if tensor.name.endswith("classifier.weight"):
             weight = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
@@ -181,14 +181,14 @@ def test_a_missing_package_names_the_extra(exported, tmp_path, monkeypatch, miss
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(InputError) as error:
         export(supernet, arch, DATA[3], tmp_path / "model.onnx")
-    assert f"{missing} is not installed: pip install 'rsslib[export]'" in sentence(error)
+    assert f"{missing} is not installed: pip install -e '.[export]'" in sentence(error)
 
 
 def test_predict_names_the_extra_where_onnxruntime_is_missing(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError) as error:
         open_model(exported[0])
-    assert "onnxruntime is not installed: pip install 'rsslib[export]'" in sentence(error)
+    assert "onnxruntime is not installed: pip install -e '.[export]'" in sentence(error)
 
 
 def test_a_folder_that_cannot_be_written_is_named(exported, tmp_path):
