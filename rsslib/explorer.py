@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rsslib.campaign.record import POPULATION, WEIGHTS
+from rsslib.campaign.record import POPULATION
 from rsslib.campaign.runs import Profile, Run, check_folder_name
 from rsslib.campaign.schema import read_record, read_table
 from rsslib.campaign.settings import Settings
@@ -28,6 +28,7 @@ from rsslib.campaign.tables import stored_supernet
 from rsslib.deploy.searching import archs_of
 from rsslib.errors import InputError, check_number
 from rsslib.evaluate import evaluate_population
+from rsslib.files import WEIGHTS
 from rsslib.machine import set_precision, use_threads
 from rsslib.methods import Method
 from rsslib.paper.diagrams import draw_subnet

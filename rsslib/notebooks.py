@@ -10,10 +10,9 @@ from threading import Lock
 
 from tqdm.auto import tqdm
 
-from rsslib.campaign.record import WEIGHTS
 from rsslib.campaign.runs import Run, output_folder, plan
 from rsslib.errors import InputError, choose
-from rsslib.files import make_folder, project_folder
+from rsslib.files import WEIGHTS, make_folder, project_folder
 
 FIRST, LAST = "02_main_results", "09_claims"  # the one to see before all others, and the one that looks at all figures
 

@@ -21,17 +21,7 @@ import torch
 from rsslib import files
 from rsslib.campaign.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from rsslib.campaign.measures import identity_of, keeper, measure_run, to_measure
-from rsslib.campaign.record import (
-    ANCHORS,
-    CARD,
-    HISTORY,
-    LOCK,
-    POPULATION,
-    WEIGHTS,
-    configuration,
-    population_of,
-    status_of,
-)
+from rsslib.campaign.record import ANCHORS, HISTORY, LOCK, POPULATION, configuration, population_of, status_of
 from rsslib.campaign.runs import Run
 from rsslib.campaign.schema import read_record
 from rsslib.campaign.settings import Settings
@@ -41,7 +31,7 @@ from rsslib.data.readers import DATASETS, LICENCES, is_there
 from rsslib.deploy.cards import write_card
 from rsslib.errors import InputError, NoImages, Stopped, check_room
 from rsslib.evaluate import anchors, evaluate_population
-from rsslib.files import Refused, write_record
+from rsslib.files import CARD, WEIGHTS, Refused, write_record
 from rsslib.machine import (
     choose_device,
     environment,

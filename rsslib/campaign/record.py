@@ -17,7 +17,7 @@ from rsslib.campaign.runs import Run, results_folder
 from rsslib.campaign.schema import read_record
 from rsslib.data.readers import DATASETS
 from rsslib.errors import InputError, shortened
-from rsslib.files import REBUILD, Refused
+from rsslib.files import REBUILD, WEIGHTS, Refused
 from rsslib.progress import in_words
 from rsslib.samplers import Alone, of_bucket
 from rsslib.space import RECALIBRATION_IMAGES, RESOLUTION, Arch, SearchSpace
@@ -26,9 +26,8 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and whoever lists runs has
     from rsslib.data.dataset import Dataset
 
 POPULATION_SEED = 0
-HISTORY, POPULATION, ANCHORS, WEIGHTS = "history.csv", "population.csv", "anchors.csv", "weights.safetensors"
+HISTORY, POPULATION, ANCHORS = "history.csv", "population.csv", "anchors.csv"
 EFFECTS, AGREEMENT = "effects.csv", "agreement.csv"  # of runs that are measured; see rsslib.interference
-CARD = "card.json"  # of the weights; see rsslib.deploy.cards
 LOCK = "run.lock"
 UNKNOWN = "unknown"  # of a configuration without images or precision: matches anything
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before

@@ -16,19 +16,18 @@ from rsslib.campaign.record import (
     EFFECTS,
     HISTORY,
     POPULATION,
-    WEIGHTS,
     configuration,
     has_table,
     is_measured,
     status_of,
 )
 from rsslib.campaign.runs import Run, results_folder
-from rsslib.campaign.schema import read_record, read_table
+from rsslib.campaign.schema import TABLES, read_record, read_table
 from rsslib.campaign.settings import Settings
 from rsslib.data.dataset import Dataset
 from rsslib.deploy.exporting import Deployable
 from rsslib.errors import InputError
-from rsslib.files import REBUILD
+from rsslib.files import REBUILD, WEIGHTS
 from rsslib.machine import choose_device
 from rsslib.space import Arch
 from rsslib.supernet import SuperNet
@@ -62,16 +61,14 @@ def anchor_tables(runs: Sequence[Run], results: str | Path | None = None) -> pd.
 
     Runs that were evaluated without them are left out; the table is empty if all were.
     """
-    there = [run for run in runs if has_table(run.folder(results), ANCHORS)]
-    return _tables(there, results, ANCHORS) if there else pd.DataFrame()
+    return _tables([run for run in runs if has_table(run.folder(results), ANCHORS)], results, ANCHORS)
 
 
 def interference_tables(runs: Sequence[Run], results: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Effects and agreement of those runs that were measured, in the columns of `rsslib.interference.measure` after
     share, dataset, backbone, method and seed; both empty if none was."""
     there = [run for run in runs if is_measured(run.folder(results))]
-    first, second = ((_tables(there, results, file) if there else pd.DataFrame()) for file in (EFFECTS, AGREEMENT))
-    return first, second
+    return _tables(there, results, EFFECTS), _tables(there, results, AGREEMENT)
 
 
 def histories(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
@@ -94,8 +91,10 @@ def _tables(runs: Sequence[Run], results: str | Path | None, file: str) -> pd.Da
                     f"compare with them: leave it out, or {REBUILD}"
                 )
         tables.append(read_table(run.folder(results), file, record).assign(**keys))
-    table = pd.concat(tables, ignore_index=True)
     first = ["dataset", "backbone", "method", "seed"]
+    if not tables:
+        return pd.DataFrame(columns=[*first, *TABLES[file]])
+    table = pd.concat(tables, ignore_index=True)
     return table[first + [column for column in table.columns if column not in first]]
 
 

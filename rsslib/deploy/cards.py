@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from rsslib import files
-from rsslib.errors import InputError
+from rsslib.errors import InputError, one_line
+from rsslib.files import CARD, WEIGHTS
 from rsslib.machine import choose_device
 from rsslib.space import SearchSpace
 from rsslib.supernet import SuperNet
 
-WEIGHTS, CARD = "weights.safetensors", "card.json"
 HOW_TO_LOAD = (
     "rsslib.load_supernet(folder) with this file and weights.safetensors in it; then "
     "rsslib.deployable(supernet, arch, images) recomputes a subnet's batch norm statistics from images of yours"
@@ -73,6 +73,7 @@ def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> Sup
         supernet = SuperNet(SearchSpace(**card["space"]), card["dropout"])
         supernet.load_state_dict(load(content))
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        words = " ".join(str(error).split())[:160]
-        raise InputError(f"{Path(folder, CARD)} does not describe {path.name} ({words}): restore both") from None
+        raise InputError(
+            f"{Path(folder, CARD)} does not describe {path.name} ({one_line(error)}): restore both"
+        ) from None
     return supernet.to(choose_device(str(device))).eval()
