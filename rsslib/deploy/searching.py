@@ -12,7 +12,7 @@ from rsslib import files
 from rsslib.data.dataset import Dataset
 from rsslib.deploy.exporting import check_images
 from rsslib.deploy.latency import LatencyTable, latency_table
-from rsslib.errors import InputError, check_number, choose, needed
+from rsslib.errors import InputError, check_number, choose, needed, one_line
 from rsslib.evaluate import LabelledBatches, correct_answers, evaluate_population, recalibration_images
 from rsslib.machine import own_stream, use_threads
 from rsslib.progress import progress_bar
@@ -236,13 +236,12 @@ class Scores:
             return {(subnet, int(n)): int(correct) for subnet, n, correct in rows}
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"{path} cannot be read ({' '.join(str(error).split())}): restore it, or remove it to score its "
-                "candidates again"
+                f"{path} cannot be read ({one_line(error)}): restore it, or remove it to score its candidates again"
             ) from None
 
     def correct(self, rows: np.ndarray, n: int, bar=None) -> np.ndarray:
         """int64 [rows]: how many of the first `n` validation images each subnet classifies correctly."""
-        keys = [("".join(map(str, row)), n) for row in rows]
+        keys = [("-".join(map(str, row)), n) for row in rows]  # a setting may have two digits
         data, batches, counts = self.images, None, {}
         with own_stream(data.device):
             for key, row in zip(keys, rows, strict=True):

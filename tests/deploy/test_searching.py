@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rsslib.data.augmentation import normalise
 from rsslib.deploy import searching
 from rsslib.deploy.latency import LatencyTable
-from rsslib.deploy.searching import Candidates, chosen, hypervolume, measures, non_dominated, search
+from rsslib.deploy.searching import Candidates, Scores, chosen, hypervolume, measures, non_dominated, search
 from rsslib.errors import InputError
 from rsslib.evaluate import correct_answers, evaluate_population, recalibration_images
 from rsslib.space import Arch, SearchSpace
@@ -128,6 +128,20 @@ def test_a_search_goes_on_from_what_was_scored(supernet, data, tmp_path, monkeyp
     assert "cannot be read" in sentence(error)
 
 
+def test_subnets_whose_digits_are_alike_have_scores_of_their_own(data, tmp_path, monkeypatch):
+    space, asked = SearchSpace(TINY, kernels=(3,), expands=(1, 11), depths=(2,), classes=4), []
+    monkeypatch.setattr(searching, "correct_answers", lambda supernet, arch, *_: asked.append(arch) or arch.expand[0])
+    archs = [Arch((3,) * 4, expand, (2, 2)) for expand in ((1, 11, 1, 1), (11, 1, 1, 1))]
+
+    def correct():
+        return Scores(random_supernet(space), data, tmp_path).correct(space.to_rows(archs), 50).tolist()
+
+    assert correct() == correct() == [1, 11] and asked == archs
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text().replace("-", ""))  # as before there was a separator
+    assert correct() == [1, 11] and asked == 2 * archs
+
+
 def test_hypervolume_is_the_area_of_the_rectangles():
     table = search_table([(2, 50), (4, 75)])
     assert hypervolume(table, 8) == pytest.approx((0.75 - 0.5) * 0.5 + 0.5 * 0.75)
@@ -161,4 +175,4 @@ def test_a_missing_package_names_the_extra(supernet, data, monkeypatch):
     monkeypatch.setitem(sys.modules, "pymoo", None)
     with pytest.raises(InputError) as error:
         search(supernet, data, progress=False)
-    assert "pip install 'rsslib[search]'" in sentence(error)
+    assert "pip install -e '.[search]'" in sentence(error)
