@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import torch
+from common import random_data
 
 from rsslib.cuda.graphs import GraphedSteps
 from rsslib.data.augmentation import draw_augmentation
-from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from rsslib.files import project_folder
 from rsslib.methods import build
 from rsslib.samplers import Step
@@ -26,6 +26,7 @@ sys.path.insert(0, str(project_folder() / "tests" / "cuda"))
 from simulator import simulated_graphs  # noqa: E402
 
 BATCH = 4  # images; their number changes no operator
+CPU = torch.device("cpu")  # also where there is a GPU: the graphs are simulated
 KINDS = {
     "matrix products": ("mm", "addmm", "addmm_", "bmm"),
     "convolutions": ("convolution", "convolution_backward"),
@@ -37,13 +38,6 @@ KINDS = {
 }  # fmt: skip
 
 
-def random_data(images: int) -> Dataset:
-    """Images of 100 classes; what they show does not matter."""
-    x = torch.randint(0, 256, (images, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    y = torch.randint(0, 100, (images,))
-    return Dataset("random", *(x, y) * 3, tuple(map(str, range(100))), IMAGENET_MEAN, IMAGENET_STD, "random")
-
-
 def executor(space: SearchSpace, method: str) -> GraphedSteps:
     """That of a method's last stage, before the first step; in float64, for which a CPU has no operators of its own."""
     chosen = build(method, 1, 410)
@@ -52,7 +46,7 @@ def executor(space: SearchSpace, method: str) -> GraphedSteps:
     stage = chosen.stages[-1]
     enter_stage(state, chosen, stage, 0)
     chosen = type(chosen)(chosen.name, chosen.stages, BATCH, chosen.dropout, chosen.teacher)
-    return GraphedSteps(state, chosen, stage, random_data(4 * BATCH), torch.Generator())
+    return GraphedSteps(state, chosen, stage, random_data(4 * BATCH, device=CPU), torch.Generator())
 
 
 def operators(space: SearchSpace, method: str, step: Step, same: bool) -> dict[str, Counter[str]]:
