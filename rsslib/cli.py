@@ -21,6 +21,7 @@ from rsslib.progress import in_words
 from rsslib.space import RESOLUTION
 
 if TYPE_CHECKING:
+    from rsslib.campaign.engine import RunsFailed
     from rsslib.data.dataset import Dataset
     from rsslib.supernet import SuperNet
 
@@ -190,7 +191,10 @@ def run_one(options: dict) -> int:
     try:
         complete([run], settings)
     except RunsFailed as error:
-        raise next(iter(error.failures.values())) from None
+        (why,) = error.failures.values()
+        if isinstance(why, InputError):
+            raise why from None
+        return closing_words([], {}, options, reasons(error))
     folder = run.folder(settings.results)
     if overview([run], settings.results)["status"].item() != "finished":
         print(f"{run.name} is not finished yet: the same command goes on")
@@ -238,7 +242,7 @@ def reproduce(options: dict) -> int:
             else:
                 complete(runs, settings, notebooks.finished)
         except RunsFailed as error:
-            failed = [f"{name}: {type(why).__name__}: {why}" for name, why in error.failures.items()]
+            failed = reasons(error)
         print(f"{len(notebooks.done)} of {len(runs)} runs are finished", end="")
         print("" if len(notebooks.done) == len(runs) else "; the same command goes on")
         failed += notebooks.rest()
@@ -259,6 +263,10 @@ def figures(options: dict) -> int:
             raise InputError(f"there is nothing to draw in {options['results']}: train with `rsslib reproduce` first")
         failed = notebooks.rest()
     return closing_words(notebooks.done, parameters, options, failed)
+
+
+def reasons(error: "RunsFailed") -> list[str]:
+    return [f"{name}: {type(why).__name__}: {why}" for name, why in error.failures.items()]
 
 
 def closing_words(done: list[Run], parameters: dict[str, dict], options: dict, failed: list[str]) -> int:

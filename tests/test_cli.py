@@ -10,7 +10,7 @@ import pytest
 
 from rsslib import campaign, cli
 from rsslib.campaign.engine import RunsFailed
-from rsslib.errors import Stopped
+from rsslib.errors import InputError, Stopped
 
 
 def run(arguments, folder):
@@ -91,6 +91,22 @@ def test_a_run_prints_its_accuracies_and_where_the_rest_is(tmp_path, capsys):
     for row in population.itertuples():
         assert re.search(rf"^ *{row.bucket:g} +{3 * f'{row.accuracy:g} +'}1$", said, re.MULTILINE)
     assert str(folder) in said and "RSS-Short: 1) on 64 training images" in said
+
+
+def test_a_run_whose_loss_is_not_finite_is_one_sentence(tmp_path, capsys):
+    small = ["--supernet-epochs", "1", "--train-images", "200", "--learning-rate-scale", "1e30"]
+    assert cli.main(["run", "--device", "cpu", "--results", str(tmp_path), *small]) == 1
+    error = capsys.readouterr().err.split("\r")[-1]
+    assert re.fullmatch(r"rsslib: failed: smoke_\S+/rss-short/seed0: FloatingPointError: the loss is .*\n", error)
+
+
+def test_what_a_run_is_refused_for_is_a_mistake_in_the_input(tmp_path, capsys, monkeypatch):
+    def complete(runs, settings):
+        raise RunsFailed({"smoke/a": InputError("no room")})
+
+    monkeypatch.setattr(campaign, "complete", complete)
+    assert cli.main(["run", "--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "rsslib: no room\n"
 
 
 @pytest.mark.parametrize(("options", "epochs"), [([], "50 + 28"), (["--supernet-epochs", "3"], "3 + 28")])
