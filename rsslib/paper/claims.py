@@ -24,9 +24,10 @@ from rsslib.campaign.tables import populations, times
 from rsslib.files import atomic_path, make_folder, write_csv
 from rsslib.methods import METHODS
 from rsslib.paper.conclusions import conclusions
-from rsslib.paper.evidence import MOBILENET, PROXYLESS, RESAMPLES, Evidence
+from rsslib.paper.evidence import MOBILENET, PROXYLESS, RESAMPLES, Evidence, judged
+from rsslib.paper.evidence import table as part_table
 from rsslib.paper.figures import Captioned
-from rsslib.paper.statements import CONTROLS, SPEED_MARGIN, SPEED_UPS, STATEMENTS
+from rsslib.paper.statements import CONTROLS, MARGIN, SPEED_UPS, STATEMENTS
 from rsslib.paper.style import BASELINES, METHOD_STYLES, label_of
 from rsslib.paper.verdicts import (
     AGREES,
@@ -45,37 +46,27 @@ from rsslib.paper.verdicts import (
 
 
 def study(
-    profile: str = "smoke",
-    datasets: Sequence[str] | None = None,
-    seeds: Sequence[int] = (0,),
+    profile: str = "smoke", datasets: Sequence[str] | None = None, seeds: Sequence[int] = (0,),
     subnets_per_bucket: int | None = None,
-) -> list[Run]:
+) -> list[Run]:  # fmt: skip
     """Every run of the paper, and those of the released code: the main methods on all datasets, the ablations and
     ProxylessNAS on the hardest. Parameters and errors are those of `plan`."""
-    main, datasets = (*MAIN_METHODS, "ofa-released"), _judged(profile, datasets)
-    planned = plan(profile, datasets, main, MOBILENET, seeds, subnets_per_bucket)
+    main, rest, datasets = (*MAIN_METHODS, "ofa-released"), (seeds, subnets_per_bucket), judged(profile, datasets)
     ablations = [method for method in METHODS if method not in main]
-    others = (
-        plan(profile, datasets, ablations, MOBILENET, seeds, subnets_per_bucket),
-        plan(profile, datasets, main, PROXYLESS, seeds, subnets_per_bucket),
-    )
-    return [*planned, *(run for part in others for run in on_hardest(part))]
+    return [
+        *plan(profile, datasets, main, MOBILENET, *rest),
+        *on_hardest(plan(profile, datasets, ablations, MOBILENET, *rest)),
+        *on_hardest(plan(profile, datasets, main, PROXYLESS, *rest)),
+    ]
 
 
 def controls(
-    profile: str = "smoke",
-    datasets: Sequence[str] | None = None,
-    seeds: Sequence[int] = (0,),
+    profile: str = "smoke", datasets: Sequence[str] | None = None, seeds: Sequence[int] = (0,),
     subnets_per_bucket: int | None = None,
-) -> list[Run]:
+) -> list[Run]:  # fmt: skip
     """The runs that part what the paper's contrasts mix, on the hardest dataset. As for `study`."""
-    datasets = _judged(profile, datasets)
+    datasets = judged(profile, datasets)
     return on_hardest(plan(profile, datasets, list(beyond.CONTROLS), MOBILENET, seeds, subnets_per_bucket))
-
-
-def _judged(profile: str, datasets: Sequence[str] | None) -> Sequence[str] | None:
-    """The datasets that stand in for the paper's, None for the profile's; the claims are about the paper's own."""
-    return None if profile == "paper" else datasets
 
 
 def tables(planned: Sequence[Run], results: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -99,7 +90,7 @@ def decide(
     Parameters and errors are those of `Evidence`. Missing runs give the verdict "not run"; controls follow the claims,
     those that were run.
     """
-    evidence = Evidence(population, times, profile, _judged(profile, datasets), resamples)
+    evidence = Evidence(population, times, profile, judged(profile, datasets), resamples)
     claims = []
     for statement in (*STATEMENTS, *CONTROLS):
         for arguments in [(b,) for b in evidence.baselines] if statement.about_ofa else [()]:
@@ -123,10 +114,9 @@ def table(claims: Sequence[Claim]) -> pd.DataFrame:
 
 def components(claims: Sequence[Claim]) -> pd.DataFrame:
     """One row for each number that a claim rests on, with its own 95 % interval (those of 6a and 6b are logarithms)."""
-    columns = ["claim", "baseline", "part", "estimate", "low", "high", "seeds"]
-    parts = [(claim.statement.number, claim.baseline, part) for claim in claims for part in claim.parts]
-    rows = [(n, baseline, p.label, p.estimate, p.low(), p.high(), p.seeds) for n, baseline, p in parts]
-    return pd.DataFrame(rows, columns=columns)
+    tables = {(claim.statement.number, claim.baseline): part_table(claim.parts) for claim in claims}
+    named = pd.concat(tables, names=["claim", "baseline"]).droplevel(2).reset_index()
+    return named.rename(columns={"what": "part"})
 
 
 def markdown(claims: Sequence[Claim], folder: str | Path, prefix: str = "") -> str:
@@ -202,7 +192,7 @@ def figure_claims(claims: Sequence[Claim], caption: str = "") -> Captioned:
                   columnspacing=1.2, handlelength=1.2, borderpad=0.3)  # fmt: skip
     words = "Bars: 95 % intervals, which may go on beyond the edge. Claims about accuracy hold above 0. Grey: "
     words += "secondary statistics, and controls, which are no claims of the paper; neither decides. Shaded: "
-    words += f"published ratios of training times ± {100 * SPEED_MARGIN:g} %"
+    words += f"published ratios of training times ± {100 * MARGIN:g} %"
     words += "; the direction of a ratio agrees wherever the method is faster than OFA." if undecided else "."
     figure.caption = f"{caption} {words}".strip()
     return figure
@@ -251,7 +241,7 @@ def _draw_column(axes: Axes, claims: Sequence[Claim], unit: str, name: str) -> N
             axes.axhline(y - 0.5, color="0.9", linewidth=0.5, zorder=0)
     for y, claim in rows:
         if unit == "times":
-            low, high = ((1 + sign * SPEED_MARGIN) * SPEED_UPS[claim.statement.number] for sign in (-1, 1))
+            low, high = ((1 + sign * MARGIN) * SPEED_UPS[claim.statement.number] for sign in (-1, 1))
             axes.fill_betweenx([y - 0.42, y + 0.42], low, high, color="0.87", linewidth=0, zorder=0)
         if not math.isnan(claim.estimate):
             (marker, filled), colour = MARKERS[claim.direction or claim.kind], COLOURS[claim.baseline]

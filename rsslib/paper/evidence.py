@@ -1,12 +1,13 @@
 """What claims rest on: statistics of populations, paired by subnet and seed, with their 95 % intervals.
 
 Every method is evaluated on the same subnets, so comparisons are differences within subnet and seed. Their standard
-errors come from a hierarchical bootstrap: draw seeds with replacement, then subnets within each size bucket, the same
-for all methods; one fewer than there are of each, which leaves the variance of a mean unbiased (Rao and Wu, 1988). An
-interval is the estimate plus or minus Student's t times the standard error, with one degree of freedom fewer than there
-are seeds: the seed is the unit of replication, and percentiles of so few would be far too narrow. With one seed only
-subnets are drawn, and the interval is silent about other seeds. Test images are not drawn: all intervals are for these
-images, which all subnets share.
+errors are those of seeds crossed with subnets: the variance between seeds and that of a bootstrap over subnets, drawn
+within each size bucket, the same for all methods and seeds, one fewer than there are, which leaves the variance of a
+mean unbiased (Rao and Wu, 1988); less what both count, the part of the bootstrap that differs between seeds. Drawing
+seeds as well would count that part three times (Owen, 2007). An interval is the estimate plus or minus Student's t
+times the standard error, with one degree of freedom fewer than there are seeds: the seed is the unit of replication.
+With one seed only subnets are drawn, and the interval is silent about other seeds. Test images are not drawn: all
+intervals are for these images, which all subnets share.
 """
 
 import math
@@ -63,6 +64,12 @@ def over_seeds(label: str, values: Iterable[float]) -> Part:
     return Part(label, float(known.mean()), float(error), len(known) - 1, len(known))
 
 
+def table(parts: Sequence[Part]) -> pd.DataFrame:
+    """One row a part: label, estimate, low, high, seeds."""
+    return pd.DataFrame([(p.label, p.estimate, p.low(), p.high(), p.seeds) for p in parts],
+                        columns=["what", "estimate", "low", "high", "seeds"])  # fmt: skip
+
+
 def told(part: Part, unit: str = "points", form: str = "+.2f") -> str:
     """An estimate with its interval, to read."""
     number = f"{part.estimate:{form}} {unit}".rstrip()
@@ -78,7 +85,8 @@ def sign(part: Part) -> int:
     return 0 if not part.degrees else int(part.low() > 0) - int(part.high() < 0)
 
 
-Terms = Mapping[Any, float]  # {(dataset, method) or, if not MobileNetV3, (dataset, method, backbone): weight}
+# {method on the hardest dataset, (dataset, method) or, if not MobileNetV3, (dataset, method, backbone): weight}
+Terms = Mapping[Any, float]
 # A statistic of a population: (accuracy [..., buckets, subnets], MFLOPs of the same shape) -> [...].
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -139,6 +147,11 @@ def loss_away_from(size: float) -> Statistic:
     return lambda accuracy, mflops: -slope(accuracy, np.abs(mflops - size))
 
 
+def judged(profile: str, datasets: Sequence[str] | None) -> Sequence[str] | None:
+    """The datasets that stand in for the paper's, None for the profile's; the claims are about the paper's own."""
+    return None if profile == "paper" else datasets
+
+
 class Evidence:
     """Results tables, paired by subnet and seed, and the resamples that all claims share.
 
@@ -185,7 +198,8 @@ class Evidence:
 
         Subnets of different backbones are drawn independently.
         """
-        runs = {(dataset, *(other or (MOBILENET,)), method): w for (dataset, method, *other), w in terms.items()}
+        full = {(self.hardest, term) if isinstance(term, str) else term: w for term, w in terms.items()}
+        runs = {(dataset, *(other or (MOBILENET,)), method): w for (dataset, method, *other), w in full.items()}
         names = {run: f"{run[2]} on {run[0]}" + f" with {run[1]}" * (run[1] != MOBILENET) for run in runs}
         if missing := tuple(names[run] for run in runs if run not in self._accuracy):
             return Part(label, missing=missing)
@@ -193,13 +207,13 @@ class Evidence:
         if not seeds:
             return Part(label, missing=(f"a seed common to {' and '.join(names.values())}",))
         values = np.array([sum(w * self._resampled(r, seed, statistic) for r, w in runs.items()) for seed in seeds])
-        estimate, resamples = values[:, 0].mean(), values[0, 1:]
-        degrees = min(self._mflops[run[1]].shape[1] for run in runs) - 1
-        if len(seeds) > 1:
-            drawn = np.random.default_rng(0).integers(len(seeds), size=(len(seeds) - 1, self.resamples))
-            resamples, degrees = np.take_along_axis(values[:, 1:], drawn, 0).mean(0), len(seeds) - 1
+        each, drawn, n = values[:, 0], values[:, 1:], len(seeds)
+        variance, degrees = drawn.mean(0).var(ddof=1), min(self._mflops[run[1]].shape[1] for run in runs) - 1
+        if n > 1:
+            both = (drawn - each[:, None]).var(0, ddof=1).mean() / n
+            variance, degrees = each.var(ddof=1) / n + max(0.0, variance - both), n - 1
         # rounded, so that equal numbers differ by nothing
-        return Part(label, float(estimate.round(9)) + 0.0, float(resamples.std(ddof=1).round(9)), degrees, len(seeds))
+        return Part(label, float(each.mean().round(9)) + 0.0, float(np.sqrt(variance).round(9)), degrees, n)
 
     def lead(
         self, label: str, better: str, worse: str, statistic: Statistic = mean, dataset: str = "",

@@ -26,6 +26,7 @@ from rsslib.files import atomic_path, make_folder
 from rsslib.methods import OVERRIDES
 from rsslib.paper.style import MethodStyle, label_of, listed, method_styles, panel_label
 from rsslib.paper.summary import (
+    MACHINE,
     PANEL_COLUMNS,
     POPULATION_COLUMNS,
     TIMES_COLUMNS,
@@ -381,9 +382,9 @@ def _time_words(times: pd.DataFrame, published: pd.DataFrame | None = None) -> s
         one = next(iter(bases.values())) if len(set(bases.values())) == 1 else ""
         words += f"×: times as fast as {one or listed(f'{base} ({panel})' for panel, base in bases.items())}"
         words += ", below it the 95 % interval over the seeds. " if (table["seeds"] > 1).any() else ". "
-    if any(len({name for names in rows["machines"] for name in names}) > 1 for _, rows in by_panel(table)):
+    if any(len(rows[list(MACHINE)].drop_duplicates()) > 1 for _, rows in by_panel(times)):
         words += "No ratio is written between runs of different hardware or executors. "
-    words += trained_on(table)
+    words += trained_on(times)
     if published is not None:
         hours = published[published["quantity"] == "training_hours_rtx3080"]
         told = table.merge(hours, on=["dataset", "backbone", "method"])
@@ -404,7 +405,7 @@ def caption(runs: Sequence[Run], times: pd.DataFrame | None = None) -> str:
     profiles, seeds = dict.fromkeys(run.profile.name for run in runs), sorted({run.seed for run in runs})
     words = [f"Profile {listed(profiles)}, seed{'s' if len(seeds) > 1 else ''} {listed(seeds)}."]
     words += [f"{listed(labels)}: {scale}." for scale, labels in scales.items()]
-    return " ".join(words + ([] if times is None else [trained_on(speed_ups(times))]))
+    return " ".join(words + ([] if times is None else [trained_on(times)]))
 
 
 def _legend(

@@ -18,8 +18,8 @@ from scipy import stats
 from rsslib.campaign.record import finished_of
 from rsslib.campaign.runs import on_hardest, plan
 from rsslib.campaign.tables import anchor_tables, interference_tables, populations
-from rsslib.paper.evidence import TAIL, Evidence, Part, over_seeds, sign, told
-from rsslib.paper.statements import CONTROLLED
+from rsslib.paper.evidence import TAIL, Evidence, Part, judged, over_seeds, sign, table, told
+from rsslib.paper.statements import CONTROLS
 from rsslib.paper.style import label_of
 from rsslib.samplers import SIZES
 
@@ -30,15 +30,12 @@ BUCKET = 8.0  # MFLOPs of the subnets that answers are about
 ENOUGH = 1.0  # points of accuracy that a scale should be able to tell
 
 # Differences of two methods: label, the first, the second.
-CONTRASTS = {
-    "controls": tuple((text.replace(">", "minus"), better, worse) for better, worse, text, *_ in CONTROLLED),
-    "intervals": (
-        ("a draw every batch minus every epoch", "rss-per-batch", "rss"),
-        ("every 10 batches minus every epoch", "rss-every-10-batches", "rss"),
-        ("every 50 batches minus every epoch", "rss-every-50-batches", "rss"),
-        ("every 3 epochs minus every epoch", "rss-every-3-epochs", "rss"),
-    ),
-}
+INTERVALS = (
+    ("a draw every batch minus every epoch", "rss-per-batch", "rss"),
+    ("every 10 batches minus every epoch", "rss-every-10-batches", "rss"),
+    ("every 50 batches minus every epoch", "rss-every-50-batches", "rss"),
+    ("every 3 epochs minus every epoch", "rss-every-3-epochs", "rss"),
+)
 
 
 def of_supernets(population: pd.DataFrame) -> pd.DataFrame:
@@ -52,12 +49,6 @@ def seeds_needed(part: Part) -> int | None:
         return None
     deviation = part.error * math.sqrt(part.seeds)
     return next(n for n in range(2, 100_001) if stats.t.isf(TAIL, n - 1) * deviation / math.sqrt(n) <= ENOUGH)
-
-
-def table(parts: Sequence[Part]) -> pd.DataFrame:
-    """One row a part: label, estimate, low, high, seeds."""
-    return pd.DataFrame([(p.label, p.estimate, p.low(), p.high(), p.seeds) for p in parts],
-                        columns=["what", "estimate", "low", "high", "seeds"])  # fmt: skip
 
 
 # --- subnets alone ----------------------------------------------------------------------------------------------------
@@ -230,9 +221,12 @@ def agreement_table(agreement: pd.DataFrame) -> pd.DataFrame:
 # --- contrasts of populations -----------------------------------------------------------------------------------------
 
 
-def contrasts(evidence: Evidence, family: str) -> list[Part]:
-    """The differences in mean accuracy that a family of `CONTRASTS` names, on the hardest dataset."""
-    return [evidence.lead(*contrast) for contrast in CONTRASTS[family]]
+def contrasts(evidence: Evidence) -> dict[str, list[Part]]:
+    """The differences in mean accuracy of the controls and of sampling intervals, on the hardest dataset."""
+    return {
+        "controls": [part for statement in CONTROLS for part in statement.parts(evidence)],
+        "intervals": [evidence.lead(*contrast) for contrast in INTERVALS],
+    }
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -254,7 +248,7 @@ def stored_answers(
     subnets_per_bucket: int | None = None, results: str | Path | None = None,
 ) -> list[str]:  # fmt: skip
     """`direct_answers` from the finished runs of a profile, on the last of the datasets; none if there are none."""
-    planned = plan(profile, datasets, "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket)
+    planned = plan(profile, judged(profile, datasets), "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket)
     runs = finished_of(on_hardest(planned), results)
     if not runs:
         return []
@@ -328,14 +322,13 @@ def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
 
 
 def _on_controls(evidence: Evidence) -> Iterable[str]:
-    both = zip(contrasts(evidence, "controls"), CONTROLLED, strict=True)
-    parts = [part for part, (*_, where, _) in both if part.seeds and where == "Of 7a"]
+    parts = [part for k in CONTROLS if k.where == "Of 7a" for part in k.parts(evidence) if part.seeds]
     if parts:
         yield f"**Two subnets an update**: {'; '.join(f'{part.label} {told(part)}' for part in parts)}{_power(parts)}."
 
 
 def _on_intervals(evidence: Evidence) -> Iterable[str]:
-    parts = [part for part in contrasts(evidence, "intervals") if part.seeds]
+    parts = [part for part in contrasts(evidence)["intervals"] if part.seeds]
     if parts:
         apart = [part.label for part in parts if part.seeds > 1 and sign(part)]
         verdict = f"told from one epoch: {', '.join(apart)}" if apart else "none can be told from one epoch"

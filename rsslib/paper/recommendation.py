@@ -8,7 +8,7 @@ import pandas as pd
 from rsslib.campaign.runs import Run
 from rsslib.machine import memory_of_a_run
 from rsslib.paper.evidence import TAIL, Evidence, Part, over_seeds, told
-from rsslib.paper.style import listed, method_styles
+from rsslib.paper.style import label_of, listed, method_styles
 from rsslib.paper.summary import timed
 
 
@@ -20,26 +20,25 @@ def comparison(population: pd.DataFrame) -> pd.DataFrame:
 
 
 def overview(population: pd.DataFrame, times: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a method, the most accurate first: subnet passes (in epochs), accuracy (mean of all subnets), best (mean
-    over sizes of the best subnet of a size), time (relative to RSS, as far as hardware is one) and memory on CUDA (GB,
-    an estimate from sizes of tensors)."""
+    """A row a method, the most accurate first: subnet passes (in epochs), accuracy (of `accuracies`), best (mean over
+    sizes of the best subnet of a size), time (relative to RSS, as far as hardware is one), memory on CUDA (GiB, an
+    estimate from sizes of tensors) and seeds."""
     methods = {run.method.name: run.method for run in runs}
     styles, clock = method_styles(population["method"]), took(times)
     sizes, rows = comparison(population), []
-    for name, style in styles.items():
-        own = population[population["method"] == name]
+    for name, accuracy in accuracies(population).items():
         rows.append(
             {
-                "method": style.label,
+                "method": styles[name].label,
                 "subnet passes": methods[name].subnet_epochs,
-                "accuracy": own["accuracy"].mean(),
+                "accuracy": accuracy,
                 "best": sizes.loc[sizes["method"] == name, "best"].mean(),
                 "time": clock[name] / clock["rss"] if "rss" in clock else math.nan,
                 "memory": memory_of_a_run("cuda", methods[name]) / 2**30,
-                "seeds": own["seed"].nunique(),
+                "seeds": population.loc[population["method"] == name, "seed"].nunique(),
             }
         )
-    return pd.DataFrame(rows).sort_values("accuracy", ascending=False, ignore_index=True)
+    return pd.DataFrame(rows)
 
 
 def took(times: pd.DataFrame) -> pd.Series:
@@ -49,16 +48,16 @@ def took(times: pd.DataFrame) -> pd.Series:
     return clocks.groupby("method")["seconds"].mean() if alike else pd.Series(dtype=float)
 
 
-def against(evidence: Evidence, best: str, others: Sequence[str]) -> dict[str, Part]:
-    """The mean lead of a method over each other one."""
-    return {other: evidence.lead(other, best, other) for other in others}
-
-
-def by_accuracy(population: pd.DataFrame) -> list[str]:
-    """The methods, that of the best mean accuracy first: on the seeds that all have, if there are any."""
+def accuracies(population: pd.DataFrame) -> pd.Series:
+    """Mean accuracy of each method in percent, the best first: over the seeds that all have, if there are any."""
     means = population.groupby(["seed", "method"])["accuracy"].mean().unstack()
     common = means.dropna()
-    return list((common if len(common) else means).mean().sort_values(ascending=False).index)
+    return (common if len(common) else means).mean().sort_values(ascending=False)
+
+
+def against(evidence: Evidence, best: str, others: Sequence[str]) -> dict[str, Part]:
+    """The mean lead of a method over each other one."""
+    return {other: evidence.lead(f"{label_of(best)} minus {label_of(other)}", best, other) for other in others}
 
 
 def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evidence) -> str:
@@ -67,8 +66,8 @@ def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evid
 
     Others are told from it by a lower limit above 0 after Bonferroni's correction, for it was chosen as the best.
     """
-    styles, (best, *others) = method_styles(population["method"]), by_accuracy(population)
-    mean = population.loc[population["method"] == best, "accuracy"].mean()
+    styles, means = method_styles(population["method"]), accuracies(population)
+    (best, *others), mean = means.index, means.iloc[0]
     leads = against(evidence, best, others)
     seeds = len(set.intersection(*population.groupby("method")["seed"].agg(set)))
     if seeds < 2:

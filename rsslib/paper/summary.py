@@ -1,7 +1,8 @@
 """What was measured, in tables and sentences, beside the figures of `rsslib.paper.figures`.
 
 The seed is the unit: every number is computed within a seed, and what is given is the mean over the seeds with its 95 %
-interval (Student's t), which one seed does not have. Comparisons are paired by subnet and seed.
+interval (Student's t), which one seed does not have. Comparisons are paired by subnet and seed. Intervals are for the
+evaluated subnets; those of `rsslib.paper.evidence` are for all of their sizes, and somewhat wider.
 """
 
 import math
@@ -19,7 +20,8 @@ from rsslib.paper.style import BASELINES, PUBLISHED_AS, label_of, listed, method
 
 PANEL_COLUMNS = ("dataset", "backbone", "method", "seed")
 POPULATION_COLUMNS = (*PANEL_COLUMNS, "bucket", "subnet", "mflops", "accuracy")
-TIMES_COLUMNS = (*PANEL_COLUMNS, "training_seconds", "hardware", "executor")
+MACHINE = ("hardware", "executor")  # columns that tell apart where times do not compare
+TIMES_COLUMNS = (*PANEL_COLUMNS, "training_seconds", *MACHINE)
 PUBLISHED_KEYS = ["dataset", "backbone", "method", "mflops", "quantity"]
 MAIN = ("ofa-released", "rss-short", "ofa", "rss")  # of their variants the longest name that fits is the base
 
@@ -34,7 +36,7 @@ def medians(population: pd.DataFrame) -> pd.DataFrame:
     check(population, POPULATION_COLUMNS, "population")
     order = list(method_styles(population["method"]))
     rows = population.sort_values("method", key=lambda names: names.map(order.index), kind="stable")
-    groups = rows.groupby(["dataset", "backbone", "method", "seed"], sort=False)
+    groups = rows.groupby(list(PANEL_COLUMNS), sort=False)
     table = _by_size(rows, "median")
     table["all"] = groups["accuracy"].median()
     table["spread"] = groups["accuracy"].max() - groups["accuracy"].min()
@@ -59,7 +61,7 @@ def differences(population: pd.DataFrame) -> pd.DataFrame:
             pairs.append(pair.assign(accuracy=gain, method=f"{styles[method].label} minus {styles[base].label}"))
     rows = pd.concat(pairs) if pairs else population[:0]
     table = _by_size(rows, "mean")
-    table["all"] = rows.groupby(["dataset", "backbone", "method", "seed"], sort=False)["accuracy"].mean()
+    table["all"] = rows.groupby(list(PANEL_COLUMNS), sort=False)["accuracy"].mean()
     return _over_seeds(table)
 
 
@@ -73,7 +75,7 @@ def baselines_of(method: str) -> Sequence[str]:
 
 def _by_size(population: pd.DataFrame, statistic: str) -> pd.DataFrame:
     """A statistic of the accuracies of each bucket: a row a dataset, backbone, method and seed, a column a bucket."""
-    groups = population.groupby(["dataset", "backbone", "method", "seed", "bucket"], sort=False)["accuracy"]
+    groups = population.groupby([*PANEL_COLUMNS, "bucket"], sort=False)["accuracy"]
     table = groups.agg(statistic).unstack("bucket", sort=False)
     return table[sorted(table)].rename(columns="{:g} MFLOPs".format)
 
@@ -90,10 +92,10 @@ def _over_seeds(table: pd.DataFrame, labels: dict[str, str] | None = None) -> pd
     return result.sort_values("dataset", key=lambda column: column.map(names.index), kind="stable", ignore_index=True)
 
 
-def readable(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
+def readable(table: pd.DataFrame) -> pd.DataFrame:
     """`medians` or `differences` to look at: a row a method, a column a quantity, as mean ± half of the interval."""
-    half = (table["high"] - table["mean"]).map(lambda x: "" if math.isnan(x) else f" ± {x:.{decimals}f}")
-    text = table.assign(text=table["mean"].map(f"{{:.{decimals}f}}".format) + half)
+    half = (table["high"] - table["mean"]).map(lambda x: "" if math.isnan(x) else f" ± {x:.2f}")
+    text = table.assign(text=table["mean"].map("{:.2f}".format) + half)
     text = text.set_index(["dataset", "method", "seeds", "quantity"])["text"].unstack(sort=False)
     return text.rename_axis(columns=None).fillna("")
 
@@ -113,6 +115,7 @@ def against_published(population: pd.DataFrame, times: pd.DataFrame) -> pd.DataF
             label, size = styles[method].label, f"{bucket:g} MFLOPs"
             rows.append((f"median at {size} (%)", "CIFAR-100", label, ours[label, size], boxes[method, bucket][1]))
         speeds = speed_ups(times[times["backbone"] == "mobilenet_v3"]).dropna(subset="speed_up")
+        speeds = speeds[speeds["baseline"] == "ofa"]
         told = study[study["quantity"] == "speedup_over_ofa"].set_index("method")["value"]
         for method in (method for method in method_styles(speeds["method"]) if method in told):
             here = speeds[speeds["method"] == method]
@@ -169,12 +172,11 @@ def _speed_sentences(times: pd.DataFrame) -> Iterator[str]:
 def speed_ups(times: pd.DataFrame) -> pd.DataFrame:
     """Training time of each method and how many times as fast as OFA it is: one row a dataset, backbone and method.
 
-    Columns: dataset, backbone, method, baseline, clock and seconds (see `timed`; mean over seeds), machines (hardware
-    with executor, each once), speed_up, its 95 % interval low to high, and the seeds that it rests on. The speed-up is
-    the geometric mean of the ratios within each seed, the interval Student's t of their logarithms, which one seed does
-    not have. Without a seed of both methods, or if their runs are not all of one hardware and executor, it is NaN. The
-    baseline is OFA's released code where OFA was not run; it has none itself. Raises InputError for a table without
-    rows or columns that this needs, or without a time.
+    Columns: dataset, backbone, method, baseline, clock and seconds (see `timed`; mean over seeds), speed_up, its 95 %
+    interval low to high, and the seeds that it rests on. The speed-up is the geometric mean of the ratios within each
+    seed (see `log_ratios`), NaN where there are none, the interval Student's t of their logarithms, which one seed does
+    not have. The baseline is OFA's released code where OFA was not run; it has none itself. Raises InputError for a
+    table without rows or columns that this needs, or without a time.
     """
     check(times, TIMES_COLUMNS, "times")
     unfinished = times[times["training_seconds"].isna()]
@@ -185,18 +187,22 @@ def speed_ups(times: pd.DataFrame) -> pd.DataFrame:
         )
     rows = []
     for (dataset, backbone), table in by_panel(timed(times)):
-        table = table.assign(machine=table["hardware"].astype(str) + " (executor: " + table["executor"] + ")")
-        seconds = table.pivot(index="seed", columns="method", values="seconds")
-        machines = {method: tuple(names.unique()) for method, names in table.groupby("method")["machine"]}
-        baseline = next((b for b in BASELINES if b in machines), None)
-        for method in method_styles(machines):
-            comparable = baseline and method != baseline and len({*machines[method], *machines[baseline]}) == 1
-            ratios = (seconds[baseline] / seconds[method]).dropna() if comparable else seconds[method][:0]
-            part = over_seeds("", np.log(ratios))
-            row = (dataset, backbone, method, baseline, table["clock"].iloc[0], seconds[method].mean())
-            rows.append((*row, machines[method], *np.exp([part.estimate, part.low(), part.high()]), part.seeds))
-    columns = ["dataset", "backbone", "method", "baseline", "clock", "seconds", "machines"]
-    return pd.DataFrame(rows, columns=[*columns, "speed_up", "low", "high", "seeds"])
+        seconds = table.groupby("method")["seconds"].mean()
+        baseline = next((b for b in BASELINES if b in seconds), None)
+        for method in method_styles(seconds.index):
+            part = over_seeds("", log_ratios(table, baseline, method) if baseline and method != baseline else ())
+            row = (dataset, backbone, method, baseline, table["clock"].iloc[0], seconds[method])
+            rows.append((*row, *np.exp([part.estimate, part.low(), part.high()]), part.seeds))
+    columns = ["dataset", "backbone", "method", "baseline", "clock", "seconds", "speed_up", "low", "high", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def log_ratios(clocks: pd.DataFrame, baseline: str, method: str) -> pd.Series:
+    """The logarithm of the baseline's training time over the method's, of a table of `timed`, wherever both were
+    trained with one seed on one hardware by one executor: indexed by these, dataset and backbone."""
+    seconds = clocks.pivot(index=[*MACHINE, "dataset", "backbone", "seed"], columns="method", values="seconds")
+    seconds = seconds.reindex(columns=[baseline, method])
+    return np.log(seconds[baseline] / seconds[method]).dropna()
 
 
 def timed(times: pd.DataFrame) -> pd.DataFrame:
@@ -218,15 +224,14 @@ def time_unit(seconds: float) -> tuple[str, float]:
     return ("s", 1.0) if seconds < 120 else ("min", 60.0) if seconds < 7200 else ("h", 3600.0)
 
 
-def trained_on(speeds: pd.DataFrame) -> str:
-    """Where the runs in a table of `speed_ups` were trained, and which methods where if in several places."""
-    where: dict[str, dict[str, None]] = {}
-    for method, machines in zip(speeds["method"], speeds["machines"], strict=True):
-        for machine in machines:
-            where.setdefault(machine, {})[label_of(method)] = None
-    if len(where) == 1:
-        return f"Trained on {next(iter(where))}."
-    return f"Trained on {'; '.join(f'{machine}: {listed(labels)}' for machine, labels in where.items())}."
+def trained_on(times: pd.DataFrame) -> str:
+    """Where the runs of a table of times were trained, and which methods where if in several places."""
+    machines = times["hardware"].astype(str) + " (executor: " + times["executor"].astype(str) + ")"
+    order = times["method"].map({method: i for i, method in enumerate(method_styles(times["method"]))})
+    labels = times["method"].iloc[order.argsort(kind="stable")].map(label_of).groupby(machines, sort=False).unique()
+    if len(labels) == 1:
+        return f"Trained on {labels.index[0]}."
+    return f"Trained on {'; '.join(f'{machine}: {listed(names)}' for machine, names in labels.items())}."
 
 
 # --- the study's values -----------------------------------------------------------------------------------------------

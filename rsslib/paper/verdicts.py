@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rsslib.paper.evidence import TAIL, Part
-from rsslib.paper.statements import SPEED_MARGIN, SPEED_UPS, Statement
+from rsslib.paper.statements import MARGIN, SPEED_UPS, Statement
 
 REPRODUCED, REFUTED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 NOT_RUN, NO_SCALE, NO_CLAIM = "not run", "scale decides nothing", "no claim of the paper"
@@ -110,7 +110,7 @@ def _near(statement: Statement, parts: Sequence[Part]) -> Judged:
     (part,), published = parts, SPEED_UPS[statement.number]
     numbers = math.exp(part.estimate), math.exp(part.low()), math.exp(part.high())
     first, last = numbers[1:] if part.degrees else (numbers[0],) * 2
-    least, most = ((1 + sign * SPEED_MARGIN) * published for sign in (-1, 1))
+    least, most = ((1 + sign * MARGIN) * published for sign in (-1, 1))
     inside, outside = least <= first and last <= most, last < least or first > most
     words = f"{numbers[0]:.2f} times as fast on {part.label}; {least:.2f} to {most:.2f} counts as the published "
     words += f"{published} (RTX 3080, the authors' pipeline)"

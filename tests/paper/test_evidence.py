@@ -61,6 +61,21 @@ def test_errors_match_theory():
     assert (made.low(), made.high()) == pytest.approx((low, high), rel=0.05)
 
 
+@pytest.mark.parametrize("sd_seed, sd_subnet, sd_both", [(0, 0, 2), (1, 0, 2), (0, 1, 2), (1, 1, 1), (0.2, 2, 0)])
+def test_the_error_over_seeds_is_that_of_crossed_factors(sd_seed, sd_subnet, sd_both):
+    """Known variances of seeds, subnets and what is left; what is 0 is at most counted a little, never left out."""
+    rng, seeds, n = np.random.default_rng(6), 4, 25
+    errors = [
+        part(
+            rng.normal(0, 1, (seeds, 1, 1)) * sd_seed + rng.normal(0, 1, n) * sd_subnet
+            + rng.normal(0, 1, (seeds, 1, n)) * sd_both
+        ).error
+        for _ in range(200)
+    ]  # fmt: skip
+    truth = sd_seed**2 / seeds + sd_subnet**2 / n + sd_both**2 / (seeds * n)
+    assert 0.93 * truth < np.square(errors).mean() < 1.25 * truth
+
+
 def test_statistics_match_numpy():
     rng = np.random.default_rng(0)
     values, mflops = rng.normal(50, 5, (2, 6, 10)), np.sort(rng.uniform(4, 14, 60)).reshape(6, 10)

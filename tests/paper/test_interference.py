@@ -197,11 +197,11 @@ def known_contrasts():
 
 def test_controls_are_differences_of_the_methods_that_they_name():
     _, evidence = known_contrasts()
-    mean, twice, once = questions.contrasts(evidence, "controls")[:3]
-    others = questions.contrasts(evidence, "controls")[3:]
+    families = questions.contrasts(evidence)
+    mean, twice, once, *others = families["controls"]
     np.testing.assert_allclose([part.estimate for part in (mean, twice, once)], [-0.5, 0.2, 2.8])
     assert all(part.missing for part in others)
-    first, *_, last = questions.contrasts(evidence, "intervals")
+    first, *_, last = families["intervals"]
     assert (first.estimate, last.estimate) == (pytest.approx(-2), pytest.approx(1))
 
 
@@ -225,8 +225,7 @@ def test_one_seed_tells_no_interval_from_an_epoch_and_its_figures_claim_none():
     effects = effects_table(lambda s, h: 0.1, lambda s, h: 0.5)
     assert "One seed has no intervals." in drawings.figure_effects(effects[effects["seed"] == 0]).caption
     assert "intervals over seeds" in drawings.figure_effects(effects).caption
-    families = {"controls": questions.contrasts(evidence, "controls")}
-    assert "intervals over subnets, one seed" in drawings.figure_contrasts(families).caption
+    assert "intervals over subnets, one seed" in drawings.figure_contrasts(questions.contrasts(evidence)).caption
 
 
 def test_differences_that_cannot_be_told_say_how_many_seeds_could():
@@ -234,7 +233,7 @@ def test_differences_that_cannot_be_told_say_how_many_seeds_could():
     evidence = Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"])
     (answer,) = questions._on_intervals(evidence)
     assert "none can be told from one epoch (1" in answer and "seeds of this spread would tell 1 point" in answer
-    (part,) = [part for part in questions.contrasts(evidence, "intervals") if part.seeds]
+    (part,) = [part for part in questions.contrasts(evidence)["intervals"] if part.seeds]
     assert questions._power([part]) == f" ({questions.seeds_needed(part)} seeds of this spread would tell 1 point)"
     assert questions._power([Part("x", 3.0, 0.1, 2, 3)]) == ""  # told
 
@@ -285,12 +284,11 @@ def test_every_figure_is_drawn_with_a_caption(tmp_path):
     made = {"rss": (50, 60, 70), "rss-smallest": (55, 1, 2), "rss-middle": (3, 61, 4), "rss-largest": (5, 6, 68)}
     alone = questions.standalone(alone_in_order(), anchors(made))
     table, evidence = known_contrasts()
-    families = {name: questions.contrasts(evidence, name) for name in questions.CONTRASTS}
     figures = {
         "alone": drawings.figure_alone(alone),
         "effects": drawings.figure_effects(effects_table(lambda s, h: -h, lambda s, h: 1.0, ("rss", "ofa"))),
         "agreement": drawings.figure_agreement(agreement_of(lambda apart, share: 0.9 - 0.2 * apart)),
-        "contrasts": drawings.figure_contrasts(families),
+        "contrasts": drawings.figure_contrasts(questions.contrasts(evidence)),
         "samplers": drawings.figure_samplers(recommendation.comparison(table)),
     }
     for name, figure in figures.items():
@@ -341,7 +339,11 @@ def test_a_recommendation_compares_times_of_one_machine_by_the_clock_that_other_
 def test_the_best_is_the_best_on_the_seeds_that_all_have():
     made = population({"rss": lambda b, i, s: 60 - 20 * (s == 2), "fair": lambda b, i, s: 59})
     made = made[(made["method"] == "rss") | (made["seed"] < 2)]
-    assert recommendation.by_accuracy(made) == ["rss", "fair"]
+    found = recommendation.accuracies(made)
+    assert list(found.index) == ["rss", "fair"] and found.iloc[0] == pytest.approx(60)
+    evidence = Evidence(made[made["seed"] < 2], pd.DataFrame(), "quick", ["fashion_mnist"])
+    text = recommendation.recommendation(made, times_of({"rss": 1.0, "fair": 1.0}), evidence)
+    assert "RSS has the best mean accuracy, 60.0 %" in text
 
 
 def test_a_recommendation_at_the_papers_scale_is_about_the_dataset_it_is_given():

@@ -124,6 +124,12 @@ def test_a_speed_up_is_paired_by_seed_and_has_an_interval():
     one = times[(times["method"] != "rss") | (times["seed"] == 1)]
     found = summary.speed_ups(one).set_index("method").loc["rss"]
     assert found["speed_up"] == pytest.approx(610 / 310) and np.isnan(found["low"]) and found["seeds"] == 1
+    apart = times.assign(hardware=times["seed"].map({0: "Abacus", 1: "Quipu", 5: "Abacus"}))  # a seed a machine
+    apart.loc[(apart["method"] == "rss") & (apart["seed"] == 5), "hardware"] = "Quipu"
+    found = summary.speed_ups(apart).set_index("method").loc["rss"]
+    assert found["speed_up"] == pytest.approx(stats.gmean([600 / 300, 610 / 310])) and found["seeds"] == 2
+    claim = next(c for c in claims.decide(population[:0], apart, "smoke", ["cifar100"]) if c.statement.number == "6a")
+    assert claim.estimate == pytest.approx(found["speed_up"])  # by one rule
     other = times[(times["method"] != "ofa") | (times["seed"] == 1)]
     other = other[(other["method"] != "rss") | (other["seed"] == 0)]
     assert np.isnan(summary.speed_ups(other).set_index("method").loc["rss", "speed_up"])
