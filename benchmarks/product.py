@@ -5,6 +5,7 @@ sizes, latencies, photographs. What takes long appends to a table in benchmarks/
 """
 
 import argparse
+import sys
 import time
 from itertools import product
 from pathlib import Path
@@ -16,6 +17,7 @@ from common import report
 from PIL import Image
 from scipy import stats
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import mobilenet_v3_small
 
 from rsslib import campaign, export, latency_table, load_dataset, search
@@ -27,9 +29,11 @@ from rsslib.deploy.latency import bytes_of, undisturbed, untrained
 from rsslib.deploy.predicting import session_of
 from rsslib.deploy.searching import hypervolume
 from rsslib.errors import InputError
-from rsslib.files import project_folder
+from rsslib.files import WEIGHTS, project_folder, read_record
 from rsslib.space import BACKBONES, SearchSpace
-from rsslib.supernet import SuperNet
+
+sys.path.insert(0, str(project_folder() / "tests"))
+from helpers import random_supernet  # noqa: E402
 
 TABLES = project_folder() / "benchmarks" / "product"
 BUDGETS = (6, 8, 10)  # MFLOPs
@@ -51,9 +55,11 @@ def main() -> None:
         PARTS[part](options)
 
 
-def stored(name: str) -> pd.DataFrame:
+def stored(name: str, **case: object) -> pd.DataFrame:
+    """A table's rows that are of this case."""
     path = TABLES / f"{name}.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(case))
+    return table[(table[list(case)] == pd.Series(case, dtype=object)).all(axis=1)]
 
 
 def append(name: str, rows: pd.DataFrame) -> None:
@@ -65,20 +71,24 @@ def append(name: str, rows: pd.DataFrame) -> None:
 
 
 def searches(options: argparse.Namespace) -> None:
-    """Both searches on each seed's supernet, up to the largest budget; smaller ones are taken from the same fronts."""
-    settings, most = Settings(options.results, device="cpu"), max(BUDGETS)
+    """Both searches on each seed's supernet, up to the largest budget; smaller ones are taken from the same fronts.
+
+    Fronts of other weights, as of runs that were trained anew since, stay in the table and are not reported.
+    """
+    settings, most, found = Settings(options.results, device="cpu"), max(BUDGETS), []
     for run in campaign.plan("quick", ["fashion_mnist"], ["rss"], seeds=SEEDS):
+        weights = read_record(run.folder(settings.results))["sha256"][WEIGHTS]
         for method in options.methods:
-            done = stored("fronts")
-            if len(done) and ((done["seed"] == run.seed) & (done["method"] == method)).any():
+            case = {"seed": run.seed, "method": method, "weights_sha256": weights}
+            if len(stored("fronts", **case)):
                 continue
             supernet, images = campaign.trained_supernet(run, settings)
             began = time.process_time()
             front = search(supernet, images, {"mflops": most}, method, options.evaluations, run.seed)
-            words = {"seed": run.seed, "method": method, "evaluations": options.evaluations}
-            words["processor_seconds"] = time.process_time() - began
-            append("fronts", front.assign(**words))
-    fronts = stored("fronts")
+            spent = {"evaluations": options.evaluations, "processor_seconds": time.process_time() - began}
+            append("fronts", front.assign(**case, **spent))
+        found.append(stored("fronts", weights_sha256=weights))
+    fronts = pd.concat(found)
     if fronts.groupby("seed")["method"].nunique().eq(2).sum() == len(SEEDS):
         report_searches(fronts)
 
@@ -126,10 +136,8 @@ def export_case(backbone: str, images: Dataset, subnets: int, work: Path) -> Non
     space = SearchSpace(
         backbone, in_channels=images.channels, classes=images.n_classes, resolution=images.resolution
     )
-    done = stored("exports")
     case = {"backbone": backbone, "channels": images.channels, "resolution": images.resolution}
-    begun = 0 if done.empty else (done[list(case)] == pd.Series(case)).all(axis=1).sum()
-    supernet = perturbed(space)
+    begun, supernet = len(stored("exports", **case)), random_supernet(space).eval()
     work.mkdir(parents=True, exist_ok=True)
     for number, row in list(enumerate(space.sample(subnets, np.random.default_rng(0))))[begun:]:
         arch, began = space.to_arch(row), time.process_time()
@@ -140,17 +148,6 @@ def export_case(backbone: str, images: Dataset, subnets: int, work: Path) -> Non
         except InputError as error:
             words |= {"difference": np.nan, "checked_images": 0, "failure": str(error)}
         append("exports", pd.DataFrame([words | {"processor_seconds": time.process_time() - began}]))
-
-
-@torch.no_grad()
-def perturbed(space: SearchSpace) -> SuperNet:
-    """A supernet whose parameters all differ from their initial values, so that nothing is an identity by chance."""
-    generator = torch.Generator().manual_seed(0)
-    supernet = SuperNet(space, generator=generator)
-    for name, parameter in supernet.named_parameters():
-        if ".bn" in name or name.endswith(".bias") or "kernel_" in name:
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return supernet.eval()
 
 
 # --- sizes and latencies ----------------------------------------------------------------------------------------------
@@ -196,18 +193,10 @@ def sizes(options: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def mflops_of(module: nn.Module, example: torch.Tensor) -> float:
-    """Millions of multiply-accumulates of convolutions and linear layers for one image, counted with hooks."""
-    total = 0
-
-    def count(layer, inputs, output):
-        nonlocal total
-        total += output[0].numel() * layer.weight[0].numel()
-
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(count)
-    module(example)
-    return total / 1e6
+    """Millions of multiply-accumulates of convolutions and linear layers for one image."""
+    with FlopCounterMode(display=False) as counter:  # two operations to one of ours
+        module(example)
+    return counter.get_total_flops() / 2e6
 
 
 def latencies(options: argparse.Namespace) -> None:
