@@ -372,7 +372,7 @@ def _train(
     else:  # from the start, or the record of what is before the checkpoint was lost
         record |= {"started": _now(), **machine}
         record.pop("machines", None)
-    record |= {"status": "training", "jobs": settings.jobs}
+    record |= {"status": "training", "jobs": settings.jobs or 1}
     write_record(folder, record)
     saved = shown = time.monotonic()
 

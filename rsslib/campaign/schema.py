@@ -13,9 +13,10 @@ from rsslib.files import REBUILD, Refused
 
 _TEXT = {"type": "string", "maxLength": 2_000, "pattern": r"^[^\ud800-\udfff]*$"}  # without what cannot be printed
 _NAME = {"type": "string", "pattern": r"^[\w-][\w.-]*$", "maxLength": 200}
-_COUNT = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**63}
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 2**63}
 _NUMBER = {"type": "number", "minimum": -1e30, "maximum": 1e30}
 _SECONDS = {"type": "number", "minimum": 0, "maximum": 1e10}
+_STAGE = {"type": "object", "required": ["epochs"], "properties": {"epochs": _COUNT}}
 _MACHINE = {"hardware": _TEXT, "executor": _TEXT, "versions": {"type": "object", "additionalProperties": _TEXT}}
 
 _DIGESTS = {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"}}
@@ -37,7 +38,11 @@ RECORD = {
                         "profile": _NAME, "dataset": _NAME, "backbone": _NAME, "seed": _COUNT, "train_images": _COUNT,
                         "precision": {"type": ["string", "null"], "maxLength": 20},
                         "dataset_sha256": {"type": ["string", "null"], "maxLength": 64},
-                        "method": {"type": "object", "required": ["name", "stages"], "properties": {"name": _NAME}},
+                        "method": {
+                            "type": "object",
+                            "required": ["name", "stages"],
+                            "properties": {"name": _NAME, "stages": {"type": "array", "items": _STAGE}},
+                        },
                     },
                 },
                 "evaluation": {
@@ -47,7 +52,7 @@ RECORD = {
             },
         },
         "training_seconds": _SECONDS, "training_processor_seconds": _SECONDS, "evaluation_seconds": _SECONDS,
-        "evaluation_hardware": _TEXT, "started": _TEXT, "finished": _TEXT, "threads": _COUNT, "jobs": _COUNT,
+        "evaluation_hardware": _TEXT, "started": _TEXT, "finished": _TEXT, "threads": _COUNT | {"minimum": 1}, "jobs": _COUNT,
         "machines": {"type": "array", "maxItems": 1_000, "items": {"type": "object", "properties": _MACHINE}},
         "progress": {
             "type": "object",

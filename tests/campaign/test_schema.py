@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -33,9 +34,9 @@ def results(done, tmp_path):
     return shutil.copytree(done, tmp_path / "results")
 
 
-def rewrite(results, change):
+def rewrite(results, change, run=None):
     """The record with `change` applied, and digests that fit."""
-    folder = planned()[0].folder(results)
+    folder = (run or planned()[0]).folder(results)
     record = files.read_record(folder)
     change(record)
     files.write_record(folder, record)
@@ -50,6 +51,7 @@ LONG = "x" * 200_000
     [
         *(("training_seconds", value) for value in (None, "an hour", -1, 10**400, [], True, math.inf, math.nan)),
         ("hardware", LONG), ("hardware", 5), ("status", "done"), ("status", LONG), ("executor", None), ("threads", -1),
+        ("threads", None), ("threads", 0),
         ("threads", "two"), ("config", []), ("progress", {"epoch": "one"}), ("machines", "many"), ("versions", [1]),
         ("versions", {LONG: 1}), ("hardware", "\ud800"), ("other", 60 * LONG),
         *(("progress", {"epoch": 1, "loss": loss, "seconds": 1}) for loss in (10**400, math.inf)),
@@ -68,8 +70,34 @@ def test_a_record_that_no_run_writes_is_refused_at_once(key, value, results):
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("epoch", [None, "one", 1.5, -1])
+def test_a_run_under_way_of_a_stranger_is_refused_if_its_progress_is_none(epoch, results):
+    progress = {"epoch": epoch, "loss": 1, "seconds": 1}
+    rewrite(results, lambda record: record.update(status="training", progress=progress))
+    assert campaign.overview(planned(), results).status.tolist() == ["other"]
+
+
+@pytest.mark.parametrize("epochs", [None, "many", [], 10**400], ids=lambda value: str(value)[:20])
+def test_stages_of_strangers_have_a_number_of_epochs(epochs, results):
+    profile = replace(PROFILE, datasets=("own",), epochs_for=32)  # the images are elsewhere, so any epochs will do
+    (own,) = tiny("rss-short", profile=profile, data=results)
+    shutil.copytree(planned()[0].folder(results), own.folder(results))
+    rewrite(results, lambda record: record["config"]["training"].update(dataset="own"), own)
+    assert campaign.overview([own], results).status.tolist() == ["finished"]
+    rewrite(results, lambda record: record["config"]["training"]["method"]["stages"][0].update(epochs=epochs), own)
+    assert campaign.overview([own], results).status.tolist() == ["other"]
+
+
+@pytest.mark.parametrize("stages", [LONG, None, 3, ["one"], [{}]], ids=lambda value: str(value)[:20])
+def test_stages_are_a_list_of_objects(stages, results):
+    rewrite(results, lambda record: record["config"]["training"]["method"].update(stages=stages))
+    with pytest.raises(InputError, match="is not the record of a run .*stages") as error:
+        campaign.finished(planned(), results)
+    assert sentence(error)
+
+
 def test_a_long_text_elsewhere_is_told_in_a_sentence(results):
-    rewrite(results, lambda record: record["config"]["training"]["method"].update(stages=LONG))
+    rewrite(results, lambda record: record["config"]["training"]["method"].update(teacher=LONG))
     with pytest.raises(InputError, match="another configuration") as error:
         campaign.finished(planned(), results)
     assert sentence(error)
