@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from rsslib.errors import choose
-from rsslib.methods import Method, Schedule, Stage, build, one_stage, progressive_shrinking
+from rsslib.methods import Method, Schedule, Stage, one_stage, progressive_shrinking, released
 from rsslib.samplers import (
     Alone,
     Alternating,
@@ -65,14 +65,18 @@ CHANGES = ("teacher", "schedule", "optimizer", "unsorted")
 
 
 def changed_ofa(s: int, ps: int, change: str) -> Method:
-    """`ofa` with one of the changes that `ofa-released` makes."""
-    method, released = progressive_shrinking(s, ps), build("ofa-released", s, ps)
+    """`ofa` with one of the changes that `ofa-released` makes.
+
+    "optimizer" carries momentum over while the channels are still sorted before the width stages, which reorders the
+    weights and not their momentum: what one channel had gathered then moves another. `ofa-released` sorts nothing.
+    """
+    method, other = progressive_shrinking(s, ps), released(s, ps)
     if change == "teacher":
-        return replace(method, teacher=released.teacher)
+        return replace(method, teacher=other.teacher)
     if change == "optimizer":
-        return replace(method, fresh_optimizer=released.fresh_optimizer)
+        return replace(method, fresh_optimizer=other.fresh_optimizer)
     fields = {"unsorted": ("sort_channels",), "schedule": ("epochs", "first_epoch", "schedule_epochs")}[change]
-    stages = zip(method.stages, released.stages, strict=True)
+    stages = zip(method.stages, other.stages, strict=True)
     return replace(method, stages=tuple(replace(a, **{f: getattr(b, f) for f in fields}) for a, b in stages))
 
 
@@ -103,9 +107,7 @@ INTERVALS: dict[str, Builder] = {
 
 def equal_passes(s: int, ps: int, sampler: Sampler, teacher: Literal["largest"] | None = None) -> Method:
     """A method of one stage that runs as many subnets on as many batches as RSS does, in epochs rounded up."""
-    count = getattr(sampler, "count", 1)
-    method = one_stage("", -(-(s + ps) // count), sampler, teacher=teacher)
-    return replace(method, stages=tuple(replace(stage, distill=teacher is not None) for stage in method.stages))
+    return one_stage("", -(-(s + ps) // getattr(sampler, "count", 1)), sampler, teacher=teacher)
 
 
 def shorter_ofa(s: int, ps: int) -> Method:

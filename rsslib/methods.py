@@ -85,6 +85,11 @@ class Method:
             choose(self.teacher, ("stage", "random", "largest"), "teacher")
         elif any(stage.distill for stage in self.stages):
             raise InputError(f"method {self.name!r} distils without a teacher: give it as stage, random or largest")
+        if self.teacher == "stage" and self.stages and self.stages[0].distill:
+            raise InputError(
+                f"method {self.name!r} distils in the first stage, at whose end teacher 'stage' is taken: "
+                "give the teacher as random or largest"
+            )
         choose(self.gradients, ("sum", "mean"), "gradients")
 
     @property
@@ -118,7 +123,7 @@ def largest_remainder(weights: tuple[int, ...], total: int) -> tuple[int, ...]:
 # --- the study's methods, each a function from Table 1's epochs (s, ps) ---------------------------------------------
 
 
-def progressive_shrinking(s: int, ps: int, name: str = "ofa") -> Method:
+def progressive_shrinking(s: int, ps: int) -> Method:
     """OFA as Cai et al. (2020) train it: the supernet, then kernel, depth and width made elastic in turn."""
     kernel, depth1, depth2, width1, width2 = largest_remainder(PS_EPOCHS, ps)
     low, high = LEARNING_RATE / 32.5, LEARNING_RATE / 10.8
@@ -131,7 +136,7 @@ def progressive_shrinking(s: int, ps: int, name: str = "ofa") -> Method:
         Stage("width 1", width1, low, drawn(count=4, expands=(4, 6)), distill=True, sort_channels=()),
         Stage("width 2", width2, high, drawn(count=4), distill=True, sort_channels=(4,)),
     )
-    return Method(name, stages, teacher="stage")
+    return Method("ofa", stages, teacher="stage")
 
 
 def released(s: int, ps: int) -> Method:
@@ -146,22 +151,21 @@ def released(s: int, ps: int) -> Method:
         on_cifar = PS_EPOCHS[max(0, i - 1)]
         skipped = min(1, stage.epochs) if (s, ps) in TABLE_1.values() else round(stage.epochs / on_cifar)
         skipped = skipped if i >= 2 else 0
-        stages.append(
-            replace(
-                stage,
-                epochs=stage.epochs - skipped,
-                first_epoch=end + skipped,
-                schedule_epochs=end + stage.epochs,
-                sort_channels=None,
-            )
-        )
+        stages.append(replace(
+            stage, epochs=stage.epochs - skipped, first_epoch=end + skipped, schedule_epochs=end + stage.epochs,
+            sort_channels=None,
+        ))  # fmt: skip
         end += stage.epochs
     return Method("ofa-released", tuple(stages), teacher="random", fresh_optimizer=False)
 
 
 def one_stage(name: str, epochs: int, sampler: Sampler, schedule: Schedule = "cosine", **settings) -> Method:
-    """A method with a single stage, which RSS and all its ablations are; a new sampler needs no more than this."""
-    return Method(name, (Stage(name, epochs, LEARNING_RATE, sampler, schedule),), **settings)
+    """A method with a single stage, which RSS and all its ablations are; a new sampler needs no more than this.
+
+    `settings` are those of `Method`; with a teacher, the stage distils.
+    """
+    distill = settings.get("teacher") is not None
+    return Method(name, (Stage(name, epochs, LEARNING_RATE, sampler, schedule, distill=distill),), **settings)
 
 
 # What RSS and RSS-Short train, by the suffix of the method's name: sampler and learning rate schedule.
@@ -226,10 +230,7 @@ def build(name: str, supernet_epochs: int, shrinking_epochs: int) -> Method:
 
 
 def override(
-    method: Method,
-    batch_size: int | None = None,
-    dropout: float | None = None,
-    learning_rate_scale: float = 1.0,
+    method: Method, batch_size: int | None = None, dropout: float | None = None, learning_rate_scale: float = 1.0
 ) -> Method:
     """`method` with other hyper-parameters; the learning rate of every stage is scaled alike.
 
@@ -245,17 +246,12 @@ def override(
 
 def table_1() -> list[dict[str, object]]:
     """Table 1 of the paper, computed from the methods: epochs of each method on each dataset."""
-    rows = []
-    for dataset, (s, ps) in TABLE_1.items():
-        ofa, short, rss = (build(name, s, ps) for name in ("ofa", "rss-short", "rss"))
-        supernet = ofa.stages[0].epochs
-        rows.append(
-            {
-                "dataset": dataset,
-                "OFA (supernet)": supernet,
-                "OFA (progressive shrinking)": ofa.epochs - supernet,
-                "RSS-Short": short.epochs,
-                "RSS": rss.epochs,
-            }
-        )
-    return rows
+    built = {data: [build(name, *TABLE_1[data]) for name in ("ofa", "rss-short", "rss")] for data in TABLE_1}
+    return [
+        {
+            "dataset": dataset, "OFA (supernet)": ofa.stages[0].epochs,
+            "OFA (progressive shrinking)": ofa.epochs - ofa.stages[0].epochs,
+            "RSS-Short": short.epochs, "RSS": rss.epochs,
+        }
+        for dataset, (ofa, short, rss) in built.items()
+    ]  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 
 from rsslib.errors import InputError
 from rsslib.methods import METHODS, TABLE_1, Method, build, largest_remainder, one_stage, override, table_1
-from rsslib.samplers import Uniform
+from rsslib.samplers import Sandwich, Uniform
 
 STEPS = 625
 
@@ -144,6 +144,7 @@ def test_subnet_epochs_count_every_subnet_of_a_step():
         (lambda: one_stage("mine", 2.5, Uniform()), "epochs is 2.5"),
         (lambda: one_stage("mine", 1, Uniform(), "linear"), "unknown schedule 'linear'"),
         (lambda: one_stage("mine", 1, Uniform(), teacher="stag"), "did you mean 'stage'"),
+        (lambda: one_stage("mine", 1, Uniform(), teacher="stage"), "distils in the first stage, at whose end"),
         (lambda: one_stage("mine", 1, Uniform(), dropout=-0.1), "dropout is -0.1"),
         (lambda: Method("mine", (replace(build("rss", 1, 1).stages[0], distill=True),)), "distils without a teacher"),
     ],
@@ -156,3 +157,9 @@ def test_bad_input_gets_one_sentence(make, message):
 def test_a_method_of_ones_own_is_one_line():
     method = one_stage("mine", 3, Uniform(count=2), batch_size=32)
     assert (method.epochs, method.batch_size, method.stages[0].rate(0, 0, 1)) == (3, 32, 0.01)
+
+
+def test_a_method_of_ones_own_distils_if_it_has_a_teacher():
+    mine, sandwich = one_stage("sandwich", 148, Sandwich(), teacher="largest"), build("sandwich", 180, 410)
+    assert mine.stages[0].distill and not one_stage("mine", 1, Sandwich()).stages[0].distill
+    assert (mine.teacher, mine.stages[0]) == (sandwich.teacher, replace(sandwich.stages[0], name="sandwich"))
