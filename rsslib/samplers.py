@@ -17,9 +17,7 @@ Step = tuple[Arch, ...]  # the subnets of one optimiser step; their gradients ar
 
 
 class Sampler(Protocol):
-    def subnets(
-        self, space: SearchSpace, rng: np.random.Generator, epoch: int, epochs: int, steps: int
-    ) -> list[Step]:
+    def subnets(self, space: SearchSpace, rng: np.random.Generator, epoch: int, epochs: int, steps: int) -> list[Step]:
         """The subnets of each of the `steps` steps of epoch `epoch` (from 0) of a stage of `epochs`.
 
         Returns `steps` tuples, or a single one that holds for the whole epoch. All randomness comes from `rng`.
@@ -107,6 +105,9 @@ class Uniform:
         choose(self.per, ("epoch", "batch"), "sampling interval")
         check_number(self.count, "count of subnets a step", 1, whole=True)
         check_number(self.every, "every", 1, whole=True)
+        for name in ("kernels", "expands", "depths"):
+            if (settings := getattr(self, name)) is not None and not len(settings):
+                raise InputError(f"{name} is {settings!r}: expected settings to draw, or None for all of the space's")
 
     def __repr__(self) -> str:
         every = "" if self.every == 1 else f", every={self.every}"  # records of runs know it without
@@ -307,12 +308,10 @@ class FlopsAware:
         chosen = []
         for target in rng.uniform(low, high, steps):
             share = rng.uniform(size=(self.candidates, 1))
-            rows = np.concatenate(
-                [
-                    np.sort(settings)[rng.binomial(len(settings) - 1, share, (self.candidates, width))]
-                    for settings, width in space.columns
-                ],
-                axis=1,
-            ).astype(np.int8)
+            columns = [
+                np.sort(settings)[rng.binomial(len(settings) - 1, share, (self.candidates, width))]
+                for settings, width in space.columns
+            ]
+            rows = np.concatenate(columns, axis=1).astype(np.int8)
             chosen.append(rows[np.abs(space.reference.macs(rows) - target).argmin()])
         return _steps(space, np.stack(chosen), 1)

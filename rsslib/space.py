@@ -7,7 +7,8 @@ An architecture is a value, `Arch`. Where there are many, they are the rows of o
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, overload
+from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -60,11 +61,7 @@ class Backbone:
 
 BACKBONES = {
     "mobilenet_v3": Backbone(
-        name="mobilenet_v3",
-        stem_channels=16,
-        stem_act="hardswish",
-        first_channels=16,
-        first_act="relu",
+        "mobilenet_v3", stem_channels=16, stem_act="hardswish", first_channels=16, first_act="relu",
         stages=(
             StageSpec(24, 2, "relu"),
             StageSpec(40, 2, "relu", squeeze_excite=True),
@@ -72,17 +69,10 @@ BACKBONES = {
             StageSpec(112, 1, "hardswish", squeeze_excite=True),
             StageSpec(160, 2, "hardswish", squeeze_excite=True),
         ),
-        expand_channels=960,
-        mix_channels=1280,
-        head_act="hardswish",
-        buckets=(4, 6, 8, 10, 12, 14),
+        expand_channels=960, mix_channels=1280, head_act="hardswish", buckets=(4, 6, 8, 10, 12, 14),
     ),
     "proxylessnas": Backbone(
-        name="proxylessnas",
-        stem_channels=32,
-        stem_act="relu6",
-        first_channels=16,
-        first_act="relu6",
+        "proxylessnas", stem_channels=32, stem_act="relu6", first_channels=16, first_act="relu6",
         stages=(
             StageSpec(24, 2, "relu6"),
             StageSpec(40, 2, "relu6"),
@@ -91,12 +81,9 @@ BACKBONES = {
             StageSpec(192, 2, "relu6"),
             StageSpec(320, 1, "relu6", layers=1, elastic_depth=False),
         ),
-        expand_channels=1280,
-        mix_channels=None,
-        head_act="relu6",
-        buckets=(4, 6, 8, 10, 12),
+        expand_channels=1280, mix_channels=None, head_act="relu6", buckets=(4, 6, 8, 10, 12),
     ),
-}
+}  # fmt: skip
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
@@ -158,15 +145,10 @@ class SearchSpace:
     """
 
     def __init__(
-        self,
-        backbone: str | Backbone = "mobilenet_v3",
-        kernels: Sequence[int] = (3, 5, 7),
-        expands: Sequence[int] = (3, 4, 6),
-        depths: Sequence[int] = (2, 3, 4),
-        in_channels: int = 3,
-        classes: int = 100,
-        resolution: int = RESOLUTION,
-    ):
+        self, backbone: str | Backbone = "mobilenet_v3", kernels: Sequence[int] = (3, 5, 7),
+        expands: Sequence[int] = (3, 4, 6), depths: Sequence[int] = (2, 3, 4), in_channels: int = 3,
+        classes: int = 100, resolution: int = RESOLUTION,
+    ):  # fmt: skip
         if not isinstance(backbone, Backbone):
             backbone = BACKBONES[choose(backbone, BACKBONES, "backbone")]
         self.backbone = backbone
@@ -184,9 +166,7 @@ class SearchSpace:
         for s, stage in enumerate(self.backbone.stages):
             for i in range(max(self.depths) if stage.elastic_depth else stage.layers):
                 stride = stage.stride if i == 0 else 1
-                yield LayerSpec(
-                    s, i, channels, stage.channels, stride, stage.act, stage.squeeze_excite, size
-                )
+                yield LayerSpec(s, i, channels, stage.channels, stride, stage.act, stage.squeeze_excite, size)
                 channels, size = stage.channels, -(-size // stride)
 
     @cached_property
@@ -286,22 +266,17 @@ class SearchSpace:
         return rows[..., :n], rows[..., n : 2 * n], rows[..., 2 * n :]
 
     def sample(
-        self,
-        n: int,
-        rng: np.random.Generator,
-        kernels: Sequence[int] | None = None,
-        expands: Sequence[int] | None = None,
-        depths: Sequence[int] | None = None,
-    ) -> np.ndarray:
+        self, n: int, rng: np.random.Generator, kernels: Sequence[int] | None = None,
+        expands: Sequence[int] | None = None, depths: Sequence[int] | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """Draw `n` architectures, every setting independent and uniform (Algorithm 1), optionally from fewer values.
 
         Returns int8 [n, 2 * layers + stages].
         """
-        parts = [(s or own, width) for s, (own, width) in zip((kernels, expands, depths), self.columns, strict=True)]
-        columns = [
-            np.asarray(settings, dtype=np.int8)[rng.integers(len(settings), size=(n, width), dtype=np.int8)]
-            for settings, width in parts
-        ]
+        columns = []
+        for chosen, (own, width) in zip((kernels, expands, depths), self.columns, strict=True):
+            settings = np.asarray(own if chosen is None else chosen, dtype=np.int8)
+            columns.append(settings[rng.integers(len(settings), size=(n, width), dtype=np.int8)])
         return np.concatenate(columns, axis=1)
 
     def sample_arch(self, rng: np.random.Generator, **subsets: Sequence[int]) -> Arch:
@@ -330,24 +305,16 @@ class SearchSpace:
                 columns.append(np.ones((len(rows), stage.layers), dtype=bool))
         return np.concatenate(columns, axis=1)
 
-    @overload
-    def macs(self, archs: Arch) -> int: ...
-    @overload
-    def macs(self, archs: np.ndarray) -> np.ndarray: ...
-    def macs(self, archs):
+    def macs(self, archs: Arch | np.ndarray) -> Any:
         """Multiply-accumulates of convolutions and linear layers for one image ("FLOPs" in the paper).
 
         An `Arch` gives an int; rows [n, 2 * layers + stages] give int64 [n]. A table look-up, not a walk over modules.
         """
-        return self.total(archs, self._macs_table, self._fixed[0])
+        return self.total(archs, self.tables[0], self._fixed[0])
 
-    @overload
-    def parameters(self, archs: Arch) -> int: ...
-    @overload
-    def parameters(self, archs: np.ndarray) -> np.ndarray: ...
-    def parameters(self, archs):
+    def parameters(self, archs: Arch | np.ndarray) -> Any:
         """Parameters of the extracted subnets (BN affine included, kernel matrices not); shapes as for `macs`."""
-        return self.total(archs, self._parameters_table, self._fixed[1])
+        return self.total(archs, self.tables[1], self._fixed[1])
 
     def total(self, archs: Arch | np.ndarray, table: np.ndarray, fixed: float) -> Any:
         """`fixed` plus the sum over each subnet's layers of `table` [layer, kernel size, expand ratio], as `macs`."""
@@ -357,21 +324,14 @@ class SearchSpace:
         per_layer = table[np.arange(self.n_layers), kernel, expand]
         return fixed + np.where(self.active_mask(archs), per_layer, 0).sum(1)
 
-    def _table(self, count: str) -> np.ndarray:  # indexed by layer, kernel size and expand ratio themselves
-        table = np.zeros((self.n_layers, max(self.kernels) + 1, max(self.expands) + 1), dtype=np.int64)
-        for i, layer in enumerate(self.layers):
-            for kernel in self.kernels:
-                for expand in self.expands:
-                    table[i, kernel, expand] = getattr(layer, count)(kernel, expand)
-        return table
-
     @cached_property
-    def _macs_table(self) -> np.ndarray:
-        return self._table("macs")
-
-    @cached_property
-    def _parameters_table(self) -> np.ndarray:
-        return self._table("parameters")
+    def tables(self) -> np.ndarray:
+        """int64 [2, layers, kernel size + 1, expand ratio + 1]: MACs and parameters of each layer, indexed by the
+        settings themselves."""
+        tables = np.zeros((2, self.n_layers, max(self.kernels) + 1, max(self.expands) + 1), dtype=np.int64)
+        for (i, layer), kernel, expand in product(enumerate(self.layers), self.kernels, self.expands):
+            tables[:, i, kernel, expand] = layer.macs(kernel, expand), layer.parameters(kernel, expand)
+        return tables
 
     @cached_property
     def _fixed(self) -> tuple[int, int]:
@@ -381,7 +341,7 @@ class SearchSpace:
         stem = 9 * self.in_channels * net.stem_channels
         first = net.stem_channels * (9 + net.first_channels)
         expand = last.out_channels * net.expand_channels
-        mix = net.expand_channels * net.mix_channels if net.mix_channels else 0
+        mix = net.expand_channels * (net.mix_channels or 0)
         linear = (net.mix_channels or net.expand_channels) * self.classes
         macs = pixels * (stem + first) + last.out_size**2 * expand + mix + linear
         bn = 2 * (2 * net.stem_channels + net.first_channels + net.expand_channels)

@@ -157,10 +157,10 @@ def latency_table(space: SearchSpace, runs: int = 100, progress: bool = True) ->
         pieces[key] = onnx_model(module, example)
     times = undisturbed({key: session_of(piece.SerializeToString()) for key, piece in pieces.items()}, runs)
     call = times["nothing"]  # what a call costs whatever is in it
-    alone, weights = (np.zeros((space.n_layers, max(space.kernels) + 1, max(space.expands) + 1)) for _ in range(2))
-    for (i, layer), kernel, expand in product(enumerate(space.layers), sorted(space.kernels), sorted(space.expands)):
+    _, weights = space.tables
+    alone = np.zeros(weights.shape)
+    for (i, layer), kernel, expand in product(enumerate(space.layers), space.kernels, space.expands):
         alone[i, kernel, expand] = times[layer_key(layer, kernel, expand)] - call
-        weights[i, kernel, expand] = layer.parameters(kernel, expand)
     rows = np.concatenate([space.sample(CALIBRATION, np.random.default_rng([0, 0])), space.to_rows(
         [space.smallest, space.middle, space.largest])])  # fmt: skip
     sums = [np.ones(len(rows)), space.total(rows, alone, 0.0), space.total(rows, weights, 0.0)]
