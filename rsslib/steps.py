@@ -1,8 +1,9 @@
 """One optimiser step, and what it changes: the state of training, single steps of the supernet's subnets."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,26 +95,27 @@ class EagerSteps:
 class Views:
     """What subnets use of a supernet, as views; those of the last step are kept, since most steps have its subnets.
 
-    Good as long as the parameters keep their gradients, so made anew for every epoch.
+    `gradients` are tensors of full size by the parameters' names: by default the parameters' own, made where there are
+    none, with which views are good as long as the parameters keep them, so made anew for every epoch.
     """
 
-    def __init__(self, supernet: SuperNet):
-        self.supernet = supernet
+    def __init__(self, supernet: SuperNet, gradients: Mapping[str, Tensor] | None = None):
+        self.supernet, self.gradients = supernet, gradients
         self.parameters, self.buffers = dict(supernet.named_parameters()), dict(supernet.named_buffers())
         self.last: dict[Arch, tuple[dict[str, Tensor], Norm]] = {}
 
     def of(self, subnets: Step) -> list[tuple[dict[str, Tensor], Norm]]:
-        """For each subnet: the leaves to differentiate by, which share weights and gradients with the parameters; and
-        its batch norm, which moves its part of the running statistics."""
+        """For each subnet: the leaves to differentiate by, which are parts of the parameters and whose gradients are of
+        `gradients`; and its batch norm, which moves its part of the running statistics."""
         self.last = {arch: self.last.get(arch) or self._of(arch) for arch in subnets}
         return [self.last[arch] for arch in subnets]
 
     def _of(self, arch: Arch) -> tuple[dict[str, Tensor], Norm]:
         parts = self.supernet.subnet(arch, self.parameters)
         leaves = {name: part.detach().requires_grad_() for name, part in parts.items()}
-        gradients = self.supernet.subnet(arch, {name: full_gradient(self.parameters[name]) for name in leaves})
-        for name, leaf in leaves.items():
-            leaf.grad = gradients[name]
+        gradients = self.gradients or {name: full_gradient(self.parameters[name]) for name in leaves}
+        for name, part in self.supernet.subnet(arch, gradients).items():
+            leaves[name].grad = part
         return leaves, batch_norm_training(self.supernet.subnet(arch, self.buffers))
 
 
@@ -145,13 +147,33 @@ def train_step(
         total += loss.detach()
         if in_place and labels is not None:  # of the first, which teaches the others
             labels, soft_labels = None, logits.detach().softmax(1)
-        if method.gradients == "mean":
-            loss = loss / len(subnets)
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        pairs = [(leaf.grad, g) for leaf, g in zip(leaves.values(), gradients, strict=True) if g is not None]
-        torch._foreach_add_(*map(list, zip(*pairs, strict=True)))  # where it is None, `Pointwise` has added it
+        add_gradients(loss / len(subnets) if method.gradients == "mean" else loss, leaves)
     state.optimizer.step()
     return total / len(subnets)
+
+
+def add_gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> None:
+    """Add the loss's gradients to those that the leaves have."""
+    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    # where it is None, `Pointwise` has added it
+    add_all((leaf.grad, g) for leaf, g in zip(leaves.values(), found, strict=True) if g is not None)
+
+
+def add_all(pairs: Iterable[tuple[Any, Tensor]]) -> None:
+    """Add to the first of each two tensors the second: of dense ones in a single kernel of a GPU, others one by one.
+
+    Weights of 1x1 convolutions are the same numbers in the same order whatever the strides of their last two
+    dimensions, of size 1; squeezing these lets PyTorch see it.
+    """
+    dense: list[tuple[Tensor, Tensor]] = []
+    others: list[tuple[Tensor, Tensor]] = []
+    for total, added in pairs:
+        if total.ndim > 1:
+            total, added = total.squeeze(), added.squeeze()
+        (dense if total.is_contiguous() and added.is_contiguous() else others).append((total, added))
+    torch._foreach_add_(*map(list, zip(*dense, strict=True)))
+    for total, added in others:
+        total.add_(added)
 
 
 def run_subnet(

@@ -1,11 +1,14 @@
 """Functions that several suites use."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
 from hypothesis import strategies as st
 
 from rsslib.data.dataset import Dataset
+from rsslib.methods import Method, build
 from rsslib.space import Arch, Backbone, SearchSpace, StageSpec
 from rsslib.supernet import SuperNet
 
@@ -85,6 +88,15 @@ def toy_data(train: int = 40, test: int = 30, channels: int = 3, classes: int = 
         "toy", *split(train), *split(2), *split(test), tuple(map(str, range(classes))),
         normalisation, normalisation, checksum="toy",
     )  # fmt: skip
+
+
+def shortened(name: str, *epochs: int, **settings) -> Method:
+    """A method of the study on small batches, with so many epochs in its stages: by default one in each, two in a
+    single one. `settings` are those of `Method`."""
+    method = build(name, 180, 410)
+    epochs = epochs or ((1,) * len(method.stages) if len(method.stages) > 1 else (2,))
+    stages = tuple(replace(stage, epochs=n) for stage, n in zip(method.stages, epochs, strict=True))
+    return replace(method, stages=stages, **{"batch_size": 16} | settings)
 
 
 def sentence(error) -> str:

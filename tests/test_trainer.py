@@ -1,4 +1,4 @@
-"""rsslib.train: what a step, a stage and a run do to the weights."""
+"""rsslib.trainer and rsslib.steps: what a step, a stage and a run do to the weights."""
 
 import copy
 import itertools
@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY, assert_close, random_archs, random_supernet, sentence, toy_data
+from helpers import TINY, assert_close, random_archs, random_supernet, shortened, toy_data
 
 from rsslib import steps as single_steps
 from rsslib import trainer as training
 from rsslib.campaign.checkpoints import load_checkpoint, save_checkpoint
-from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
 from rsslib.methods import Method, Stage, build, one_stage
 from rsslib.network import Network
@@ -27,14 +26,6 @@ from rsslib.trainer import start, steps_per_epoch, train
 
 SPACE = SearchSpace(TINY, classes=4)
 PLAIN = one_stage("plain", 1, Uniform(), dropout=0.0)
-
-
-def shortened(name, *epochs):
-    """A method of the study with so many epochs in its stages, in each by default one."""
-    method = build(name, 180, 410)
-    epochs = epochs or (1,) * len(method.stages)
-    stages = tuple(replace(stage, epochs=n) for stage, n in zip(method.stages, epochs, strict=True))
-    return replace(method, batch_size=16, stages=stages)
 
 
 def run(method, data=None, seed=0, space=SPACE, **settings):
@@ -559,18 +550,6 @@ def test_distillation_adds_the_soft_cross_entropy():
         soft_labels, student = teacher(x).softmax(1), copy.deepcopy(supernet).train()(x, SPACE.middle)
     soft = -(soft_labels * student.log_softmax(1)).sum(1).mean().item()
     assert losses[True] - losses[False] == pytest.approx(soft, rel=1e-4)
-
-
-@pytest.mark.parametrize("number", [0, 2, 4])
-def test_a_sampler_of_too_few_or_too_many_steps_gets_one_sentence(number):
-    class Wrong:
-        def subnets(self, space, rng, epoch, epochs, steps):
-            return [(space.smallest,)] * number
-
-    method = one_stage("wrong", 1, Wrong(), batch_size=8)
-    with pytest.raises(InputError, match=f"gave the subnets of {number} steps: .* the epoch's 3 steps, or") as error:
-        run(method, toy_data(24))
-    assert sentence(error)
 
 
 # --- reproducible, and able to go on

@@ -12,8 +12,8 @@ tensors on the device that stay where they are.
 On a CPU nothing can be captured; the same functions then run as they are, which is how the tests check them there.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise, product
 from typing import Any
 
@@ -27,7 +27,17 @@ from rsslib.errors import InputError, check_room
 from rsslib.machine import CAPTURING, first_line, free_memory, is_out_of_memory, release_memory
 from rsslib.samplers import same_throughout
 from rsslib.space import Arch
-from rsslib.steps import MOMENTUM, Views, loss_of, run_subnet, set_rate, soft_labels_of, train_step
+from rsslib.steps import (
+    MOMENTUM,
+    Views,
+    add_all,
+    add_gradients,
+    loss_of,
+    run_subnet,
+    set_rate,
+    soft_labels_of,
+    train_step,
+)
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
 
 QUEUED_STEPS = 64  # the host waits for the device so many steps back, so that progress and interrupts are real
@@ -52,6 +62,7 @@ class GraphedSteps:
         self.gradients = {
             name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self.parameters.items()
         }
+        self.views = Views(self.supernet, self.gradients)
         # No momentum and no weight decay before a tensor's first gradient: until then the optimiser must not see one.
         self.idle = {name for name, p in self.parameters.items() if p.grad is None}
         n, channels, height, width = data.x_train.shape
@@ -89,8 +100,8 @@ class GraphedSteps:
         learning rate of each step.
         """
         set_rate(self.state.optimizer, self.rate)
-        self.prepare(subnets, order, crops, rates)
         same = same_throughout(subnets)
+        self.prepare(subnets, same, order, crops, rates)
         if self.capturing and self.full_steps and same not in self.warm:
             self.warm_up(same)
         batch, waiting = self.method.batch_size, None
@@ -128,7 +139,8 @@ class GraphedSteps:
         with suppress(RuntimeError):
             release_memory(device)
 
-    def prepare(self, subnets, order, crops, rates) -> None:
+    def prepare(self, subnets: list, same: bool, order: Tensor, crops, rates: list[float]) -> None:
+        """Write what the epoch's steps read; `same`: whether all have the same subnets."""
         data = self.data
         for part in parts(len(order), data.resolution):
             rows = order[part]
@@ -139,7 +151,7 @@ class GraphedSteps:
         for tensor in (self.losses, self.step, self.draw):
             tensor.zero_()
         torch.arange(len(self.rows), out=self.rows)
-        if not same_throughout(subnets):
+        if not same:
             draws = self.masks.choices([arch for step in subnets for arch in step])
             if self.draws.shape != draws.shape:
                 self.drop_graphs()
@@ -153,9 +165,8 @@ class GraphedSteps:
         self.rate.fill_(rate)
         x, y = self.images[done:].permute(0, 3, 1, 2), self.labels[done:]
         self.losses[self.full_steps] = train_step(
-            self.state, Views(self.supernet), x, y, archs,
-            self.method, self.generator, self.stage.distill,
-        )  # fmt: skip
+            self.state, self.views, x, y, archs, self.method, self.generator, self.stage.distill
+        )
 
     def wake(self, archs: tuple[Arch, ...]) -> None:
         """Let the optimiser see the gradients of tensors that are used for the first time."""
@@ -183,12 +194,8 @@ class GraphedSteps:
 
     def sliced(self, arch: Arch, count: int, first: bool = True) -> None:
         """Add the gradients of one of the step's `count` subnets, computed from slices of the weights."""
-        leaves = {name: t.detach().requires_grad_() for name, t in self.supernet.subnet(arch, self.parameters).items()}
-        sums = self.supernet.subnet(arch, self.gradients)
-        for name, leaf in leaves.items():
-            leaf.grad = sums[name]
-        norm = batch_norm_training(self.supernet.subnet(arch, self.buffers))
-        add(sums, self.differentiate(arch, leaves, leaves, norm, count, first))
+        ((leaves, norm),) = self.views.of((arch,))
+        add_gradients(self.loss(arch, leaves, norm, count, first), leaves)
 
     def masked(self, count: int, first: bool = True) -> None:
         """Add the gradients of the next drawn one of the step's `count` subnets, computed with masks."""
@@ -224,17 +231,15 @@ class GraphedSteps:
         running = [self.buffers[f"{norm}running_{name}"] for norm in norms for name in ("mean", "var")]
         kept = torch._foreach_add(running, 0.0)
         norm = batch_norm_training(self.buffers)
-        gradients = self.differentiate(space.largest, leaves, weights, norm, count, first)
+        loss = self.loss(space.largest, weights, norm, count, first)
+        gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
         torch._foreach_lerp_(kept, running, [mask for mask in norms.values() for _ in range(2)])
         torch._foreach_copy_(running, kept)  # a subnet moves the statistics of its own channels alone
         torch._foreach_mul_([gradients[name] for name in vectors], list(vectors.values()))
-        add({name: self.gradients[name] for name in leaves}, gradients)
+        add_all((self.gradients[name], gradient) for name, gradient in gradients.items())
 
-    def differentiate(
-        self, arch: Arch, leaves: dict, weights: dict, norm: Norm, count: int, first: bool
-    ) -> dict[str, Tensor]:
-        """Gradients of the loss on the step's images by the leaves' names, but for those that `Pointwise` has added to
-        the leaves' own; adds the loss to those of the epoch."""
+    def loss(self, arch: Arch, weights: dict, norm: Norm, count: int, first: bool) -> Tensor:
+        """A subnet's loss on the step's images, to be differentiated; adds it to the losses of the epoch."""
         x, labels = self.batch_images.permute(0, 3, 1, 2), None if self.in_place and not first else self.batch_labels
         soft_labels = self.soft_labels if self.stage.distill and not (self.in_place and first) else None
         logits = run_subnet(self.state, x, arch, weights, norm, self.method.dropout, self.generator)
@@ -242,9 +247,7 @@ class GraphedSteps:
         if self.in_place and first:
             self.soft_labels.copy_(logits.detach().softmax(1))
         self.losses.index_add_(0, self.step, loss.detach().view(1).float() / count)
-        loss = loss / count if self.method.gradients == "mean" else loss
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        return {name: g for name, g in zip(leaves, gradients, strict=True) if g is not None}
+        return loss / count if self.method.gradients == "mean" else loss
 
     def update(self) -> None:
         self.state.optimizer.step()
@@ -268,8 +271,14 @@ class GraphedSteps:
         graph.register_generator_state(self.generator)
         with CAPTURING:
             try:
-                with capture_into(graph, self.pool):
+                graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+                try:
                     function(*arguments)
+                except BaseException:
+                    with suppress(RuntimeError):  # it says that something went wrong, not what
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
             except RuntimeError as error:
                 graph.reset()
                 if is_out_of_memory(error):
@@ -300,6 +309,8 @@ class GraphedSteps:
             if same:
                 for kernel, expand in product(self.space.kernels, self.space.expands):
                     self.sliced(self.space.uniform(kernel, expand, max(self.space.depths)), 1)
+                if self.in_place:
+                    self.sliced(self.space.largest, 1, False)
             else:
                 self.masked(1)
                 if self.in_place:
@@ -322,29 +333,3 @@ class GraphedSteps:
         if last is not None:
             last.synchronize()
         return event
-
-
-@contextmanager
-def capture_into(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
-    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-    try:
-        yield
-    except BaseException:
-        with suppress(RuntimeError):  # it says that something went wrong, not what
-            graph.capture_end()
-        raise
-    graph.capture_end()
-
-
-def add(sums: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
-    """Add gradients to tensors of the same names: dense ones in a single kernel, the others one by one.
-
-    Weights of 1x1 convolutions are the same numbers in the same order whatever the strides of their last two
-    dimensions, of size 1; squeezing these lets PyTorch see it.
-    """
-    pairs = [(sums[name].squeeze(), gradient.squeeze()) for name, gradient in gradients.items()]
-    dense = [pair for pair in pairs if pair[0].is_contiguous() and pair[1].is_contiguous()]
-    torch._foreach_add_(*map(list, zip(*dense, strict=True)))
-    for total, gradient in pairs:
-        if not (total.is_contiguous() and gradient.is_contiguous()):
-            total.add_(gradient)

@@ -1,4 +1,4 @@
-"""rsslib.graphs: the same training as step by step. On a CPU the functions that would be captured run as they are."""
+"""rsslib.cuda.graphs: the same training as step by step. On a CPU, what would be captured runs as it is."""
 
 import threading
 from dataclasses import replace
@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, random_archs, random_supernet, toy_data
+from helpers import shortened as of_the_study
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rsslib import steps, trainer
+from rsslib import trainer
 from rsslib.cuda import graphs
 from rsslib.data import augmentation
 from rsslib.machine import own_stream
-from rsslib.methods import Stage, build, one_stage
+from rsslib.methods import one_stage
 from rsslib.samplers import Uniform
 from rsslib.space import SearchSpace
 from rsslib.steps import TrainingState, new_optimizer, teacher_weights
@@ -24,14 +25,8 @@ from rsslib.trainer import start
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 SPACE = SearchSpace(TINY, classes=4)
+shortened = partial(of_the_study, dropout=0.0)
 METHODS = ["ofa", "ofa-released", "rss", "rss-per-batch", "rss-2-per-batch", "rss-alternating", "rss-max-then-min"]
-
-
-def shortened(name, batch_size=16, dropout=0.0):
-    """A method of the study with one epoch in each stage, two in the first."""
-    method = build(name, 180, 410)
-    stages = tuple(replace(stage, epochs=2 if i == 0 else 1) for i, stage in enumerate(method.stages))
-    return replace(method, stages=stages, batch_size=batch_size, dropout=dropout)
 
 
 def data_on(device, images=40):
@@ -44,14 +39,6 @@ def run(method, device, with_graphs, dtype=torch.float32, seed=0):
     if dtype != torch.float32:
         state = TrainingState(state.supernet.to(dtype), new_optimizer(state.supernet))
     return trainer.train(state, method, data_on(device), seed, progress=False, graphs=with_graphs)
-
-
-@pytest.fixture
-def double(monkeypatch):
-    """Training in float64, at learning rates that float32, in which a graph keeps them, holds exactly."""
-    for module in (steps, graphs):
-        monkeypatch.setattr(module, "augment", lambda *arguments: augmentation.augment(*arguments).double())
-    monkeypatch.setattr(Stage, "rate", lambda stage, epoch, step, steps: 2.0 ** -(6 + step % 3))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -89,8 +76,8 @@ def test_samplers_of_ones_own_train_what_they_say(device, double):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["ofa", "rss", "rss-2-per-batch"])
 def test_in_single_precision_and_with_dropout_the_first_losses_agree(name, device):
-    stage = replace(shortened(name).stages[0], epochs=1)  # later on, rounding grows with every step
-    method = replace(shortened(name, batch_size=8, dropout=0.1), stages=(stage,))
+    method = shortened(name, batch_size=8, dropout=0.1)
+    method = replace(method, stages=(replace(method.stages[0], epochs=1),))  # later, rounding grows with every step
     eager, graphed = (run(method, device, with_graphs) for with_graphs in (False, True))
     assert graphed.history[0]["loss"] == pytest.approx(eager.history[0]["loss"], rel=1e-3)
 
@@ -108,7 +95,7 @@ def prepare(steps, subnets, rate=0.0):
     order = torch.randperm(32, generator=steps.generator, device=steps.data.device)
     for group in steps.state.optimizer.param_groups:
         group["lr"] = steps.rate
-    steps.prepare(subnets, order, augmentation.draw_augmentation(32, steps.generator), [rate] * 4)
+    steps.prepare(subnets, False, order, augmentation.draw_augmentation(32, steps.generator), [rate] * 4)
     for archs in subnets:
         steps.wake(archs)
 
@@ -176,38 +163,6 @@ def test_every_step_has_its_learning_rate_and_every_image_is_used_once(device, m
     assert torch.cat(rows).tolist() == list(range(40))
 
 
-class NothingFromTheHost(TorchDispatchMode):
-    """Refuses what a CUDA graph cannot capture: reading a number back, shapes that data decide, data from the host."""
-
-    forbidden = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "lift_fresh", "equal", "pin_memory"}
-
-    def __torch_dispatch__(self, function, types, arguments=(), settings=None):
-        name = function.overloadpacket.__name__
-        assert name not in self.forbidden, name
-        indices = arguments[1] if name in ("index", "index_put_") else ()
-        assert not any(i is not None and i.dtype == torch.bool for i in indices), "a boolean mask"
-        return function(*arguments, **(settings or {}))
-
-
-@pytest.mark.parametrize("name", ["ofa", "rss", "rss-2-per-batch"])
-@pytest.mark.parametrize("backbone", ["mobilenet_v3", "proxylessnas"])
-def test_what_is_captured_never_waits_for_the_host(name, backbone, monkeypatch):
-    seen = set()
-
-    def watched(steps, key, function, *arguments):
-        seen.add(function.__name__)
-        with NothingFromTheHost():
-            function(*arguments)
-
-    monkeypatch.setattr(graphs.GraphedSteps, "run", watched)
-    method = shortened(name, batch_size=4, dropout=0.1)
-    stages = tuple(replace(stage, epochs=1) for stage in (method.stages[0], method.stages[-1]))
-    method = replace(method, stages=stages)
-    space = SearchSpace(backbone, classes=4)
-    trainer.train(start(space, method, 0), method, data_on("cpu", 8), 0, progress=False, graphs=True)
-    assert seen >= ({"whole_step"} if name == "rss" else {"load", "masked", "update"})
-
-
 class OnOneDevice(TorchDispatchMode):
     """Refuses tensors of a CPU, which a CUDA graph would copy once, or not at all."""
 
@@ -227,8 +182,8 @@ def test_what_is_captured_makes_and_meets_no_tensor_elsewhere(backbone):
     executor = graphs.GraphedSteps(state, method, method.stages[-1], data, torch.Generator())
     crops = augmentation.draw_augmentation(32, executor.generator)
     crops = augmentation.Augmentation(**{name: t.to("meta") for name, t in vars(crops).items()})
-    archs = random_archs(space, 4)
-    executor.prepare([(arch,) for arch in archs], torch.empty(32, dtype=torch.int64, device="meta"), crops, [0.0] * 4)
+    archs, order = random_archs(space, 4), torch.empty(32, dtype=torch.int64, device="meta")
+    executor.prepare([(arch,) for arch in archs], False, order, crops, [0.0] * 4)
     with OnOneDevice():
         executor.load()
         for arch in archs:

@@ -2,44 +2,31 @@
 
 import gc
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 from helpers import TINY, sentence, toy_data
+from helpers import shortened as of_the_study
 from simulator import CannotCapture, SimulatedGraph, UsedAfterFree, simulated_graphs
 
-from rsslib import beyond, steps, trainer
+from rsslib import beyond, trainer
 from rsslib.campaign.checkpoints import load_checkpoint, save_checkpoint
 from rsslib.cuda import graphs
-from rsslib.data import augmentation
 from rsslib.errors import InputError
 from rsslib.machine import CAPTURING
-from rsslib.methods import METHODS, Stage, build, one_stage
-from rsslib.samplers import Uniform
+from rsslib.methods import METHODS, one_stage
+from rsslib.samplers import Sandwich, Uniform
 from rsslib.space import SearchSpace
 from rsslib.steps import TrainingState, new_optimizer
 from rsslib.trainer import start
 
+pytestmark = pytest.mark.usefixtures("double")
 SPACE = SearchSpace(TINY, classes=4)
+shortened = partial(of_the_study, batch_size=4, dropout=0.0)
 # one of each kind: others differ in epochs, rates, batch size or dropout alone
 KINDS = [name for name in METHODS if not any(word in name for word in ("short", "batch-128", "dropout-", "lr-"))]
-
-
-@pytest.fixture(autouse=True)
-def double(monkeypatch):
-    """float64, at learning rates that change every step and that float32, in which a graph keeps them, holds."""
-    for module in (steps, graphs):
-        monkeypatch.setattr(module, "augment", lambda *arguments: augmentation.augment(*arguments).double())
-    monkeypatch.setattr(Stage, "rate", lambda stage, epoch, step, steps: 2.0 ** -(6 + (step + epoch) % 3))
-
-
-def shortened(name, epochs=None, batch_size=4, dropout=0.0):
-    """A method of the study with so many epochs a stage, by default two where there is one stage."""
-    method = build(name, 180, 410)
-    epochs = epochs or (2 if len(method.stages) == 1 else 1)
-    stages = tuple(replace(stage, epochs=epochs) for stage in method.stages)
-    return replace(method, stages=stages, batch_size=batch_size, dropout=dropout)
 
 
 def new_state(method, space=SPACE):
@@ -108,8 +95,7 @@ def test_every_subnet_replays_the_same_graph():
 def test_replays_compute_what_the_captured_functions_do(name, backbone):
     # Bit for bit, on the study's networks. Batches so small make deep networks chaotic: eager training whose weights
     # start off by 1e-15 ends elsewhere too, and is no measure here.
-    method = shortened(name, 1, batch_size=4, dropout=0.1)
-    method = replace(method, stages=tuple(method.stages[i] for i in ((0, 5) if name == "ofa" else (0,))))
+    method = shortened(name, *((1, 0, 0, 0, 0, 1) if name == "ofa" else (1,)), dropout=0.1)
     space, data = SearchSpace(backbone, classes=4), toy_data(10)
     direct = train(method, data, True, space)
     with simulated_graphs(lazy_loading=True):
@@ -119,9 +105,16 @@ def test_replays_compute_what_the_captured_functions_do(name, backbone):
         assert torch.equal(graphed.supernet.state_dict()[name], tensor), name
 
 
+def test_no_kernel_is_first_launched_in_a_capture_where_every_step_has_the_largest_and_the_smallest_subnet():
+    method = one_stage("sandwich", 1, Sandwich(0), teacher="largest", batch_size=4)
+    with simulated_graphs(lazy_loading=True) as device:
+        train(method, toy_data(8), True)
+    assert len(device.captured) == 2  # one beside the pool's
+
+
 @pytest.mark.parametrize("name", ["rss", "ofa", "ofa-released", "rss-2-per-batch"])
 def test_training_that_is_stopped_after_every_epoch_goes_on_to_the_same_weights(name, tmp_path):
-    method, data = shortened(name, 3 if name.startswith("rss") else 1, dropout=0.3), toy_data(11)
+    method, data = shortened(name, *[3] * name.startswith("rss"), dropout=0.3), toy_data(11)
     eager, state = train(method, data, False), new_state(method)
     for _ in range(method.epochs):
         with simulated_graphs():
@@ -182,7 +175,7 @@ def test_every_stage_gives_back_its_graphs_and_images_before_the_next(monkeypatc
     given_back = []
     monkeypatch.setattr(graphs.GraphedSteps, "__init__", init)
     monkeypatch.setattr(graphs, "release_memory", released)
-    method = shortened("ofa", 1)
+    method = shortened("ofa")
     with simulated_graphs() as simulated:
         train(method, toy_data(11), True)
     assert len(simulated.captured) > 12
