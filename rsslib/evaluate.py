@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rsslib.data.augmentation import augment, draw_augmentation, normalise, parts
+from rsslib.data.augmentation import Augmentation, augment, draw_augmentation, normalise, parts
 from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
 from rsslib.machine import own_stream
@@ -23,14 +23,16 @@ MOST_BYTES = 2**30  # of test images kept as floats
 def recalibration_images(data: Dataset, n: int = RECALIBRATION_IMAGES) -> Tensor:
     """float32 [n, C, R, R]: training images, a fixed choice, augmented once; fewer if the training set is smaller.
 
-    Whole batches of 200, or a single smaller batch where there are fewer than 200 images.
+    Whole batches of 200, or a single smaller batch where there are fewer than 200 images. Every device takes the same:
+    what is drawn comes from a CPU's generator.
     """
     n = min(n, len(data.x_train))
     n -= n % RECALIBRATION_BATCH if n > RECALIBRATION_BATCH else 0
-    generator = torch.Generator(data.x_train.device).manual_seed(0)
-    rows = torch.randperm(len(data.x_train), generator=generator, device=generator.device)[:n]
-    drawn, size = draw_augmentation(n, generator, data.resolution), (n, *data.x_train.shape[1:])
-    images = torch.empty(size, device=rows.device, memory_format=torch.channels_last)
+    generator, device = torch.Generator().manual_seed(0), data.x_train.device
+    rows = torch.randperm(len(data.x_train), generator=generator)[:n].to(device)
+    drawn = draw_augmentation(n, generator, data.resolution)
+    drawn = Augmentation(**{name: tensor.to(device) for name, tensor in vars(drawn).items()})
+    images = torch.empty((n, *data.x_train.shape[1:]), device=device, memory_format=torch.channels_last)
     for part in parts(n, data.resolution):
         images[part] = augment(data.x_train[rows[part]], drawn[part], data.mean, data.std)
     return images
@@ -62,25 +64,18 @@ def recalibrating(sums: dict[str, Tensor]) -> Norm:
 
 @torch.no_grad()
 def recalibrate(
-    supernet: SuperNet,
-    arch: Arch,
-    images: Tensor,
-    weights: Mapping[str, Tensor] | None = None,
-    at_once: int | None = None,
+    supernet: SuperNet, arch: Arch, images: Tensor, weights: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """BN statistics of one subnet: for each layer the mean over batches of the batch's mean and biased variance.
 
     `images` [n, C, R, R] are taken in batches of 200; meanwhile each layer sees input normalised by its own batch
     statistics (Cai et al. 2020, their `set_running_statistics`). Returns {BN name.running_mean / .running_var: [C]} and
-    leaves the supernet as it was. `at_once` images go through in one pass, whole batches of them, without a change to
-    the numbers: by default one batch on a CPU, whose caches hold no more, and on a GPU as many as take the bytes of
-    the study's 5,000, so all of them at 32 pixels.
+    leaves the supernet as it was. One batch goes through in a pass on a CPU, whose caches hold no more, and on a GPU as
+    many as take the bytes of the study's 5,000 images, so all of them at 32 pixels, without a change to the numbers.
     """
     weights = supernet.subnet(arch, dict(supernet.named_parameters())) if weights is None else weights
     sums: dict[str, Tensor] = {}
-    if at_once is None:
-        at_once = max(1, images_at_once(images) // RECALIBRATION_BATCH) * RECALIBRATION_BATCH
-    for batches in images.split(at_once):
+    for batches in images.split(max(1, images_at_once(images) // RECALIBRATION_BATCH) * RECALIBRATION_BATCH):
         supernet.run(batches, arch, weights, recalibrating(sums))
     return {name: value / -(-len(images) // RECALIBRATION_BATCH) for name, value in sums.items()}
 
