@@ -1,8 +1,9 @@
 """What identifies a sampler in a run's record: its settings and, unless it is this package's own, its code.
 
 Two samplers are the same if their classes do the same by the same settings: equal code (with default arguments, what a
-closure holds and the globals it uses), equal class attributes, equal attributes. Names of files, addresses in memory
-and comments do not count; the version of Python does, since it decides the code.
+closure holds, the globals it uses and what it takes from modules of the user's own), equal class attributes, equal
+attributes. Names of files, addresses in memory and comments do not count; the version of Python does, since it decides
+the code.
 """
 
 import dis
@@ -27,6 +28,7 @@ MADE_BY_PYTHON = {
     "__dict__", "__weakref__", "__module__", "__doc__", "__firstlineno__", "__static_attributes__", "__annotations__",
     "__annotate_func__", "__annotations_cache__", "__dataclass_fields__", "__dataclass_params__",
 }
+OF_SLOTS = ("member_descriptor", "getset_descriptor", "_abc_data")
 
 
 def sampler_identity(sampler: Sampler) -> str:
@@ -39,7 +41,7 @@ def sampler_identity(sampler: Sampler) -> str:
     kind = type(sampler)
     if isinstance(sampler, Repeated):  # of any sampler
         return f"Repeated(sampler={sampler_identity(sampler.sampler)}, times={sampler.times!r})"
-    if _is_own(kind):
+    if kind.__module__.partition(".")[0] == PACKAGE:
         return repr(sampler)
     digest = hashlib.sha256(repr(_content(sampler, f"the sampler {kind.__name__}", {})).encode()).hexdigest()[:16]
     return f"{kind.__name__}, settings and code {digest}"
@@ -105,26 +107,37 @@ def _class(kind: type, what: str, seen: dict[int, int]) -> Any:
     """A class by what it and its bases define; one of an installed package by its name."""
     if _is_installed(kind.__module__):
         return "class", kind.__module__, kind.__qualname__
-    names = sorted(vars(kind).keys() - MADE_BY_PYTHON)
-    members = [(name, _content(vars(kind)[name], what, seen)) for name in names if not _of_slots(vars(kind)[name])]
+    own = {name: member for name, member in vars(kind).items() if type(member).__name__ not in OF_SLOTS}
+    members = [(name, _content(own[name], what, seen)) for name in sorted(own.keys() - MADE_BY_PYTHON)]
     return "class", kind.__qualname__, members, [_content(base, what, seen) for base in kind.__bases__]
-
-
-def _of_slots(member: Any) -> bool:
-    return type(member).__name__ in ("member_descriptor", "getset_descriptor", "_abc_data")
 
 
 def _function(function: FunctionType, what: str, seen: dict[int, int]) -> Any:
     if _is_installed(function.__module__):
         return "function", function.__module__, function.__qualname__
-    code = function.__code__
-    used = {name: function.__globals__[name] for name in _names(code) if name in function.__globals__}
+    codes = list(_codes(function.__code__))
+    looked_up = {i.argval for c in codes for i in dis.get_instructions(c) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    used = {name: function.__globals__[name] for name in sorted(looked_up) if name in function.__globals__}
     held = []
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # one that is empty yet
             held.append(cell.cell_contents)
-    parts = (function.__defaults__, function.__kwdefaults__, held, used)
-    return "function", _code(code), [_content(part, what, seen) for part in parts]
+    parts = [function.__defaults__, function.__kwdefaults__, held, used]
+    if reached := _reached([*used.values(), *held], sorted({name for c in codes for name in c.co_names})):
+        parts.append(reached)  # where there is none, nothing, as in records from before these counted
+    return "function", _code(function.__code__), [_content(part, what, seen) for part in parts]
+
+
+def _reached(values: list, names: list[str]) -> dict[str, Any]:
+    """What code with these names can take from those of the values that are modules of the user's own."""
+    reached: dict[str, Any] = {}
+    for module in values:  # which grows by the modules in these
+        if isinstance(module, ModuleType) and not _is_installed(module.__name__):
+            taken = [name for name in names if name in vars(module) and not name.startswith("__")]  # nor its file
+            new = {f"{module.__name__}.{name}": vars(module)[name] for name in taken}
+            values += [value for key, value in new.items() if key not in reached]
+            reached |= new
+    return reached
 
 
 def _code(code: CodeType) -> Any:
@@ -136,15 +149,12 @@ def _code(code: CodeType) -> Any:
     return code.co_code.hex(), code.co_names, code.co_varnames, constants
 
 
-def _names(code: CodeType) -> list[str]:
-    """The global names that a function and those in it look up, in a fixed order."""
-    own = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    inner = [name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c)]
-    return sorted({*own, *inner})
-
-
-def _is_own(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == PACKAGE
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code of a function and of those in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
 
 
 @functools.cache

@@ -52,7 +52,8 @@ RECORD = {
             },
         },
         "training_seconds": _SECONDS, "training_processor_seconds": _SECONDS, "evaluation_seconds": _SECONDS,
-        "evaluation_hardware": _TEXT, "started": _TEXT, "finished": _TEXT, "threads": _COUNT | {"minimum": 1}, "jobs": _COUNT,
+        "evaluation_hardware": _TEXT, "started": _TEXT, "finished": _TEXT,
+        "threads": _COUNT | {"minimum": 1}, "jobs": _COUNT,
         "machines": {"type": "array", "maxItems": 1_000, "items": {"type": "object", "properties": _MACHINE}},
         "progress": {
             "type": "object",

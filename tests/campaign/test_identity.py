@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -92,6 +93,44 @@ def test_what_does_not_decide_the_draws_is_none():
 def test_a_closure_and_attributes_count():
     assert identity(make=lambda m: m["closing"](1)) != identity(make=lambda m: m["closing"](2))
     assert identity(make=lambda m: m["Mine"](7)) != identity(make=lambda m: m["Mine"](8))
+
+
+TOOLS = """
+RATE = 1
+UNUSED = 1
+def pick(x): return helper(x) * RATE
+def helper(x): return x + 1
+"""
+USES_TOOLS = """
+class Mine:
+    def subnets(self, space, rng, epoch, epochs, steps): return [(space.smallest,)] * sum(tools.TAKEN for _ in "1")
+
+def closing(tools):
+    class Closed:
+        def subnets(self, space, rng, epoch, epochs, steps): return [(space.smallest,)] * tools.TAKEN
+    return Closed()
+"""
+
+
+def made_module(name, source, **names):
+    module = ModuleType(name)
+    vars(module).update(names)
+    exec(compile(source, name, "exec"), vars(module))
+    return module
+
+
+@pytest.mark.parametrize("taken", ["pick(2)", "RATE", "inner.pick(2)"])
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_is_taken_from_a_module_of_ones_own_counts(taken, closed):
+    def identity_with(old="", new=""):
+        tools = made_module("mytools", TOOLS.replace(old, new))
+        tools.inner = made_module("mytools.inner", TOOLS.replace(old, new), outer=tools, __file__="/somewhere")
+        mine = made_module("a_notebook", USES_TOOLS.replace("TAKEN", taken), tools=tools)
+        return sampler_identity(mine.closing(tools) if closed else mine.Mine())
+
+    assert identity_with() == identity_with("UNUSED = 1", "UNUSED = 2") != identity_with("\nRATE = 1", "\nRATE = 2")
+    if "pick" in taken:
+        assert identity_with() != identity_with("x + 1", "x + 2")
 
 
 class Holder:
