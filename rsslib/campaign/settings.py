@@ -1,5 +1,6 @@
 """How a campaign runs, as one value: folders, device, how many runs at once, how long."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,34 +14,22 @@ from rsslib.files import check_folder, project_folder
 class Settings:
     """Where results and datasets are, and how runs are trained; nothing here changes what a run is.
 
-    `results` is the folder for all runs, `data` the one with datasets, both by default the project's, whatever the
-    current folder. `device` is auto, cpu, cuda or cuda:<n>; `precision` on CUDA is fp32, tf32 for matrix products, or
-    bf16 for training under autocast. `jobs` runs train at once (None: as many as the device has room for): on a CPU
-    each in a process of its own, on CUDA each in a thread with a stream of its own. `threads` is the number that one
-    run on a CPU uses: a second one helps on an idle machine and costs several times the step beside another busy
-    program. After `time_budget` seconds training stops between epochs, with a checkpoint to go on from (0 only checks).
-    A checkpoint is also written after an epoch if the last one is `checkpoint_seconds` old. `rebuild` sets runs aside
-    that are refused, and trains them anew. Without `graphs` steps on CUDA are taken one by one, at several times the
-    time of CUDA graphs (None: with them; on a CPU there are none). Runs of the methods in `interference` are also
-    measured (see `rsslib.interference`), once they are finished. Without `train` nothing is trained: what is stored is
-    all there is.
-
     Raises InputError, naming the value, if one cannot be used.
     """
 
-    results: Any = None  # str, Path or None for the project's; once made, a Path
-    data: Any = None
-    device: str = "auto"
-    precision: str = "fp32"
-    jobs: int | None = 1
-    threads: int = 1
-    time_budget: float | None = None
+    results: Any = None  # the folder for all runs: str, Path or None for the project's; once made, a Path
+    data: Any = None  # likewise the folder with datasets
+    device: str = "auto"  # or cpu, cuda, cuda:<n>
+    precision: str = "fp32"  # on CUDA also tf32 for matrix products, or bf16 for training under autocast
+    jobs: int | None = 1  # runs at once, on CUDA in threads, else in processes; None: what the device has room for
+    threads: int = 1  # of a run on a CPU; a second helps on an idle machine and costs several times the step on another
+    time_budget: float | None = None  # seconds until training stops between epochs, with a checkpoint; 0 only checks
     progress: bool = True
-    checkpoint_seconds: float = 20.0
-    rebuild: bool = False
-    graphs: bool | None = None
-    interference: tuple[str, ...] = ()
-    train: bool = True
+    checkpoint_seconds: float = 20.0  # at least, from one checkpoint to the next
+    rebuild: bool = False  # set aside what is refused, and train it anew
+    graphs: bool | None = None  # steps on CUDA as CUDA graphs (None: yes), several times as fast as one by one
+    interference: tuple[str, ...] = ()  # methods whose finished runs are also measured; see `rsslib.interference`
+    train: bool = True  # or nothing is trained, and what is stored is all there is
 
     def graphs_on(self, kind: str) -> bool:
         """Whether steps are taken as CUDA graphs on a device of this kind."""
@@ -59,6 +48,8 @@ class Settings:
         if self.time_budget is not None:
             check_number(self.time_budget, "time_budget", 0)
         check_number(self.checkpoint_seconds, "checkpoint_seconds", 0)
+        if isinstance(self.interference, str) or not isinstance(self.interference, Sequence):
+            raise InputError(f"interference is {self.interference!r}: expected a list of names of methods")
         object.__setattr__(self, "interference", tuple(self.interference))
         for what in ("progress", "rebuild", "train"):
             if not isinstance(getattr(self, what), bool):

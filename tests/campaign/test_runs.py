@@ -645,6 +645,7 @@ def test_a_plan_that_cannot_be_is_an_input_error(settings, said):
         ({}, {"time_budget": float("nan")}, "time_budget is nan"),
         ({}, {"checkpoint_seconds": -0.1}, "checkpoint_seconds is -0.1"),
         ({}, {"checkpoint_seconds": None}, "checkpoint_seconds is None"),
+        *(({}, {"interference": value}, f"interference is {value!r}: expected a list") for value in ("rss", None, 5)),
         ({"profile": replace(PROFILE, train_images=10**6)}, {}, "train_images is 1000000"),
         ({"subnets_per_bucket": 10_000}, {}, "different subnets"),
     ],
