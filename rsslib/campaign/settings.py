@@ -17,19 +17,19 @@ class Settings:
     Raises InputError, naming the value, if one cannot be used.
     """
 
-    results: Any = None  # the folder for all runs: str, Path or None for the project's; once made, a Path
-    data: Any = None  # likewise the folder with datasets
-    device: str = "auto"  # or cpu, cuda, cuda:<n>
-    precision: str = "fp32"  # on CUDA also tf32 for matrix products, or bf16 for training under autocast
-    jobs: int | None = 1  # runs at once, on CUDA in threads, else in processes; None: what the device has room for
-    threads: int = 1  # of a run on a CPU; a second helps on an idle machine and costs several times the step on another
-    time_budget: float | None = None  # seconds until training stops between epochs, with a checkpoint; 0 only checks
+    results: Any = None  #: the folder for all runs: str, Path or None for the project's; once made, a Path
+    data: Any = None  #: likewise the folder with datasets
+    device: str = "auto"  #: or cpu, cuda, cuda:<n>
+    precision: str = "fp32"  #: on CUDA also tf32 for matrix products, or bf16 for training under autocast
+    jobs: int | None = 1  #: runs at once, on CUDA in threads, else in processes; None: what the device has room for
+    threads: int = 1  #: of a run on a CPU; a second one helps on an idle machine, on a busy one it slows the steps
+    time_budget: float | None = None  #: seconds until training stops between epochs, with a checkpoint; 0 only checks
     progress: bool = True
-    checkpoint_seconds: float = 20.0  # at least, from one checkpoint to the next
-    rebuild: bool = False  # set aside what is refused, and train it anew
-    graphs: bool | None = None  # steps on CUDA as CUDA graphs (None: yes), several times as fast as one by one
-    interference: tuple[str, ...] = ()  # methods whose finished runs are also measured; see `rsslib.interference`
-    train: bool = True  # or nothing is trained, and what is stored is all there is
+    checkpoint_seconds: float = 20.0  #: at least, from one checkpoint to the next
+    rebuild: bool = False  #: set aside what is refused, and train it anew
+    graphs: bool | None = None  #: steps on CUDA as CUDA graphs (None: yes), several times as fast as one by one
+    interference: tuple[str, ...] = ()  #: methods whose finished runs are also measured; see `rsslib.interference`
+    train: bool = True  #: or nothing is trained, and what is stored is all there is
 
     def graphs_on(self, kind: str) -> bool:
         """Whether steps are taken as CUDA graphs on a device of this kind."""
