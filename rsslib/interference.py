@@ -23,7 +23,7 @@ from rsslib.evaluate import LabelledBatches, logits_and_labels, recalibration_im
 from rsslib.methods import Method
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
-from rsslib.steps import EagerSteps, TrainingState, Views, loss_of, run_subnet, set_rate, train_step
+from rsslib.steps import EagerSteps, TrainingState, Views, add_gradients, loss_of, run_subnet, set_rate, train_step
 from rsslib.supernet import batch_norm_training, subnet_slices
 from rsslib.trainer import steps_per_epoch
 
@@ -189,12 +189,10 @@ class Trial:
         """float64 [subnets, 2] on validation images: minus the loss (cross-entropy), and the accuracy in percent."""
         result = []
         for arch in subnets:
-            loss, right, n = 0.0, 0, 0
-            for logits, y in logits_and_labels(self.state.supernet, arch, self.judged, self.recalibration):
-                loss += F.cross_entropy(logits, y, reduction="sum").item()
-                right += int((logits.argmax(1) == y).sum())
-                n += len(y)
-            result.append((-loss / n, 100 * right / n))
+            judged = logits_and_labels(self.state.supernet, arch, self.judged, self.recalibration)
+            logits, labels = (torch.cat(part) for part in zip(*judged, strict=True))
+            right = int((logits.argmax(1) == labels).sum())
+            result.append((-F.cross_entropy(logits, labels).item(), 100 * right / len(labels)))
         return np.array(result)
 
     def batches(self, n: int) -> list[tuple[Tensor, Tensor]]:
@@ -263,17 +261,9 @@ class Trial:
         0 elsewhere; batch norm takes the statistics of the batch, nothing is dropped."""
         supernet = self.state.supernet
         full = {name: torch.zeros_like(p) for name, p in supernet.named_parameters()}
-        leaves = {
-            name: part.detach().clone().requires_grad_()
-            for name, part in supernet.subnet(arch, dict(supernet.named_parameters())).items()
-        }
+        ((leaves, _),) = Views(supernet, full).of((arch,))
         logits = run_subnet(self.state, batch[0], arch, leaves, batch_norm_training(), 0.0, None)
-        loss = loss_of(logits, batch[1], None)
-        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        parts = supernet.subnet(arch, full)
-        for name, gradient in zip(leaves, found, strict=True):
-            if gradient is not None:
-                parts[name].copy_(gradient)
+        add_gradients(loss_of(logits, batch[1], None), leaves)
         return full
 
 
