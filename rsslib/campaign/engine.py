@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from rsslib import files
 from rsslib.campaign.checkpoints import checkpoints, load_checkpoint, save_checkpoint
@@ -75,17 +74,60 @@ def complete(
     if not settings.train:
         return
     deadline = None if settings.time_budget is None else time.time() + settings.time_budget
-    needs_cuda = any(run.profile.needs_cuda for run in runs) and settings.device == "auto"
+    done, todo, settings = prepare(runs, settings)
+    new = {run.name for run in todo if not (run.folder(settings.results) / files.RECORD).exists()}
+    failures: dict[str, Exception] = {}
+    began, trained = time.perf_counter(), 0
+    for run in done:
+        finished(run)
+    try:
+        with _workers(settings) as pool, _Campaign(todo, len(done), settings) as bar:
+            for wait in (False, True):  # at the end come back to what other processes were at
+                todo, before = [], todo
+                for run, outcome in _outcomes(pool, before, settings, deadline, wait):
+                    if isinstance(outcome, BrokenProcessPool):
+                        raise outcome  # `worker_processes` says why
+                    if isinstance(outcome, Exception):
+                        failures[run.name] = outcome
+                    elif not outcome:
+                        todo.append(run)
+                    else:
+                        bar.finished(run)
+                        if run.name in new:
+                            training = read_record(run.folder(settings.results))["config"]["training"]
+                            trained += run.method.subnet_epochs * training["train_images"]
+                        finished(run)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; the same call goes on from the last checkpoints") from None
+    finally:
+        _stop.clear()  # all threads have ended
+    if settings.progress and trained and settings.jobs != 1:
+        rate = trained / (time.perf_counter() - began)
+        print(f"{settings.jobs} runs at once trained on {rate:,.0f} subnet-images a second, evaluation included")
+    if failures:
+        raise RunsFailed(failures) from next(iter(failures.values()))
+
+
+def prepare(runs: Iterable[Run], settings: Settings) -> tuple[list[Run], list[Run], Settings]:
+    """Check everything, so that a mistake in the last run costs nothing, and set aside what is to be rebuilt.
+
+    Returns the runs that are finished, those that are to be trained, and the settings with a device and a number of
+    jobs. Runs whose dataset is missing are named and left out, if any is finished.
+    """
+    runs = _different(runs)
+    there = {run.name for run in runs if _is_finished(run, settings)}
+    needs_cuda = any(run.profile.needs_cuda for run in runs if run.name not in there) and settings.device == "auto"
     where = choose_device(settings.device, needed=needs_cuda)
     settings = replace(settings, device=str(where))
     done: list[Run] = []
     todo: list[Run] = []
-    refused, new_images = [], {}
+    refused = []
     absent: dict[str, NoImages] = {}
-    for run in _different(runs):  # first look at everything, so that a mistake in the last run costs nothing
+    for run in runs:
         population_of(run)
-        try:
-            images = images_of(run, settings) if _needs_images(run, settings) else None
+        try:  # what is finished does not need its images, but is compared with those that are here
+            needed = run.name not in there or is_there(run.dataset, settings.data)
+            images = images_of(run, settings) if needed else None
         except NoImages as error:
             absent[run.name] = error
             continue
@@ -93,8 +135,6 @@ def complete(
         try:
             status = status_of(run, settings.results, config, weights=True)
             (done if status == "finished" and not to_measure(run, settings) else todo).append(run)
-            if status == "missing":
-                new_images[run.name] = run.method.subnet_epochs * config["training"]["train_images"]
         except Refused:
             if not settings.rebuild:
                 raise
@@ -106,45 +146,13 @@ def complete(
         print(f"not trained: {name}: {why}")
     for run in todo:
         files.check_writable(run.folder(settings.results), "results")
-    jobs = min(settings.jobs or _room(where, todo), len(todo))
+    pixels = max((run.resolution for run in todo), default=RESOLUTION)
+    jobs = min(settings.jobs or free_jobs(where, [run.method for run in todo], pixels), len(todo))
     if jobs > 1 and where.type == "cpu":
         _check_samplers_travel(todo)
     for run, config in refused:
         _set_aside(run, settings.results, config)
-    settings = replace(settings, jobs=max(1, jobs))
-    failures: dict[str, Exception] = {}
-    began, trained = time.perf_counter(), 0
-    for run in done:
-        finished(run)
-    try:
-        with _workers(jobs, where) as pool, _Campaign(todo, len(done), settings) as bar:
-            for wait in (False, True):  # at the end come back to what other processes were at
-                todo, before = [], todo
-                for run, outcome in _outcomes(pool, before, settings, deadline, wait):
-                    if isinstance(outcome, BrokenProcessPool):
-                        raise outcome  # `worker_processes` says why
-                    if isinstance(outcome, Exception):
-                        failures[run.name] = outcome
-                    elif not outcome:
-                        todo.append(run)
-                    else:
-                        trained += new_images.get(run.name, 0)
-                        bar.finished(run)
-                        finished(run)
-    except KeyboardInterrupt:
-        raise Stopped("stopped; the same call goes on from the last checkpoints") from None
-    finally:
-        _stop.clear()  # all threads have ended
-    if settings.progress and trained and jobs > 1:
-        rate = trained / (time.perf_counter() - began)
-        print(f"{jobs} runs at once trained on {rate:,.0f} subnet-images a second, evaluation included")
-    if failures:
-        raise RunsFailed(failures) from next(iter(failures.values()))
-
-
-def _room(device: torch.device, runs: Sequence[Run]) -> int:
-    """How many of the runs at once the device has memory for."""
-    return free_jobs(device, [run.method for run in runs], max((run.resolution for run in runs), default=RESOLUTION))
+    return done, todo, replace(settings, jobs=max(1, jobs))
 
 
 class _Campaign:
@@ -198,23 +206,23 @@ def space_of(run: Run, images: Dataset) -> SearchSpace:
     )
 
 
-def _needs_images(run: Run, settings: Settings) -> bool:
-    """Whether a run's dataset must be looked at: unless the run is finished and the dataset is not here."""
-    if is_there(run.dataset, settings.data):
-        return True
+def _is_finished(run: Run, settings: Settings) -> bool:
+    """Whether nothing is left to do for a run, as far as that is known without its images."""
     try:
-        return status_of(run, settings.results, configuration(run, precision=settings.precision)) != "finished"
+        status = status_of(run, settings.results, configuration(run, precision=settings.precision))
     except Refused:
-        return True
+        return False
+    return status == "finished" and not to_measure(run, settings)
 
 
 _stop = threading.Event()  # what runs in threads is to end: training at the next epoch, the rest at once
 
 
-def _workers(jobs: int, device: torch.device) -> AbstractContextManager[Executor | None]:
-    if jobs <= 1:
+def _workers(settings: Settings) -> AbstractContextManager[Executor | None]:
+    jobs = settings.jobs or 1
+    if jobs == 1:
         return nullcontext()
-    if device.type == "cuda":  # where processes would take turns
+    if settings.device.startswith("cuda"):  # where processes would take turns
         return worker_threads(jobs, _stop)
     return worker_processes(jobs, keep_freed_memory)
 

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rsslib.campaign.engine import RunsFailed, complete, complete_run
-from rsslib.campaign.measures import to_measure
+from rsslib.campaign.engine import RunsFailed, complete_run, prepare
 from rsslib.campaign.record import overview
 from rsslib.campaign.runs import Run
 from rsslib.campaign.settings import Settings
@@ -49,13 +48,9 @@ def complete_with_ray(
     choose(settings.device, ("auto", "cpu", "cuda"), "device for Ray")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, or it warns
     ray = needed("ray", "cluster")
-    complete(runs, replace(settings, device="cpu", jobs=1, time_budget=0, progress=False))  # checks, trains nothing
-    status = dict(overview(runs, settings.results)[["run", "status"]].to_numpy())
-    done = {run.name for run in runs if status[run.name] == "finished" and not to_measure(run, settings)}
-    todo = [run for run in {run.name: run for run in runs}.values() if run.name not in done]
-    for run in runs:
-        if run.name in done:
-            finished(run)
+    done, todo, _ = prepare(runs, replace(settings, device="cpu", jobs=1))
+    for run in done:
+        finished(run)
     if not todo:
         return
     results = Path(settings.results).resolve()

@@ -7,17 +7,18 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 from filelock import FileLock
-from helpers import sentence
+from helpers import sentence, tables
+from small_runs import PROFILE as SMALL
+from small_runs import complete, tiny
 
 import rsslib
-from rsslib import campaign, cli
+from rsslib import cli
 from rsslib.campaign import Profile, RunsFailed, Settings, engine, overview, plan
 from rsslib.campaign import ray as placing
 from rsslib.errors import InputError
@@ -62,16 +63,6 @@ def diary_run(folder, name, epochs, **settings):
     sampler = Diary(path=str(folder / f"{name}.txt"), gate=str(folder / "gate"), **settings)
     (run,) = plan(PROFILE, methods=[one_stage(name, epochs, sampler)])
     return run, sampler
-
-
-def tables(run, results):
-    """The results as bytes, without the times."""
-    history = pd.read_csv(run.folder(results) / "history.csv", dtype=str).drop(columns=["seconds", "processor_seconds"])
-    return (run.folder(results) / "population.csv").read_bytes(), history.to_csv()
-
-
-def finish_locally(todo, results):
-    campaign.complete(todo, Settings(results, device="cpu", progress=False))
 
 
 def names(folder):
@@ -124,7 +115,7 @@ def test_runs_survive_the_death_of_a_node(ray, tmp_path, capsys):
     broken, broken_diary = diary_run(tmp_path, "broken", 1, broken=True)
     gate = tmp_path / "gate"
     gate.touch()
-    finish_locally([first, second], tmp_path / "local")
+    complete([first, second], tmp_path / "local")
     for path in (first_diary.path, second_diary.path, gate):
         Path(path).unlink()
     results = tmp_path / "ray"
@@ -165,14 +156,14 @@ def test_runs_survive_the_death_of_a_node(ray, tmp_path, capsys):
     assert sum("begins again" in line for line in lines) == 1
     for run in (first, second):
         assert lines.count(f"{run.name}: finished") == 1
-        assert tables(run, results) == tables(run, tmp_path / "local")
+        assert tables(run.folder(results)) == tables(run.folder(tmp_path / "local"))
     assert names(first.folder(results)) == names(first.folder(tmp_path / "local"))
     assert not list(results.glob(".*"))
 
 
 def test_a_node_without_the_results_folder_sends_its_files(ray, tmp_path, monkeypatch):
     begun, diary = diary_run(tmp_path, "begun", 4)
-    finish_locally([begun], tmp_path / "local")
+    complete([begun], tmp_path / "local")
     results = tmp_path / "ray"
 
     with monkeypatch.context() as patch:
@@ -187,14 +178,14 @@ def test_a_node_without_the_results_folder_sends_its_files(ray, tmp_path, monkey
 
         patch.setattr(engine, "train", two_epochs)
         with pytest.raises(RunsFailed, match="unplugged"):
-            campaign.complete([begun], Settings(results, device="cpu", progress=False, checkpoint_seconds=0))
+            complete([begun], results, checkpoint_seconds=0)
     assert dict(overview([begun], results)[["run", "status"]].to_numpy()) == {begun.name: "interrupted"}
     Path(diary.path).unlink()
     monkeypatch.setattr(placing.Path, "touch", lambda path: None)  # now no node sees the token
     placing.complete_with_ray([begun], Settings(results, device="cpu", progress=False, jobs=os.cpu_count()))
     assert not ray.is_initialized() and not ray_processes()
     assert [epoch for _, epoch in diary.entries()] == [2, 3]
-    assert tables(begun, results) == tables(begun, tmp_path / "local")
+    assert tables(begun.folder(results)) == tables(begun.folder(tmp_path / "local"))
     assert names(begun.folder(results)) == names(begun.folder(tmp_path / "local"))
 
 
@@ -225,6 +216,24 @@ def test_missing_ray_gets_one_sentence(monkeypatch, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "pip install -e '.[cluster]'" in error
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_whose_dataset_is_missing_are_not_submitted(monkeypatch, tmp_path, capsys):
+    def unreachable(*arguments, **settings):
+        raise OSError("no network")
+
+    (done, other), (missing,) = tiny(seeds=(0, 1)), tiny(profile=replace(SMALL, datasets=("mnist",)))
+    complete([done], tmp_path)
+    fake = nodes((True, {"CPU": 8}))
+    fake.is_initialized, fake.remote = lambda: True, lambda function: SimpleNamespace(options=lambda **settings: None)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setattr("torchvision.datasets.MNIST", unreachable)
+    monkeypatch.setattr(placing, "_open_desk", lambda ray: None)
+    submitted, told = [], []
+    monkeypatch.setattr(placing, "_follow", lambda ray, submit, todo, *_: submitted.extend(todo) or {})
+    settings = Settings(tmp_path, tmp_path, "cpu", progress=False)
+    placing.complete_with_ray([missing, other, done], settings, finished=told.append)
+    assert (submitted, told) == ([other], [done]) and f"not trained: {missing.name}" in capsys.readouterr().out
 
 
 def test_an_address_needs_the_engine(tmp_path, capsys):

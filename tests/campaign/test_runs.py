@@ -20,7 +20,7 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers import TINY, sentence, tables, toy_data
-from small_runs import FILES, PROFILE, tiny
+from small_runs import FILES, PROFILE, complete, tiny
 
 from rsslib import campaign, evaluate, files, machine
 from rsslib import steps as single_steps
@@ -53,10 +53,6 @@ from rsslib.steps import EagerSteps
 from rsslib.supernet import SuperNet
 
 TINY_BUCKETS = len(TINY.buckets)
-
-
-def complete(runs_, results, **settings):
-    campaign.complete(runs_, Settings(results, **{"device": "cpu", "progress": False} | settings))
 
 
 def never(*arguments, **settings):
@@ -394,7 +390,7 @@ def test_several_runs_at_once_finish_like_one_after_the_other(tmp_path):
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_several_runs_in_threads_finish_like_one_after_the_other(device, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(engine, "_workers", lambda jobs, where: worker_threads(jobs, engine._stop))  # as on CUDA
+    monkeypatch.setattr(engine, "_workers", lambda settings: worker_threads(settings.jobs, engine._stop))  # as on CUDA
     planned = tiny("rss", "rss-2-per-batch", "ofa-released", seeds=[0, 1])
     complete(planned, tmp_path / "together", device=device, jobs=3, progress=True)
     complete(planned, tmp_path / "alone", device=device)
@@ -405,7 +401,7 @@ def test_several_runs_in_threads_finish_like_one_after_the_other(device, tmp_pat
 
 
 def test_an_interrupt_stops_runs_in_threads_with_checkpoints(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_workers", lambda jobs, where: worker_threads(jobs, engine._stop))
+    monkeypatch.setattr(engine, "_workers", lambda settings: worker_threads(settings.jobs, engine._stop))
 
     def interrupted(futures):
         time.sleep(0.2)
@@ -420,7 +416,7 @@ def test_an_interrupt_stops_runs_in_threads_with_checkpoints(tmp_path, monkeypat
 
 
 def test_an_interrupt_ends_an_evaluation_in_a_thread(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_workers", lambda jobs, where: worker_threads(jobs, engine._stop))
+    monkeypatch.setattr(engine, "_workers", lambda settings: worker_threads(settings.jobs, engine._stop))
     evaluated, began = [], threading.Event()
 
     def slow(supernet, arch, *images):
@@ -443,7 +439,7 @@ def test_an_interrupt_ends_an_evaluation_in_a_thread(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_ends_waiting_for_another_process_in_a_thread(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_workers", lambda jobs, where: worker_threads(jobs, engine._stop))
+    monkeypatch.setattr(engine, "_workers", lambda settings: worker_threads(settings.jobs, engine._stop))
     planned, really = tiny("rss-short", seeds=[0, 1]), engine.as_completed
     rounds = iter([really])
 
@@ -690,6 +686,16 @@ def test_cuda_is_missed_where_it_is_asked_for_or_needed(tmp_path):
         campaign.complete(plan("paper"), Settings(tmp_path / "results", progress=False))
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_is_not_missed_for_what_is_finished(tmp_path, monkeypatch):
+    finished, other = tiny("rss", "rss-short", profile=replace(PROFILE, needs_cuda=True))
+    complete([finished], tmp_path)
+    campaign.complete([finished], Settings(tmp_path, progress=False))
+    monkeypatch.setattr(engine, "images_of", never)
+    with pytest.raises(InputError, match="meant for a CUDA device"):
+        campaign.complete([finished, other], Settings(tmp_path, progress=False))
 
 
 @pytest.fixture
@@ -943,6 +949,8 @@ def test_finished_runs_need_no_dataset(tmp_path, monkeypatch):
     assert len(populations(planned, tmp_path / "results")) == 2 * TINY_BUCKETS
     with pytest.raises(InputError, match="toy"):
         complete([*planned, *tiny("rss", profile=profile)], tmp_path / "results", data=tmp_path)
+    with pytest.raises(InputError, match="toy"):  # to measure one they are needed
+        complete(planned, tmp_path / "results", data=tmp_path, interference=("rss-short",))
 
 
 def test_what_cannot_be_downloaded_is_told_and_left_out_beside_finished_runs(tmp_path, capsys, monkeypatch):
