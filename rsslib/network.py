@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from rsslib.space import Arch, SearchSpace
 
+# Activations by the names that they have in torch.nn.functional, by which the supernet calls them.
 MODULES = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
 
 
@@ -37,16 +38,9 @@ class MBConv(nn.Module):
     """Inverted residual block: expand 1x1 (absent where hidden is None), depthwise, squeeze-excite, project 1x1."""
 
     def __init__(
-        self,
-        inputs: int,
-        hidden: int | None,
-        outputs: int,
-        kernel: int,
-        stride: int,
-        act: str,
-        squeezed: int | None,
-        residual: bool,
-    ):
+        self, inputs: int, hidden: int | None, outputs: int, kernel: int, stride: int, act: str,
+        squeezed: int | None, residual: bool,
+    ):  # fmt: skip
         super().__init__()
         self.residual = residual
         self.conv_pw: nn.Conv2d | None = None
@@ -83,38 +77,20 @@ class Network(nn.Module):
         super().__init__()
         net = space.backbone
         self.stem = ConvNormAct(space.in_channels, net.stem_channels, 3, 2, net.stem_act)
-        self.first = MBConv(
-            net.stem_channels,
-            None,
-            net.first_channels,
-            3,
-            1,
-            net.first_act,
-            None,
-            residual=net.stem_channels == net.first_channels,
-        )
-        self.blocks = nn.ModuleDict(
-            {
-                str(i): MBConv(
-                    layer.in_channels,
-                    layer.hidden(expand),
-                    layer.out_channels,
-                    kernel,
-                    layer.stride,
-                    layer.act,
-                    layer.squeezed(expand) if layer.squeeze_excite else None,
-                    layer.residual,
-                )
-                for i, layer, kernel, expand in space.active(space.validate(arch))
-            }
-        )
+        residual = net.stem_channels == net.first_channels
+        self.first = MBConv(net.stem_channels, None, net.first_channels, 3, 1, net.first_act, None, residual)
+        self.blocks = nn.ModuleDict({
+            str(i): MBConv(
+                layer.in_channels, layer.hidden(expand), layer.out_channels, kernel, layer.stride, layer.act,
+                layer.squeezed(expand) if layer.squeeze_excite else None, layer.residual,
+            )
+            for i, layer, kernel, expand in space.active(space.validate(arch))
+        })  # fmt: skip
         self.head_expand = ConvNormAct(space.layers[-1].out_channels, net.expand_channels, 1, 1, net.head_act)
         features = net.mix_channels or net.expand_channels
-        self.head_mix = (
-            ConvNormAct(net.expand_channels, net.mix_channels, 1, 1, net.head_act, norm=False)
-            if net.mix_channels
-            else None
-        )
+        self.head_mix: ConvNormAct | None = None
+        if net.mix_channels:
+            self.head_mix = ConvNormAct(net.expand_channels, features, 1, 1, net.head_act, norm=False)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(features, space.classes)
 

@@ -26,10 +26,11 @@ def has_kernels(x: Tensor) -> bool:
 
 def adds_in_place(x: Tensor, weight: Tensor) -> bool:
     """Whether `Pointwise` on x can add to the gradient of `weight`: one is there, and no autocast changes types."""
+    if not (weight.requires_grad and weight.is_leaf and weight.grad is not None and torch.is_grad_enabled()):
+        return False
     kind = x.device.type
     cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    there = weight.is_leaf and weight.grad is not None and torch.is_grad_enabled()
-    return there and x.dtype == weight.dtype and not cast
+    return x.dtype == weight.dtype and not cast
 
 
 class Pointwise(torch.autograd.Function):

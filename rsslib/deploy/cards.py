@@ -31,7 +31,7 @@ def write_card(folder: str | Path, supernet: SuperNet, weights_sha256: str, word
             "classes": space.classes,
             "resolution": space.resolution,
         },
-        "dropout": supernet.dropout_rate,
+        "dropout": supernet.dropout.p,
         "weights_sha256": weights_sha256,
         "how_to_load": HOW_TO_LOAD,
     }
@@ -72,7 +72,7 @@ def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> Sup
     try:
         supernet = SuperNet(SearchSpace(**card["space"]), card["dropout"])
         supernet.load_state_dict(load(content))
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"{Path(folder, CARD)} does not describe {path.name} ({one_line(error)}): restore both"
         ) from None
