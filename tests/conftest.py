@@ -4,6 +4,7 @@ import signal
 
 import pytest
 import torch
+from helpers import TINY
 from hypothesis import settings
 
 from rsslib.files import project_folder
@@ -41,6 +42,14 @@ def space(request):
 @pytest.fixture(scope="session")
 def mobilenet():
     return SearchSpace("mobilenet_v3")
+
+
+@pytest.fixture(scope="module")
+def tiny_backbone():
+    """The tiny backbone by its name, also for what a module prepares once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", TINY)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,6 +1,7 @@
 """Runs of a tiny backbone at a scale of milliseconds, and the files that one leaves."""
 
-from rsslib.campaign import Profile, plan
+from rsslib import campaign
+from rsslib.campaign import Profile, Settings, plan
 
 PROFILE = Profile(
     "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
@@ -11,3 +12,8 @@ FILES = ["anchors.csv", "card.json", "history.csv", "population.csv", "run.json"
 def tiny(*methods, profile=PROFILE, **settings):
     """Runs of the tiny backbone, by default of RSS at the test profile."""
     return plan(profile, methods=methods or ("rss",), backbone="tiny", **settings)
+
+
+def complete(runs, results, **settings):
+    """Make the runs finished, on the CPU, unless `settings` say otherwise."""
+    campaign.complete(runs, Settings(results, **{"device": "cpu", "progress": False} | settings))

@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import pandas as pd
 import psutil
 import pytest
 import safetensors.torch
+import small_runs
 import torch
 from filelock import FileLock
 from helpers import TINY, sentence, tables
@@ -40,14 +42,12 @@ from rsslib.campaign import (
     trained_supernet,
 )
 from rsslib.campaign.checkpoints import load_checkpoint, save_checkpoint
+from rsslib.campaign.measures import identity_of
 from rsslib.data.dataset import load_dataset
 from rsslib.errors import InputError, Stopped
 from rsslib.space import BACKBONES, SearchSpace
 
-
-def complete(planned, results, **settings):
-    settings = {"device": "cpu", "progress": False, "checkpoint_seconds": 0} | settings
-    campaign.complete(planned, Settings(results, **settings))
+complete = partial(small_runs.complete, checkpoint_seconds=0)  # so that there is one after every epoch
 
 
 def names(folder):
@@ -75,8 +75,7 @@ def new_state(run):
 
 def identity(folder):
     """What the checkpoints of the run in the folder are marked with."""
-    config = files.read_record(folder)["config"]["training"]
-    return files.sha256(json.dumps(config, sort_keys=True).encode())
+    return identity_of(files.read_record(folder))
 
 
 @contextmanager
@@ -831,20 +830,15 @@ def test_a_disk_that_is_full_at_any_write_corrupts_nothing(function, lasts, tmp_
     assert last > 1 and (function == "mkdir" or last >= writes > 12)
 
 
-def test_a_disk_that_is_really_full(done, tmp_path):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(tmp_path)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs a user who may mount a tmpfs")
-    try:
-        with pytest.raises(RunsFailed, match="No space left on device"):
-            complete([done[0]], tmp_path)
-        folder = done[0].folder(tmp_path)
-        assert overview([done[0]], tmp_path).status.tolist() == ["interrupted"] and not list(folder.glob(".*"))
-        subprocess.run(["mount", "-o", "remount,size=50m", str(tmp_path)], check=True)
+def test_a_disk_that_is_really_full(done, tmp_path, remount):
+    remount("size=600k")
+    with pytest.raises(RunsFailed, match="No space left on device"):
         complete([done[0]], tmp_path)
-        assert tables(folder) == tables(done[0].folder(done[1]))
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+    folder = done[0].folder(tmp_path)
+    assert overview([done[0]], tmp_path).status.tolist() == ["interrupted"] and not list(folder.glob(".*"))
+    remount("size=50m")
+    complete([done[0]], tmp_path)
+    assert tables(folder) == tables(done[0].folder(done[1]))
 
 
 def test_what_a_killed_process_left_half_written_is_removed(interrupted, done, tmp_path):

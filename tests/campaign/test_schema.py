@@ -8,10 +8,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from helpers import sentence
-from small_runs import tiny
+from small_runs import complete, tiny
 
 from rsslib import campaign, files
-from rsslib.campaign import Profile, Settings
+from rsslib.campaign import Profile
 from rsslib.errors import InputError
 from rsslib.explorer import finished_runs
 
@@ -25,7 +25,7 @@ def planned():
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
-    campaign.complete(planned(), Settings(results, device="cpu", progress=False))
+    complete(planned(), results)
     return results
 
 

@@ -3,13 +3,11 @@
 import errno
 import fcntl
 import os
-import subprocess
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from helpers import sentence
-from small_runs import PROFILE, tiny
+from small_runs import PROFILE, complete, tiny
 
 from rsslib import campaign, cli, files
 from rsslib.campaign import RunsFailed, Settings, overview, plan
@@ -21,34 +19,17 @@ from rsslib.paper.figures import save_figure
 from rsslib.samplers import Uniform
 
 
-def complete(planned, results, **settings):
-    campaign.complete(planned, Settings(results, device="cpu", progress=False, **settings))
-
-
-@contextmanager
-def read_only(folder):
-    """The folder on a file system that can only be read; skips the test of a user who may mount none."""
-    mount = ["mount", "-t", "tmpfs", "none", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs a user who may mount a tmpfs")
-    try:
-        yield lambda: subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_results_that_can_only_be_read_are_read_and_not_written(tmp_path):
+def test_results_that_can_only_be_read_are_read_and_not_written(tmp_path, remount):
     done, more = tiny("rss-short", seeds=(0, 1))
-    with read_only(tmp_path) as protect:
-        complete([done], tmp_path)
-        (done.folder(tmp_path) / "run.lock").unlink()
-        protect()
-        complete([done], tmp_path)
-        assert overview([done, more], tmp_path).status.tolist() == ["finished", "missing"]
-        with pytest.raises(InputError, match="cannot be written: choose another folder") as error:
-            complete([done, more], tmp_path)
-        assert str(tmp_path) in sentence(error)
-        assert cli.main(["runs", "--results", str(tmp_path), "--figures", str(tmp_path.parent)]) == 0
+    complete([done], tmp_path)
+    (done.folder(tmp_path) / "run.lock").unlink()
+    remount("ro")
+    complete([done], tmp_path)
+    assert overview([done, more], tmp_path).status.tolist() == ["finished", "missing"]
+    with pytest.raises(InputError, match="cannot be written: choose another folder") as error:
+        complete([done, more], tmp_path)
+    assert str(tmp_path) in sentence(error)
+    assert cli.main(["runs", "--results", str(tmp_path), "--figures", str(tmp_path.parent)]) == 0
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "circle"])

@@ -25,17 +25,10 @@ from rsslib.deploy.searching import chosen, search
 from rsslib.errors import InputError
 from rsslib.explorer import Explorer
 from rsslib.notebooks import Execution, notebook_parameters
-from rsslib.space import BACKBONES, SearchSpace
+from rsslib.space import SearchSpace
 
 PROFILE = Profile("test", ("photographs",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5)
 PHOTOGRAPHS = ("china", "flower")  # scikit-learn's, of 427 x 640 pixels
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_backbone():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "tiny", TINY)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +50,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
+def trained(data, tiny_backbone, tmp_path_factory):
     """A finished run at 64 pixels and the settings with its folders."""
     settings = Settings(tmp_path_factory.mktemp("results"), data, "cpu", progress=False)
     (run,) = campaign.plan(PROFILE, methods=["rss"], backbone="tiny", resolution=64)
