@@ -44,7 +44,7 @@ from rsslib.machine import (
     step_bytes,
     use_threads,
 )
-from rsslib.progress import in_words, progress_bar
+from rsslib.progress import progress_bar
 from rsslib.space import RESOLUTION, SearchSpace
 from rsslib.steps import TrainingState
 from rsslib.supernet import SuperNet
@@ -80,8 +80,13 @@ def complete(
     began, trained = time.perf_counter(), 0
     for run in done:
         finished(run)
+    words = f"{{}} of {len(done) + len(todo)} runs are finished"
+    bar = progress_bar(
+        shown=settings.progress and len(todo) > 1, total=sum(run.method.subnet_epochs for run in todo), smoothing=0,
+        desc=words.format(len(done)), bar_format="{desc}, {remaining} left", position=0,
+    )  # fmt: skip
     try:
-        with _workers(settings) as pool, _Campaign(todo, len(done), settings) as bar:
+        with bar, _workers(settings) as pool:
             for wait in (False, True):  # at the end come back to what other processes were at
                 todo, before = [], todo
                 for run, outcome in _outcomes(pool, before, settings, deadline, wait):
@@ -92,11 +97,13 @@ def complete(
                     elif not outcome:
                         todo.append(run)
                     else:
-                        bar.finished(run)
+                        done.append(run)
+                        bar.update(run.method.subnet_epochs)
+                        bar.set_description_str(words.format(len(done)))
+                        finished(run)
                         if run.name in new:
                             training = read_record(run.folder(settings.results))["config"]["training"]
                             trained += run.method.subnet_epochs * training["train_images"]
-                        finished(run)
     except KeyboardInterrupt:
         raise Stopped("stopped; the same call goes on from the last checkpoints") from None
     finally:
@@ -153,34 +160,6 @@ def prepare(runs: Iterable[Run], settings: Settings) -> tuple[list[Run], list[Ru
     for run, config in refused:
         _set_aside(run, settings.results, config)
     return done, todo, replace(settings, jobs=max(1, jobs))
-
-
-class _Campaign:
-    """One line above the bars of the runs: how many are finished, and how long the rest will take."""
-
-    def __init__(self, todo: Sequence[Run], done: int, settings: Settings):
-        shown = settings.progress and len(todo) > 1
-        self.count, self.of, self.left = done, done + len(todo), sum(run.method.subnet_epochs for run in todo)
-        self.began, self.work = time.perf_counter(), 0
-        self.bar = progress_bar(shown=shown, position=0, bar_format="{desc}")
-
-    def __enter__(self) -> "_Campaign":
-        self.show()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.bar.close()
-
-    def finished(self, run: Run) -> None:
-        self.count, self.work = self.count + 1, self.work + run.method.subnet_epochs
-        self.show()
-
-    def show(self) -> None:
-        left = ""
-        if self.work:
-            seconds = (time.perf_counter() - self.began) * (self.left - self.work) / self.work
-            left = f", about {in_words(seconds)} left"
-        self.bar.set_description_str(f"{self.count} of {self.of} runs are finished{left}")
 
 
 def images_of(run: Run, settings: Settings) -> Dataset:
@@ -344,8 +323,7 @@ def _complete(run: Run, folder: Path, settings: Settings, deadline: float | None
                 state.supernet.load_state_dict(files.read_tensors(folder / WEIGHTS, record))
             elif not _train(run, folder, record, state, images, settings, deadline):
                 return False
-            if not _evaluate(run, folder, record, state.supernet, images, settings):
-                return False
+            _evaluate(run, folder, record, state.supernet, images, settings)
             del state
         return not to_measure(run, settings) or measure_run(
             run, folder, record, new_state, images, settings, lambda: _is_time(deadline)
@@ -427,19 +405,15 @@ def _machines(record: dict, here: dict, run: Run) -> dict:
     return {key: f"{name} ({run.name})" for key, name in names.items()} | {"machines": machines}
 
 
-class _Interrupted(Exception):
-    """Ctrl-C, in a thread."""
-
-
 def _check_interrupt() -> None:
-    if _stop.is_set():
-        raise _Interrupted
+    if _stop.is_set():  # in a thread, which no signal reaches
+        raise KeyboardInterrupt
 
 
 def _evaluate(
     run: Run, folder: Path, record: dict, supernet: SuperNet, images: Dataset, settings: Settings
-) -> bool:
-    """Evaluate the population and the anchors; returns False if an interrupt came first."""
+) -> None:
+    """Evaluate the population and the anchors."""
     record["status"] = "trained"
     write_record(folder, record)  # before the population changes: the record of a finished run vouches for it
     for checkpoint in checkpoints(folder):
@@ -450,15 +424,12 @@ def _evaluate(
         "evaluate": [(bucket, arch) for (bucket, _), arch in subnets.items()],
         "anchors": anchors(supernet.space),
     }
-    try:
-        table, beside = (
-            evaluate_population(
-                supernet.eval(), population, images, f"{run.label}: {what}", settings.progress, _check_interrupt
-            )
-            for what, population in populations.items()
+    table, beside = (
+        evaluate_population(
+            supernet.eval(), population, images, f"{run.label}: {what}", settings.progress, _check_interrupt
         )
-    except _Interrupted:
-        return False
+        for what, population in populations.items()
+    )
     table["subnet"] = [number for _, number in subnets]
     record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began}
     record |= {"evaluation_hardware": environment(images.device)["hardware"], "finished": _now()}
@@ -467,7 +438,6 @@ def _evaluate(
     weights = record["sha256"][WEIGHTS]
     record["sha256"][CARD] = write_card(folder, supernet, weights, words_for_card(run, record, table, images))
     write_record(folder, record)
-    return True
 
 
 def words_for_card(run: Run, record: dict, population: pd.DataFrame, images: Dataset) -> dict:
