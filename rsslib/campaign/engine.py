@@ -58,12 +58,10 @@ def complete(
 
     `finished` is called with each run as soon as it is, those that are at the start too.
 
-    Any number of processes of one machine may be asked for the same runs: one trains, the others take the runs that are
-    free and wait for the rest at the end. Those of several machines that share the folder too, if its file system holds
-    `flock` between them, which one machine cannot find out (docs/clusters.md tells how to); else two may train the same
-    run at once, and what they leave may be refused. With a time budget, `by_worth` puts the runs in an order in which
-    what is finished by then is worth most. Finished runs do not need their dataset; where it is missing and cannot be
-    downloaded, a sentence names the other runs, which are left out if any is finished.
+    Any number of processes may be asked for the same runs: one trains, the others take the runs that are free and wait
+    for the rest at the end (of several machines, see docs/clusters.md). With a time budget, `by_worth` puts the runs in
+    an order in which what is finished by then is worth most. Finished runs do not need their dataset; where it is
+    missing and cannot be downloaded, a sentence names the other runs, which are left out if any is finished.
 
     Everything is checked before anything is trained: raises InputError. A folder that holds another configuration,
     code version or dataset's run, or a damaged one, is refused, or with `settings.rebuild` set aside beside its place.
@@ -73,7 +71,6 @@ def complete(
     settings = settings or Settings()
     if not settings.train:
         return
-    deadline = None if settings.time_budget is None else time.time() + settings.time_budget
     done, todo, settings = prepare(runs, settings)
     new = {run.name for run in todo if not (run.folder(settings.results) / files.RECORD).exists()}
     failures: dict[str, Exception] = {}
@@ -89,7 +86,7 @@ def complete(
         with bar, _workers(settings) as pool:
             for wait in (False, True):  # at the end come back to what other processes were at
                 todo, before = [], todo
-                for run, outcome in _outcomes(pool, before, settings, deadline, wait):
+                for run, outcome in _outcomes(pool, before, settings, wait):
                     if isinstance(outcome, BrokenProcessPool):
                         raise outcome  # `worker_processes` says why
                     if isinstance(outcome, Exception):
@@ -118,9 +115,11 @@ def complete(
 def prepare(runs: Iterable[Run], settings: Settings) -> tuple[list[Run], list[Run], Settings]:
     """Check everything, so that a mistake in the last run costs nothing, and set aside what is to be rebuilt.
 
-    Returns the runs that are finished, those that are to be trained, and the settings with a device and a number of
-    jobs. Runs whose dataset is missing are named and left out, if any is finished.
+    Returns the runs that are finished, those that are to be trained, and the settings with a device, a number of jobs
+    and a deadline. Runs whose dataset is missing are named and left out, if any is finished.
     """
+    budget = math.inf if settings.time_budget is None else settings.time_budget
+    settings = replace(settings, deadline=time.time() + budget)
     runs = _different(runs)
     there = {run.name for run in runs if _is_finished(run, settings)}
     needs_cuda = any(run.profile.needs_cuda for run in runs if run.name not in there) and settings.device == "auto"
@@ -248,17 +247,17 @@ def _set_aside(run: Run, results: str | Path, config: dict) -> None:
 
 
 def _outcomes(
-    pool: Executor | None, runs: Sequence[Run], settings: Settings, deadline: float | None, wait: bool
+    pool: Executor | None, runs: Sequence[Run], settings: Settings, wait: bool
 ) -> Iterator[tuple[Run, bool | BaseException]]:
     """What `complete_run` returned or raised for each run, as they end; without a pool in this process."""
     if pool is None:
         for run in runs:
             try:
-                yield run, complete_run(run, settings, deadline, wait)
+                yield run, complete_run(run, settings, wait)
             except Exception as error:
                 yield run, error
     else:
-        futures = {pool.submit(complete_run, run, settings, deadline, wait): run for run in runs}
+        futures = {pool.submit(complete_run, run, settings, wait): run for run in runs}
         for future in as_completed(futures):
             yield futures[future], future.exception() or future.result()
 
@@ -276,28 +275,25 @@ class RunsFailed(RuntimeError):
         return [*("".join(traceback.format_exception(error)) for error in unexpected), f"RunsFailed: {self}"]
 
 
-def complete_run(run: Run, settings: Settings, deadline: float | None = None, wait: bool = True) -> bool:
+def complete_run(run: Run, settings: Settings, wait: bool = True) -> bool:
     """Make one run finished, in this process; returns whether it is.
 
     The settings' device is cpu, cuda or cuda:<n>, and their `jobs`, how many runs train at once on this machine, is
-    only recorded. `deadline` is a time as of `time.time` after which training stops between epochs, with a checkpoint.
-    If another process is at the run, this one waits for it, or without `wait` returns False at once.
+    only recorded. If another process is at the run, this one waits for it, or without `wait` returns False at once.
 
-    A process may be killed at any moment: the next call goes on from the last checkpoint, with as many threads as the
-    run was begun with, so that on a CPU the numbers are those of an uninterrupted run. Every epoch's time counts once:
-    that of epochs before the checkpoint is kept in it, that of epochs lost after it is taken again. Raises InputError
-    if memory or disk space run out.
+    Every epoch's time counts once: that of epochs before the checkpoint is kept in it, that of epochs lost after it is
+    taken again. Raises InputError if memory or disk space run out.
     """
-    if deadline is not None and time.time() >= deadline:
+    if _is_time(settings):
         return False
     set_precision(settings.precision)
     folder = files.make_folder(run.folder(settings.results))
-    patience = 0 if not wait else math.inf if deadline is None else deadline - time.time()
+    patience = settings.deadline - time.time() if wait else 0
     with files.locked(folder / LOCK, patience, _stop.is_set) as mine, _nothing_kept(run, settings):
-        return mine and _complete(run, folder, settings, deadline)
+        return mine and _complete(run, folder, settings)
 
 
-def _complete(run: Run, folder: Path, settings: Settings, deadline: float | None) -> bool:
+def _complete(run: Run, folder: Path, settings: Settings) -> bool:
     """`complete_run`, once the folder is locked."""
     files.remove_temporary(folder)
     images = images_of(run, settings)
@@ -321,28 +317,22 @@ def _complete(run: Run, folder: Path, settings: Settings, deadline: float | None
             state = new_state()
             if status == "trained":
                 state.supernet.load_state_dict(files.read_tensors(folder / WEIGHTS, record))
-            elif not _train(run, folder, record, state, images, settings, deadline):
+            elif not _train(run, folder, record, state, images, settings):
                 return False
             _evaluate(run, folder, record, state.supernet, images, settings)
             del state
         return not to_measure(run, settings) or measure_run(
-            run, folder, record, new_state, images, settings, lambda: _is_time(deadline)
+            run, folder, record, new_state, images, settings, lambda: _is_time(settings)
         )
 
 
-def _is_time(deadline: float | None) -> bool:
+def _is_time(settings: Settings) -> bool:
     """Whether to stop, for an interrupt or because the time is up."""
-    return _stop.is_set() or (deadline is not None and time.time() >= deadline)
+    return _stop.is_set() or time.time() >= settings.deadline
 
 
 def _train(
-    run: Run,
-    folder: Path,
-    record: dict,
-    state: TrainingState,
-    images: Dataset,
-    settings: Settings,
-    deadline: float | None,
+    run: Run, folder: Path, record: dict, state: TrainingState, images: Dataset, settings: Settings
 ) -> bool:
     """Train from the last checkpoint to the end; returns False if the deadline came first."""
     check_room(
@@ -364,7 +354,7 @@ def _train(
 
     def after_epoch(state: TrainingState) -> bool:
         nonlocal saved, shown
-        stop = _is_time(deadline)
+        stop = _is_time(settings)
         if keep is not None:
             keep(state)
         if time.monotonic() - shown >= 1:  # for those who look on

@@ -7,7 +7,6 @@ import os
 import platform
 import socket
 import tempfile
-import time
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
@@ -44,11 +43,10 @@ def complete_with_ray(
     """
     if not settings.train:
         return
-    deadline = None if settings.time_budget is None else time.time() + settings.time_budget
     choose(settings.device, ("auto", "cpu", "cuda"), "device for Ray")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, or it warns
     ray = needed("ray", "cluster")
-    done, todo, _ = prepare(runs, replace(settings, device="cpu", jobs=1))
+    done, todo, checked = prepare(runs, replace(settings, device="cpu", jobs=1))
     for run in done:
         finished(run)
     if not todo:
@@ -62,12 +60,12 @@ def complete_with_ray(
         device, jobs, share = _share(ray, settings, any(run.profile.needs_cuda for run in todo))
         make_folder(results)
         token.touch()
-        there = replace(settings, results=results, data=Path(settings.data).resolve(), device=device, jobs=jobs)
+        there = replace(checked, results=results, data=Path(settings.data).resolve(), device=device, jobs=jobs)
         train = ray.remote(_train).options(max_retries=RETRIES, **share)
         desk = _open_desk(ray)
 
         def submit(run: Run, files: dict[str, bytes] | None):
-            return train.remote(run, files, desk, str(token), replace(there, progress=False), deadline)
+            return train.remote(run, files, desk, str(token), replace(there, progress=False))
 
         failures = _follow(ray, submit, todo, desk, results, settings.progress, finished)
     except KeyboardInterrupt:
@@ -187,7 +185,7 @@ def _follow(
 
 
 def _train(
-    run: Run, files: dict[str, bytes] | None, desk, token: str, settings: Settings, deadline: float | None
+    run: Run, files: dict[str, bytes] | None, desk, token: str, settings: Settings
 ) -> tuple[Exception | None, dict[str, bytes] | None]:
     """`complete_run` on a node; returns its exception, and its files if the results folder is not shared.
 
@@ -203,7 +201,7 @@ def _train(
         error = None
         try:
             choose_device(settings.device)
-            complete_run(run, settings if shared else replace(settings, results=temporary), deadline)
+            complete_run(run, settings if shared else replace(settings, results=temporary))
         except Exception as failure:  # returned, since Ray would wrap what is raised
             error = failure
             error.add_note(traceback.format_exc())

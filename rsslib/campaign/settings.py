@@ -1,5 +1,6 @@
 """How a campaign runs, as one value: folders, device, how many runs at once, how long."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ class Settings:
     graphs: bool | None = None  #: steps on CUDA as CUDA graphs (None: yes), several times as fast as one by one
     interference: tuple[str, ...] = ()  #: methods whose finished runs are also measured; see `rsslib.interference`
     train: bool = True  #: or nothing is trained, and what is stored is all there is
+    deadline: float = math.inf  # as of `time.time`; `complete` sets it from the time budget
 
     def graphs_on(self, kind: str) -> bool:
         """Whether steps are taken as CUDA graphs on a device of this kind."""

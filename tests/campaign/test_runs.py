@@ -752,7 +752,7 @@ def test_steps_on_cuda_are_graphs_unless_settings_say_otherwise(graphs, expected
     run.folder(tmp_path).mkdir(parents=True)
     with pytest.raises(InputError, match="enough"):
         settings = Settings(tmp_path, device="cuda", graphs=graphs)
-        engine._train(run, run.folder(tmp_path), record, None, Images(), settings, None)
+        engine._train(run, run.folder(tmp_path), record, None, Images(), settings)
     assert asked == [expected] and record["executor"] == ("CUDA graphs" if expected else "eager")
 
 
