@@ -1,10 +1,10 @@
 """Runs that are measured: their tables, their snapshots, and what stays as it was."""
 
 import pytest
+import small_runs
 from small_runs import tiny
 
-from rsslib import campaign, files, interference
-from rsslib.campaign import Settings
+from rsslib import campaign, files
 from rsslib.campaign.measures import effort_of
 from rsslib.errors import Stopped
 from rsslib.interference import Effort
@@ -14,13 +14,12 @@ TABLES = ("effects.csv", "agreement.csv")
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    effort = Effort((0.3, 0.9), batches=1, pairs=1, images=20, recalibration=40)
-    monkeypatch.setitem(interference.EFFORTS, "test", effort)
+    effort = Effort((0.3, 0.9), batches=1, gradients=2, images=20, recalibration=40)
+    monkeypatch.setitem(campaign.measures.EFFORTS, "test", effort)
 
 
 def complete(run, results, *methods):
-    settings = Settings(results, device="cpu", progress=False, interference=methods)
-    campaign.complete([run], settings)
+    small_runs.complete([run], results, interference=methods)
     return run.folder(results)
 
 
@@ -64,8 +63,7 @@ def test_a_damaged_table_is_rebuilt_and_a_lost_one_measured_again(name, tmp_path
     (folder / name).write_text("share\n1\n")
     with pytest.raises(files.Refused, match=name):
         complete(run, tmp_path, "rss")
-    settings = Settings(tmp_path, device="cpu", progress=False, interference=("rss",), rebuild=True)
-    campaign.complete([run], settings)
+    small_runs.complete([run], tmp_path, interference=("rss",), rebuild=True)
     assert contents(folder) == before
     (folder / name).unlink()
     assert all(table.empty for table in campaign.interference_tables([run], tmp_path))
