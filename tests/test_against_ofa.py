@@ -3,6 +3,7 @@
 import copy
 import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -185,14 +186,31 @@ def test_state_dicts_survive_the_way_there_and_back(name):
         assert torch.equal(back.state_dict()[key], tensor), key
 
 
+def with_older_names(theirs):
+    old = partial(re.sub, r"^(blocks\.\d+)\.conv\.", r"\1.mobile_inverted_conv.")
+    return {old(key): tensor for key, tensor in theirs.state_dict().items()}
+
+
 @by_name
 def test_published_checkpoints_with_older_names_load(name):
     ours, theirs = SuperNet(SearchSpace(name)), official(name)
-    old = partial(re.sub, r"^(blocks\.\d+)\.conv\.", r"\1.mobile_inverted_conv.")
-    older = {old(key): tensor for key, tensor in theirs.state_dict().items()}
+    older = with_older_names(theirs)
     assert sum(".mobile_inverted_conv." in key for key in older) > 300
     load_official(ours, older)
     assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in to_official(ours).items())
+
+
+def test_the_documented_way_there_and_back(tmp_path, monkeypatch):
+    """docs/faithfulness.md, on a file with the names of the released one."""
+    theirs = OFAMobileNetV3(ks_list=[3, 5, 7], expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4])
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": with_older_names(theirs)}, "ofa_mbv3_d234_e346_k357_w1.0")
+    page = Path(__file__).parent.parent / "docs" / "faithfulness.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    namespace = {}
+    exec(compile(example, page.name, "exec"), namespace)
+    for key, tensor in namespace["official"].state_dict().items():
+        assert torch.equal(tensor, theirs.state_dict()[key]), key
 
 
 @by_name
