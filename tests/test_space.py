@@ -359,7 +359,7 @@ def test_a_population_holds_no_network_twice(name, population):
 
 @by_name
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 3))
-@settings(max_examples=8)
+@settings(max_examples=2)
 def test_a_population_of_any_seed_lies_in_its_buckets(name, seed, n):
     space = SPACES[name]
     drawn = space.population(n, seed=seed)
