@@ -267,12 +267,6 @@ class Trial:
         return full
 
 
-EFFORTS = {  # by profile; others take the whole
-    "smoke": Effort((0.5, 0.95), batches=1, gradients=4, images=128, recalibration=128, every=3),
-    "quick": Effort((0.5, 0.95), batches=5),
-}
-
-
 def measure(
     state: TrainingState, method: Method, data: Dataset, seed: int, effort: Effort, progress: bool = True
 ) -> tuple[pd.DataFrame, pd.DataFrame]:

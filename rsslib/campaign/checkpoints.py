@@ -16,6 +16,11 @@ from rsslib.steps import TrainingState, teacher_weights
 KEPT = 2
 
 
+def identity_of(record: dict) -> str:
+    """The configuration that a checkpoint or snapshot is of."""
+    return files.sha256(json.dumps(record["config"]["training"], sort_keys=True).encode())
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the last first: checkpoint-<epochs done>-<start of SHA-256>.safetensors."""
     return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)

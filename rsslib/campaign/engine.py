@@ -18,8 +18,8 @@ from typing import Any
 import pandas as pd
 
 from rsslib import files
-from rsslib.campaign.checkpoints import checkpoints, load_checkpoint, save_checkpoint
-from rsslib.campaign.measures import identity_of, keeper, measure_run, to_measure
+from rsslib.campaign.checkpoints import checkpoints, identity_of, load_checkpoint, save_checkpoint
+from rsslib.campaign.measures import keeper, measure_run, to_measure
 from rsslib.campaign.record import ANCHORS, HISTORY, LOCK, POPULATION, configuration, population_of, status_of
 from rsslib.campaign.runs import Run
 from rsslib.campaign.schema import read_record

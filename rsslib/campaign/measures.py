@@ -1,22 +1,26 @@
 """A run's tables of interference: what `rsslib.interference` measures at snapshots of its training."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from rsslib import files
-from rsslib.campaign.checkpoints import checkpoint_bytes, restore
+from rsslib.campaign.checkpoints import checkpoint_bytes, identity_of, restore
 from rsslib.campaign.record import AGREEMENT, EFFECTS, is_measured
 from rsslib.campaign.runs import Run
 from rsslib.campaign.settings import Settings
 from rsslib.data.dataset import Dataset
 from rsslib.files import write_record
-from rsslib.interference import EFFORTS, Effort, measure
+from rsslib.interference import Effort, measure
 from rsslib.machine import own_stream
 from rsslib.steps import TrainingState
 from rsslib.trainer import train
+
+EFFORTS = {  # by profile; others take the whole
+    "smoke": Effort((0.5, 0.95), batches=1, gradients=4, images=128, recalibration=128, every=3),
+    "quick": Effort((0.5, 0.95), batches=5),
+}
 
 
 def effort_of(run: Run) -> Effort:
@@ -24,11 +28,8 @@ def effort_of(run: Run) -> Effort:
 
 
 def to_measure(run: Run, settings: Settings) -> bool:
-    """Whether the settings want a run measured that is not."""
-    if run.method.name not in settings.interference:
-        return False
-    folder = run.folder(settings.results)
-    return not (folder / files.RECORD).exists() or not is_measured(folder)
+    """Whether the settings want a finished run measured that is not."""
+    return run.method.name in settings.interference and not is_measured(run.folder(settings.results))
 
 
 def keeper(run: Run, folder: Path, record: dict) -> Callable[[TrainingState], None]:
@@ -50,11 +51,6 @@ def snapshot(folder: Path, epoch: int) -> Path:
     return folder / f"snapshot-{epoch:06}.safetensors"
 
 
-def identity_of(record: dict) -> str:
-    """The configuration that a checkpoint or snapshot is of."""
-    return files.sha256(json.dumps(record["config"]["training"], sort_keys=True).encode())
-
-
 def measure_run(
     run: Run, folder: Path, record: dict, new_state: Callable[[], TrainingState], images: Dataset, settings: Settings,
     stop: Callable[[], bool],
@@ -64,8 +60,9 @@ def measure_run(
     Snapshots that are not there are made by training again, which gives the same numbers.
     """
     effort, identity = effort_of(run), identity_of(record)
-    epochs = effort.epochs(run.method)
-    missing = [epoch for epoch in epochs if not _is_kept(snapshot(folder, epoch), record)]
+    epochs, kept = effort.epochs(run.method), record.get("snapshots", {})
+    paths = {epoch: snapshot(folder, epoch) for epoch in epochs}
+    missing = [e for e, p in paths.items() if not p.exists() or files.sha256(p.read_bytes()) != kept.get(p.name)]
     if missing:
         keep = keeper(run, folder, record)
 
@@ -83,7 +80,7 @@ def measure_run(
             return False
         with own_stream(images.device):
             state = new_state()
-            restore(state, snapshot(folder, epoch).read_bytes(), identity)
+            restore(state, paths[epoch].read_bytes(), identity)
             found = measure(state, run.method, images, run.seed, effort, settings.progress)
         for parts, table in zip(tables.values(), found, strict=True):
             table.insert(0, "share", share)
@@ -92,7 +89,3 @@ def measure_run(
         record["sha256"][name] = files.write_csv(folder / name, pd.concat(parts, ignore_index=True))
     write_record(folder, record)
     return True
-
-
-def _is_kept(path: Path, record: dict) -> bool:
-    return path.exists() and files.sha256(path.read_bytes()) == record.get("snapshots", {}).get(path.name)

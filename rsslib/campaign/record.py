@@ -55,8 +55,8 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
     Without a dataset or a precision, what depends on them is `UNKNOWN` and matches anything.
     """
     stages = [vars(stage) | {"sampler": sampler_identity(stage.sampler)} for stage in run.method.stages]
-    if images is None and _epochs_unknown(run):
-        for stage in stages:
+    if images is None and run.dataset not in DATASETS and run.profile.epochs_for is not None:
+        for stage in stages:  # they would suit images of one's own that are not here; see `Profile.fitted`
             stage |= dict.fromkeys(("epochs", "first_epoch", "schedule_epochs"), UNKNOWN)
     method = {**vars(run.method), "stages": stages}
     if run.method.gradients == "sum":  # records from before there was a choice do not have it
@@ -85,11 +85,6 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
             }
         )
     )
-
-
-def _epochs_unknown(run: Run) -> bool:
-    """Whether the epochs would suit images of one's own that are not here (see `Profile.fitted`)."""
-    return run.dataset not in DATASETS and run.profile.epochs_for is not None
 
 
 def _taken(run: Run, images: int | None) -> int | str | None:

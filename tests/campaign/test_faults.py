@@ -41,8 +41,7 @@ from rsslib.campaign import (
     times,
     trained_supernet,
 )
-from rsslib.campaign.checkpoints import load_checkpoint, save_checkpoint
-from rsslib.campaign.measures import identity_of
+from rsslib.campaign.checkpoints import identity_of, load_checkpoint, save_checkpoint
 from rsslib.data.dataset import load_dataset
 from rsslib.errors import InputError, Stopped
 from rsslib.space import BACKBONES, SearchSpace
