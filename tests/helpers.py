@@ -36,7 +36,7 @@ def corners(space: SearchSpace) -> list[Arch]:
     return [space.smallest, space.middle, space.largest]
 
 
-def archs_of(space: SearchSpace) -> st.SearchStrategy[Arch]:
+def any_arch(space: SearchSpace) -> st.SearchStrategy[Arch]:
     """All architectures of a space."""
     seeds = st.integers(0, 2**64 - 1)
     return st.sampled_from(corners(space)) | seeds.map(lambda seed: random_archs(space, 1, seed)[0])

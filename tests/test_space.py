@@ -8,7 +8,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
-from helpers import archs_of, corners, idle_from, random_archs, sentence
+from helpers import any_arch, corners, idle_from, random_archs, sentence
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ptflops import get_model_complexity_info
@@ -72,15 +72,15 @@ def test_smallest_middle_and_largest_have_the_same_setting_everywhere(space):
 
 
 @by_name
-@pytest.mark.parametrize("in_channels, classes", [(3, 100), (1, 10)])
-def test_sizes_are_those_of_the_extracted_networks(name, in_channels, classes):
-    space = SearchSpace(name, in_channels=in_channels, classes=classes)
+@pytest.mark.parametrize("in_channels, classes, resolution", [(3, 100, 32), (1, 10, 32), (3, 100, 96)])
+def test_sizes_are_those_of_the_extracted_networks(name, in_channels, classes, resolution):
+    space = SearchSpace(name, in_channels=in_channels, classes=classes, resolution=resolution)
     supernet = SuperNet(space).eval()
     for arch in [*corners(space), *random_archs(space, 5)]:
         network = supernet.extract(arch)
         assert space.parameters(arch) == sum(p.numel() for p in network.parameters())
         with FlopCounterMode(display=False) as counter, torch.no_grad():  # exact, two operations to one of ours
-            network(torch.zeros(1, in_channels, 32, 32))
+            network(torch.zeros(1, in_channels, resolution, resolution))
         assert 2 * space.macs(arch) == counter.get_total_flops()
 
 
@@ -106,7 +106,7 @@ def test_buckets_of_every_dataset_count_three_channels_and_a_hundred_classes():
 @given(st.data())
 def test_layers_beyond_the_depth_cost_nothing(name, data):
     space = SPACES[name]
-    arch, other = data.draw(archs_of(space)), data.draw(archs_of(space))
+    arch, other = data.draw(any_arch(space)), data.draw(any_arch(space))
     changed = idle_from(space, arch, other)
     assert network_of(space, changed) == network_of(space, arch)
     assert space.macs(changed) == space.macs(arch)
@@ -117,7 +117,7 @@ def test_layers_beyond_the_depth_cost_nothing(name, data):
 @given(st.data())
 def test_rows_give_the_sizes_of_their_architectures(name, data):
     space = SPACES[name]
-    archs = data.draw(st.lists(archs_of(space), max_size=4))
+    archs = data.draw(st.lists(any_arch(space), max_size=4))
     rows = space.to_rows(archs)
     assert space.macs(rows).tolist() == [space.macs(arch) for arch in archs]
     assert space.parameters(rows).tolist() == [space.parameters(arch) for arch in archs]
@@ -128,7 +128,7 @@ def test_rows_give_the_sizes_of_their_architectures(name, data):
 @given(st.data())
 def test_a_larger_setting_costs_more_exactly_where_it_is_used(name, data):
     space = SPACES[name]
-    arch = data.draw(archs_of(space))
+    arch = data.draw(any_arch(space))
     what = data.draw(st.sampled_from(["kernel", "expand", "depth"]))
     values = list(getattr(arch, what))
     i = data.draw(st.integers(0, len(values) - 1))
@@ -149,7 +149,7 @@ def test_a_larger_setting_costs_more_exactly_where_it_is_used(name, data):
 @given(st.data())
 def test_architectures_survive_the_way_to_rows_and_back(name, data):
     space = SPACES[name]
-    arch = data.draw(archs_of(space))
+    arch = data.draw(any_arch(space))
     (row,) = space.to_rows([arch])
     back = space.to_arch(row)
     assert back == arch and hash(back) == hash(arch)
@@ -167,7 +167,7 @@ def test_active_layers_are_the_first_of_each_stage():
 @given(st.data())
 def test_any_value_outside_the_space_is_named(name, data):
     space = SPACES[name]
-    arch = data.draw(archs_of(space))
+    arch = data.draw(any_arch(space))
     what = data.draw(st.sampled_from(["kernel", "expand", "depth"]))
     inside = {"kernel": space.kernels, "expand": space.expands, "depth": space.depths}[what]
     values = list(getattr(arch, what))
@@ -184,7 +184,7 @@ def test_any_value_outside_the_space_is_named(name, data):
 @given(st.data())
 def test_any_other_length_is_named(name, data):
     space = SPACES[name]
-    arch = data.draw(archs_of(space))
+    arch = data.draw(any_arch(space))
     what = data.draw(st.sampled_from(["kernel", "expand", "depth"]))
     values = getattr(arch, what)
     length = data.draw(st.integers(0, 30).filter(lambda n: n != len(values)))
@@ -206,6 +206,7 @@ def test_an_architecture_of_the_other_backbone_lies_outside():
         ({"expands": (3, 3)}, "expands is (3, 3)"),
         ({"expands": (0,)}, "expands is (0,)"),
         ({"depths": (2, 5)}, "depths is (2, 5)"),
+        *(({"resolution": wrong}, f"resolution is {wrong!r}: expected") for wrong in (33, 0, 256, 64.0, "64")),
     ],
 )
 def test_settings_that_no_space_can_have_are_named(settings, named):
