@@ -1,5 +1,7 @@
 """Functions that several suites use."""
 
+import os
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -104,6 +106,35 @@ def sentence(error) -> str:
     text = str(error.value)
     assert text and "\n" not in text and len(text) < 600
     return text
+
+
+def damaged(content, positions=80, cuts=20):
+    """Copies with one bit flipped, in each of the first bytes and at steps through the rest, and copies cut short."""
+    size = len(content)
+    for i in sorted({*range(min(16, size)), *range(0, size, max(1, size // positions)), size - 1}):
+        yield content[:i] + bytes([content[i] ^ 1 << i % 8]) + content[i + 1 :]
+    for length in range(0, size, max(1, size // cuts)):
+        yield content[:length]
+    yield content + b"\0"
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def payloads(path):
+    """Pickles that would run code, alone and in the formats that hide them."""
+    yield pickle.dumps(Payload(path))
+    torch.save({"weights": Payload(path)}, path.with_suffix(".pt"))
+    yield path.with_suffix(".pt").read_bytes()
+    np.savez(path.with_suffix(".npz"), x_train=np.array([Payload(path)], dtype=object))
+    yield path.with_suffix(".npz").read_bytes()
 
 
 def idle_from(space: SearchSpace, arch: Arch, other: Arch) -> Arch:

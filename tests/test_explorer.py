@@ -1,4 +1,4 @@
-"""rsslib.explore without a browser: controls, subnet, numbers and figures agree; evaluation is the package's."""
+"""rsslib.explorer without a browser: controls, subnet, numbers and figures agree; evaluation is the package's."""
 
 import re
 import shutil

@@ -24,7 +24,7 @@ import safetensors.torch
 import small_runs
 import torch
 from filelock import FileLock
-from helpers import TINY, sentence, tables
+from helpers import TINY, damaged, payloads, sentence, tables
 from small_runs import FILES, PROFILE, tiny
 
 from rsslib import campaign, files, trainer
@@ -42,7 +42,6 @@ from rsslib.campaign import (
     trained_supernet,
 )
 from rsslib.campaign.checkpoints import identity_of, load_checkpoint, save_checkpoint
-from rsslib.data.dataset import load_dataset
 from rsslib.errors import InputError, Stopped
 from rsslib.space import BACKBONES, SearchSpace
 
@@ -455,16 +454,6 @@ def test_the_last_two_checkpoints_are_kept(interrupted):
     assert names(interrupted)[2:] == ["run.json", "run.lock"]
 
 
-def damaged(content, positions=80, cuts=20):
-    """Copies with one bit flipped, in each of the first bytes and at steps through the rest, and copies cut short."""
-    size = len(content)
-    for i in sorted({*range(min(16, size)), *range(0, size, max(1, size // positions)), size - 1}):
-        yield content[:i] + bytes([content[i] ^ 1 << i % 8]) + content[i + 1 :]
-    for length in range(0, size, max(1, size // cuts)):
-        yield content[:length]
-    yield content + b"\0"
-
-
 def test_any_damage_to_a_checkpoint_is_noticed(interrupted, done):
     run, (last, before) = done[0], checkpoints.checkpoints(interrupted)
     good, other = last.read_bytes(), before.read_bytes()
@@ -635,70 +624,16 @@ def test_a_killed_evaluation_of_more_subnets_goes_on(done, folder, tmp_path, mon
     assert tables(done[0].folder(tmp_path.with_name("copy"))) == tables(done[0].folder(done[1]))
 
 
-def images():
-    random_ = np.random.default_rng(0)
-    return {
-        "x_train": random_.integers(0, 256, (30, 5, 5), dtype=np.uint8), "y_train": np.arange(30, dtype=np.uint8) % 3,
-        "x_test": random_.integers(0, 256, (9, 5, 5), dtype=np.uint8), "y_test": np.arange(9, dtype=np.uint8) % 3,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("save_npz", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("first_use", [True, False])
-def test_any_damage_to_a_dataset_is_refused_or_harmless(save_npz, first_use, tmp_path):
-    path = tmp_path / "toy.npz"
-    save_npz(path, **images())
-    good, expected = path.read_bytes(), load_dataset("toy", tmp_path)
-    refused = 0
-    for content in damaged(good, 300, 30):
-        path.write_bytes(content)
-        if first_use:
-            (tmp_path / "toy.sha256").unlink(missing_ok=True)
-        try:
-            data = load_dataset("toy", tmp_path)
-        except InputError as error:
-            refused += 1
-            assert str(path) in str(error) and "\n" not in str(error)
-        else:
-            for name in ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"):
-                assert torch.equal(getattr(data, name), getattr(expected, name))
-            assert data.checksum == expected.checksum
-    assert refused > 150
-
-
-def test_a_header_that_asks_for_fewer_bytes_is_refused(tmp_path):
-    np.savez(tmp_path / "toy.npz", **images())
-    content = (tmp_path / "toy.npz").read_bytes()
-    for shape in (b"(30, 5, 5)", b"(9, 5, 5)"):
-        assert content.count(shape) == 1
-        content = content.replace(shape, shape.replace(b"5, 5", b"4, 5"))
-    (tmp_path / "toy.npz").write_bytes(content)
-    with pytest.raises(InputError, match="x_train.npy is damaged"):
-        load_dataset("toy", tmp_path)
-
-
-def test_a_dataset_that_changed_is_refused(tmp_path):
-    np.savez(tmp_path / "toy.npz", **images())
-    checksum = load_dataset("toy", tmp_path).checksum
-    assert (tmp_path / "toy.sha256").read_text() == f"{checksum}\n"
-    changed = images()
-    changed["y_test"][0] = 1
-    np.savez(tmp_path / "toy.npz", **changed)
-    with pytest.raises(InputError, match="toy.npz is not what it was at its first use") as error:
-        load_dataset("toy", tmp_path)
-    assert str(tmp_path / "toy.sha256") in sentence(error)
-    (tmp_path / "toy.sha256").unlink()
-    assert load_dataset("toy", tmp_path).checksum != checksum
-
-
 def test_weights_are_not_used_with_another_dataset(tmp_path):
     profile = replace(PROFILE, datasets=("toy",), train_images=None, test_images=None)
-    np.savez(tmp_path / "toy.npz", **images())
+    x, y = np.random.default_rng(0).integers(0, 256, (30, 5, 5), dtype=np.uint8), np.arange(30) % 3
+    images = {"x_train": x, "y_train": y, "x_test": x[:9], "y_test": y[:9]}
+    np.savez(tmp_path / "toy.npz", **images)
     (run,) = tiny("rss-short", profile=profile)
     complete([run], tmp_path / "results", data=tmp_path)
     trained_supernet(run, Settings(tmp_path / "results", tmp_path, device="cpu"))
     (tmp_path / "other").mkdir()
-    np.savez(tmp_path / "other/toy.npz", **{**images(), "y_test": np.zeros(9, np.uint8)})
+    np.savez(tmp_path / "other/toy.npz", **images | {"y_test": 0 * y[:9]})
     with pytest.raises(InputError, match="is another than the one that test/toy/tiny/rss-short/seed0 was trained on"):
         trained_supernet(run, Settings(tmp_path / "results", tmp_path / "other", device="cpu"))
     with pytest.raises(InputError, match="dataset_sha256 is"):
@@ -849,25 +784,6 @@ def test_what_a_killed_process_left_half_written_is_removed(interrupted, done, t
 # --- hostile files ----------------------------------------------------------------------------------------------------
 
 
-class Payload:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def payloads(path):
-    """Pickles that would run code, alone and in the formats that hide them."""
-    yield pickle.dumps(Payload(path))
-    torch.save({"weights": Payload(path)}, path.with_suffix(".pt"))
-    yield path.with_suffix(".pt").read_bytes()
-    np.savez(path.with_suffix(".npz"), x_train=np.array([Payload(path)], dtype=object))
-    yield path.with_suffix(".npz").read_bytes()
-
-
 def test_a_hostile_checkpoint_is_refused(interrupted, done, tmp_path):
     for content in payloads(tmp_path / "ran"):
         for path in checkpoints.checkpoints(interrupted):
@@ -886,14 +802,6 @@ def test_hostile_weights_are_refused(done, folder, tmp_path):
         files.write_record(folder, record)
         with pytest.raises(InputError, match="is not a safetensors file"):
             trained_supernet(done[0], Settings(tmp_path))
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_hostile_dataset_is_refused(tmp_path):
-    for content in payloads(tmp_path / "ran"):
-        (tmp_path / "toy.npz").write_bytes(content)
-        with pytest.raises(InputError, match="cannot be read as an .npz file|has no x_train"):
-            load_dataset("toy", tmp_path)
     assert not (tmp_path / "ran").exists()
 
 

@@ -1,4 +1,4 @@
-"""rsslib.cluster: the engine that hands runs to Ray, on real Ray nodes on this machine."""
+"""rsslib.campaign.ray: the engine that hands runs to Ray, on real Ray nodes on this machine."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""rsslib.runs: results folders, and rsslib.errors."""
+"""rsslib.campaign: runs are planned, trained once each, gone on with after interruptions, and read as tables."""
 
 import gc
 import importlib.util
@@ -43,7 +43,7 @@ from rsslib.campaign import (
 from rsslib.campaign.record import configuration, overview_words
 from rsslib.campaign.runs import scaled
 from rsslib.campaign.workers import worker_threads
-from rsslib.errors import InputError, Stopped, choose
+from rsslib.errors import InputError, Stopped
 from rsslib.machine import choose_device
 from rsslib.methods import TABLE_1, Method, Stage, build, one_stage, override
 from rsslib.progress import in_words
@@ -492,23 +492,6 @@ def test_without_a_number_of_jobs_there_are_as_many_as_the_device_has_room_for(r
     assert {files.read_record(run.folder(tmp_path))["jobs"] for run in planned} == {expected}
 
 
-@pytest.mark.parametrize(("free", "cores", "expected"), [(64, 8, 8), (7, 8, 4), (1, 8, 1), (64, 1, 1)])
-def test_a_cpu_has_room_for_a_run_a_core_if_memory_allows(free, cores, expected, monkeypatch):
-    monkeypatch.setattr(machine, "cores", lambda: cores)
-    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 2**30))
-    assert machine.free_jobs(torch.device("cpu")) == expected
-
-
-@pytest.mark.parametrize(
-    ("gigabytes", "names", "expected"),
-    [(7.5, ["rss"], 3), (7.5, ["ofa"], 3), (4.7, ["rss"], 2), (4.7, ["rss", "ofa-batch-128"], 1), (78, ["ofa"], 8)],
-)
-def test_runs_at_once_on_a_gpu_depend_on_what_their_methods_need(gigabytes, names, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gigabytes * 2**30, 80 * 2**30))
-    monkeypatch.setattr(machine, "cores", lambda: 16)
-    assert machine.free_jobs(torch.device("cuda"), [build(name, 180, 410) for name in names]) == expected
-
-
 # --- folders that hold something else
 
 
@@ -696,42 +679,6 @@ def test_cuda_is_not_missed_for_what_is_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "images_of", never)
     with pytest.raises(InputError, match="meant for a CUDA device"):
         campaign.complete([finished, other], Settings(tmp_path, progress=False))
-
-
-@pytest.fixture
-def fake_cuda(monkeypatch):
-    """One CUDA device is counted, as the driver's library does it; what its kernels do, the test says."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    return lambda kernel: monkeypatch.setattr(machine, "run_kernel", kernel)
-
-
-FAULTS = [
-    RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be"),
-    RuntimeError("The NVIDIA driver on your system is too old (found version 11040)."),
-    AssertionError("Torch not compiled with CUDA enabled"),
-]
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=["architecture", "driver", "build"])
-def test_a_cuda_device_that_runs_no_kernel_is_not_chosen(fault, fake_cuda, capsys):
-    def failing(device):
-        raise fault
-
-    fake_cuda(failing)
-    assert choose_device("auto") == torch.device("cpu")
-    said, reason = capsys.readouterr().err, str(fault).splitlines()[0]
-    assert said == f"computing on the CPU, since the CUDA device 0 runs no kernel ({reason})\n"
-    for arguments in (("cuda",), ("cuda:0",), ("auto", True)):
-        with pytest.raises(InputError) as caught:
-            choose_device(*arguments)
-        assert reason in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_cuda_device_that_runs_a_kernel_is_chosen(fake_cuda, capsys):
-    asked = []
-    fake_cuda(asked.append)
-    assert choose_device("auto", needed=True) == choose_device("cuda") == torch.device("cuda")
-    assert asked == [torch.device("cuda", 0)] * 2 and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("graphs, expected", [(None, True), (True, True), (False, False)])
@@ -1078,27 +1025,3 @@ def test_figures_of_other_runs_than_the_studys_have_folders_of_their_own(tmp_pat
     assert folder(["digits"]) == "quick-digits"
     assert folder(methods=["rss", mine]) == "quick-growing"
     assert folder(["digits", "mnist"], [mine]) == "quick-digits-mnist-growing"
-
-
-# --- rsslib.errors
-
-
-def test_choose_returns_what_is_valid():
-    assert choose("rss", ["ofa", "rss"], "method") == "rss"
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("rs", "unknown method 'rs' (did you mean 'rss'?): expected one of ofa, rss"),
-        ("xyz", "unknown method 'xyz': expected one of ofa, rss"),
-        ("", "unknown method '': expected one of ofa, rss"),
-        (7, "unknown method 7: expected one of ofa, rss"),
-        (None, "unknown method None: expected one of ofa, rss"),
-    ],
-)
-def test_choose_names_the_valid_values_and_the_closest(value, message):
-    with pytest.raises(InputError) as error:
-        choose(value, iter(["ofa", "rss"]), "method")
-    assert sentence(error) == message
-    assert error.value._render_traceback_() == [f"InputError: {message}"]  # a notebook shows this and no stack

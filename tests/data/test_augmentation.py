@@ -1,4 +1,4 @@
-"""rsslib.data.augment against torchvision: the distribution of its parameters, and its pixels."""
+"""rsslib.data.augmentation against torchvision: the distribution of its parameters, and its pixels."""
 
 import math
 from dataclasses import fields, replace
@@ -12,7 +12,7 @@ import torchvision.transforms.v2.functional as F2
 from PIL import Image
 from scipy import stats
 
-from rsslib.data.augmentation import Augmentation, augment, draw_augmentation
+from rsslib.data.augmentation import Augmentation, augment, draw_augmentation, normalise
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from rsslib.errors import InputError
 from rsslib.space import RESOLUTION
@@ -267,6 +267,19 @@ def test_images_and_parameters_are_left_alone():
 def test_pixels_must_be_uint8():
     with pytest.raises(InputError, match="images are torch.float32, expected torch.uint8"):
         augment(random_images(4) / 255, draw_augmentation(4, generator()), None, None)
+
+
+def test_augmentation_fills_images_of_any_size():
+    x = torch.full((200, 3, 64, 64), 200, dtype=torch.uint8)
+    p = draw_augmentation(200, generator(), 64)
+    assert ((p.top + p.height).max(), (p.left + p.width).max()) == (64, 64) and p.height.min() < 24
+    still = replace(
+        p, top=0 * p.top, left=0 * p.left, height=0 * p.height + 64, width=0 * p.width + 64, flip=p.flip & False,
+        brightness=1 + 0 * p.brightness, saturation=1 + 0 * p.saturation,
+    )  # fmt: skip
+    noise = torch.randint(256, x.shape, generator=generator(), dtype=torch.uint8)
+    torch.testing.assert_close(augment(noise, still, None, None), normalise(noise, None, None))
+    assert augment(x, p, None, None).std((2, 3)).max() < 1e-5  # no border comes in
 
 
 # ---- devices

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -12,9 +13,12 @@ import pytest
 import torch
 import torchvision
 import torchvision.transforms.functional as F
+from helpers import damaged, payloads, sentence
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from rsslib import machine
+from rsslib.data import readers
 from rsslib.data.augmentation import normalise
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, load_dataset
 from rsslib.data.readers import DATASETS
@@ -69,14 +73,6 @@ def assert_same(a, b):
 def rows(*images):
     """The images as a sorted list of bytes."""
     return sorted(row.tobytes() for x in images for row in x.permute(0, 2, 3, 1).contiguous().numpy())
-
-
-def message(error):
-    """The error's text, after checking that it is one sentence without a traceback to another error."""
-    text = str(error.value)
-    assert "\n" not in text and len(text) < 800
-    assert error.value.__cause__ is None and error.value.__suppress_context__ or not error.value.__context__
-    return text
 
 
 # ---- built-in datasets
@@ -181,7 +177,7 @@ def test_a_failed_download_says_so_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
     with pytest.raises(InputError) as error:
         load_dataset("mnist", tmp_path)
-    text = message(error)
+    text = sentence(error)
     assert (
         str(tmp_path / "mnist.npz") in text
         and "download of mnist failed (Error downloading x.gz: Tried" in text
@@ -206,7 +202,7 @@ def test_a_root_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError) as error:
         load_dataset("cifar10", tmp_path / "file")
-    assert "download of cifar10 failed" in message(error)
+    assert "download of cifar10 failed" in sentence(error)
 
 
 # ---- splits, order, checksum
@@ -281,7 +277,7 @@ def test_impossible_numbers_of_images(tmp_path, what, count):
     write(tmp_path, **arrays(n_test=40))
     with pytest.raises(InputError) as error:
         load_dataset("toy", tmp_path, **{what: count})
-    text = message(error)
+    text = sentence(error)
     assert f"{what} is {count!r}" in text and "up to the 40" in text
 
 
@@ -366,6 +362,9 @@ BAD_FOLDERS = {
         "toy/train holds no images",
     ),
     "empty test": (lambda f: [p.unlink() for p in (f / "test").glob("*/*")], "toy/test holds no images"),
+    "one class": (
+        lambda f: [shutil.rmtree(p) for name in "bcd" for p in f.glob(f"*/{name}")], r"fewer than 2 classes \(1\)"
+    ),
     "empty class": (lambda f: [p.unlink() for p in (f / "train/c").iterdir()], r"has label 2 \(c\)"),
     "new class": (lambda f: (f / "test/a").rename(f / "test/e"), "toy/test/e has no counterpart.*a, b, c, d"),
     "truncated": (lambda f: truncate(f / "train/b/1.png"), "train/b/1.png is not a readable image"),
@@ -391,7 +390,7 @@ def test_bad_folders(tmp_path, case):
     damage(write_folder(tmp_path, arrays()))
     with pytest.raises(InputError, match=expected) as error:
         load_dataset("toy", tmp_path)
-    assert str(tmp_path) in message(error)
+    assert str(tmp_path) in sentence(error)
 
 
 def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path, recwarn, monkeypatch):
@@ -408,7 +407,7 @@ def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path, r
     monkeypatch.setattr(Image.Image, "load", lambda self: load(self) if self.width < 99 else pytest.fail("decoded"))
     with pytest.raises(InputError, match="train/a/bomb.png .*13000 x 13000 pixels") as error:
         load_dataset("toy", tmp_path)
-    assert message(error) and not recwarn.list
+    assert sentence(error) and not recwarn.list
 
 
 def test_what_programs_leave_in_folders_is_left_out_in_a_line(tmp_path, capsys):
@@ -423,6 +422,16 @@ def test_what_programs_leave_in_folders_is_left_out_in_a_line(tmp_path, capsys):
     assert_same(load_dataset("toy", tmp_path / "a"), expected)
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1 and "6 files that are no images are left out" in said.err
+
+
+def test_images_that_do_not_fit_into_memory_are_one_sentence(tmp_path, monkeypatch):
+    write_folder(tmp_path, arrays(80, 20))
+    little = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=2**20))
+    for module in (readers, machine):
+        with monkeypatch.context() as patch, pytest.raises(InputError) as error:
+            patch.setattr(module, "psutil", little)
+            load_dataset("toy", tmp_path, resolution=224)
+        assert "the 100 images of" in sentence(error) and "at 224 pixels need 0.014 GiB" in sentence(error)
 
 
 def test_a_dataset_does_not_need_another(tmp_path):
@@ -489,7 +498,7 @@ def test_bad_arrays(tmp_path, case):
     write(tmp_path, **change(arrays()))
     with pytest.raises(InputError, match=expected) as error:
         load_dataset("toy", tmp_path)
-    assert str(tmp_path / "toy.npz") in message(error)
+    assert str(tmp_path / "toy.npz") in sentence(error)
 
 
 def flip_a_byte(path):
@@ -520,7 +529,7 @@ def test_damaged_files(tmp_path, case, name):
     BAD_FILES[case](path)
     with pytest.raises(InputError) as error:
         load_dataset(name, tmp_path)
-    assert f"{path} cannot be read as an .npz file (" in message(error)
+    assert f"{path} cannot be read as an .npz file (" in sentence(error)
 
 
 # ---- names and devices
@@ -532,18 +541,25 @@ def test_damaged_files(tmp_path, case, name):
 def test_unknown_names(tmp_path, name, close):
     with pytest.raises(InputError) as error:
         load_dataset(name, tmp_path)
-    text = message(error)
+    text = sentence(error)
     assert text.startswith(f"unknown dataset {name!r}") and ", ".join(DATASETS) in text
     assert str(tmp_path / f"{name}.npz") in text and f"{tmp_path / str(name)}/train/<class>/" in text
     if close:
         assert f"did you mean {close!r}" in text
 
 
+@pytest.mark.parametrize("resolution", [33, 64.0])
+def test_impossible_resolutions(resolution):
+    with pytest.raises(InputError) as error:
+        load_dataset("digits", resolution=resolution)
+    assert f"resolution is {resolution!r}: expected" in sentence(error)
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", 2.5])
 def test_unusable_devices(device):
     with pytest.raises(InputError) as error:
         load_dataset("digits", device=device)
-    assert f"device {device!r} cannot be used" in message(error)
+    assert f"device {device!r} cannot be used" in sentence(error)
 
 
 # ---- normalisation
@@ -562,3 +578,62 @@ def test_normalise_is_torchvisions():
 def test_normalise_refuses_pixels_that_are_not_uint8():
     with pytest.raises(InputError, match="images are torch.float32, expected torch.uint8"):
         normalise(torch.zeros(1, 3, 32, 32), None, None)
+
+
+# ---- damage, and files of strangers
+
+
+@pytest.mark.parametrize("save_npz", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("first_use", [True, False])
+def test_any_damage_to_a_dataset_is_refused_or_harmless(save_npz, first_use, tmp_path):
+    path = tmp_path / "toy.npz"
+    save_npz(path, **arrays(30, 9, (5, 5), 3))
+    good, expected = path.read_bytes(), load_dataset("toy", tmp_path)
+    refused = 0
+    for content in damaged(good, 300, 30):
+        path.write_bytes(content)
+        if first_use:
+            (tmp_path / "toy.sha256").unlink(missing_ok=True)
+        try:
+            data = load_dataset("toy", tmp_path)
+        except InputError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            for name in ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"):
+                assert torch.equal(getattr(data, name), getattr(expected, name))
+            assert data.checksum == expected.checksum
+    assert refused > 150
+
+
+def test_a_header_that_asks_for_fewer_bytes_is_refused(tmp_path):
+    np.savez(tmp_path / "toy.npz", **arrays(30, 9, (5, 5), 3))
+    content = (tmp_path / "toy.npz").read_bytes()
+    for shape in (b"(30, 5, 5)", b"(9, 5, 5)"):
+        assert content.count(shape) == 1
+        content = content.replace(shape, shape.replace(b"5, 5", b"4, 5"))
+    (tmp_path / "toy.npz").write_bytes(content)
+    with pytest.raises(InputError, match="x_train.npy is damaged"):
+        load_dataset("toy", tmp_path)
+
+
+def test_a_dataset_that_changed_is_refused(tmp_path):
+    np.savez(tmp_path / "toy.npz", **arrays(30, 9, (5, 5), 3))
+    checksum = load_dataset("toy", tmp_path).checksum
+    assert (tmp_path / "toy.sha256").read_text() == f"{checksum}\n"
+    changed = arrays(30, 9, (5, 5), 3)
+    changed["y_test"][0] = 1
+    np.savez(tmp_path / "toy.npz", **changed)
+    with pytest.raises(InputError, match="toy.npz is not what it was at its first use") as error:
+        load_dataset("toy", tmp_path)
+    assert str(tmp_path / "toy.sha256") in sentence(error)
+    (tmp_path / "toy.sha256").unlink()
+    assert load_dataset("toy", tmp_path).checksum != checksum
+
+
+def test_a_hostile_dataset_is_refused(tmp_path):
+    for content in payloads(tmp_path / "ran"):
+        (tmp_path / "toy.npz").write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read as an .npz file|has no x_train"):
+            load_dataset("toy", tmp_path)
+    assert not (tmp_path / "ran").exists()

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +11,10 @@ import torch
 from helpers import TINY, sentence
 from PIL import Image
 
-from rsslib import campaign, load_dataset, load_supernet, machine
+from rsslib import campaign, load_supernet
 from rsslib.campaign import Profile, Settings
 from rsslib.campaign.record import configuration
 from rsslib.cli import main
-from rsslib.data import readers
-from rsslib.data.augmentation import augment, draw_augmentation, normalise
 from rsslib.deploy.cards import read_card
 from rsslib.deploy.exporting import export
 from rsslib.deploy.predicting import open_model, predict
@@ -168,15 +165,6 @@ def test_a_resolution_is_part_of_a_run_unless_it_is_the_studys(trained):
     assert sorted(set(table["bucket"])) == sorted(SearchSpace(TINY, resolution=64).buckets)
 
 
-def test_images_that_do_not_fit_into_memory_are_one_sentence(data, monkeypatch):
-    little = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=2**20))
-    for module in (readers, machine):
-        with monkeypatch.context() as patch, pytest.raises(InputError) as error:
-            patch.setattr(module, "psutil", little)
-            load_dataset("photographs", data, resolution=224)
-        assert "the 100 images of" in sentence(error) and "at 224 pixels need 0.014 GiB" in sentence(error)
-
-
 def test_the_notebook_is_left_out_where_the_weights_are_not(trained, tmp_path, capsys, monkeypatch):
     run, settings = trained
     monkeypatch.setitem(campaign.PROFILES, "test", PROFILE)
@@ -210,63 +198,3 @@ def test_the_explorer_shows_and_evaluates_a_run_at_its_resolution(trained):
     assert explorer.comparison().loc["MFLOPs", "A"] == f"{table['mflops'][0]:.2f}"
     assert "3×64×64 images" in explorer.table.value
     assert not Explorer("test", settings, "tiny").runs
-
-
-@pytest.mark.parametrize("resolution", [33, 0, 256, 64.0, "64"])
-def test_a_resolution_that_cannot_be_is_one_sentence(resolution):
-    for use in (
-        lambda: SearchSpace(resolution=resolution),
-        lambda: load_dataset("digits", resolution=resolution),
-        lambda: campaign.plan(resolution=resolution),
-    ):
-        with pytest.raises(InputError) as error:
-            use()
-        assert f"resolution is {resolution!r}: expected" in sentence(error)
-
-
-@pytest.mark.parametrize("resolution", [32, 96])
-@pytest.mark.parametrize("backbone", sorted({"mobilenet_v3", "proxylessnas"}))
-def test_sizes_at_a_resolution_are_those_of_the_networks_convolutions(backbone, resolution):
-    """Counted with hooks on an extracted network, not from the table."""
-    from rsslib.network import Network
-
-    space, total = SearchSpace(backbone, resolution=resolution), 0
-
-    def count(module, inputs, output):
-        nonlocal total
-        total += output[0].numel() * module.weight[0].numel()
-
-    for arch in (space.smallest, space.middle):
-        network, total = Network(space, arch).eval(), 0
-        for module in network.modules():
-            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-                module.register_forward_hook(count)
-        network(torch.zeros(1, 3, resolution, resolution))
-        assert space.macs(arch) == total
-
-
-def test_augmentation_fills_images_of_any_size():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.full((200, 3, 64, 64), 200, dtype=torch.uint8)
-    p = draw_augmentation(200, generator, 64)
-    assert ((p.top + p.height).max(), (p.left + p.width).max()) == (64, 64) and p.height.min() < 24
-    still = dataclasses.replace(
-        p, top=0 * p.top, left=0 * p.left, height=0 * p.height + 64, width=0 * p.width + 64, flip=p.flip & False,
-        brightness=1 + 0 * p.brightness, saturation=1 + 0 * p.saturation,
-    )  # fmt: skip
-    noise = torch.randint(256, x.shape, generator=generator, dtype=torch.uint8)
-    torch.testing.assert_close(augment(noise, still, None, None), normalise(noise, None, None))
-    assert augment(x, p, None, None).std((2, 3)).max() < 1e-5  # no border comes in
-
-
-def test_a_folder_with_one_class_or_no_image_is_named(data, tmp_path):
-    shutil.copytree(data / "photographs", tmp_path / "own")
-    (tmp_path / "own" / "train" / "china" / "notes.png").write_text("no image")
-    with pytest.raises(InputError) as error:
-        load_dataset("own", tmp_path, resolution=64)
-    assert "notes.png is not a readable image" in sentence(error)
-    for split in ("train", "test"):
-        shutil.rmtree(tmp_path / "own" / split / "china")
-    with pytest.raises(InputError) as error:
-        load_dataset("own", tmp_path, resolution=64)
-    assert "fewer than 2 classes (1)" in sentence(error)

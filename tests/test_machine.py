@@ -1,0 +1,64 @@
+"""rsslib.machine: a device that works is chosen, and given as many runs as fit into its memory."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rsslib import machine
+from rsslib.errors import InputError
+from rsslib.machine import choose_device
+from rsslib.methods import build
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """One CUDA device is counted, as the driver's library does it; what its kernels do, the test says."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    return lambda kernel: monkeypatch.setattr(machine, "run_kernel", kernel)
+
+
+FAULTS = [
+    RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be"),
+    RuntimeError("The NVIDIA driver on your system is too old (found version 11040)."),
+    AssertionError("Torch not compiled with CUDA enabled"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["architecture", "driver", "build"])
+def test_a_cuda_device_that_runs_no_kernel_is_not_chosen(fault, fake_cuda, capsys):
+    def failing(device):
+        raise fault
+
+    fake_cuda(failing)
+    assert choose_device("auto") == torch.device("cpu")
+    said, reason = capsys.readouterr().err, str(fault).splitlines()[0]
+    assert said == f"computing on the CPU, since the CUDA device 0 runs no kernel ({reason})\n"
+    for arguments in (("cuda",), ("cuda:0",), ("auto", True)):
+        with pytest.raises(InputError) as caught:
+            choose_device(*arguments)
+        assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_cuda_device_that_runs_a_kernel_is_chosen(fake_cuda, capsys):
+    asked = []
+    fake_cuda(asked.append)
+    assert choose_device("auto", needed=True) == choose_device("cuda") == torch.device("cuda")
+    assert asked == [torch.device("cuda", 0)] * 2 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("free", "cores", "expected"), [(64, 8, 8), (7, 8, 4), (1, 8, 1), (64, 1, 1)])
+def test_a_cpu_has_room_for_a_run_a_core_if_memory_allows(free, cores, expected, monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 2**30))
+    assert machine.free_jobs(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "names", "expected"),
+    [(7.5, ["rss"], 3), (7.5, ["ofa"], 3), (4.7, ["rss"], 2), (4.7, ["rss", "ofa-batch-128"], 1), (78, ["ofa"], 8)],
+)
+def test_runs_at_once_on_a_gpu_depend_on_what_their_methods_need(gigabytes, names, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gigabytes * 2**30, 80 * 2**30))
+    monkeypatch.setattr(machine, "cores", lambda: 16)
+    assert machine.free_jobs(torch.device("cuda"), [build(name, 180, 410) for name in names]) == expected
