@@ -248,7 +248,8 @@ def stored_answers(
     subnets_per_bucket: int | None = None, results: str | Path | None = None,
 ) -> list[str]:  # fmt: skip
     """`direct_answers` from the finished runs of a profile, on the last of the datasets; none if there are none."""
-    planned = plan(profile, judged(profile, datasets), "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket)
+    datasets = judged(profile, datasets)
+    planned = plan(profile, datasets, "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket)
     runs = finished_of(on_hardest(planned), results)
     if not runs:
         return []
