@@ -22,6 +22,7 @@ from torchvision.models import mobilenet_v3_small
 
 from rsslib import campaign, export, latency_table, load_dataset, search
 from rsslib.campaign import Settings
+from rsslib.campaign.schema import read_record
 from rsslib.cli import main as rsslib
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from rsslib.deploy.exporting import onnx_model
@@ -29,7 +30,7 @@ from rsslib.deploy.latency import bytes_of, undisturbed, untrained
 from rsslib.deploy.predicting import session_of
 from rsslib.deploy.searching import hypervolume
 from rsslib.errors import InputError
-from rsslib.files import WEIGHTS, project_folder, read_record
+from rsslib.files import WEIGHTS, project_folder
 from rsslib.space import BACKBONES, SearchSpace
 
 sys.path.insert(0, str(project_folder() / "tests"))

@@ -11,7 +11,6 @@ from collections.abc import Container, Mapping
 from dataclasses import replace
 from functools import partial, wraps
 from itertools import zip_longest
-from pathlib import Path
 from threading import RLock
 
 import ipywidgets as widgets
@@ -20,9 +19,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rsslib.campaign.record import POPULATION
-from rsslib.campaign.runs import Profile, Run, check_folder_name
-from rsslib.campaign.schema import read_record, read_table
+from rsslib.campaign.record import finished_runs
+from rsslib.campaign.runs import Run, check_folder_name
+from rsslib.campaign.schema import POPULATION, read_record, read_table
 from rsslib.campaign.settings import Settings
 from rsslib.campaign.tables import stored_supernet
 from rsslib.deploy.searching import archs_of
@@ -30,7 +29,6 @@ from rsslib.errors import InputError, check_number
 from rsslib.evaluate import evaluate_population
 from rsslib.files import WEIGHTS
 from rsslib.machine import set_precision, use_threads
-from rsslib.methods import Method
 from rsslib.paper.diagrams import draw_subnet
 from rsslib.paper.figures import ACCURACY, COLUMN, SIZE
 from rsslib.paper.style import backbone_label, label_of, panel_label, style_of
@@ -53,28 +51,6 @@ CSS = """<style>
 .rsslib-explorer th, .rsslib-explorer td { padding: 0 7px 0 0; text-align: left !important; white-space: nowrap; }
 .rsslib-explorer .text { font-size: 12px; line-height: 1.25; padding: 2px 0; white-space: normal; }
 </style>"""
-
-
-def finished_runs(results: str | Path, profile: str, backbone: str, resolution: int = RESOLUTION) -> list[Run]:
-    """The finished and undamaged runs of a profile, a backbone and a resolution below `results`.
-
-    They are found by their records, so that runs of your own count too. The stages of their methods are left empty.
-    """
-    runs = []
-    for path in sorted(Path(results, profile).glob(f"*/{backbone}*/*/seed*/run.json")):
-        try:
-            record = read_record(path.parent)
-            training, evaluation = record["config"]["training"], record["config"]["evaluation"]
-            images = {"train_images": training["train_images"], "test_images": evaluation["test_images"]}
-            scale = Profile(profile, (training["dataset"],), evaluation["subnets_per_bucket"], **images)
-            method = Method(training["method"]["name"], (), dropout=training["method"]["dropout"])
-            run = Run(scale, training["dataset"], backbone, method, training["seed"], resolution)
-            read_table(path.parent, POPULATION, record)  # raises if it is not as the run wrote it
-            if record["status"] == "finished" and run.folder(results) == path.parent:  # not one that leads elsewhere
-                runs.append(run)
-        except (ValueError, KeyError):
-            continue  # not the record of a run, or damaged
-    return runs
 
 
 def run_label(run: Run) -> str:

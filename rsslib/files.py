@@ -1,11 +1,9 @@
-"""Files that appear whole or not at all, and whose damage is noticed.
+"""Folders and files that can be used, or a sentence that says why not; what is written appears whole or not at all.
 
-`run.json` is the record of a run. It holds the SHA-256 of the tables and weights beside it and of itself. Tensors are
-in safetensors, the rest is JSON and CSV; nothing is pickled, so reading someone else's files cannot run code.
+Tensors are in safetensors, the rest is JSON and CSV; nothing is pickled, so reading someone else's cannot run code.
 """
 
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -21,22 +19,13 @@ if TYPE_CHECKING:  # neither is needed to name files and to check folders
     import pandas as pd
     import torch
 
-RECORD, WEIGHTS, CARD = "run.json", "weights.safetensors", "card.json"
-LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times a usual one
-REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
-
-
-class Refused(InputError):
-    """The folder of a run holds another run, or files that are not as it wrote them."""
+WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 
 def project_folder() -> Path:
     """The folder with notebooks, data and figures: that of this package's source, or the current one if installed."""
     source = Path(__file__).resolve().parents[1]
     return source if (source / "notebooks").is_dir() and (source / "pyproject.toml").is_file() else Path.cwd()
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -170,22 +159,6 @@ def check_output(path: Path, what: str) -> None:
         raise InputError(f"{path} is a folder: expected the name of a file")
 
 
-def set_aside(folder: Path) -> Path:
-    """Move the files of a run to a new folder `replaced-seed<k>-<n>` beside its own; only for who holds its lock."""
-    names = (folder.with_name(f"replaced-{folder.name}-{n}") for n in range(1, 10**6))
-    aside = next(path for path in names if not path.exists())
-    with writing(aside):
-        aside.mkdir()
-        # the record last: until it has gone, whoever looks finds the run that was refused
-        for path in sorted(folder.iterdir(), key=lambda path: path.name == RECORD):
-            if path.suffix != ".lock":
-                path.rename(aside / path.name)
-    return aside
-
-
-# --- tables, weights and the record -----------------------------------------------------------------------------------
-
-
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -199,62 +172,6 @@ def write(path: Path, content: bytes) -> str:
 
 def write_csv(path: Path, table: "pd.DataFrame") -> str:
     return write(path, table.to_csv(index=False, lineterminator="\n").encode())
-
-
-def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":
-    """The tensors of a file that the record lists; raises Refused if it is not as it was written."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    content = read(path, record)
-    try:
-        return load(content)
-    except SafetensorError as error:
-        raise Refused(f"{path} is not a safetensors file ({error}): restore it, or {REBUILD}") from None
-
-
-def write_record(folder: Path, record: dict) -> None:
-    """Write run.json; `record["sha256"]` maps names of other files to their SHA-256, and gets that of the record."""
-    record = record | {"sha256": {**record.get("sha256", {}), RECORD: _digest(record)}}
-    write(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
-
-
-def read_record(folder: Path) -> dict:
-    """The record of a run; raises Refused if it cannot be read or is not as it was written."""
-    path = folder / RECORD
-    try:
-        if path.stat().st_size > LARGEST_RECORD:
-            raise ValueError(f"it is larger than {LARGEST_RECORD:,} bytes")
-        record = json.loads(path.read_bytes(), parse_constant=_no_number)
-    except (OSError, ValueError, RecursionError) as error:
-        raise Refused(f"{path} cannot be read ({error}): restore it, or {REBUILD}") from None
-    try:
-        intact = record["sha256"][RECORD] == _digest(record)
-    except (KeyError, TypeError, RecursionError):
-        raise Refused(f"{path} is not the record of a run: restore it, or {REBUILD}") from None
-    if not intact:
-        raise Refused(f"{path} was altered after the run wrote it: restore it, or {REBUILD}")
-    return record
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _digest(record: dict) -> str:
-    others = {name: digest for name, digest in record.get("sha256", {}).items() if name != RECORD}
-    return sha256(json.dumps(record | {"sha256": others}, sort_keys=True).encode())
-
-
-def read(path: Path, record: dict) -> bytes:
-    """The bytes of a file that the record lists; raises Refused if they are not those that the run wrote."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise Refused(f"{path} cannot be read ({error.strerror}): restore it, or {REBUILD}") from None
-    if record["sha256"].get(path.name) != sha256(content):
-        raise Refused(f"{path} was damaged or altered after the run wrote it: restore it, or {REBUILD}")
-    return content
 
 
 def tensor_bytes(tensors: "dict[str, torch.Tensor]") -> bytes:

@@ -13,10 +13,10 @@ from helpers import sentence
 import rsslib.explorer as module
 from rsslib import campaign
 from rsslib.campaign import Settings
-from rsslib.campaign.record import POPULATION_SEED
+from rsslib.campaign.record import POPULATION_SEED, finished_runs
+from rsslib.campaign.schema import read_record, write_record
 from rsslib.errors import InputError
-from rsslib.explorer import Explorer, finished_runs
-from rsslib.files import read_record, write_record
+from rsslib.explorer import Explorer
 from rsslib.paper.diagrams import draw_subnet
 from rsslib.paper.figures import set_style
 from rsslib.space import Arch, SearchSpace

@@ -20,9 +20,18 @@ import pandas as pd
 from rsslib import files
 from rsslib.campaign.checkpoints import checkpoints, identity_of, load_checkpoint, save_checkpoint
 from rsslib.campaign.measures import keeper, measure_run, to_measure
-from rsslib.campaign.record import ANCHORS, HISTORY, LOCK, POPULATION, configuration, population_of, status_of
+from rsslib.campaign.record import LOCK, configuration, population_of, set_aside, status_of
 from rsslib.campaign.runs import Run
-from rsslib.campaign.schema import read_record
+from rsslib.campaign.schema import (
+    ANCHORS,
+    HISTORY,
+    POPULATION,
+    RECORD,
+    Refused,
+    read_record,
+    read_tensors,
+    write_record,
+)
 from rsslib.campaign.settings import Settings
 from rsslib.campaign.workers import worker_processes, worker_threads
 from rsslib.data.dataset import Dataset, cached_dataset
@@ -30,7 +39,7 @@ from rsslib.data.readers import DATASETS, LICENCES, is_there
 from rsslib.deploy.cards import write_card
 from rsslib.errors import InputError, NoImages, Stopped, check_room
 from rsslib.evaluate import anchors, evaluate_population
-from rsslib.files import CARD, WEIGHTS, Refused, write_record
+from rsslib.files import CARD, WEIGHTS
 from rsslib.machine import (
     choose_device,
     environment,
@@ -72,7 +81,7 @@ def complete(
     if not settings.train:
         return
     done, todo, settings = prepare(runs, settings)
-    new = {run.name for run in todo if not (run.folder(settings.results) / files.RECORD).exists()}
+    new = {run.name for run in todo if not (run.folder(settings.results) / RECORD).exists()}
     failures: dict[str, Exception] = {}
     began, trained = time.perf_counter(), 0
     for run in done:
@@ -240,7 +249,7 @@ def _set_aside(run: Run, results: str | Path, config: dict) -> None:
                 return
             except Refused:
                 if mine:
-                    print(f"{run.name} is rebuilt; what was there is in {files.set_aside(folder)}")
+                    print(f"{run.name} is rebuilt; what was there is in {set_aside(folder)}")
                     return
         if time.monotonic() > end:
             raise InputError(f"{folder} cannot be rebuilt while another process is at it: try again later")
@@ -316,7 +325,7 @@ def _complete(run: Run, folder: Path, settings: Settings) -> bool:
         if status != "finished":
             state = new_state()
             if status == "trained":
-                state.supernet.load_state_dict(files.read_tensors(folder / WEIGHTS, record))
+                state.supernet.load_state_dict(read_tensors(folder / WEIGHTS, record))
             elif not _train(run, folder, record, state, images, settings):
                 return False
             _evaluate(run, folder, record, state.supernet, images, settings)

@@ -16,9 +16,10 @@ from pathlib import Path
 from rsslib.campaign.engine import RunsFailed, complete_run, prepare
 from rsslib.campaign.record import overview
 from rsslib.campaign.runs import Run
+from rsslib.campaign.schema import RECORD
 from rsslib.campaign.settings import Settings
 from rsslib.errors import InputError, Stopped, choose, needed
-from rsslib.files import RECORD, make_folder, write
+from rsslib.files import make_folder, write
 from rsslib.machine import choose_device, first_line, jobs_that_fit
 from rsslib.progress import progress_bar
 

@@ -13,11 +13,24 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.campaign.identity import sampler_identity
-from rsslib.campaign.runs import Run, results_folder
-from rsslib.campaign.schema import read_record
+from rsslib.campaign.runs import Profile, Run, results_folder
+from rsslib.campaign.schema import (
+    AGREEMENT,
+    ANCHORS,
+    EFFECTS,
+    HISTORY,
+    POPULATION,
+    REBUILD,
+    RECORD,
+    Refused,
+    read_file,
+    read_record,
+    read_table,
+)
 from rsslib.data.readers import DATASETS
 from rsslib.errors import InputError, shortened
-from rsslib.files import REBUILD, WEIGHTS, Refused
+from rsslib.files import WEIGHTS
+from rsslib.methods import Method
 from rsslib.progress import in_words
 from rsslib.samplers import Alone, of_bucket
 from rsslib.space import RECALIBRATION_IMAGES, RESOLUTION, Arch, SearchSpace
@@ -26,8 +39,6 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and whoever lists runs has
     from rsslib.data.dataset import Dataset
 
 POPULATION_SEED = 0
-HISTORY, POPULATION, ANCHORS = "history.csv", "population.csv", "anchors.csv"
-EFFECTS, AGREEMENT = "effects.csv", "agreement.csv"  # of runs that are measured; see rsslib.interference
 LOCK = "run.lock"
 UNKNOWN = "unknown"  # of a configuration without images or precision: matches anything
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
@@ -99,7 +110,7 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
     `weights`, since they are large and not needed for tables.
     """
     folder = run.folder(results)
-    if not os.path.exists(folder / files.RECORD):  # which raises nothing
+    if not os.path.exists(folder / RECORD):  # which raises nothing
         return "missing"
     record = read_record(folder)
     status, there = record["status"], record["config"]
@@ -114,13 +125,13 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
         )
     if status == "training" or not (trained or status == "finished"):
         return "training"
-    files.read(folder / HISTORY, record)
+    read_file(folder / HISTORY, record)
     if trained and weights:
-        files.read(folder / WEIGHTS, record)
+        read_file(folder / WEIGHTS, record)
     if status == "finished" and not evaluation_differs and (not trained or (folder / POPULATION).exists()):
         for name in (POPULATION, ANCHORS, EFFECTS, AGREEMENT):
             if name in record["sha256"] and (name == POPULATION or (folder / name).exists()):
-                files.read(folder / name, record)
+                read_file(folder / name, record)
         return "finished"
     return "trained"
 
@@ -168,6 +179,28 @@ def finished_of(runs: Sequence[Run], results: str | Path | None = None) -> list[
     return [run for run, there in zip(runs, status == "finished", strict=True) if there]
 
 
+def finished_runs(results: str | Path, profile: str, backbone: str, resolution: int = RESOLUTION) -> list[Run]:
+    """The finished and undamaged runs of a profile, a backbone and a resolution below `results`.
+
+    They are found by their records, so that runs of your own count too. The stages of their methods are left empty.
+    """
+    runs = []
+    for path in sorted(Path(results, profile).glob(f"*/{backbone}*/*/seed*/{RECORD}")):
+        try:
+            record = read_record(path.parent)
+            training, evaluation = record["config"]["training"], record["config"]["evaluation"]
+            images = {"train_images": training["train_images"], "test_images": evaluation["test_images"]}
+            scale = Profile(profile, (training["dataset"],), evaluation["subnets_per_bucket"], **images)
+            method = Method(training["method"]["name"], (), dropout=training["method"]["dropout"])
+            run = Run(scale, training["dataset"], backbone, method, training["seed"], resolution)
+            read_table(path.parent, POPULATION, record)  # raises if it is not as the run wrote it
+            if record["status"] == "finished" and run.folder(results) == path.parent:  # not one that leads elsewhere
+                runs.append(run)
+        except (ValueError, KeyError):
+            continue  # not the record of a run, or damaged
+    return runs
+
+
 def overview_words(table: pd.DataFrame) -> str:
     """`overview` to read, with a last line for all runs."""
     shown = table[["run", "status"]].assign(
@@ -183,11 +216,24 @@ def overview_words(table: pd.DataFrame) -> str:
 
 def has_table(folder: Path, name: str) -> bool:
     """Whether a run's record lists the table, and it is there."""
-    return name in read_record(folder).get("sha256", {}) and (folder / name).exists()
+    return name in read_record(folder)["sha256"] and (folder / name).exists()
 
 
 def is_measured(folder: Path) -> bool:
     return has_table(folder, EFFECTS) and has_table(folder, AGREEMENT)
+
+
+def set_aside(folder: Path) -> Path:
+    """Move the files of a run to a new folder `replaced-seed<k>-<n>` beside its own; only for who holds its lock."""
+    names = (folder.with_name(f"replaced-{folder.name}-{n}") for n in range(1, 10**6))
+    aside = next(path for path in names if not path.exists())
+    with files.writing(aside):
+        aside.mkdir()
+        # the record last: until it has gone, whoever looks finds the run that was refused
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == RECORD):
+            if path.suffix != ".lock":
+                path.rename(aside / path.name)
+    return aside
 
 
 def is_locked(folder: Path) -> bool:

@@ -1,15 +1,34 @@
-"""What a run's record and tables look like, so that those of strangers are read or refused in one sentence."""
+"""The files of a run: its record and tables, written whole, and read or refused in one sentence.
+
+`run.json` is the record. It holds the SHA-256 of the other files and of itself, so that damage is noticed. A stranger's
+may be anything that has the right digests, so that what a run never writes is refused too.
+"""
 
 import io
+import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from rsslib import files
-from rsslib.errors import shortened
-from rsslib.files import REBUILD, Refused
+from rsslib.errors import InputError, shortened
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import
+    import torch
+
+RECORD, HISTORY, POPULATION, ANCHORS = "run.json", "history.csv", "population.csv", "anchors.csv"
+EFFECTS, AGREEMENT = "effects.csv", "agreement.csv"  # of runs that are measured; see rsslib.interference
+LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times a usual one
+REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
+
+
+class Refused(InputError):
+    """The folder of a run holds another run, or files that are not as it wrote them."""
+
+
+# --- what a run writes ------------------------------------------------------------------------------------------------
 
 _TEXT = {"type": "string", "maxLength": 2_000, "pattern": r"^[^\ud800-\udfff]*$"}  # without what cannot be printed
 _NAME = {"type": "string", "pattern": r"^[\w-][\w.-]*$", "maxLength": 200}
@@ -21,12 +40,12 @@ _MACHINE = {"hardware": _TEXT, "executor": _TEXT, "versions": {"type": "object",
 
 _DIGESTS = {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"}}
 
-RECORD = {
+SCHEMA = {
     "type": "object",
     "required": ["status", "config", "sha256"],
     "properties": {
         "status": {"enum": ["training", "trained", "finished"]},
-        "sha256": _DIGESTS, "snapshots": _DIGESTS,
+        "sha256": _DIGESTS | {"required": [RECORD]}, "snapshots": _DIGESTS,
         "config": {
             "type": "object",
             "required": ["training", "evaluation"],
@@ -68,18 +87,18 @@ RECORD = {
 
 # Columns that a reader rests on, by file; the numbers among them, with their bounds.
 TABLES: dict[str, dict[str, tuple[float, float] | None]] = {
-    "history.csv": {"stage": None, "epoch": (1, 1e9), "learning_rate": (0, 1e9), "mflops": (0, 1e9), "loss": (0, 1e30),
-                    "images": (1, 1e12), "seconds": (0, 1e10)},
-    "population.csv": {"bucket": (0, 1e9), "subnet": (0, 1e9), "mflops": (0, 1e9), "kernel": None, "expand": None,
-                       "depth": None, "accuracy": (0, 100)},
+    HISTORY: {"stage": None, "epoch": (1, 1e9), "learning_rate": (0, 1e9), "mflops": (0, 1e9), "loss": (0, 1e30),
+              "images": (1, 1e12), "seconds": (0, 1e10)},
+    POPULATION: {"bucket": (0, 1e9), "subnet": (0, 1e9), "mflops": (0, 1e9), "kernel": None, "expand": None,
+                 "depth": None, "accuracy": (0, 100)},
 }  # fmt: skip
-TABLES["anchors.csv"] = TABLES["population.csv"]
+TABLES[ANCHORS] = TABLES[POPULATION]
 _PAIR: dict[str, tuple[float, float] | None] = {"share": (0, 1), "distance": (0, 1e9)}
-TABLES["effects.csv"] = _PAIR | {
+TABLES[EFFECTS] = _PAIR | {
     "length": None, "trained": (0, 1e9), "judged": (0, 1e9), "trained_mflops": (0, 1e9), "judged_mflops": (0, 1e9),
     "repeats": (1, 1e9), "loss_effect": (-1e30, 1e30), "accuracy_effect": (-100, 100),
 }  # fmt: skip
-TABLES["agreement.csv"] = _PAIR | {
+TABLES[AGREEMENT] = _PAIR | {
     "a": (0, 1e9), "b": (0, 1e9), "part": None, "shared": (0, 1e12), "cross": (-1.01, 1.01), "own_a": (-1.01, 1.01),
     "own_b": (-1.01, 1.01), "a_mflops": (0, 1e9), "b_mflops": (0, 1e9),
 }  # fmt: skip
@@ -89,22 +108,72 @@ TABLES["agreement.csv"] = _PAIR | {
 def _validator() -> Any:
     from jsonschema import Draft202012Validator  # here, since its import can take more than a second
 
-    return Draft202012Validator(RECORD)
+    return Draft202012Validator(SCHEMA)
+
+
+# --- writing and reading ----------------------------------------------------------------------------------------------
+
+
+def write_record(folder: Path, record: dict) -> None:
+    """Write run.json; `record["sha256"]` maps names of other files to their SHA-256, and gets that of the record."""
+    record = record | {"sha256": {**record.get("sha256", {}), RECORD: _digest(record)}}
+    files.write(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def read_record(folder: Path) -> dict:
     """The record of a run; raises Refused if it cannot be read, is not as it was written, or not what a run writes."""
-    record = files.read_record(folder)
-    error = next(iter(_validator().iter_errors(record)), None)
-    if error is not None:
-        place, reason = shortened(".".join(map(str, error.absolute_path)) or "it"), shortened(error.message)
-        raise Refused(f"{folder / files.RECORD} is not the record of a run ({place}: {reason}): {REBUILD}")
+    path = folder / RECORD
+    try:
+        if path.stat().st_size > LARGEST_RECORD:
+            raise ValueError(f"it is larger than {LARGEST_RECORD:,} bytes")
+        record = json.loads(path.read_bytes(), parse_constant=_no_number)
+        wrong = next(_validator().iter_errors(record), None)
+        intact = not wrong and record["sha256"][RECORD] == _digest(record)
+    except (OSError, ValueError, RecursionError) as error:
+        raise Refused(f"{path} cannot be read ({error}): restore it, or {REBUILD}") from None
+    if wrong:
+        place, reason = shortened(".".join(map(str, wrong.absolute_path)) or "it"), shortened(wrong.message)
+        raise Refused(f"{path} is not the record of a run ({place}: {reason}): restore it, or {REBUILD}")
+    if not intact:
+        raise Refused(f"{path} was altered after the run wrote it: restore it, or {REBUILD}")
     return record
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _digest(record: dict) -> str:
+    others = {name: digest for name, digest in record.get("sha256", {}).items() if name != RECORD}
+    return files.sha256(json.dumps(record | {"sha256": others}, sort_keys=True).encode())
+
+
+def read_file(path: Path, record: dict) -> bytes:
+    """The bytes of a file that the record lists; raises Refused if they are not those that the run wrote."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path} cannot be read ({error.strerror}): restore it, or {REBUILD}") from None
+    if record["sha256"].get(path.name) != files.sha256(content):
+        raise Refused(f"{path} was damaged or altered after the run wrote it: restore it, or {REBUILD}")
+    return content
+
+
+def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":
+    """The tensors of a file that the record lists; raises Refused if it is not as it was written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = read_file(path, record)
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise Refused(f"{path} is not a safetensors file ({error}): restore it, or {REBUILD}") from None
 
 
 def read_table(folder: Path, name: str, record: dict) -> pd.DataFrame:
     """A table of a run; raises Refused if it is not as it was written, or not what a run writes."""
-    content, problem = files.read(folder / name, record), ""
+    content, problem = read_file(folder / name, record), ""
     try:
         table = pd.read_csv(io.BytesIO(content))
     except (ValueError, UnicodeDecodeError) as error:  # pandas' own are ValueErrors

@@ -10,24 +10,25 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.campaign.engine import images_of, space_of
-from rsslib.campaign.record import (
+from rsslib.campaign.record import configuration, has_table, is_measured, status_of
+from rsslib.campaign.runs import Run, results_folder
+from rsslib.campaign.schema import (
     AGREEMENT,
     ANCHORS,
     EFFECTS,
     HISTORY,
     POPULATION,
-    configuration,
-    has_table,
-    is_measured,
-    status_of,
+    REBUILD,
+    TABLES,
+    read_record,
+    read_table,
+    read_tensors,
 )
-from rsslib.campaign.runs import Run, results_folder
-from rsslib.campaign.schema import TABLES, read_record, read_table
 from rsslib.campaign.settings import Settings
 from rsslib.data.dataset import Dataset
 from rsslib.deploy.exporting import Deployable
 from rsslib.errors import InputError
-from rsslib.files import REBUILD, WEIGHTS
+from rsslib.files import WEIGHTS
 from rsslib.machine import choose_device
 from rsslib.space import Arch
 from rsslib.supernet import SuperNet
@@ -138,7 +139,7 @@ def stored_supernet(run: Run, settings: Settings) -> tuple[SuperNet, Dataset]:
         )
     space = space_of(run, images)
     supernet = SuperNet(space, run.method.dropout).to(settings.device)
-    supernet.load_state_dict(files.read_tensors(path, record))
+    supernet.load_state_dict(read_tensors(path, record))
     return supernet.eval(), images
 
 

@@ -42,6 +42,7 @@ from rsslib.campaign import (
     trained_supernet,
 )
 from rsslib.campaign.checkpoints import identity_of, load_checkpoint, save_checkpoint
+from rsslib.campaign.schema import read_record, write_record
 from rsslib.errors import InputError, Stopped
 from rsslib.space import BACKBONES, SearchSpace
 
@@ -73,7 +74,7 @@ def new_state(run):
 
 def identity(folder):
     """What the checkpoints of the run in the folder are marked with."""
-    return identity_of(files.read_record(folder))
+    return identity_of(read_record(folder))
 
 
 @contextmanager
@@ -554,7 +555,7 @@ def test_a_run_that_goes_on_on_another_machine_has_a_hardware_of_its_own(interru
         patch.setattr(engine, "environment", lambda *arguments: here | {"hardware": "Abacus"})
         complete([done[0]], tmp_path)
     complete([done[0]], tmp_path)
-    record = files.read_record(interrupted)
+    record = read_record(interrupted)
     assert record["hardware"] == f"{here['hardware']} + Abacus ({done[0].name})"
     assert record["executor"] == f"eager, compiled loops ({done[0].name})"
     assert record["machines"] == [here, here | {"hardware": "Abacus"}]
@@ -605,7 +606,7 @@ def test_any_damage_to_weights_is_refused(done, folder, tmp_path):
 
 
 def test_a_killed_evaluation_of_more_subnets_goes_on(done, folder, tmp_path, monkeypatch):
-    made, write = tiny(subnets_per_bucket=3), files.write_record
+    made, write = tiny(subnets_per_bucket=3), write_record
 
     def killed(folder, record):
         if record["status"] == "finished":
@@ -656,9 +657,9 @@ def break_weights(folder):
 
 
 def older_code(folder):
-    record = files.read_record(folder)
+    record = read_record(folder)
     record["config"]["training"]["code_version"] = 0
-    files.write_record(folder, record)
+    write_record(folder, record)
 
 
 @pytest.mark.parametrize("change", [break_record, break_population, break_weights, older_code])
@@ -797,9 +798,9 @@ def test_a_hostile_checkpoint_is_refused(interrupted, done, tmp_path):
 
 def test_hostile_weights_are_refused(done, folder, tmp_path):
     for content in payloads(tmp_path / "ran"):
-        record = files.read_record(folder)
+        record = read_record(folder)
         record["sha256"]["weights.safetensors"] = files.write(folder / "weights.safetensors", content)
-        files.write_record(folder, record)
+        write_record(folder, record)
         with pytest.raises(InputError, match="is not a safetensors file"):
             trained_supernet(done[0], Settings(tmp_path))
     assert not (tmp_path / "ran").exists()

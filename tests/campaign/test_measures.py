@@ -4,8 +4,9 @@ import pytest
 import small_runs
 from small_runs import tiny
 
-from rsslib import campaign, files
+from rsslib import campaign
 from rsslib.campaign.measures import effort_of
+from rsslib.campaign.schema import Refused, read_record
 from rsslib.errors import Stopped
 from rsslib.interference import Effort
 
@@ -42,7 +43,7 @@ def test_a_run_is_measured_while_it_trains_or_later_with_the_same_numbers(method
     assert set(effects["method"]) == {method}
     kept = sorted(path.name for path in later.glob("snapshot-*"))
     assert kept == [f"snapshot-{epoch:06}.safetensors" for epoch in sorted(effort_of(run).epochs(run.method))]
-    record = files.read_record(later)
+    record = read_record(later)
     assert sorted(record["snapshots"]) == kept and set(TABLES) < set(record["sha256"])
 
 
@@ -61,7 +62,7 @@ def test_a_damaged_table_is_rebuilt_and_a_lost_one_measured_again(name, tmp_path
     folder = complete(run, tmp_path, "rss")
     before = contents(folder)
     (folder / name).write_text("share\n1\n")
-    with pytest.raises(files.Refused, match=name):
+    with pytest.raises(Refused, match=name):
         complete(run, tmp_path, "rss")
     small_runs.complete([run], tmp_path, interference=("rss",), rebuild=True)
     assert contents(folder) == before

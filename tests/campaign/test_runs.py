@@ -42,6 +42,7 @@ from rsslib.campaign import (
 )
 from rsslib.campaign.record import configuration, overview_words
 from rsslib.campaign.runs import scaled
+from rsslib.campaign.schema import read_record, write_record
 from rsslib.campaign.workers import worker_threads
 from rsslib.errors import InputError, Stopped
 from rsslib.machine import choose_device
@@ -137,9 +138,9 @@ def test_every_evaluation_has_the_three_anchors_in_a_table_of_their_own(done, tm
         assert row.bucket == row.mflops == space.reference.macs(arch) / 1e6
     copy = shutil.copytree(done[1], tmp_path / "results")
     for run in done[0][1:]:  # as from a version that did not evaluate them
-        record = files.read_record(run.folder(copy))
+        record = read_record(run.folder(copy))
         del record["sha256"]["anchors.csv"]
-        files.write_record(run.folder(copy), record)
+        write_record(run.folder(copy), record)
         (run.folder(copy) / "anchors.csv").unlink()
     assert set(anchor_tables(done[0], copy).method) == {"ofa"} and anchor_tables(done[0][1:], copy).empty
     assert campaign.finished(done[0], copy) == done[0]
@@ -385,7 +386,7 @@ def test_several_runs_at_once_finish_like_one_after_the_other(tmp_path):
     made = plan(profile, methods=("rss-short", "rss-short-largest"))
     complete(made, tmp_path, jobs=2)
     assert overview(made, tmp_path).status.tolist() == ["finished"] * 2
-    assert {files.read_record(run.folder(tmp_path))["jobs"] for run in made} == {2}
+    assert {read_record(run.folder(tmp_path))["jobs"] for run in made} == {2}
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -489,7 +490,7 @@ def test_without_a_number_of_jobs_there_are_as_many_as_the_device_has_room_for(r
     monkeypatch.setattr(engine, "free_jobs", lambda device, methods, resolution: room)
     planned = tiny(seeds=[0, 1])
     complete(planned, tmp_path, jobs=None)
-    assert {files.read_record(run.folder(tmp_path))["jobs"] for run in planned} == {expected}
+    assert {read_record(run.folder(tmp_path))["jobs"] for run in planned} == {expected}
 
 
 # --- folders that hold something else
@@ -776,9 +777,9 @@ def test_runs_that_do_not_compare_make_no_table(what, done, tmp_path):
     made = done[0]
     for run in made:
         shutil.copytree(run.folder(done[1]), run.folder(tmp_path))
-    record = files.read_record(made[1].folder(tmp_path))
+    record = read_record(made[1].folder(tmp_path))
     record["config"]["training"][what] = "another"
-    files.write_record(made[1].folder(tmp_path), record)
+    write_record(made[1].folder(tmp_path), record)
     with pytest.raises(InputError, match="does not compare") as error:
         populations(made, tmp_path)
     assert made[1].name in sentence(error)
@@ -842,8 +843,8 @@ def test_overview_tells_what_is_finished_running_interrupted_and_missing(results
     steps.last = 3
     with pytest.raises(KeyboardInterrupt):
         complete([other], results)
-    record = files.read_record(other.folder(results))
-    files.write_record(other.folder(results), record | {"progress": {"epoch": 2, "loss": 1.5, "seconds": 8.0}})
+    record = read_record(other.folder(results))
+    write_record(other.folder(results), record | {"progress": {"epoch": 2, "loss": 1.5, "seconds": 8.0}})
     table = overview([done_, other, missing], results)
     assert table.status.tolist() == ["finished", "interrupted", "missing"]
     assert table.epoch.tolist() == [7, 2, 0] and table.epochs.tolist() == [7, 7, 7]
@@ -874,7 +875,7 @@ def test_who_looks_on_sees_epoch_and_loss_of_a_run_that_trains(tmp_path, monkeyp
     history = histories([run], tmp_path)
     assert [p["epoch"] for p in seen if p] == list(range(1, 8))
     assert [p["loss"] for p in seen if p] == pytest.approx(history.loss.tolist())
-    assert "progress" not in files.read_record(run.folder(tmp_path))
+    assert "progress" not in read_record(run.folder(tmp_path))
 
 
 def test_finished_runs_are_told_at_once_and_trained_in_the_order_given(done, results):
@@ -929,7 +930,7 @@ def test_a_run_goes_on_with_as_many_threads_as_it_was_begun_with(done, tmp_path,
     monkeypatch.setattr(engine, "train", lambda *arguments: used.append(torch.get_num_threads()) or train(*arguments))
     complete([run], tmp_path, threads=1)
     assert used == [2] and torch.get_num_threads() == 1
-    assert files.read_record(run.folder(tmp_path))["threads"] == 2
+    assert read_record(run.folder(tmp_path))["threads"] == 2
 
 
 # --- one run at another scale, images of one's own, figures of one's own

@@ -12,8 +12,9 @@ from small_runs import complete, tiny
 
 from rsslib import campaign, files
 from rsslib.campaign import Profile
+from rsslib.campaign.record import finished_runs
+from rsslib.campaign.schema import read_record, write_record
 from rsslib.errors import InputError
-from rsslib.explorer import finished_runs
 
 PROFILE = Profile("test", ("digits",), subnets_per_bucket=1, supernet_epochs=1, train_images=32, test_images=20)
 
@@ -37,9 +38,9 @@ def results(done, tmp_path):
 def rewrite(results, change, run=None):
     """The record with `change` applied, and digests that fit."""
     folder = (run or planned()[0]).folder(results)
-    record = files.read_record(folder)
+    record = read_record(folder)
     change(record)
-    files.write_record(folder, record)
+    write_record(folder, record)
     return folder
 
 
