@@ -1,6 +1,4 @@
-"""rsslib.machine: a device that works is chosen, and given as many runs as fit into its memory."""
-
-from types import SimpleNamespace
+"""rsslib.machine: a device that works is chosen."""
 
 import pytest
 import torch
@@ -8,7 +6,6 @@ import torch
 from rsslib import machine
 from rsslib.errors import InputError
 from rsslib.machine import choose_device
-from rsslib.methods import build
 
 
 @pytest.fixture
@@ -45,20 +42,3 @@ def test_a_cuda_device_that_runs_a_kernel_is_chosen(fake_cuda, capsys):
     fake_cuda(asked.append)
     assert choose_device("auto", needed=True) == choose_device("cuda") == torch.device("cuda")
     assert asked == [torch.device("cuda", 0)] * 2 and capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize(("free", "cores", "expected"), [(64, 8, 8), (7, 8, 4), (1, 8, 1), (64, 1, 1)])
-def test_a_cpu_has_room_for_a_run_a_core_if_memory_allows(free, cores, expected, monkeypatch):
-    monkeypatch.setattr(machine, "cores", lambda: cores)
-    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 2**30))
-    assert machine.free_jobs(torch.device("cpu")) == expected
-
-
-@pytest.mark.parametrize(
-    ("gigabytes", "names", "expected"),
-    [(7.5, ["rss"], 3), (7.5, ["ofa"], 3), (4.7, ["rss"], 2), (4.7, ["rss", "ofa-batch-128"], 1), (78, ["ofa"], 8)],
-)
-def test_runs_at_once_on_a_gpu_depend_on_what_their_methods_need(gigabytes, names, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gigabytes * 2**30, 80 * 2**30))
-    monkeypatch.setattr(machine, "cores", lambda: 16)
-    assert machine.free_jobs(torch.device("cuda"), [build(name, 180, 410) for name in names]) == expected

@@ -21,6 +21,7 @@ from rsslib import files
 from rsslib.campaign.checkpoints import checkpoints, identity_of, load_checkpoint, save_checkpoint
 from rsslib.campaign.measures import keeper, measure_run, to_measure
 from rsslib.campaign.record import LOCK, configuration, population_of, set_aside, status_of
+from rsslib.campaign.resources import environment, free_jobs, step_bytes
 from rsslib.campaign.runs import Run
 from rsslib.campaign.schema import (
     ANCHORS,
@@ -42,19 +43,16 @@ from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import CARD, WEIGHTS
 from rsslib.machine import (
     choose_device,
-    environment,
     first_line,
-    free_jobs,
     free_memory,
     is_out_of_memory,
     keep_freed_memory,
     release_memory,
     set_precision,
-    step_bytes,
     use_threads,
 )
 from rsslib.progress import progress_bar
-from rsslib.space import RESOLUTION, SearchSpace
+from rsslib.space import SearchSpace
 from rsslib.steps import TrainingState
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start, train
@@ -161,8 +159,7 @@ def prepare(runs: Iterable[Run], settings: Settings) -> tuple[list[Run], list[Ru
         print(f"not trained: {name}: {why}")
     for run in todo:
         files.check_writable(run.folder(settings.results), "results")
-    pixels = max((run.resolution for run in todo), default=RESOLUTION)
-    jobs = min(settings.jobs or free_jobs(where, [run.method for run in todo], pixels), len(todo))
+    jobs = min(settings.jobs or free_jobs(where, todo), len(todo))
     if jobs > 1 and where.type == "cpu":
         _check_samplers_travel(todo)
     for run, config in refused:

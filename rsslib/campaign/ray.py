@@ -15,12 +15,13 @@ from pathlib import Path
 
 from rsslib.campaign.engine import RunsFailed, complete_run, prepare
 from rsslib.campaign.record import overview
+from rsslib.campaign.resources import jobs_that_fit
 from rsslib.campaign.runs import Run
 from rsslib.campaign.schema import RECORD
 from rsslib.campaign.settings import Settings
 from rsslib.errors import InputError, Stopped, choose, needed
 from rsslib.files import make_folder, write
-from rsslib.machine import choose_device, first_line, jobs_that_fit
+from rsslib.machine import choose_device, first_line
 from rsslib.progress import progress_bar
 
 RETRIES = 5  # how often a run may lose its process or node

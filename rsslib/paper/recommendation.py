@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from rsslib.campaign.resources import memory_of_a_run
 from rsslib.campaign.runs import Run
-from rsslib.machine import memory_of_a_run
 from rsslib.paper.evidence import TAIL, Evidence, Part, over_seeds, told
 from rsslib.paper.style import label_of, listed, method_styles
 from rsslib.paper.summary import timed

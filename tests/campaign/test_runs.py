@@ -37,6 +37,7 @@ from rsslib.campaign import (
     overview,
     plan,
     populations,
+    resources,
     times,
     trained_supernet,
 )
@@ -487,7 +488,7 @@ def test_the_error_of_a_failed_run_keeps_no_network_and_no_images(tmp_path):
 @pytest.mark.parametrize(("room", "expected"), [(1, 1), (3, 2)])
 def test_without_a_number_of_jobs_there_are_as_many_as_the_device_has_room_for(room, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "worker_processes", lambda jobs, *_: worker_threads(jobs, engine._stop))
-    monkeypatch.setattr(engine, "free_jobs", lambda device, methods, resolution: room)
+    monkeypatch.setattr(engine, "free_jobs", lambda device, runs: room)
     planned = tiny(seeds=[0, 1])
     complete(planned, tmp_path, jobs=None)
     assert {read_record(run.folder(tmp_path))["jobs"] for run in planned} == {expected}
@@ -1009,7 +1010,7 @@ def test_a_finished_run_on_images_of_ones_own_is_found_without_them(tmp_path):
 def test_a_step_that_does_not_fit_into_memory_is_one_sentence(tmp_path, monkeypatch):
     (run,) = tiny(resolution=224)
     monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * 2**30))
-    assert machine.free_jobs(torch.device("cpu"), [run.method], 224) == 1
+    assert resources.free_jobs(torch.device("cpu"), [run]) == 1
     with pytest.raises(RunsFailed) as failed:
         complete([run], tmp_path)
     (error,) = failed.value.failures.values()
