@@ -1,59 +1,136 @@
-"""rsslib.deploy.latency: what is measured is what would be exported, and the table is a sum over layers."""
+"""rsslib.deploy.latency: what is measured is what would be exported, and a table predicts times that are made up."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers import TINY, random_archs, sentence
 
+from rsslib.deploy import latency as module
 from rsslib.deploy.exporting import onnx_model
-from rsslib.deploy.latency import compose, latency, latency_table, untrained
+from rsslib.deploy.latency import compose, latency, latency_table, measured, undisturbed, untrained
 from rsslib.deploy.predicting import session_of
 from rsslib.errors import InputError
 from rsslib.space import SearchSpace
 
+SPACE = SearchSpace(TINY, kernels=(3, 7), expands=(3, 6), depths=(1, 2), classes=4)
+CALL, FIXED, SHARE, FETCH = 0.5, 2.0, 0.8, 1e-4  # of a call, of all but the layers, of a layer's time, of a weight
+
+
+def alone(layer, kernel, expand):
+    """The made-up milliseconds of a layer; of the third one, the larger kernel takes less."""
+    return 0.01 * layer.in_size * expand * (kernel if layer.index + 2 * layer.stage != 2 else 10 / kernel)
+
+
+def layer_times():
+    """What `layers` of a table should hold, but that a larger setting may cost less: {(layer, kernel, expand): ms}."""
+    return {
+        (i, kernel, expand): SHARE * alone(layer, kernel, expand) + FETCH * layer.parameters(kernel, expand)
+        for i, layer in enumerate(SPACE.layers) for kernel in SPACE.kernels for expand in SPACE.expands
+    }  # fmt: skip
+
+
+def whole(space, pieces, rows, runs):
+    times = layer_times()
+    archs = [space.to_arch(row) for row in rows]
+    return np.array([FIXED + sum(times[i, k, e] for i, _, k, e in space.active(arch)) for arch in archs])
+
 
 @pytest.fixture(scope="module")
 def table():
-    torch.manual_seed(0)
-    space = SearchSpace(TINY, kernels=(3, 7), expands=(3,), depths=(1, 2), classes=4)
-    return latency_table(space, runs=5, progress=False)
+    """A table of made-up times, whose pieces are those of the network."""
+    times = {module.layer_key(layer, k, e): CALL + alone(layer, k, e)
+             for layer in SPACE.layers for k in SPACE.kernels for e in SPACE.expands}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "undisturbed", lambda sessions, runs: {key: times.get(key, CALL) for key in sessions})
+        patch.setattr(module, "whole_times", whole)
+        return latency_table(SPACE, progress=False)
 
 
-def test_the_table_is_a_sum_over_the_layers_in_use(table):
-    space = table.space
-    archs = random_archs(space, 20)
-    for arch, predicted in zip(archs, table.predict(space.to_rows(archs)), strict=True):
-        expected = table.fixed + sum(table.layers[i, kernel, expand] for i, _, kernel, expand in space.active(arch))
+def test_the_table_holds_what_layers_take_in_whole_subnets(table):
+    assert table.fixed == pytest.approx(FIXED)
+    for (i, kernel, expand), expected in layer_times().items():
+        if i != 2:
+            assert table.layers[i, kernel, expand] == pytest.approx(expected)
+
+
+def test_a_larger_setting_that_took_less_has_the_smaller_ones_time(table):
+    times = layer_times()
+    for expand in SPACE.expands:
+        assert times[2, 7, expand] < times[2, 3, expand]
+        assert table.layers[2, 7, expand] == table.layers[2, 3, expand] == pytest.approx(times[2, 3, expand])
+
+
+def test_predictions_are_sums_over_the_layers_in_use(table):
+    archs = random_archs(SPACE, 20)
+    for arch, predicted in zip(archs, table.predict(SPACE.to_rows(archs)), strict=True):
+        expected = table.fixed + sum(table.layers[i, kernel, expand] for i, _, kernel, expand in SPACE.active(arch))
         assert predicted == pytest.approx(expected) == pytest.approx(table.predict(arch))
-
-
-def test_no_larger_setting_costs_less(table):
-    space = table.space
-    for arch in random_archs(space, 20):
-        assert table.predict(space.smallest) <= table.predict(arch) <= table.predict(space.largest)
-    assert (np.diff(table.layers, axis=1) >= 0).all() and (np.diff(table.layers, axis=2) >= 0).all()
 
 
 def test_a_subnet_put_together_from_layers_computes_the_same_nodes_as_one_that_is_exported(table):
     onnx = pytest.importorskip("onnx")
-    space = table.space
-    for arch in (space.smallest, space.largest):
-        whole = onnx_model(untrained(space, arch), torch.zeros((2, 3, 32, 32), dtype=torch.uint8))
-        composed = onnx.load_from_string(compose(space, table.pieces, arch))
-        kinds = [sorted(node.op_type for node in model.graph.node) for model in (whole, composed)]
+    for arch in (SPACE.smallest, SPACE.largest):
+        exported = onnx_model(untrained(SPACE, arch), torch.zeros((2, 3, 32, 32), dtype=torch.uint8))
+        composed = onnx.load_from_string(compose(SPACE, table.pieces, arch))
+        kinds = [sorted(node.op_type for node in model.graph.node) for model in (exported, composed)]
         assert kinds[0] == kinds[1]
         logits = session_of(composed.SerializeToString()).run(None, {"0.images": np.zeros((2, 3, 32, 32), np.uint8)})[0]
         assert logits.shape == (2, 4) and np.isfinite(logits).all()
 
 
-def test_how_well_it_predicts_is_measured_on_other_subnets(table):
-    words = table.check(subnets=10, runs=5)
-    assert words["subnets"] == 10 and -1 <= words["spearman"] <= 1 and words["relative_error"] >= 0
+@pytest.mark.parametrize(
+    ("times", "spearman", "error"), [(lambda told: told / 0.8, 1, 0.2), (lambda told: 100 / told**9, -1, None)]
+)
+def test_how_well_it_predicts_is_told_against_whole_subnets(times, spearman, error, table, monkeypatch):
+    monkeypatch.setattr(module, "whole_times", lambda space, pieces, rows, runs: times(table.predict(rows)))
+    words = table.check(subnets=10)
+    assert words["spearman"] == pytest.approx(spearman) and words["subnets"] == 10
+    assert error is None or words["relative_error"] == pytest.approx(error)
 
 
-def test_a_latency_has_a_spread_in_order(table):
-    found = latency(untrained(table.space, table.space.middle), runs=20)
-    assert 0 < found.low <= found.median <= found.high and found.runs == 20
+def test_whole_subnets_are_measured_in_the_order_of_their_rows(table, monkeypatch):
+    monkeypatch.setattr(module, "compose", lambda space, pieces, arch: arch)
+    monkeypatch.setattr(module, "session_of", lambda model: model)
+    monkeypatch.setattr(module, "undisturbed", lambda sessions, runs: {i: SPACE.macs(a) for i, a in sessions.items()})
+    rows = SPACE.sample(45, np.random.default_rng(0))
+    assert module.whole_times(SPACE, table.pieces, rows, 1).tolist() == SPACE.macs(rows).tolist()
+
+
+class Session:
+    """A model of one uint8 image that takes these milliseconds, one run after the other."""
+
+    def __init__(self, milliseconds):
+        self.milliseconds, self.now = iter(milliseconds), 0.0
+
+    def get_inputs(self):
+        return [SimpleNamespace(name="images", shape=["N", 3, 8, 8], type="tensor(uint8)")]
+
+    def run(self, outputs, feed):
+        assert feed["images"].shape == (1, 3, 8, 8) and feed["images"].dtype == np.uint8
+        self.now += next(self.milliseconds) / 1000
+
+
+def test_a_latency_is_the_median_with_quartiles_of_runs_once_it_is_warm(monkeypatch):
+    session = Session([100] * module.WARM_UP + [5, 1, 3, 2, 4])
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: session.now))
+    found = measured(session, 5)
+    assert (found.median, found.low, found.high, found.runs) == (*map(pytest.approx, (3, 2, 4)), 5)
+    assert str(found) == "3.00 ms (quartiles 2.00 to 4.00, 5 runs)"
+
+
+def test_what_other_programs_add_is_left_out(monkeypatch):
+    medians = {"a": iter([5, 4, 9, 9, 9]), "b": iter([9, 9, 9, 7, 8])}
+    monkeypatch.setattr(module, "measured", lambda session, runs: SimpleNamespace(median=next(session)))
+    assert undisturbed(medians, 1) == {"a": 4, "b": 7}
+
+
+def test_what_is_measured_takes_images_as_an_exported_file_does(monkeypatch):
+    subnet = untrained(SPACE, SPACE.middle)
+    monkeypatch.setattr(module, "measured", lambda session, runs: (session.get_inputs()[0], runs))
+    place, runs = latency(subnet, runs=7)
+    assert (place.name, place.type, place.shape[1:], runs) == ("images", "tensor(uint8)", [3, 32, 32], 7)
     with pytest.raises(InputError) as error:
-        latency(untrained(table.space, table.space.middle), runs=0)
+        latency(subnet, runs=0)
     assert "runs is 0" in sentence(error)
