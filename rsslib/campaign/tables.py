@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from rsslib.supernet import SuperNet
 def finished(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:
     """Those of `runs` that are finished; prints the names of the others, raises InputError if none is.
 
-    Raises InputError too, as the next four do, for a folder of another configuration and for altered files.
+    Raises InputError too, as the next five do, for a folder of another configuration and for altered files.
     """
     files.check_folder(results_folder(results), "results")
     done = []
@@ -80,11 +80,7 @@ def histories(runs: Sequence[Run], results: str | Path | None = None) -> pd.Data
 def _tables(runs: Sequence[Run], results: str | Path | None, file: str) -> pd.DataFrame:
     tables: list[pd.DataFrame] = []
     made: dict[tuple[str, str], str] = {}
-    for run in runs:
-        if (status := status_of(run, results, configuration(run))) != "finished":
-            raise InputError(f"{run.name} is {status} in {results_folder(results)}: train it first")
-        keys = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
-        record = read_record(run.folder(results))
+    for run, keys, record in _finished(runs, results):
         for what, words in (("precision", "precision"), ("dataset_sha256", "images")):
             if made.setdefault((run.dataset, what), value := record["config"]["training"][what]) != value:
                 raise InputError(
@@ -102,13 +98,21 @@ def _tables(runs: Sequence[Run], results: str | Path | None, file: str) -> pd.Da
 def times(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
     """One row a run: dataset, backbone, method, seed, training_seconds, training_processor_seconds (NaN where they were
     not taken), evaluation_seconds, hardware, executor."""
-    rows = []
-    for run in runs:
-        record = read_record(run.folder(results))
-        keys = ("training_seconds", "training_processor_seconds", "evaluation_seconds", "hardware", "executor")
-        names = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
-        rows.append(names | {key: record.get(key, math.nan) for key in keys})
+    columns = ("training_seconds", "training_processor_seconds", "evaluation_seconds", "hardware", "executor")
+    rows = [
+        keys | {column: record.get(column, math.nan) for column in columns}
+        for _, keys, record in _finished(runs, results)
+    ]
     return pd.DataFrame(rows)
+
+
+def _finished(runs: Sequence[Run], results: str | Path | None) -> Iterator[tuple[Run, dict, dict]]:
+    """Each run with what names it in a table, and its record; raises InputError for one that is not finished."""
+    for run in runs:
+        if (status := status_of(run, results, configuration(run))) != "finished":
+            raise InputError(f"{run.name} is {status} in {results_folder(results)}: train it first")
+        keys = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
+        yield run, keys, read_record(run.folder(results))
 
 
 def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperNet, Dataset]:

@@ -823,6 +823,12 @@ def test_times_has_a_row_for_every_run(done):
     assert (table.evaluation_seconds > 0).all() and set(table.executor) == {"eager, compiled loops"}
 
 
+def test_times_of_another_configuration_are_refused(results):
+    run = replace(tiny("rss")[0], method=override(build("rss", 2, 5), dropout=0.2))
+    with pytest.raises(InputError, match="another configuration"):
+        times([run], results)
+
+
 def test_runs_that_are_not_there_are_an_input_error(done, tmp_path):
     for read in (populations, histories, times):
         with pytest.raises(InputError) as error:
