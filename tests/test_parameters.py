@@ -8,25 +8,23 @@ import pytest
 from helpers import sentence
 
 from rsslib import campaign
-from rsslib.campaign import Settings, engine
-from rsslib.deploy.searching import search
+from rsslib.campaign import engine
 from rsslib.errors import InputError
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-FOLDERS = [5, [], True, "", "x" * 300, __file__, "a\0b"]
-MISTAKES = {
-    "profile": [5, None, "../x", ["smoke"], "", True, {}],
-    "backbone": [5, None, "mobilenet", ["mobilenet_v3"], "", {}],
-    "datasets": [5, "digits", [], [5], [None], ["../x"], {"digits": 1}, ["digits", "digits"], True, ""],
-    "dataset": [5, None, "imagenet", [], ""],
-    "methods": [5, "rss", [], [5], [None], ["../rss"], {"rss": 1}, [["rss"]], None],
-    "seeds": [5, [], [-1], ["0"], [0.5], None, [True], [2**70], {0: 1}, "01", [None]],
-    "seed": [-1, "0", 0.5, None, [], True, 2**200],
-    "subnets_per_bucket": [0, -1, "3", 2.5, [], True, 10**9, float("nan")],
-    "results": FOLDERS, "figures": FOLDERS, "data": FOLDERS,
-    "device": [0, None, True, [], "gpu", "cuda:²", ""],
+MISTAKES = {  # a value of another type, and one that is empty or no name; `plan` and `Settings` are tested with more
+    "profile": [5, ""],
+    "backbone": [{}, "mobilenet"],
+    "datasets": [5, []],
+    "dataset": [5, "imagenet"],
+    "methods": [5, []],
+    "seeds": ["01", []],
+    "seed": [None, -1],
+    "subnets_per_bucket": ["3", 0],
+    "results": [5, ""], "figures": [5, ""], "data": [5, ""],
+    "device": [0, ""],
     "samples": ["5", 10**13],  # of the others, another suite; here all else is done before
-    "resolution": [33, "32", None, [], 0, 32.0, True],
+    "resolution": ["32", 0],
 }  # fmt: skip
 CASES = []
 for path in sorted(FOLDER.glob("*.ipynb")):
@@ -55,27 +53,3 @@ def test_a_mistake_in_a_parameter_is_a_sentence(notebook, code, name, tmp_path, 
             assert "is finished in" not in said or (name, train) in (("device", False), ("data", False)), value
             if "train" not in own:
                 break
-
-
-@pytest.mark.parametrize("budget", [5, "8", [("mflops", 8)], {"mflops": -1}, {"flops": 3}, {"mflops": "8"},
-                                    {"mflops": float("nan")}, {"mflops": True}])  # fmt: skip
-def test_a_budget_that_is_none(budget):
-    from helpers import random_supernet, toy_data
-
-    from rsslib.space import SearchSpace
-
-    images = toy_data(channels=1, classes=10)
-    with pytest.raises(InputError, match="budget"):
-        search(random_supernet(SearchSpace(in_channels=1, classes=10)), images, budget, evaluations=1)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"threads": True}, {"threads": 0}, {"jobs": 1.5}, {"rebuild": 1}, {"progress": None}, {"graphs": 1},
-     {"time_budget": -1}, {"time_budget": "5m"}, {"checkpoint_seconds": None}, {"precision": 16},
-     {"train": "False"}, {"train": 0}],
-)  # fmt: skip
-def test_settings_that_are_none(settings):
-    with pytest.raises(InputError, match=next(iter(settings))) as error:
-        Settings(**settings)
-    assert sentence(error)
