@@ -5,12 +5,13 @@ import json
 import os
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from threading import Lock
 
 from tqdm.auto import tqdm
 
 from rsslib.campaign.runs import Run, output_folder, plan
+from rsslib.campaign.workers import worker_processes
 from rsslib.errors import InputError, choose
 from rsslib.files import WEIGHTS, make_folder, project_folder
 
@@ -67,8 +68,6 @@ class Execution(ExitStack):
         self.missing = {name: {run.name for run in runs} for name, runs in self.runs.items()}
         self.done: list[Run] = []
         self.under_way: dict[str, Future] = {}
-        self.ended: set[str] = set()
-        self._lock = Lock()
         self.failures: list[str] = []
         for name in parameters:  # can it be?
             self._folder(name)
@@ -99,7 +98,7 @@ class Execution(ExitStack):
         if LAST in self.parameters:
             self._start(LAST)
             wait([self.under_way[LAST]])
-        self._tell()
+        self.close()  # after which all callbacks have been called
         return self.failures
 
     def _weights(self, name: str) -> bool:
@@ -108,31 +107,27 @@ class Execution(ExitStack):
         return "budget" not in values or all((run.folder(values["results"]) / WEIGHTS).exists() for run in runs)
 
     def _start(self, name: str) -> None:
-        from rsslib.campaign.workers import worker_processes
-        from rsslib.machine import cores
+        from rsslib.machine import cores  # here, since it imports PyTorch
 
         if self._pool is None:
             self._pool = self.enter_context(worker_processes(min(len(self.parameters), cores())))
         path, folder = project_folder() / "notebooks" / f"{name}.ipynb", make_folder(self._folder(name) / "notebooks")
         self.under_way[name] = future = self._pool.submit(_execute, path, folder / path.name, self.parameters[name])
-        future.add_done_callback(lambda future: self._tell())
+        future.add_done_callback(partial(self._tell, name))
 
     def _folder(self, name: str) -> Path:
         return output_folder(self.parameters[name]["profile"], self.figures, self.runs[name])
 
-    def _tell(self) -> None:
-        """Say of each notebook that has ended how it did, once, whichever thread notices."""
-        with self._lock:
-            for name, future in list(self.under_way.items()):
-                if name in self.ended or not future.done() or future.cancelled():
-                    continue
-                error, folder = future.exception(), self._folder(name)
-                self.ended.add(name)
-                if error:
-                    self.failures.append(f"{name}: {error}")
-                tqdm.write(f"{name} {'failed' if error else 'done'}: {folder / 'notebooks' / name}.ipynb")
-                if name == FIRST and not error:
-                    tqdm.write(f"the main figure: {folder / 'figure_3.png'}")
+    def _tell(self, name: str, future: Future) -> None:
+        """Say of a notebook that has ended how it did."""
+        if future.cancelled():
+            return
+        error, folder = future.exception(), self._folder(name)
+        if error:
+            self.failures.append(f"{name}: {error}")
+        tqdm.write(f"{name} {'failed' if error else 'done'}: {folder / 'notebooks' / name}.ipynb")
+        if name == FIRST and not error:
+            tqdm.write(f"the main figure: {folder / 'figure_3.png'}")
 
 
 def _execute(path: Path, output: Path, values: dict) -> None:

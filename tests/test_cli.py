@@ -3,14 +3,15 @@
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rsslib import campaign, cli
+from rsslib import campaign, cli, notebooks
 from rsslib.campaign.engine import RunsFailed
-from rsslib.errors import InputError, Stopped
+from rsslib.errors import InputError
 
 
 def run(arguments, folder):
@@ -53,21 +54,14 @@ def test_an_unknown_dataset_is_not_listed(tmp_path, capsys):
     assert capsys.readouterr().out.count("smoke/pets/mobilenet_v3/") == 4
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "said"),
-    [
-        (Stopped(), 130, "rsslib: stopped; the same command goes on from the last checkpoint\n"),
-        (RunsFailed({"smoke/a": MemoryError("all of it")}), 1, "rsslib: failed: smoke/a: MemoryError: all of it\n"),
-    ],
-)
-def test_the_exit_status_tells_how_a_command_ended(error, status, said, tmp_path, capsys, monkeypatch):
+def test_the_exit_status_tells_how_a_command_ended(tmp_path, capsys, monkeypatch):
     def complete(runs, settings, finished):
         assert settings.rebuild
-        raise error
+        raise RunsFailed({"smoke/a": MemoryError("all of it")})
 
     monkeypatch.setattr(campaign, "complete", complete)
-    assert run(["reproduce", "--rebuild"], tmp_path) == status
-    assert capsys.readouterr().err == said
+    assert run(["reproduce", "--rebuild"], tmp_path) == 1
+    assert capsys.readouterr().err == "rsslib: failed: smoke/a: MemoryError: all of it\n"
 
 
 def test_a_campaign_that_stopped_before_any_result_has_not_failed(tmp_path, capsys, monkeypatch):
@@ -149,6 +143,27 @@ def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):
     ):  # fmt: skip
         arguments = line.split()
         subprocess.run([sys.executable, "-c", code, *arguments, "--results", str(tmp_path)], check=True)
+
+
+def test_each_notebook_that_ends_is_told_once_and_those_that_fail_are_returned(tmp_path, capsys, monkeypatch):
+    def execute(path, output, values):
+        if path.stem == "08_deploy":
+            raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(notebooks, "_execute", execute)
+    names = ["01_protocol", "02_main_results", "08_deploy", "09_claims"]
+    monkeypatch.setattr(notebooks, "worker_processes", ThreadPoolExecutor)
+    parameters = notebooks.notebook_parameters({"profile": "smoke", "results": str(tmp_path)}, names)
+    monkeypatch.setattr(notebooks.Execution, "_weights", lambda self, name: True)
+    with notebooks.Execution(parameters, tmp_path) as execution:
+        for run in campaign.plan("smoke"):
+            execution.finished(run)
+        assert execution.rest() == ["08_deploy: a mistake"]
+    lines = capsys.readouterr().out.splitlines()
+    folder = tmp_path / "smoke" / "notebooks"
+    ended = [f"{name} {'failed' if name == '08_deploy' else 'done'}: {folder / name}.ipynb" for name in names]
+    assert sorted(line for line in lines if ": " in line and "figure" not in line) == sorted(ended)
+    assert lines.count(f"the main figure: {tmp_path / 'smoke' / 'figure_3.png'}") == 1 and lines[-1] == ended[-1]
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("1.5h", 5400)])
