@@ -20,7 +20,7 @@ def entry() -> None:
 
         status = main()
         sys.stdout.flush()
-    except KeyboardInterrupt:  # outside of the command itself
+    except KeyboardInterrupt:
         sys.stderr.write(STOPPED)
         status = 130
     except BrokenPipeError:  # whoever read has read enough, as `head` does

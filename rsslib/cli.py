@@ -1,6 +1,7 @@
 """The command line: `rsslib run | runs | reproduce | figures | search | export | predict`; `--help` tells each.
 
-What is typed is checked before PyTorch and papermill are imported, which takes seconds.
+What is typed is checked before PyTorch and papermill are imported, which takes seconds: names of `rsslib` and
+`rsslib.campaign` are imported where they are used.
 """
 
 import argparse
@@ -11,17 +12,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import rsslib
+from rsslib import campaign
 from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, epochs_rule, output_folder, plan, scaled
 from rsslib.campaign.settings import Settings
 from rsslib.data.readers import check_name, training_images
 from rsslib.errors import InputError, choose
-from rsslib.files import check_folder, check_output, check_writable, project_folder, system_errors
+from rsslib.files import (
+    check_folder,
+    check_output,
+    check_writable,
+    make_folder,
+    project_folder,
+    system_errors,
+    write_csv,
+)
 from rsslib.notebooks import LAST, Execution, notebook_parameters, notebook_runs
 from rsslib.progress import in_words
 from rsslib.space import RESOLUTION
 
 if TYPE_CHECKING:
-    from rsslib.campaign.engine import RunsFailed
     from rsslib.data.dataset import Dataset
     from rsslib.supernet import SuperNet
 
@@ -40,9 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"rsslib: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("rsslib: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -186,25 +193,23 @@ def run_one(options: dict) -> int:
         (s, ps), own = profile.epochs(dataset), training_images(dataset, options["data"])
         print(f"{dataset} has {own:,} training images: {s} + {ps} epochs ({epochs_rule(known)})")
 
-    from rsslib.campaign import RunsFailed, complete, overview, populations, times
-
     try:
-        complete([run], settings)
-    except RunsFailed as error:
+        campaign.complete([run], settings)
+    except campaign.RunsFailed as error:
         (why,) = error.failures.values()
         if isinstance(why, InputError):
             raise why from None
         return closing_words([], {}, options, reasons(error))
     folder = run.folder(settings.results)
-    if overview([run], settings.results)["status"].item() != "finished":
+    if campaign.overview([run], settings.results)["status"].item() != "finished":
         print(f"{run.name} is not finished yet: the same command goes on")
         return 0
-    accuracy = populations([run], settings.results).groupby("bucket")["accuracy"]
+    accuracy = campaign.populations([run], settings.results).groupby("bucket")["accuracy"]
     table = accuracy.agg(["median", "min", "max", "count"]).reset_index()
     table.columns = ["MFLOPs", "median accuracy (%)", "worst", "best", "subnets"]
     print(f"\n{run.label} at profile {profile.name}: {profile.describe(dataset)}\n")
     print(table.to_string(index=False, float_format="{:.4g}".format), end="\n\n")
-    took = times([run], settings.results)["training_seconds"].item()
+    took = campaign.times([run], settings.results)["training_seconds"].item()
     print(f"trained in {in_words(took)}; weights, tables and the record are in {folder}")
     return 0
 
@@ -215,10 +220,7 @@ def run_one(options: dict) -> int:
 def list_runs(options: dict) -> int:
     """Print what is there of the runs that the notebooks need."""
     runs = runs_of(parameters_of(options), options)
-
-    from rsslib.campaign.record import overview, overview_words
-
-    print(overview_words(overview(runs, options["results"])))
+    print(campaign.overview_words(campaign.overview(runs, options["results"])))
     return 0
 
 
@@ -229,19 +231,14 @@ def reproduce(options: dict) -> int:
     measured = {method for values in parameters.values() for method in values.get("interference", ())}
     settings = replace(settings, interference=tuple(sorted(measured)))
     runs = runs_of(parameters, options)
-
-    from rsslib.campaign import RunsFailed, complete
-
     failed = []
     with Execution(parameters, options["figures"]) as notebooks:
         try:
             if options["engine"] == "ray":
-                from rsslib.campaign.ray import complete_with_ray
-
-                complete_with_ray(runs, settings, options["address"], notebooks.finished)
+                campaign.complete_with_ray(runs, settings, options["address"], notebooks.finished)
             else:
-                complete(runs, settings, notebooks.finished)
-        except RunsFailed as error:
+                campaign.complete(runs, settings, notebooks.finished)
+        except campaign.RunsFailed as error:
             failed = reasons(error)
         print(f"{len(notebooks.done)} of {len(runs)} runs are finished", end="")
         print("" if len(notebooks.done) == len(runs) else "; the same command goes on")
@@ -253,11 +250,8 @@ def figures(options: dict) -> int:
     """Execute the notebooks on the runs that are there; returns 1 if something failed."""
     parameters = parameters_of(options)
     runs = runs_of(parameters, options)
-
-    from rsslib.campaign.record import finished_of
-
     with Execution(parameters, options["figures"]) as notebooks:
-        for run in finished_of(runs, options["results"]):
+        for run in campaign.finished_of(runs, options["results"]):
             notebooks.finished(run)
         if runs and not notebooks.done:
             raise InputError(f"there is nothing to draw in {options['results']}: train with `rsslib reproduce` first")
@@ -265,7 +259,7 @@ def figures(options: dict) -> int:
     return closing_words(notebooks.done, parameters, options, failed)
 
 
-def reasons(error: "RunsFailed") -> list[str]:
+def reasons(error: "campaign.RunsFailed") -> list[str]:
     return [f"{name}: {type(why).__name__}: {why}" for name, why in error.failures.items()]
 
 
@@ -276,12 +270,12 @@ def closing_words(done: list[Run], parameters: dict[str, dict], options: dict, f
     if not done:
         return 1 if failed else 0
 
-    from rsslib.campaign.tables import populations, times
     from rsslib.paper.summary import headline
 
     main = [run for run in done if run.backbone == "mobilenet_v3"]
     main = [run for run in main if run.dataset == main[0].dataset]
-    for line in headline(populations(main, options["results"]), times(main, options["results"])) if main else ():
+    tables = (read(main, options["results"]) for read in (campaign.populations, campaign.times))
+    for line in headline(*tables) if main else ():
         print(line)
     folder = output_folder(options["profile"], options["figures"], done)
     print(f"figures: {folder}; verdicts: {folder / 'claims.md'}" if LAST in parameters else f"figures: {folder}")
@@ -314,10 +308,7 @@ def trained_of(options: dict) -> "tuple[Run, SuperNet, Dataset]":
     """The run that was named, which must be finished, with its supernet and images."""
     run, settings, output = run_of(options), settings_of(options), Path(options["output"])
     check_output(output, "the output's folder")
-
-    from rsslib.campaign import trained_supernet
-
-    return run, *trained_supernet(run, settings)
+    return run, *campaign.trained_supernet(run, settings)
 
 
 def budget_of(options: dict) -> dict[str, float]:
@@ -328,11 +319,7 @@ def budget_of(options: dict) -> dict[str, float]:
 def search_run(options: dict) -> int:
     """Print a search's front and write it as a table."""
     run, supernet, images = trained_of(options)
-
-    from rsslib.deploy.searching import search
-    from rsslib.files import make_folder, write_csv
-
-    table = search(
+    table = rsslib.search(
         supernet, images, budget_of(options), evaluations=options["evaluations"], seed=options["seed"],
         folder=options["candidates"],
     )  # fmt: skip
@@ -348,13 +335,10 @@ def export_run(options: dict) -> int:
     """Write a subnet as an ONNX file, and print what it is."""
     import pandas as pd
 
-    from rsslib.deploy.exporting import export
-    from rsslib.deploy.searching import chosen
-
     arch = None
     if options["front"]:
         try:
-            arch = chosen(pd.read_csv(options["front"]), **budget_of(options))
+            arch = rsslib.chosen(pd.read_csv(options["front"]), **budget_of(options))
         except InputError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:  # those of pandas are ValueErrors
@@ -362,7 +346,7 @@ def export_run(options: dict) -> int:
     elif budget_of(options):
         raise InputError("a budget chooses from the table of a search: give it as --front, made by `rsslib search`")
     _, supernet, images = trained_of(options)
-    words = export(supernet, arch or supernet.space.middle, images, options["output"])
+    words = rsslib.export(supernet, arch or supernet.space.middle, images, options["output"])
     print(
         f"{options['output']}: {words['mflops']:.2f} MFLOPs, {words['parameters']:,} parameters, "
         f"{words['accuracy']:.2f} % of {words['test_images']:,} test images; verified on {words['checked_images']} "

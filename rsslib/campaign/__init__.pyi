@@ -1,6 +1,9 @@
 from .engine import RunsFailed as RunsFailed
 from .engine import complete as complete
+from .ray import complete_with_ray as complete_with_ray
+from .record import finished_of as finished_of
 from .record import overview as overview
+from .record import overview_words as overview_words
 from .runs import PROFILES as PROFILES
 from .runs import Profile as Profile
 from .runs import Run as Run
