@@ -7,9 +7,8 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.campaign.checkpoints import checkpoint_bytes, identity_of, restore
-from rsslib.campaign.record import is_measured
 from rsslib.campaign.runs import Run
-from rsslib.campaign.schema import AGREEMENT, EFFECTS, write_record
+from rsslib.campaign.schema import AGREEMENT, EFFECTS, is_measured, write_record
 from rsslib.campaign.settings import Settings
 from rsslib.data.dataset import Dataset
 from rsslib.interference import Effort, measure

@@ -15,13 +15,11 @@ from rsslib import files
 from rsslib.campaign.identity import sampler_identity
 from rsslib.campaign.runs import Profile, Run, results_folder
 from rsslib.campaign.schema import (
-    AGREEMENT,
-    ANCHORS,
-    EFFECTS,
     HISTORY,
     POPULATION,
     REBUILD,
     RECORD,
+    TABLES,
     Refused,
     read_file,
     read_record,
@@ -129,7 +127,7 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
     if trained and weights:
         read_file(folder / WEIGHTS, record)
     if status == "finished" and not evaluation_differs and (not trained or (folder / POPULATION).exists()):
-        for name in (POPULATION, ANCHORS, EFFECTS, AGREEMENT):
+        for name in TABLES:
             if name in record["sha256"] and (name == POPULATION or (folder / name).exists()):
                 read_file(folder / name, record)
         return "finished"
@@ -212,15 +210,6 @@ def overview_words(table: pd.DataFrame) -> str:
     left = "unknown until an epoch is trained" if unknown else in_words(table["seconds_left"].sum())
     words = f"{done} of {len(table)} runs are finished; training left, one run at a time: {left}"
     return f"{shown.to_string(index=False)}\n\n{words}"
-
-
-def has_table(folder: Path, name: str) -> bool:
-    """Whether a run's record lists the table, and it is there."""
-    return name in read_record(folder)["sha256"] and (folder / name).exists()
-
-
-def is_measured(folder: Path) -> bool:
-    return has_table(folder, EFFECTS) and has_table(folder, AGREEMENT)
 
 
 def set_aside(folder: Path) -> Path:

@@ -188,3 +188,12 @@ def read_table(folder: Path, name: str, record: dict) -> pd.DataFrame:
     if problem:
         raise Refused(f"{folder / name} is not a table of a run ({problem}): restore it, or {REBUILD}")
     return table
+
+
+def has_table(folder: Path, name: str) -> bool:
+    """Whether a run's record lists the table, and it is there."""
+    return name in read_record(folder)["sha256"] and (folder / name).exists()
+
+
+def is_measured(folder: Path) -> bool:
+    return has_table(folder, EFFECTS) and has_table(folder, AGREEMENT)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.campaign.engine import images_of, space_of
-from rsslib.campaign.record import configuration, has_table, is_measured, status_of
+from rsslib.campaign.record import configuration, status_of
 from rsslib.campaign.runs import Run, results_folder
 from rsslib.campaign.schema import (
     AGREEMENT,
@@ -20,6 +20,8 @@ from rsslib.campaign.schema import (
     POPULATION,
     REBUILD,
     TABLES,
+    has_table,
+    is_measured,
     read_record,
     read_table,
     read_tensors,
