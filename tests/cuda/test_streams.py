@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rsslib import machine
 from rsslib.machine import CAPTURING, own_stream
@@ -53,4 +54,18 @@ def test_a_threads_first_product_and_convolution_never_meet_a_capture(current, m
 
 
 def test_libraries_are_set_up_by_a_product_and_a_convolution():
-    machine.set_up_libraries(torch.device("cpu"))
+    with Operators() as seen:
+        machine.set_up_libraries(torch.device("cpu"))
+    assert {"mm", "convolution"} <= seen.names
+
+
+class Operators(TorchDispatchMode):
+    """Names of the operators that are called, without overload."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))

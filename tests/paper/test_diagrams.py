@@ -1,4 +1,4 @@
-"""rsslib.diagrams: tables equal the declarations that they describe, figures show every layer and stage once."""
+"""rsslib.paper.diagrams: tables equal the declarations that they describe, figures show every layer and stage once."""
 
 import re
 from itertools import accumulate, combinations, pairwise

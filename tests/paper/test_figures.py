@@ -1,4 +1,4 @@
-"""rsslib.figures: what is drawn, on made-up tables whose answers are known."""
+"""rsslib.paper.figures: what is drawn, on made-up tables whose answers are known."""
 
 import matplotlib
 import numpy as np

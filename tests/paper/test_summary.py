@@ -1,4 +1,4 @@
-"""rsslib.summary: tables and sentences, on made-up tables whose answers are known."""
+"""rsslib.paper.summary: tables and sentences, on made-up tables whose answers are known."""
 
 import numpy as np
 import pandas as pd
