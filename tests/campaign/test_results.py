@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from rsslib import campaign
-from rsslib.paper import claims, figures
+from rsslib.paper import claims, figures, interference
 from rsslib.paper.summary import against_published
 
 PROJECT = Path(__file__).parents[2]
@@ -45,11 +45,24 @@ def test_the_readme_tells_what_the_runs_say_of_each_claim_on_the_main_results():
     for claim in decided:
         statement = claim.statement
         of_main = set(statement.figure.split(", ")) <= {"figure_1", "figure_3", "figure_4"}
-        if of_main and statement.role != "control" and claim.verdict != "not run":
+        if of_main and statement.role == "claim" and claim.verdict != "not run":
             interval = f"{claim.estimate:.2f} {statement.unit}, {claim.low:.2f} to {claim.high:.2f}"
             told.setdefault(statement.text, []).append(f"{interval}: {claim.direction} |")
     rows = [" ".join([f"| {text} |", *cells, *["|"] * (2 - len(cells))]) for text, cells in told.items()]
     assert len(rows) >= 6 and f"| --- | --- | --- | {' '.join(rows)} Rows are of `quick`" in README
+
+
+def told(part, form=".2f"):
+    return f"{part.estimate:{form}} ({part.low():{form}} to {part.high():{form}})"
+
+
+def test_the_readme_tells_what_was_measured_of_interference_half_way_through_training():
+    effects, agreement = campaign.interference_tables(QUICK, RESULTS)
+    half, agreed = interference.effect_parts(effects), interference.agreement_parts(agreement)
+    after = half[(half["share"] == 0.5) & (half["length"] == "epoch")].set_index("method")["others"]
+    assert f"others by {told(after['rss'], '.3f')} in RSS and {told(after['ofa'], '.3f')} in OFA" in README
+    pooled = agreed[agreed["share"] == 0.5].set_index("method")["agreement"]
+    assert f"agree by {told(pooled['rss'])} in RSS and {told(pooled['ofa'])} in OFA" in README
 
 
 def test_medians_at_the_papers_scale_are_within_a_point_and_a_half_of_the_published_ones():
