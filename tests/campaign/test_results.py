@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from rsslib import campaign
+from rsslib.beyond import methods_of
+from rsslib.campaign.record import population_of
 from rsslib.paper import claims, figures, interference
 from rsslib.paper.summary import against_published
 
@@ -17,11 +20,16 @@ QUICK = campaign.plan("quick", methods=["ofa", "ofa-released", "rss", "rss-short
 PAPER = campaign.plan("paper", ["cifar100"], ["rss-short"])
 
 
-@pytest.mark.parametrize("planned", [QUICK, PAPER], ids=["quick", "paper"])
-def test_each_run_is_whole(planned):
+def test_every_run_is_one_that_is_still_planned_and_is_whole():
+    methods = dict.fromkeys((*methods_of("interference"), *methods_of("samplers"), "rss-short"))
+    planned = [*campaign.plan("quick", methods=list(methods), seeds=[0, 1, 2]), *PAPER]
+    folders = {path.parent for path in RESULTS.glob("*/*/*/*/seed*/run.json")}
+    planned = [run for run in planned if run.folder(RESULTS) in folders]
+    assert {run.folder(RESULTS) for run in planned} == folders and {*QUICK} <= {*planned}
     assert set(campaign.overview(planned, RESULTS)["status"]) == {"finished"}
-    population, history = campaign.populations(planned, RESULTS), campaign.histories(planned, RESULTS)
-    assert len(population) == sum(6 * run.profile.subnets_per_bucket for run in planned)
+    history = campaign.histories(planned, RESULTS)
+    population = pd.concat([campaign.populations([run], RESULTS) for run in planned])
+    assert len(population) == sum(len(population_of(run)) for run in planned)
     assert len(history) == sum(run.method.epochs for run in planned)
     assert population["accuracy"].between(0, 100).all()
 
