@@ -43,12 +43,14 @@ def of_supernets(population: pd.DataFrame) -> pd.DataFrame:
     return population[~population["method"].str.fullmatch(ALONE)]
 
 
-def seeds_needed(part: Part) -> int | None:
-    """How many seeds of this spread would have intervals of no more than a point to either side; None for one seed."""
+def seeds_needed(part: Part, margin: float = ENOUGH) -> int | None:
+    """How many seeds of this spread would have intervals of no more than `margin` to either side, by default a point;
+    None for one seed, or if it were more than 100,000."""
     if part.seeds < 2:
         return None
     deviation = part.error * math.sqrt(part.seeds)
-    return next(n for n in range(2, 100_001) if stats.t.isf(TAIL, n - 1) * deviation / math.sqrt(n) <= ENOUGH)
+    found = (n for n in range(2, 100_001) if stats.t.isf(TAIL, n - 1) * deviation / math.sqrt(n) <= margin)
+    return next(found, None)
 
 
 # --- subnets alone ----------------------------------------------------------------------------------------------------
@@ -303,8 +305,8 @@ def _effect_words(row) -> str:
     does = f" {does}" if row.others.degrees else ""
     ratio = "" if math.isnan(row.ratio) else f", {row.ratio:.2f} of what it does to itself"
     distance = f"; correlation with distance {told(row.distance, '')}" if row.distance.seeds else ""
-    loss = told(row.others, "", "+.2g")
-    return f"{SPAN[row.length]} on one subnet{does}: others' loss falls by {loss}{ratio}{distance}"
+    loss, power = told(row.others, "", "+.2g"), _power([row.others], abs(row.others.estimate), "as little")
+    return f"{SPAN[row.length]} on one subnet{does}: others' loss falls by {loss}{power}{ratio}{distance}"
 
 
 def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
@@ -315,7 +317,8 @@ def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
         said = []
         for row in (first, last):
             part, when = row["agreement"], f"at {100 * row['share']:.0f} % of training"
-            said.append(f"by {told(part, '')} {when}" if part.seeds else f"by what the noise of batches hides {when}")
+            words = f"by {told(part, '')}{_power([part], abs(part.estimate), 'as much from 0')} {when}"
+            said.append(words if part.seeds else f"by what the noise of batches hides {when}")
         yield (
             f"**Gradients** of different subnets of {label_of(method)} on the weights that they share agree "
             f"{'; '.join(said)} (1: the same but for noise, 0: nothing in common)."
@@ -338,11 +341,11 @@ def _on_intervals(evidence: Evidence) -> Iterable[str]:
         yield f"**How long a draw holds**: {numbers}; {verdict}{_power(parts)}."
 
 
-def _power(parts: Sequence[Part]) -> str:
+def _power(parts: Sequence[Part], margin: float = ENOUGH, what: str = f"{ENOUGH:g} point") -> str:
     """How many seeds would tell all that these cannot; nothing if they tell, or if one seed has no spread."""
     unclear = [part for part in parts if part.seeds > 1 and not sign(part)]
-    enough = max((n for part in unclear if (n := seeds_needed(part) or 0) > part.seeds), default=0)
-    return f" ({enough} seeds of this spread would tell {ENOUGH:g} point)" if enough else ""
+    enough = max((n for part in unclear if (n := seeds_needed(part, margin) or 0) > part.seeds), default=0)
+    return f" ({enough:,} seeds of this spread would tell {what})" if enough else ""
 
 
 def part_rows(families: Mapping[str, Sequence[Part]]) -> pd.DataFrame:

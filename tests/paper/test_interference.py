@@ -139,7 +139,10 @@ def test_effects_on_others_have_a_sign_where_their_interval_does():
     assert math.isnan(row["distance"].estimate)  # all pairs alike
     unclear = effects_table(lambda seed, share: NOISE[seed], lambda seed, share: NOISE[seed])
     assert questions.effect_parts(unclear)["ratio"].isna().all()  # the diagonal's interval holds 0
-    assert "does nothing to others that can be told" in next(iter(questions._on_effects(unclear)))
+    answer = next(iter(questions._on_effects(unclear)))
+    assert "does nothing to others that can be told" in answer and "would tell as little" not in answer  # it is 0
+    weak = effects_table(lambda seed, share: 0.02 + NOISE[seed], lambda seed, share: 0.5)
+    assert "(99 seeds of this spread would tell as little)" in next(iter(questions._on_effects(weak)))
 
 
 def test_effects_that_fall_with_distance_are_told_so():
