@@ -78,8 +78,8 @@ def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
             ),
         ]
     ).rename(columns={"accuracy": "alone", "accuracy_inside": "shared"})
-    result = result[["seed", "training", "bucket", "number", "alone", "shared"]].reset_index(drop=True)
-    return result.assign(gap=result["alone"] - result["shared"])
+    result = result[["seed", "training", "bucket", "number", "alone", "shared"]].astype({"number": int})
+    return result.assign(gap=result["alone"] - result["shared"]).reset_index(drop=True)
 
 
 def gaps(alone: pd.DataFrame) -> list[Part]:
