@@ -114,8 +114,9 @@ def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
         own = half[half["method"] == method]
         parts = [pooled_agreement(name, own[own["part"] == name]) for name in order]
         _line(layers, range(len(order)), parts, colour, mark, label)
-        whole = own[own["part"] == "all"].groupby(["a", "b", "distance"], as_index=False)["agreement"].mean()
-        apart.scatter(whole["distance"], whole["agreement"], s=9, color=colour, marker=mark, label=label)
+        pairs = own[own["part"] == "all"].groupby(["a", "b", "distance"])
+        points = [(distance, pooled_agreement("", rows).estimate) for (*_, distance), rows in pairs]
+        apart.scatter(*zip(*points, strict=True), s=9, color=colour, marker=mark, label=label)
     for axes in (time, layers, apart):
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.axhline(1, color="0.4", linewidth=0.8, linestyle=":")

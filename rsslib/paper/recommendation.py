@@ -9,7 +9,7 @@ from rsslib.campaign.resources import memory_of_a_run
 from rsslib.campaign.runs import Run
 from rsslib.paper.evidence import TAIL, Evidence, Part, over_seeds, told
 from rsslib.paper.style import label_of, listed, method_styles
-from rsslib.paper.summary import timed
+from rsslib.paper.summary import MACHINE, timed
 
 
 def comparison(population: pd.DataFrame) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def overview(population: pd.DataFrame, times: pd.DataFrame, runs: Sequence[Run])
 def took(times: pd.DataFrame) -> pd.Series:
     """Mean training time of each method, in seconds; empty unless one hardware and executor trained all."""
     clocks = timed(times)
-    alike = clocks.groupby(["hardware", "executor"], dropna=False).ngroups == 1
+    alike = clocks.groupby(list(MACHINE), dropna=False).ngroups == 1
     return clocks.groupby("method")["seconds"].mean() if alike else pd.Series(dtype=float)
 
 

@@ -34,14 +34,13 @@ def medians(population: pd.DataFrame) -> pd.DataFrame:
     points per MFLOPs. Raises InputError for a table without rows or columns that this needs.
     """
     check(population, POPULATION_COLUMNS, "population")
-    order = list(method_styles(population["method"]))
-    rows = population.sort_values("method", key=lambda names: names.map(order.index), kind="stable")
+    rows = in_order(population)
     groups = rows.groupby(list(PANEL_COLUMNS), sort=False)
     table = _by_size(rows, "median")
     table["all"] = groups["accuracy"].median()
     table["spread"] = groups["accuracy"].max() - groups["accuracy"].min()
     table["slope"] = groups[["mflops", "accuracy"]].apply(lambda t: np.cov(t.T)[0, 1] / t["mflops"].var())
-    return _over_seeds(table, {method: style.label for method, style in method_styles(order).items()})
+    return _over_seeds(table, {method: style.label for method, style in method_styles(rows["method"]).items()})
 
 
 def differences(population: pd.DataFrame) -> pd.DataFrame:
@@ -226,9 +225,9 @@ def time_unit(seconds: float) -> tuple[str, float]:
 
 def trained_on(times: pd.DataFrame) -> str:
     """Where the runs of a table of times were trained, and which methods where if in several places."""
+    times = in_order(times)
     machines = times["hardware"].astype(str) + " (executor: " + times["executor"].astype(str) + ")"
-    order = times["method"].map({method: i for i, method in enumerate(method_styles(times["method"]))})
-    labels = times["method"].iloc[order.argsort(kind="stable")].map(label_of).groupby(machines, sort=False).unique()
+    labels = times["method"].map(label_of).groupby(machines, sort=False).unique()
     if len(labels) == 1:
         return f"Trained on {labels.index[0]}."
     return f"Trained on {'; '.join(f'{machine}: {listed(names)}' for machine, names in labels.items())}."
@@ -269,6 +268,12 @@ def check(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
         raise InputError(f"the table {what} has no column {listed(missing)}: expected {', '.join(columns)}")
     if table.empty:
         raise InputError(f"the table {what} has no rows: expected the results of at least one run")
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows by method, in the order in which methods are shown."""
+    order = list(method_styles(table["method"]))
+    return table.sort_values("method", key=lambda names: names.map(order.index), kind="stable")
 
 
 def by_panel(table: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFrame]]:
