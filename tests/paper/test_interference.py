@@ -68,6 +68,15 @@ def test_gaps_are_those_of_the_same_subnet_and_seed():
     assert [part.label for part in questions.gaps(alone)] == ["8 MFLOPs, equal epochs", "8 MFLOPs, equal exposure"]
 
 
+def test_gaps_are_those_of_subnets_that_every_seed_has():
+    made = alone_in_order()
+    missing = (made["seed"] == 2) & made["method"].str.startswith("alone") & (made["subnet"] > 5)
+    made.loc[made["subnet"] > 5, "accuracy"] += made["method"].str.startswith("alone") * 50  # would widen the interval
+    part = questions.gap(questions.standalone(made[~missing], NO_POPULATION), questions.EQUAL)
+    assert (part.estimate, part.seeds) == (pytest.approx(3), 3)
+    assert part.high() - part.estimate == pytest.approx(T * 0.1 / math.sqrt(3))
+
+
 def test_a_subnet_that_the_supernet_was_not_evaluated_on_is_left_out():
     made = alone_in_order()
     fewer = made[(made["method"] != "rss") | (made["subnet"] < 4)]
