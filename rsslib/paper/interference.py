@@ -94,7 +94,8 @@ def gap(alone: pd.DataFrame, training: str, bucket: float = BUCKET) -> Part:
     """The mean gap of the subnets of one size that were trained alone with every seed."""
     rows = alone[(alone["training"] == training) & (alone["bucket"] == bucket)]
     rows = rows[rows.groupby("number")["seed"].transform("nunique") == rows["seed"].nunique()]
-    return over_seeds(f"{bucket:.3g} MFLOPs, {training}", rows.groupby("seed")["gap"].mean())
+    kind = SIZES[rows["number"].iloc[0]] if training == ANCHOR and len(rows) else training
+    return over_seeds(f"{bucket:.3g} MFLOPs, {kind}", rows.groupby("seed")["gap"].mean())
 
 
 def ranking(alone: pd.DataFrame) -> list[Part]:

@@ -32,12 +32,13 @@ def figure_alone(alone: pd.DataFrame, caption: str = "") -> Captioned:
     """Accuracy alone against that in the supernet, and the mean gaps with their intervals, of `standalone`'s table."""
     figure = Captioned((PAGE, 2.9), layout="constrained")
     cloud, bars = figure.subplots(1, 2)
+    means = alone.groupby(["training", "bucket", "number"])[["alone", "shared"]].mean()
     for training, (colour, mark) in TRAININGS.items():
-        rows = alone[alone["training"] == training].groupby(["bucket", "number"])[["alone", "shared"]].mean()
-        cloud.scatter(rows["shared"], rows["alone"], s=12, color=colour, marker=mark, label=training, zorder=2)
-    ends = [min(alone["shared"].min(), alone["alone"].min()), max(alone["shared"].max(), alone["alone"].max())]
-    cloud.plot(ends, ends, color="0.4", linewidth=0.8, zorder=1)
-    cloud.set(xlabel="Accuracy in the supernet (%)", ylabel="Accuracy alone (%)")
+        rows = means.loc[means.index.get_level_values("training") == training]
+        if len(rows):
+            cloud.scatter(rows["shared"], rows["alone"], s=12, color=colour, marker=mark, label=training, zorder=2)
+    cloud.axline((means.to_numpy().min(),) * 2, slope=1, color="0.4", linewidth=0.8, zorder=1)
+    cloud.set(xlabel="Accuracy in the supernet (%)", ylabel="Accuracy alone (%)", aspect="equal", adjustable="datalim")
     cloud.legend(loc="lower right", frameon=True)
     _forest(bars, gaps(alone), "Alone minus shared (points)")
     words = "Left: each point a subnet, a mean over seeds; on the line sharing costs nothing. Right: means."
@@ -142,7 +143,7 @@ def figure_contrasts(families: Mapping[str, Sequence[Part]], caption: str = "") 
     panels = figure.subplots(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
     for axes, (name, parts) in zip(panels, shown.items(), strict=True):
         _forest(axes, parts, "Difference in mean accuracy (points)")
-        axes.set_title(name)
+        axes.set_title(name.capitalize())
     figure.caption = f"{caption}{_interval_words(part for parts in shown.values() for part in parts)}".strip()
     return figure
 
