@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rsslib import campaign, cli
+from rsslib import campaign, cli, load_dataset
 from rsslib.campaign import runs, settings
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +60,7 @@ def test_an_example_runs(example, project):
         rates = {run.method.name: run.method.stages[0].learning_rate for run in namespace["planned"]}
         assert rates["growing"] == rates["rss-short"]
     else:
-        assert len(namespace["classes"]) == len(namespace["images"].x_test)
+        assert len(namespace["classes"]) == len(load_dataset("digits").x_test)
 
 
 def test_every_command_runs(project, capsys):

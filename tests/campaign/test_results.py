@@ -64,6 +64,17 @@ def told(part, form=".2f"):
     return f"{part.estimate:{form}} ({part.low():{form}} to {part.high():{form}})"
 
 
+def test_the_readme_tells_what_subnets_alone_say():
+    methods = ["rss", *(f"alone-8-{number}" for number in range(10))]
+    planned = campaign.plan("quick", methods=methods, seeds=[0, 1, 2])
+    alone = interference.standalone(campaign.populations(planned, RESULTS), campaign.anchor_tables(planned, RESULTS))
+    assert len(alone) == 10 * 3
+    gap = told(interference.gap(alone, interference.EQUAL)).replace(" (", " points (")
+    tau, ceiling, *_ = interference.ranking(alone)
+    assert f"better than in RSS's supernet by {gap}." in README
+    assert f"a Kendall's tau of {told(tau)}, two seeds alone with one of {told(ceiling)}." in README
+
+
 def test_the_readme_tells_what_was_measured_of_interference_half_way_through_training():
     effects, agreement = campaign.interference_tables(QUICK, RESULTS)
     half, agreed = interference.effect_parts(effects), interference.agreement_parts(agreement)
