@@ -22,7 +22,7 @@ PAPER = campaign.plan("paper", ["cifar100"], ["rss-short"])
 
 def test_every_run_is_one_that_is_still_planned_and_is_whole():
     methods = dict.fromkeys((*methods_of("interference"), *methods_of("samplers"), "rss-short"))
-    planned = [*campaign.plan("quick", methods=list(methods), seeds=[0, 1, 2]), *PAPER]
+    planned = [*campaign.plan("quick", methods=list(methods), seeds=range(5)), *PAPER]
     folders = {path.parent for path in RESULTS.glob("*/*/*/*/seed*/run.json")}
     planned = [run for run in planned if run.folder(RESULTS) in folders]
     assert {run.folder(RESULTS) for run in planned} == folders and {*QUICK} <= {*planned}
@@ -76,11 +76,14 @@ def test_the_readme_tells_what_subnets_alone_say():
 
 
 def test_the_readme_tells_what_was_measured_of_interference_half_way_through_training():
-    effects, agreement = campaign.interference_tables(QUICK, RESULTS)
+    measured = campaign.plan("quick", methods=["ofa", "rss"], seeds=range(5))
+    effects, agreement = campaign.interference_tables(measured, RESULTS)
     half, agreed = interference.effect_parts(effects), interference.agreement_parts(agreement)
     after = half[(half["share"] == 0.5) & (half["length"] == "epoch")].set_index("method")["others"]
-    assert f"others by {told(after['rss'], '.3f')} in RSS and {told(after['ofa'], '.3f')} in OFA" in README
+    assert f"others by {told(after['rss'], '.3f')} in RSS and {told(after['ofa'], '.3f')} in OFA: it helps" in README
+    assert after["rss"].low() > 0 and after["ofa"].low() > 0
     pooled = agreed[agreed["share"] == 0.5].set_index("method")["agreement"]
+    assert {part.seeds for part in (*after, *pooled)} == {5} and "over five seeds" in README
     assert f"agree by {told(pooled['rss'])} in RSS and {told(pooled['ofa'])} in OFA" in README
 
 
