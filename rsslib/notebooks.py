@@ -112,11 +112,18 @@ class Execution(ExitStack):
         if self._pool is None:
             self._pool = self.enter_context(worker_processes(min(len(self.parameters), cores())))
         path, folder = project_folder() / "notebooks" / f"{name}.ipynb", make_folder(self._folder(name) / "notebooks")
-        self.under_way[name] = future = self._pool.submit(_execute, path, folder / path.name, self.parameters[name])
-        future.add_done_callback(partial(self._tell, name))
+        future = self._pool.submit(_execute, path, folder / path.name, self.parameters[name])
+        self.under_way[name] = Future()  # done once it was told: who waits for a future does not wait for its callbacks
+        future.add_done_callback(partial(self._ended, name))
 
     def _folder(self, name: str) -> Path:
         return output_folder(self.parameters[name]["profile"], self.figures, self.runs[name])
+
+    def _ended(self, name: str, future: Future) -> None:
+        try:
+            self._tell(name, future)
+        finally:
+            self.under_way[name].set_result(None)
 
     def _tell(self, name: str, future: Future) -> None:
         """Say of a notebook that has ended how it did."""
