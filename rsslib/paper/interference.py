@@ -25,7 +25,7 @@ from rsslib.paper.style import label_of
 from rsslib.samplers import SIZES
 
 ALONE = re.compile(r"alone-([\d.]+)-(\d+)(-exposed)?")  # the methods that train one subnet, as rsslib.beyond names them
-EQUAL, EXPOSED, ANCHOR = "equal epochs", "equal exposure", "smallest, middle, largest"
+EQUAL, EXPOSED = "equal epochs", "equal exposure"
 SPAN = {"step": "a step", "epoch": "an epoch"}
 BUCKET = 8.0  # MFLOPs of the subnets that answers are about
 ENOUGH = 1.0  # points of accuracy that a scale should be able to tell
@@ -61,8 +61,9 @@ def seeds_needed(part: Part, margin: float = ENOUGH) -> int | None:
 def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of subnets trained alone and, from RSS of the same seed, in the supernet.
 
-    Returns a row for each seed and subnet: seed, training (equal epochs, equal exposure, or the smallest, middle or
-    largest subnet), bucket (MFLOPs), number, alone, shared (percent) and gap (points, above 0 where sharing costs).
+    Returns a row for each seed and subnet: seed, training (equal epochs, equal exposure, or smallest, middle or
+    largest: of these by equal epochs), bucket (MFLOPs), number, alone, shared (percent) and gap (points, above 0 where
+    sharing costs).
     """
     named = population["method"].str.extract(ALONE)
     own = population.assign(size=named[0].astype(float), number=named[1].astype(float), exposed=named[2].notna())
@@ -70,8 +71,9 @@ def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
     own = own.assign(training=own["exposed"].map({False: EQUAL, True: EXPOSED})).sort_values(["exposed", "bucket"])
     inside = population[population["method"] == "rss"]  # of fewer subnets a bucket, perhaps
     corners = anchors.sort_values("bucket")
-    corners = corners.assign(number=corners.groupby(["method", "seed"]).cumcount(), training=ANCHOR)
-    trained = corners["method"] == "rss-" + corners["number"].map(dict(enumerate(SIZES)))
+    corners = corners.assign(number=corners.groupby(["method", "seed"]).cumcount())
+    corners = corners.assign(training=corners["number"].map(dict(enumerate(SIZES))))
+    trained = corners["method"] == "rss-" + corners["training"]
     result = pd.concat(
         [
             own.merge(inside, on=["seed", "bucket", "subnet"], suffixes=("", "_inside")),
@@ -94,8 +96,7 @@ def gap(alone: pd.DataFrame, training: str, bucket: float = BUCKET) -> Part:
     """The mean gap of the subnets of one size that were trained alone with every seed."""
     rows = alone[(alone["training"] == training) & (alone["bucket"] == bucket)]
     rows = rows[rows.groupby("number")["seed"].transform("nunique") == rows["seed"].nunique()]
-    kind = SIZES[rows["number"].iloc[0]] if training == ANCHOR and len(rows) else training
-    return over_seeds(f"{bucket:.3g} MFLOPs, {kind}", rows.groupby("seed")["gap"].mean())
+    return over_seeds(f"{bucket:.3g} MFLOPs, {training}", rows.groupby("seed")["gap"].mean())
 
 
 def ranking(alone: pd.DataFrame) -> list[Part]:

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from rsslib.paper.evidence import Part
 from rsslib.paper.figures import INK, PAGE, Captioned
 from rsslib.paper.interference import (
-    ANCHOR,
     EQUAL,
     EXPOSED,
     SPAN,
@@ -22,8 +21,10 @@ from rsslib.paper.interference import (
     pooled_agreement,
 )
 from rsslib.paper.style import method_styles
+from rsslib.samplers import SIZES
 
-TRAININGS = {EQUAL: ("#1f5a99", "o"), EXPOSED: ("#f2a93b", "s"), ANCHOR: ("#4d2048", "D")}
+TRAININGS = {EQUAL: ("#1f5a99", "o"), EXPOSED: ("#f2a93b", "s")}
+TRAININGS |= {size: ("#4d2048", mark) for size, mark in zip(SIZES, "vD^", strict=True)}
 MARKS = "os^Dv<>"
 LENGTHS = {"step": ("#2a9d78", "o"), "epoch": ("#7656a8", "s")}
 
@@ -32,11 +33,10 @@ def figure_alone(alone: pd.DataFrame, caption: str = "") -> Captioned:
     """Accuracy alone against that in the supernet, and the mean gaps with their intervals, of `standalone`'s table."""
     figure = Captioned((PAGE, 2.9), layout="constrained")
     cloud, bars = figure.subplots(1, 2)
-    means = alone.groupby(["training", "bucket", "number"])[["alone", "shared"]].mean()
-    for training, (colour, mark) in TRAININGS.items():
-        rows = means.loc[means.index.get_level_values("training") == training]
-        if len(rows):
-            cloud.scatter(rows["shared"], rows["alone"], s=12, color=colour, marker=mark, label=training, zorder=2)
+    means = alone.groupby(["training", "bucket", "number"], sort=False)[["alone", "shared"]].mean()
+    for training, rows in means.groupby("training", sort=False):
+        colour, mark = TRAININGS[training]
+        cloud.scatter(rows["shared"], rows["alone"], s=12, color=colour, marker=mark, label=training, zorder=2)
     cloud.axline((means.to_numpy().min(),) * 2, slope=1, color="0.4", linewidth=0.8, zorder=1)
     cloud.set(xlabel="Accuracy in the supernet (%)", ylabel="Accuracy alone (%)", aspect="equal", adjustable="datalim")
     cloud.legend(loc="lower right", frameon=True)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rsslib import campaign
-from rsslib.beyond import methods_of
+from rsslib.beyond import alone_names, methods_of
 from rsslib.campaign.record import population_of
 from rsslib.paper import claims, figures, interference
 from rsslib.paper.summary import against_published
@@ -65,8 +65,7 @@ def told(part, form=".2f"):
 
 
 def test_the_readme_tells_what_subnets_alone_say():
-    methods = ["rss", *(f"alone-8-{number}" for number in range(10))]
-    planned = campaign.plan("quick", methods=methods, seeds=[0, 1, 2])
+    planned = campaign.plan("quick", methods=["rss", *alone_names(8.0)], seeds=[0, 1, 2])
     alone = interference.standalone(campaign.populations(planned, RESULTS), campaign.anchor_tables(planned, RESULTS))
     assert len(alone) == 10 * 3
     gap = told(interference.gap(alone, interference.EQUAL)).replace(" (", " points (")
