@@ -38,6 +38,7 @@ test-browser: site ## look at the site and drive the explorer notebook in a real
 
 lint: $(INSTALLED) ## check code and notebooks with ruff, types with mypy, who imports whom with import-linter; print sizes
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 	@size() { printf '%-20s %6d lines\n' "$$1" "$$(find $$2 -name '*.py' | xargs cat | wc -l)"; }; \

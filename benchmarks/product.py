@@ -134,9 +134,7 @@ def exports(options: argparse.Namespace) -> None:
 
 
 def export_case(backbone: str, images: Dataset, subnets: int, work: Path) -> None:
-    space = SearchSpace(
-        backbone, in_channels=images.channels, classes=images.n_classes, resolution=images.resolution
-    )
+    space = SearchSpace(backbone, in_channels=images.channels, classes=images.n_classes, resolution=images.resolution)
     case = {"backbone": backbone, "channels": images.channels, "resolution": images.resolution}
     begun, supernet = len(stored("exports", **case)), random_supernet(space).eval()
     work.mkdir(parents=True, exist_ok=True)

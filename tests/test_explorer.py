@@ -23,7 +23,11 @@ from rsslib.space import Arch, SearchSpace
 
 TINY = replace(
     campaign.PROFILES["smoke"],
-    train_images=64, test_images=60, supernet_epochs=1, shrinking_epochs=1, subnets_per_bucket=1,
+    train_images=64,
+    test_images=60,
+    supernet_epochs=1,
+    shrinking_epochs=1,
+    subnets_per_bucket=1,
 )
 
 

@@ -185,9 +185,7 @@ def images_of(run: Run, settings: Settings) -> Dataset:
 
 def space_of(run: Run, images: Dataset) -> SearchSpace:
     """The search space of a run, with the channels and classes of its dataset."""
-    return SearchSpace(
-        run.backbone, in_channels=images.channels, classes=images.n_classes, resolution=run.resolution
-    )
+    return SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes, resolution=run.resolution)
 
 
 def _is_finished(run: Run, settings: Settings) -> bool:
@@ -337,9 +335,7 @@ def _is_time(settings: Settings) -> bool:
     return _stop.is_set() or time.time() >= settings.deadline
 
 
-def _train(
-    run: Run, folder: Path, record: dict, state: TrainingState, images: Dataset, settings: Settings
-) -> bool:
+def _train(run: Run, folder: Path, record: dict, state: TrainingState, images: Dataset, settings: Settings) -> bool:
     """Train from the last checkpoint to the end; returns False if the deadline came first."""
     check_room(
         step_bytes(run.method, run.resolution), free_memory(images.device),
@@ -406,9 +402,7 @@ def _check_interrupt() -> None:
         raise KeyboardInterrupt
 
 
-def _evaluate(
-    run: Run, folder: Path, record: dict, supernet: SuperNet, images: Dataset, settings: Settings
-) -> None:
+def _evaluate(run: Run, folder: Path, record: dict, supernet: SuperNet, images: Dataset, settings: Settings) -> None:
     """Evaluate the population and the anchors."""
     record["status"] = "trained"
     write_record(folder, record)  # before the population changes: the record of a finished run vouches for it

@@ -132,9 +132,7 @@ def _read_npz(path: Path) -> tuple[Rows, Rows, tuple[str, ...] | None]:
         ) from None
     missing = [key for key in KEYS if key not in arrays]
     if missing:
-        raise InputError(
-            f"{path} has no {', no '.join(missing)}: expected {', '.join(KEYS)}, so add what is missing"
-        )
+        raise InputError(f"{path} has no {', no '.join(missing)}: expected {', '.join(KEYS)}, so add what is missing")
     splits = []
     for split in ("train", "test"):
         x = _check_images(arrays[f"x_{split}"], f"x_{split}", path)
@@ -158,9 +156,7 @@ def _names(classes: np.ndarray, path: Path) -> tuple[str, ...]:
     try:
         return tuple(np.char.decode(classes, "utf-8").tolist() if classes.dtype.kind == "S" else classes.tolist())
     except UnicodeDecodeError:
-        raise InputError(
-            f"{path}: classes holds bytes that are not UTF-8: save the names as strings"
-        ) from None
+        raise InputError(f"{path}: classes holds bytes that are not UTF-8: save the names as strings") from None
 
 
 def _check_images(x: np.ndarray, key: str, path: Path) -> np.ndarray:
@@ -196,9 +192,7 @@ def _check_classes(
     for key, y in (("y_train", y_train), ("y_test", y_test)):
         wrong = y[(y < 0) | (y >= k)]
         if wrong.size:
-            raise InputError(
-                f"{path}: {key} holds label {wrong[0]}, expected 0 to {k - 1}: renumber the labels"
-            )
+            raise InputError(f"{path}: {key} holds label {wrong[0]}, expected 0 to {k - 1}: renumber the labels")
     for name in classes or ():
         try:
             name.encode()
@@ -252,9 +246,7 @@ def _read_folder(folder: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, 
             )
         files[split] = [(path, classes.index(p.name)) for p in folders for path in _listed(p) if not left_out(path)]
         if not files[split]:
-            raise InputError(
-                f"{folder / split} holds no images: put image files in {folder / split}/<class>/"
-            )
+            raise InputError(f"{folder / split} holds no images: put image files in {folder / split}/<class>/")
 
     if others:
         print(f"{folder}: {len(others)} files that are no images are left out, as {others[0]}", file=sys.stderr)

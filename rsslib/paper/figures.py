@@ -313,9 +313,7 @@ def figure_1(
     return figure
 
 
-def search_figure(
-    fronts: Mapping[str, pd.DataFrame], population: pd.DataFrame, caption: str = ""
-) -> Captioned:
+def search_figure(fronts: Mapping[str, pd.DataFrame], population: pd.DataFrame, caption: str = "") -> Captioned:
     """Test accuracy against size of the fronts of `rsslib.search`, by name, over a population's subnets.
 
     Sizes are the column mflops of each table; count those of a population for the same network as the fronts'.

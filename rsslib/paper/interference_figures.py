@@ -180,5 +180,3 @@ def figure_samplers(comparison: pd.DataFrame, caption: str = "") -> Captioned:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.caption = f"{caption} Means over seeds.".strip()
     return figure
-
-

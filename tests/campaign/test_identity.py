@@ -179,7 +179,8 @@ def test_one_that_holds_itself_is_told():
 
 
 @pytest.mark.parametrize(
-    "made", [lambda: open(__file__), threading.Lock, lambda: (n for n in [1])],
+    "made",
+    [lambda: open(__file__), threading.Lock, lambda: (n for n in [1])],
     ids=["a file", "a lock", "a generator"],
 )
 def test_what_cannot_be_told_is_refused_in_a_sentence(made):

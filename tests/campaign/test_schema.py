@@ -114,6 +114,7 @@ def test_what_a_finished_run_always_says_may_not_be_missing(key, results):
 @pytest.mark.parametrize("name", ["../../../x", "/etc", "..", "", LONG, "a b"])
 def test_names_that_lead_out_of_the_results_are_no_names(name, results, tmp_path):
     for what in ("dataset", "method", "backbone"):
+
         def change(record, what=what):
             training = record["config"]["training"]
             (training["method"] if what == "method" else training).update({"name" if what == "method" else what: name})

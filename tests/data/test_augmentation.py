@@ -162,9 +162,7 @@ def test_indexing_picks_images():
         assert isinstance(part, Augmentation)
         for field in fields(Augmentation):
             assert torch.equal(getattr(part, field.name), getattr(p, field.name)[rows])
-        torch.testing.assert_close(
-            augment(x[rows], part, IMAGENET_MEAN, IMAGENET_STD), whole[rows], rtol=0, atol=1e-5
-        )
+        torch.testing.assert_close(augment(x[rows], part, IMAGENET_MEAN, IMAGENET_STD), whole[rows], rtol=0, atol=1e-5)
 
 
 # ---- pixels
@@ -205,9 +203,7 @@ def by_image(p):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixels_are_torchvisions(channels, functional):
     x, p = random_images(200, channels), draw_augmentation(200, generator(5))
-    expected = torch.stack(
-        [torchvision_pipeline(*pair, functional) for pair in zip(x, by_image(p), strict=True)]
-    )
+    expected = torch.stack([torchvision_pipeline(*pair, functional) for pair in zip(x, by_image(p), strict=True)])
     assert (expected == 1).float().mean() > 0.001  # clipping is put to the test
     out = augment(x, p, None, None)
     assert out.dtype == torch.float32 and out.shape == x.shape and out.stride(1) == 1
@@ -287,9 +283,7 @@ def test_augmentation_fills_images_of_any_size():
 
 def test_no_shape_or_branch_depends_on_data():
     # a meta tensor has no data, so that .item(), masks and nonzero raise
-    p = Augmentation(
-        *(getattr(draw_augmentation(6, generator()), f.name).to("meta") for f in fields(Augmentation))
-    )
+    p = Augmentation(*(getattr(draw_augmentation(6, generator()), f.name).to("meta") for f in fields(Augmentation)))
     out = augment(random_images(6).to("meta"), p[torch.arange(6)], IMAGENET_MEAN, IMAGENET_STD)
     assert out.shape == (6, 3, RESOLUTION, RESOLUTION) and out.device.type == "meta"
 
@@ -298,9 +292,7 @@ def test_no_shape_or_branch_depends_on_data():
 @pytest.mark.parametrize(("channels", "mean", "std"), [(1, None, None), (3, IMAGENET_MEAN, IMAGENET_STD)])
 def test_a_cuda_graph_captures_it(channels, mean, std):
     batches = [(random_images(64, channels, seed), draw_augmentation(64, generator(seed))) for seed in (1, 2)]
-    x, *static = (
-        t.cuda() for t in (batches[0][0], *(getattr(batches[0][1], f.name) for f in fields(Augmentation)))
-    )
+    x, *static = (t.cuda() for t in (batches[0][0], *(getattr(batches[0][1], f.name) for f in fields(Augmentation))))
     p = Augmentation(*static)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

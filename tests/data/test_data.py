@@ -170,18 +170,13 @@ def test_a_missing_file_is_downloaded_once(tmp_path, monkeypatch, name, shape, l
 
 def test_a_failed_download_says_so_and_leaves_nothing(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
-        raise RuntimeError(
-            "Error downloading x.gz:\nTried https://a, got:\n<urlopen error>\n" + "and more " * 99
-        )
+        raise RuntimeError("Error downloading x.gz:\nTried https://a, got:\n<urlopen error>\n" + "and more " * 99)
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
     with pytest.raises(InputError) as error:
         load_dataset("mnist", tmp_path)
     text = sentence(error)
-    assert (
-        str(tmp_path / "mnist.npz") in text
-        and "download of mnist failed (Error downloading x.gz: Tried" in text
-    )
+    assert str(tmp_path / "mnist.npz") in text and "download of mnist failed (Error downloading x.gz: Tried" in text
     assert "x_train, y_train, x_test, y_test" in text
     assert [p.name for p in tmp_path.iterdir()] == ["downloads"]
 
@@ -236,9 +231,7 @@ def test_the_order_of_rows_on_disk_does_not_matter(tmp_path, shape):
 def test_rows_are_ordered_by_a_hash_and_the_first_are_validation(tmp_path):
     data = arrays(n_train=23)
     loaded = load_dataset("toy", write(tmp_path, **data))
-    x = sorted(
-        (hashlib.blake2b(row.tobytes(), digest_size=16).digest(), i) for i, row in enumerate(data["x_train"])
-    )
+    x = sorted((hashlib.blake2b(row.tobytes(), digest_size=16).digest(), i) for i, row in enumerate(data["x_train"]))
     order = [i for _, i in x]
     expected = torch.from_numpy(data["x_train"][order]).permute(0, 3, 1, 2)
     assert torch.equal(loaded.x_val, expected[:4]) and torch.equal(loaded.x_train, expected[4:])
@@ -291,9 +284,7 @@ def test_grey_28_by_28_is_zero_padded(tmp_path):
     inside = a.x_test[:, :, 2:30, 2:30]
     assert rows(inside) == rows(torch.from_numpy(data["x_test"])[:, None])
     assert int(a.x_test.long().sum()) == int(inside.long().sum())  # nothing but zeros around
-    with_channel = {
-        k: v[..., None] if k.startswith("x") else v[:, None] for k, v in data.items()
-    }  # Keras's labels
+    with_channel = {k: v[..., None] if k.startswith("x") else v[:, None] for k, v in data.items()}  # Keras's labels
     assert_same(a, load_dataset("toy", write(tmp_path / "b", **with_channel)))
 
 
@@ -363,7 +354,8 @@ BAD_FOLDERS = {
     ),
     "empty test": (lambda f: [p.unlink() for p in (f / "test").glob("*/*")], "toy/test holds no images"),
     "one class": (
-        lambda f: [shutil.rmtree(p) for name in "bcd" for p in f.glob(f"*/{name}")], r"fewer than 2 classes \(1\)"
+        lambda f: [shutil.rmtree(p) for name in "bcd" for p in f.glob(f"*/{name}")],
+        r"fewer than 2 classes \(1\)",
     ),
     "empty class": (lambda f: [p.unlink() for p in (f / "train/c").iterdir()], r"has label 2 \(c\)"),
     "new class": (lambda f: (f / "test/a").rename(f / "test/e"), "toy/test/e has no counterpart.*a, b, c, d"),

@@ -95,9 +95,7 @@ def test_no_candidate_is_above_the_budget(draw, backbone, resolution):
 def test_what_is_not_dominated_is_found(points):
     points = np.array(points, float)
     kept = {tuple(p) for p in points[non_dominated(points)]}
-    assert kept == {
-        tuple(p) for p in points if not any((q <= p).all() and (q < p).any() for q in points)
-    }
+    assert kept == {tuple(p) for p in points if not any((q <= p).all() and (q < p).any() for q in points)}
     assert len(non_dominated(points)) == len(kept)
 
 
