@@ -1,5 +1,6 @@
 """Results that are committed: whole, of runs that this version still plans, and told of truly in README.md."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from rsslib import campaign
 from rsslib.beyond import alone_names, methods_of
 from rsslib.campaign.record import population_of
 from rsslib.paper import claims, figures, interference
+from rsslib.paper.evidence import Evidence
 from rsslib.paper.summary import against_published
 
 PROJECT = Path(__file__).parents[2]
@@ -60,6 +62,10 @@ def test_the_readme_tells_what_the_runs_say_of_each_claim_on_the_main_results():
     assert len(rows) >= 6 and f"| --- | --- | --- | {' '.join(rows)} Rows are of `quick`" in README
 
 
+def turned(part):
+    return replace(part, estimate=-part.estimate)
+
+
 def told(part, form=".2f"):
     return f"{part.estimate:{form}} ({part.low():{form}} to {part.high():{form}})"
 
@@ -79,11 +85,33 @@ def test_the_readme_tells_what_was_measured_of_interference_half_way_through_tra
     effects, agreement = campaign.interference_tables(measured, RESULTS)
     half, agreed = interference.effect_parts(effects), interference.agreement_parts(agreement)
     after = half[(half["share"] == 0.5) & (half["length"] == "epoch")].set_index("method")["others"]
-    assert f"others by {told(after['rss'], '.3f')} in RSS and {told(after['ofa'], '.3f')} in OFA: it helps" in README
+    lowers = "others' loss by {} in RSS and {} in OFA: it helps"
+    assert lowers.format(*(told(after[method], ".3f") for method in ("rss", "ofa"))) in README
     assert after["rss"].low() > 0 and after["ofa"].low() > 0
     pooled = agreed[agreed["share"] == 0.5].set_index("method")["agreement"]
     assert {part.seeds for part in (*after, *pooled)} == {5} and "over five seeds" in README
     assert f"agree by {told(pooled['rss'])} in RSS and {told(pooled['ofa'])} in OFA" in README
+
+
+def evidence_of(group, seeds=(0, 1, 2)):
+    planned = campaign.record.finished_of(campaign.plan("quick", methods=group, seeds=seeds), RESULTS)
+    population = interference.of_supernets(campaign.populations(planned, RESULTS))
+    return Evidence(population, campaign.times(planned, RESULTS), "quick", [planned[0].dataset])
+
+
+def test_the_readme_tells_what_a_second_subnet_and_the_time_that_a_draw_holds_change():
+    families = interference.contrasts(evidence_of("interference"))
+    two, twice, once = families["controls"][:3]
+    assert two.label == "Mean gradient: one a batch minus two a batch" and two.high() < 0
+    assert f"are better than one by {told(turned(two)).replace(' (', ' points (')}, for twice the passes" in README
+    assert twice.label == "Summed gradients: one subnet twice minus two subnets" and twice.high() < 0
+    assert once.label == "One a batch minus the same subnet twice, summed" and once.low() > 0
+    assert f"than one taken twice by {told(turned(twice))}, and that is worse than once by {told(once)}" in README
+    draws = families["intervals"]
+    assert len(draws) == 4 and {part.seeds for part in (two, twice, once, *draws)} == {3}
+    assert all(part.low() < 0 < part.high() for part in draws)
+    needed = max(map(interference.seeds_needed, draws))
+    assert f"cannot be told from one that holds for an epoch; {needed} seeds would tell a point" in README
 
 
 def test_medians_at_the_papers_scale_are_within_a_point_and_a_half_of_the_published_ones():
