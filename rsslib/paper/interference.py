@@ -268,7 +268,7 @@ def _undecided(part: Part) -> str:
     """What an interval with 0 in it says: a bound, or how many seeds would give one if those there are too few."""
     if part.degrees and -ENOUGH <= part.low() and part.high() <= ENOUGH:
         return f"makes less than {ENOUGH:g} point of difference either way"
-    return f"costs or gains what cannot be told at this scale{_power([part])}"
+    return f"costs or gains what cannot be told at this scale{power([part])}"
 
 
 def _on_gaps(alone: pd.DataFrame) -> Iterable[str]:
@@ -310,8 +310,8 @@ def _effect_words(row) -> str:
     does = f" {does}" if row.others.degrees else ""
     ratio = "" if math.isnan(row.ratio) else f", {row.ratio:.2f} of what it does to itself"
     distance = f"; correlation with distance {told(row.distance, '')}" if row.distance.seeds else ""
-    loss, power = told(row.others, "", "+.2g"), _power([row.others], abs(row.others.estimate), "as little")
-    return f"{SPAN[row.length]} on one subnet{does}: others' loss falls by {loss}{power}{ratio}{distance}"
+    loss, needed = told(row.others, "", "+.2g"), power([row.others], abs(row.others.estimate), "as little")
+    return f"{SPAN[row.length]} on one subnet{does}: others' loss falls by {loss}{needed}{ratio}{distance}"
 
 
 def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
@@ -322,7 +322,7 @@ def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
         said = []
         for row in (first, last):
             part, when = row["agreement"], f"at {100 * row['share']:.0f} % of training"
-            words = f"by {told(part, '')}{_power([part], abs(part.estimate), 'as much from 0')} {when}"
+            words = f"by {told(part, '')}{power([part], abs(part.estimate), 'as much from 0')} {when}"
             said.append(words if part.seeds else f"by what the noise of batches hides {when}")
         yield (
             f"**Gradients** of different subnets of {label_of(method)} on the weights that they share agree "
@@ -333,7 +333,7 @@ def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
 def _on_controls(evidence: Evidence) -> Iterable[str]:
     parts = [part for k in CONTROLS if k.where == "Of 7a" for part in k.parts(evidence) if part.seeds]
     if parts:
-        yield f"**Two subnets an update**: {'; '.join(f'{part.label} {told(part)}' for part in parts)}{_power(parts)}."
+        yield f"**Two subnets an update**: {'; '.join(f'{part.label} {told(part)}' for part in parts)}{power(parts)}."
 
 
 def _on_intervals(evidence: Evidence) -> Iterable[str]:
@@ -343,10 +343,10 @@ def _on_intervals(evidence: Evidence) -> Iterable[str]:
         verdict = f"told from one epoch: {', '.join(apart)}" if apart else "none can be told from one epoch"
         verdict = verdict if max(part.seeds for part in parts) > 1 else "one seed tells nothing about others"
         numbers = "; ".join(f"{part.label} {told(part)}" for part in parts)
-        yield f"**How long a draw holds**: {numbers}; {verdict}{_power(parts)}."
+        yield f"**How long a draw holds**: {numbers}; {verdict}{power(parts)}."
 
 
-def _power(parts: Sequence[Part], margin: float = ENOUGH, what: str = f"{ENOUGH:g} point") -> str:
+def power(parts: Sequence[Part], margin: float = ENOUGH, what: str = f"{ENOUGH:g} point") -> str:
     """How many seeds would tell all that these cannot; nothing if they tell, or if one seed has no spread."""
     unclear = [part for part in parts if part.seeds > 1 and not sign(part)]
     enough = max((n for part in unclear if (n := seeds_needed(part, margin) or 0) > part.seeds), default=0)

@@ -8,7 +8,8 @@ import pandas as pd
 from rsslib.campaign.resources import memory_of_a_run
 from rsslib.campaign.runs import Run
 from rsslib.paper.evidence import TAIL, Evidence, Part, over_seeds, told
-from rsslib.paper.style import label_of, listed, method_styles
+from rsslib.paper.interference import ENOUGH, power
+from rsslib.paper.style import label_of, method_styles
 from rsslib.paper.summary import MACHINE, timed
 
 
@@ -61,10 +62,11 @@ def against(evidence: Evidence, best: str, others: Sequence[str]) -> dict[str, P
 
 
 def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evidence) -> str:
-    """Which method to use, from the numbers: the most accurate on average, unless others cannot be told from it, and
-    then the one of these that trains fastest; with one seed nothing can be told.
+    """Which method to use, from the numbers: the most accurate on average or, of those that are shown to be less than
+    a point below it, the one that trains fastest. With one seed nothing can be told.
 
-    Others are told from it by a lower limit above 0 after Bonferroni's correction, for it was chosen as the best.
+    That a method cannot be told from the best is no reason to use it: few seeds tell little. Limits are Bonferroni's
+    over all leads, for the best was chosen as the best.
     """
     styles, means = method_styles(population["method"]), accuracies(population)
     (best, *others), mean = means.index, means.iloc[0]
@@ -75,16 +77,23 @@ def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evid
             f"{styles[best].label} has the best mean accuracy, {mean:.1f} %; with one common seed nothing "
             "can be recommended."
         )
-    tied = [best, *(method for method, part in leads.items() if not part.low(TAIL / len(leads)) > 0)]
-    clock = took(times)
-    use = min(tied, key=lambda method: clock.get(method, math.inf))
+    tail, clock = TAIL / max(1, len(leads)), took(times)
+    close = [method for method, part in leads.items() if part.high(tail) < ENOUGH]
+    unclear = [method for method, part in leads.items() if method not in close and not part.low(tail) > 0]
+
+    def labels(methods: Sequence[str]) -> str:
+        return "; ".join(styles[method].label for method in methods)  # there are commas in labels
+
+    use = min([best, *close], key=lambda method: clock.get(method, math.inf))
     second = next(iter(leads), None)
     lead = f"; its lead over the next, {styles[second].label}, is {told(leads[second])}" if second else ""
     text = f"**Use {styles[use].label}.** {styles[best].label} has the best mean accuracy, {mean:.1f} %{lead}."
-    if len(tied) > 1:
-        rest = listed(styles[method].label for method in tied[1:])
-        fastest = f"of these {styles[use].label} trained fastest" if len(clock) else "their times do not compare"
-        text += f" {rest} cannot be told from it with {seeds} seeds; {fastest}."
+    if close:
+        fastest = f"{styles[use].label} trained fastest of them all" if len(clock) else "their times do not compare"
+        text += f" Less than {ENOUGH:g} point below it: {labels(close)}; {fastest}."
+    if unclear:
+        parts = [leads[method] for method in unclear]
+        text += f" Not told from it with {seeds} seeds: {labels(unclear)}{power(parts)}."
     return text
 
 
