@@ -11,6 +11,7 @@ intervals are for these images, which all subnets share.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,7 @@ from rsslib.paper.style import BASELINES
 
 MOBILENET, PROXYLESS = "mobilenet_v3", "proxylessnas"
 TAIL = 0.025  # error rate on either side of an interval
+ENOUGH = 1.0  # points of accuracy that a scale should be able to tell
 RESAMPLES = 2_000
 TEST_IMAGES = 10_000  # of each of the paper's datasets
 EXTREME = 0.05  # the best and the worst subnets are this share of the population
@@ -80,9 +82,27 @@ def told(part: Part, unit: str = "points", form: str = "+.2f") -> str:
     return f"{number} (95 % interval {part.low():{form}} to {part.high():{form}}, {over})"
 
 
-def sign(part: Part) -> int:
+def sign(part: Part, tail: float = TAIL) -> int:
     """1 or -1 where the interval lies on one side of 0, else 0."""
-    return 0 if not part.degrees else int(part.low() > 0) - int(part.high() < 0)
+    return 0 if not part.degrees else int(part.low(tail) > 0) - int(part.high(tail) < 0)
+
+
+def seeds_needed(part: Part, margin: float = ENOUGH, tail: float = TAIL) -> int | None:
+    """How many seeds of this spread would have intervals of no more than `margin` to either side, by default a point;
+    None for one seed, or if it were more than 100,000."""
+    if part.seeds < 2:
+        return None
+    deviation, numbers = part.error * math.sqrt(part.seeds), range(2, 100_001)
+    # more seeds make it narrower: the first that is narrow enough is found by halving
+    place = bisect_left(numbers, True, key=lambda n: stats.t.isf(tail, n - 1) * deviation / math.sqrt(n) <= margin)
+    return numbers[place] if place < len(numbers) else None
+
+
+def power(parts: Sequence[Part], margin: float = ENOUGH, what: str = f"{ENOUGH:g} point", tail: float = TAIL) -> str:
+    """How many seeds would tell all that these cannot; nothing if they tell, or if one seed has no spread."""
+    unclear = [part for part in parts if part.seeds > 1 and not sign(part, tail)]
+    enough = max((n for part in unclear if (n := seeds_needed(part, margin, tail) or 0) > part.seeds), default=0)
+    return f" ({enough:,} seeds of this spread would tell {what})" if enough else ""
 
 
 # {method on the hardest dataset, (dataset, method) or, if not MobileNetV3, (dataset, method, backbone): weight}

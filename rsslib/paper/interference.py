@@ -7,7 +7,6 @@ populations, and those of `rsslib.campaign.interference_tables`.
 
 import math
 import re
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +18,7 @@ from scipy import stats
 from rsslib.campaign.record import finished_of
 from rsslib.campaign.runs import on_hardest, plan
 from rsslib.campaign.tables import anchor_tables, interference_tables, populations
-from rsslib.paper.evidence import TAIL, Evidence, Part, judged, over_seeds, sign, table, told
+from rsslib.paper.evidence import ENOUGH, Evidence, Part, judged, over_seeds, power, sign, table, told
 from rsslib.paper.statements import CONTROLS
 from rsslib.paper.style import label_of
 from rsslib.samplers import SIZES
@@ -28,7 +27,6 @@ ALONE = re.compile(r"alone-([\d.]+)-(\d+)(-exposed)?")  # the methods that train
 EQUAL, EXPOSED = "equal epochs", "equal exposure"
 SPAN = {"step": "a step", "epoch": "an epoch"}
 BUCKET = 8.0  # MFLOPs of the subnets that answers are about
-ENOUGH = 1.0  # points of accuracy that a scale should be able to tell
 
 # Differences of two methods: label, the first, the second.
 INTERVALS = (
@@ -42,17 +40,6 @@ INTERVALS = (
 def of_supernets(population: pd.DataFrame) -> pd.DataFrame:
     """The populations of supernets alone, all on the same subnets: without those of runs that trained one subnet."""
     return population[~population["method"].str.fullmatch(ALONE)]
-
-
-def seeds_needed(part: Part, margin: float = ENOUGH) -> int | None:
-    """How many seeds of this spread would have intervals of no more than `margin` to either side, by default a point;
-    None for one seed, or if it were more than 100,000."""
-    if part.seeds < 2:
-        return None
-    deviation, numbers = part.error * math.sqrt(part.seeds), range(2, 100_001)
-    # more seeds make it narrower: the first that is narrow enough is found by halving
-    place = bisect_left(numbers, True, key=lambda n: stats.t.isf(TAIL, n - 1) * deviation / math.sqrt(n) <= margin)
-    return numbers[place] if place < len(numbers) else None
 
 
 # --- subnets alone ----------------------------------------------------------------------------------------------------
@@ -344,13 +331,6 @@ def _on_intervals(evidence: Evidence) -> Iterable[str]:
         verdict = verdict if max(part.seeds for part in parts) > 1 else "one seed tells nothing about others"
         numbers = "; ".join(f"{part.label} {told(part)}" for part in parts)
         yield f"**How long a draw holds**: {numbers}; {verdict}{power(parts)}."
-
-
-def power(parts: Sequence[Part], margin: float = ENOUGH, what: str = f"{ENOUGH:g} point") -> str:
-    """How many seeds would tell all that these cannot; nothing if they tell, or if one seed has no spread."""
-    unclear = [part for part in parts if part.seeds > 1 and not sign(part)]
-    enough = max((n for part in unclear if (n := seeds_needed(part, margin) or 0) > part.seeds), default=0)
-    return f" ({enough:,} seeds of this spread would tell {what})" if enough else ""
 
 
 def part_rows(families: Mapping[str, Sequence[Part]]) -> pd.DataFrame:

@@ -7,8 +7,7 @@ import pandas as pd
 
 from rsslib.campaign.resources import memory_of_a_run
 from rsslib.campaign.runs import Run
-from rsslib.paper.evidence import TAIL, Evidence, Part, over_seeds, told
-from rsslib.paper.interference import ENOUGH, power
+from rsslib.paper.evidence import ENOUGH, TAIL, Evidence, Part, over_seeds, power, told
 from rsslib.paper.style import label_of, method_styles
 from rsslib.paper.summary import MACHINE, timed
 
@@ -93,7 +92,7 @@ def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evid
         text += f" Less than {ENOUGH:g} point below it: {labels(close)}; {fastest}."
     if unclear:
         parts = [leads[method] for method in unclear]
-        text += f" Not told from it with {seeds} seeds: {labels(unclear)}{power(parts)}."
+        text += f" Not told from it with {seeds} seeds: {labels(unclear)}{power(parts, tail=tail)}."
     return text
 
 

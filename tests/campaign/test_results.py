@@ -10,9 +10,9 @@ from PIL import Image
 
 from rsslib import campaign
 from rsslib.beyond import alone_names, methods_of
-from rsslib.campaign.record import population_of
+from rsslib.campaign.record import finished_of, population_of
 from rsslib.paper import claims, figures, interference
-from rsslib.paper.evidence import Evidence
+from rsslib.paper.evidence import Evidence, seeds_needed
 from rsslib.paper.summary import against_published
 
 PROJECT = Path(__file__).parents[2]
@@ -93,14 +93,10 @@ def test_the_readme_tells_what_was_measured_of_interference_half_way_through_tra
     assert f"agree by {told(pooled['rss'])} in RSS and {told(pooled['ofa'])} in OFA" in README
 
 
-def evidence_of(group, seeds=(0, 1, 2)):
-    planned = campaign.record.finished_of(campaign.plan("quick", methods=group, seeds=seeds), RESULTS)
-    population = interference.of_supernets(campaign.populations(planned, RESULTS))
-    return Evidence(population, campaign.times(planned, RESULTS), "quick", [planned[0].dataset])
-
-
 def test_the_readme_tells_what_a_second_subnet_and_the_time_that_a_draw_holds_change():
-    families = interference.contrasts(evidence_of("interference"))
+    planned = finished_of(campaign.plan("quick", methods="interference", seeds=[0, 1, 2]), RESULTS)
+    population = interference.of_supernets(campaign.populations(planned, RESULTS))
+    families = interference.contrasts(Evidence(population, pd.DataFrame(), "quick", [planned[0].dataset]))
     two, twice, once = families["controls"][:3]
     assert two.label == "Mean gradient: one a batch minus two a batch" and two.high() < 0
     assert f"are better than one by {told(turned(two)).replace(' (', ' points (')}, for twice the passes" in README
@@ -110,7 +106,7 @@ def test_the_readme_tells_what_a_second_subnet_and_the_time_that_a_draw_holds_ch
     draws = families["intervals"]
     assert len(draws) == 4 and {part.seeds for part in (two, twice, once, *draws)} == {3}
     assert all(part.low() < 0 < part.high() for part in draws)
-    needed = max(map(interference.seeds_needed, draws))
+    needed = max(map(seeds_needed, draws))
     assert f"cannot be told from one that holds for an epoch; {needed} seeds would tell a point" in README
 
 

@@ -10,7 +10,7 @@ import pytest
 from rsslib.paper import interference as questions
 from rsslib.paper import interference_figures as drawings
 from rsslib.paper import recommendation
-from rsslib.paper.evidence import Evidence, Part, told
+from rsslib.paper.evidence import TAIL, Evidence, Part, power, seeds_needed, told
 from rsslib.paper.figures import save_figure
 
 SEEDS = (0, 1, 2)
@@ -246,8 +246,8 @@ def test_differences_that_cannot_be_told_say_how_many_seeds_could():
     (answer,) = questions._on_intervals(evidence)
     assert "none can be told from one epoch (1" in answer and "seeds of this spread would tell 1 point" in answer
     (part,) = [part for part in questions.contrasts(evidence)["intervals"] if part.seeds]
-    assert questions.power([part]) == f" ({questions.seeds_needed(part)} seeds of this spread would tell 1 point)"
-    assert questions.power([Part("x", 3.0, 0.1, 2, 3)]) == ""  # told
+    assert power([part]) == f" ({seeds_needed(part)} seeds of this spread would tell 1 point)"
+    assert power([Part("x", 3.0, 0.1, 2, 3)]) == ""  # told
 
 
 def test_every_method_is_drawn_however_many_there_are():
@@ -283,13 +283,15 @@ def test_seeds_needed_are_the_fewest_whose_interval_is_narrow_enough(deviation, 
     from scipy.stats import t
 
     part = Part("x", 0.0, deviation / math.sqrt(3), 2, 3)
-    n = questions.seeds_needed(part)
+    n = seeds_needed(part)
     assert n == pytest.approx(seeds, abs=0.1 * seeds)
 
     def width(n):
         return t.ppf(0.975, n - 1) * deviation / math.sqrt(n)
 
     assert width(n) <= 1 and (n == 2 or width(n - 1) > 1)
+    corrected = seeds_needed(part, tail=TAIL / 6)
+    assert corrected > n and t.ppf(1 - TAIL / 6, corrected - 1) * deviation / math.sqrt(corrected) <= 1
 
 
 def test_every_figure_is_drawn_with_a_caption(tmp_path):
