@@ -23,7 +23,7 @@ from scipy import stats
 
 from rsslib.campaign.runs import PROFILES
 from rsslib.errors import InputError, choose
-from rsslib.paper.style import BASELINES
+from rsslib.paper.style import BASELINES, label_of
 
 MOBILENET, PROXYLESS = "mobilenet_v3", "proxylessnas"
 TAIL = 0.025  # error rate on either side of an interval
@@ -93,8 +93,15 @@ def seeds_needed(part: Part, margin: float = ENOUGH, tail: float = TAIL) -> int 
     if part.seeds < 2:
         return None
     deviation, numbers = part.error * math.sqrt(part.seeds), range(2, 100_001)
+    degrees = part.degrees / (
+        part.seeds - 1
+    )  # each further seed brings: more than 1 if a spread is that of many methods
+
+    def reach(n: int) -> float:
+        return stats.t.isf(tail, degrees * (n - 1)) * deviation / math.sqrt(n)
+
     # more seeds make it narrower: the first that is narrow enough is found by halving
-    place = bisect_left(numbers, True, key=lambda n: stats.t.isf(tail, n - 1) * deviation / math.sqrt(n) <= margin)
+    place = bisect_left(numbers, True, key=lambda n: reach(n) <= margin)
     return numbers[place] if place < len(numbers) else None
 
 
@@ -213,10 +220,13 @@ class Evidence:
                 seeds = self._accuracy.setdefault((dataset, backbone, method), {})
                 seeds[seed] = accuracy.to_numpy(float).reshape(len(sizes), -1)
 
-    def contrast(self, label: str, terms: Terms, statistic: Statistic = mean) -> Part:
+    def contrast(
+        self, label: str, terms: Terms, statistic: Statistic = mean, between: tuple[float, int] | None = None
+    ) -> Part:
         """A statistic summed over `terms`; mean over the seeds that all of them have.
 
-        Subnets of different backbones are drawn independently.
+        Subnets of different backbones are drawn independently. `between`: the variance between seeds and its degrees
+        of freedom; by default those of the contrast itself.
         """
         full = {(self.hardest, term) if isinstance(term, str) else term: w for term, w in terms.items()}
         runs = {(dataset, *(other or (MOBILENET,)), method): w for (dataset, method, *other), w in full.items()}
@@ -231,7 +241,8 @@ class Evidence:
         variance, degrees = drawn.mean(0).var(ddof=1), min(self._mflops[run[1]].shape[1] for run in runs) - 1
         if n > 1:
             both = (drawn - each[:, None]).var(0, ddof=1).mean() / n
-            variance, degrees = each.var(ddof=1) / n + max(0.0, variance - both), n - 1
+            of_seeds, degrees = between or (each.var(ddof=1), n - 1)
+            variance = of_seeds / n + max(0.0, variance - both)
         # rounded, so that equal numbers differ by nothing
         return Part(label, float(each.mean().round(9)) + 0.0, float(np.sqrt(variance).round(9)), degrees, n)
 
@@ -242,6 +253,24 @@ class Evidence:
         """By how much a statistic of one method exceeds another's, on the hardest dataset if none is named."""
         dataset = dataset or self.hardest
         return self.contrast(label, {(dataset, better, backbone): 1, (dataset, worse, backbone): -1}, statistic)
+
+    def leads(self, best: str, others: Sequence[str], statistic: Statistic = mean) -> dict[str, Part]:
+        """By how much a statistic of one method exceeds that of each other, on the hardest dataset, with the variance
+        between seeds that any two of all these methods have on average: few seeds have a spread that is known badly.
+
+        Twice the mean square of what neither a method nor a seed explains, on the seeds that all have, which are
+        complete blocks; (methods - 1) (seeds - 1) degrees of freedom (Fisher, 1935). Assumes that all vary alike.
+        """
+        runs = [self._accuracy.get((self.hardest, MOBILENET, name), {}) for name in (best, *others)]
+        seeds = sorted(set.intersection(*map(set, runs)))
+        between = None
+        if others and len(seeds) > 1:
+            values = np.array([[statistic(run[seed], self._mflops[MOBILENET]) for seed in seeds] for run in runs])
+            rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+            degrees = len(others) * (len(seeds) - 1)
+            between = 2 * float((rest**2).sum()) / degrees, degrees
+        labels = {name: f"{label_of(best)} minus {label_of(name)}" for name in others}
+        return {name: self.contrast(labels[name], {best: 1, name: -1}, statistic, between) for name in others}
 
     def _resampled(self, run: tuple[str, str, str], seed: int, statistic: Statistic) -> np.ndarray:
         """A statistic of one population, then of every resample of its subnets: [1 + resamples]."""

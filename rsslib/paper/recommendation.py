@@ -8,7 +8,7 @@ import pandas as pd
 from rsslib.campaign.resources import memory_of_a_run
 from rsslib.campaign.runs import Run
 from rsslib.paper.evidence import ENOUGH, TAIL, Evidence, Part, over_seeds, power, told
-from rsslib.paper.style import label_of, method_styles
+from rsslib.paper.style import method_styles
 from rsslib.paper.summary import MACHINE, timed
 
 
@@ -55,21 +55,16 @@ def accuracies(population: pd.DataFrame) -> pd.Series:
     return (common if len(common) else means).mean().sort_values(ascending=False)
 
 
-def against(evidence: Evidence, best: str, others: Sequence[str]) -> dict[str, Part]:
-    """The mean lead of a method over each other one."""
-    return {other: evidence.lead(f"{label_of(best)} minus {label_of(other)}", best, other) for other in others}
-
-
 def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evidence) -> str:
     """Which method to use, from the numbers: the most accurate on average or, of those that are shown to be less than
     a point below it, the one that trains fastest. With one seed nothing can be told.
 
-    That a method cannot be told from the best is no reason to use it: few seeds tell little. Limits are Bonferroni's
-    over all leads, for the best was chosen as the best.
+    That a method cannot be told from the best is no reason to use it: few seeds tell little. Leads are
+    `Evidence.leads`, their limits Bonferroni's over all of them, for the best was chosen as the best.
     """
     styles, means = method_styles(population["method"]), accuracies(population)
     (best, *others), mean = means.index, means.iloc[0]
-    leads = against(evidence, best, others)
+    leads = evidence.leads(best, others)
     seeds = len(set.intersection(*population.groupby("method")["seed"].agg(set)))
     if seeds < 2:
         return (
@@ -78,7 +73,8 @@ def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evid
         )
     tail, clock = TAIL / max(1, len(leads)), took(times)
     close = [method for method, part in leads.items() if part.high(tail) < ENOUGH]
-    unclear = [method for method, part in leads.items() if method not in close and not part.low(tail) > 0]
+    below = [method for method, part in leads.items() if method not in close and part.low(tail) > 0]
+    unclear = [method for method in others if method not in (*close, *below)]
 
     def labels(methods: Sequence[str]) -> str:
         return "; ".join(styles[method].label for method in methods)  # there are commas in labels
@@ -90,10 +86,13 @@ def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evid
     if close:
         fastest = f"{styles[use].label} trained fastest of them all" if len(clock) else "their times do not compare"
         text += f" Less than {ENOUGH:g} point below it: {labels(close)}; {fastest}."
+    if below:
+        text += f" Shown to be below it: {labels(below)}."
     if unclear:
         parts = [leads[method] for method in unclear]
         text += f" Not told from it with {seeds} seeds: {labels(unclear)}{power(parts, tail=tail)}."
-    return text
+    alike = " Intervals assume that all methods vary alike from seed to seed." if len(leads) > 1 else ""
+    return text + alike
 
 
 def per_seed(population: pd.DataFrame) -> list[Part]:

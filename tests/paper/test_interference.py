@@ -1,6 +1,7 @@
 """Answers on interference from made-up tables with known numbers."""
 
 import math
+from dataclasses import replace
 from itertools import combinations_with_replacement, product
 
 import numpy as np
@@ -344,6 +345,40 @@ def test_the_recommendation_is_the_best_or_the_fastest_that_is_shown_to_be_close
     one = made[made["seed"] == 0]
     text = recommendation.recommendation(one, times, Evidence(one, times, "quick", ["fashion_mnist"]))
     assert "with one common seed nothing can be recommended" in text
+
+
+def test_leads_over_many_methods_share_the_spread_that_neither_method_nor_seed_explains():
+    names, means = ("rss", "fair", "compound", "sandwich"), np.random.default_rng(0).normal(60, 3, (4, 3))
+    made = population({name: lambda b, i, s, of=of: of[s] + i for name, of in zip(names, means, strict=True)})
+    evidence = Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"])
+    leads = evidence.leads("rss", names[1:])
+    indicators = np.array(
+        [[*(m == i for i in range(4)), *(s == j for j in range(3))] for m in range(4) for s in range(3)]
+    )
+    fit, _, rank, _ = np.linalg.lstsq(indicators.astype(float), means.ravel())
+    rest = means.ravel() - indicators @ fit
+    for name, own in zip(names[1:], means[1:], strict=True):
+        lead = leads[name]
+        assert (lead.estimate, lead.degrees, lead.seeds) == (pytest.approx((means[0] - own).mean()), 12 - rank, 3)
+        assert lead.error == pytest.approx(math.sqrt(2 * (rest @ rest) / (12 - rank) / 3))
+    (of_two,) = evidence.leads("rss", ["fair"]).values()  # two methods: the spread of their difference
+    alone = evidence.lead(of_two.label, "rss", "fair")
+    assert of_two.error == pytest.approx(alone.error) and of_two.degrees == alone.degrees == 2
+    assert seeds_needed(leads["fair"], 0.1) < seeds_needed(replace(leads["fair"], degrees=2), 0.1)
+
+
+def test_a_recommendation_names_those_that_are_shown_to_be_below_the_best():
+    made = population(
+        {
+            "rss": lambda b, i, s: 60 + i + NOISE[s],
+            "compound": lambda b, i, s: 60 + i + 30 * NOISE[s],
+            "fair": lambda b, i, s: 40 + i,
+        }
+    )
+    evidence = Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"])
+    text = recommendation.recommendation(made, times_of(dict.fromkeys(("rss", "compound", "fair"), 1.0)), evidence)
+    assert "Shown to be below it: Strict fairness. Not told from it with 3 seeds: " in text
+    assert text.endswith("Intervals assume that all methods vary alike from seed to seed.")
 
 
 def test_a_recommendation_compares_times_of_one_machine_by_the_clock_that_other_programs_hardly_change():
