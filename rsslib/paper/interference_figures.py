@@ -164,19 +164,24 @@ def _forest(axes: Axes, parts: Sequence[Part], label: str) -> None:
 # --- which method to use ----------------------------------------------------------------------------------------------
 
 
-def figure_samplers(comparison: pd.DataFrame, caption: str = "") -> Captioned:
-    """The table of `rsslib.paper.recommendation.comparison`: mean and best accuracy of each size, a line a method."""
+def figure_samplers(comparison: pd.DataFrame, leads: Sequence[Part] = (), caption: str = "") -> Captioned:
+    """Mean and best accuracy of each size, a line a method (`rsslib.paper.recommendation.comparison`), above by how
+    much the best method leads the others (`Evidence.leads`)."""
     methods = list(dict.fromkeys(comparison["method"]))
-    styles = method_styles(methods)
-    figure = Captioned((PAGE, 2.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, column, title in zip(panels, ("mean", "best"), ("mean of each size", "best of each size"), strict=True):
+    styles, height = method_styles(methods), 0.5 + 0.24 * len(leads)
+    figure = Captioned((PAGE, 2.8 + height * bool(leads)), layout="constrained")
+    above, *below = figure.subfigures(2, 1, height_ratios=[2.8, height]) if leads else (figure,)
+    panels = above.subplots(1, 2, sharey=True)
+    for axes, column in zip(panels, ("mean", "best"), strict=True):
         for method, mark in zip(methods, cycle(MARKS), strict=False):
             rows = comparison[comparison["method"] == method].sort_values("bucket")
             axes.plot(rows["bucket"], rows[column], color=styles[method].colour, marker=mark, markersize=3.5,
                       linewidth=1, label=styles[method].label)  # fmt: skip
-        axes.set(xlabel="Subnet size (MFLOPs)", title=title)
+        axes.set(xlabel="Subnet size (MFLOPs)", title=f"{column} of each size")
     panels[0].set_ylabel("Test accuracy (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.caption = f"{caption} Means over seeds.".strip()
+    above.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    for part_of_figure in below:
+        _forest(part_of_figure.subplots(), leads, "Difference in mean accuracy (points)")
+    words = "Above: means over seeds. Below: means of all subnets." if leads else "Means over seeds."
+    figure.caption = f"{caption} {words}{_interval_words(leads)}".strip()
     return figure

@@ -11,8 +11,9 @@ from PIL import Image
 from rsslib import campaign
 from rsslib.beyond import alone_names, methods_of
 from rsslib.campaign.record import finished_of, population_of
-from rsslib.paper import claims, figures, interference
-from rsslib.paper.evidence import Evidence, seeds_needed
+from rsslib.paper import claims, figures, interference, recommendation
+from rsslib.paper import interference_figures as drawings
+from rsslib.paper.evidence import TAIL, Evidence, seeds_needed
 from rsslib.paper.summary import against_published
 
 PROJECT = Path(__file__).parents[2]
@@ -36,13 +37,36 @@ def test_every_run_is_one_that_is_still_planned_and_is_whole():
     assert population["accuracy"].between(0, 100).all()
 
 
-@pytest.mark.parametrize("planned, name", [(QUICK, "quick"), (PAPER, "paper")], ids=["quick", "paper"])
-def test_the_committed_figure_is_what_the_runs_draw(planned, name, tmp_path):
-    figures.set_style()
+def drawn_of_methods():
+    planned = campaign.plan("quick", methods="samplers", seeds=[0, 1, 2])
     population = campaign.populations(planned, RESULTS)
-    figure = figures.population_boxes(population, published=figures.published() if name == "paper" else None)
-    figures.save_figure(figure, tmp_path, "figure_3")
-    with Image.open(tmp_path / "figure_3.png") as drawn, Image.open(FIGURES / f"figure_3_{name}.png") as committed:
+    best, *others = recommendation.accuracies(population).index
+    evidence = Evidence(population, campaign.times(planned, RESULTS), "quick", [planned[0].dataset])
+    leads = list(evidence.leads(best, others).values())
+    return drawings.figure_samplers(recommendation.comparison(population), leads)
+
+
+def tables_of_measurements(number):
+    """The tables of effects (0) or agreement (1)."""
+    return campaign.interference_tables(campaign.plan("quick", methods=["rss", "ofa"], seeds=range(5)), RESULTS)[number]
+
+
+DRAWN = {
+    "figure_3_quick": lambda: figures.population_boxes(campaign.populations(QUICK, RESULTS)),
+    "figure_3_paper": lambda: figures.population_boxes(
+        campaign.populations(PAPER, RESULTS), published=figures.published()
+    ),
+    "interference_effects_quick": lambda: drawings.figure_effects(tables_of_measurements(0)),
+    "interference_gradients_quick": lambda: drawings.figure_agreement(tables_of_measurements(1)),
+    "samplers_quick": drawn_of_methods,
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_committed_figure_is_what_the_runs_draw(name, tmp_path):
+    figures.set_style()
+    figures.save_figure(DRAWN[name](), tmp_path, name)
+    with Image.open(tmp_path / f"{name}.png") as drawn, Image.open(FIGURES / f"{name}.png") as committed:
         assert drawn.size == committed.size
         gaps = np.abs(np.asarray(drawn.convert("L"), float) - np.asarray(committed.convert("L"), float))
         assert gaps.mean() < 1  # of 255
@@ -108,6 +132,21 @@ def test_the_readme_tells_what_a_second_subnet_and_the_time_that_a_draw_holds_ch
     assert all(part.low() < 0 < part.high() for part in draws)
     needed = max(map(seeds_needed, draws))
     assert f"cannot be told from one that holds for an epoch; {needed} seeds would tell a point" in README
+
+
+def test_the_readme_tells_which_method_the_runs_recommend():
+    planned = campaign.plan("quick", methods="samplers", seeds=[0, 1, 2])
+    population, times = campaign.populations(planned, RESULTS), campaign.times(planned, RESULTS)
+    evidence = Evidence(population, times, "quick", [planned[0].dataset])
+    means = recommendation.accuracies(population)
+    assert len(means) == 7 and means.index[0] == "rss" and f"the best mean, {means.iloc[0]:.1f} %" in README
+    leads = evidence.leads("rss", list(means.index[1:]))
+    ofa, sandwich = told(leads.pop("ofa-equal-passes")).replace(" (", " points ("), told(leads.pop("sandwich"))
+    assert f"OFA shortened is below it by {ofa}, the sandwich by {sandwich}; corrected for six comparisons" in README
+    needed = max(seeds_needed(lead, tail=TAIL / 6) for lead in leads.values())
+    assert len(leads) == 4 and f"{needed} seeds would tell the other four from it" in README
+    text = recommendation.recommendation(population, times, evidence)
+    assert text.startswith("**Use RSS.**") and "Shown to be below it: OFA, shortened; Sandwich. Not told" in text
 
 
 def test_medians_at_the_papers_scale_are_within_a_point_and_a_half_of_the_published_ones():

@@ -304,7 +304,7 @@ def test_every_figure_is_drawn_with_a_caption(tmp_path):
         "effects": drawings.figure_effects(effects_table(lambda s, h: -h, lambda s, h: 1.0, ("rss", "ofa"))),
         "agreement": drawings.figure_agreement(agreement_of(lambda apart, share: 0.9 - 0.2 * apart)),
         "contrasts": drawings.figure_contrasts(questions.contrasts(evidence)),
-        "samplers": drawings.figure_samplers(recommendation.comparison(table)),
+        "samplers": drawings.figure_samplers(recommendation.comparison(table), [Part("RSS minus x", 1.0, 0.5, 2, 3)]),
     }
     for name, figure in figures.items():
         save_figure(figure, tmp_path, name)
