@@ -324,7 +324,7 @@ def _on_controls(evidence: Evidence) -> Iterable[str]:
 
 
 def _on_intervals(evidence: Evidence) -> Iterable[str]:
-    parts = [part for contrast in INTERVALS if (part := evidence.lead(*contrast)).seeds]
+    parts = [part for part in contrasts(evidence)["intervals"] if part.seeds]
     if parts:
         apart = [part.label for part in parts if part.seeds > 1 and sign(part)]
         verdict = f"told from one epoch: {', '.join(apart)}" if apart else "none can be told from one epoch"
