@@ -36,6 +36,13 @@ INTERVALS = (
     ("every 3 epochs minus every epoch", "rss-every-3-epochs", "rss"),
 )
 
+# What the controls of a claim ask.
+CONTROLLED = {
+    "Of 7a": "Two subnets an update",
+    "Of 9": "Constant or cosine rate",
+    "Of 1": "From OFA to its released code",
+}
+
 
 def of_supernets(population: pd.DataFrame) -> pd.DataFrame:
     """The populations of supernets alone, all on the same subnets: without those of runs that trained one subnet."""
@@ -318,9 +325,10 @@ def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
 
 
 def _on_controls(evidence: Evidence) -> Iterable[str]:
-    parts = [part for k in CONTROLS if k.where == "Of 7a" for part in k.parts(evidence) if part.seeds]
-    if parts:
-        yield f"**Two subnets an update**: {'; '.join(f'{part.label} {told(part)}' for part in parts)}{power(parts)}."
+    for claim, question in CONTROLLED.items():
+        parts = [part for control in CONTROLS if control.where == claim for part in control.parts(evidence)]
+        if known := [part for part in parts if part.seeds]:
+            yield f"**{question}**: {'; '.join(f'{part.label} {told(part)}' for part in known)}{power(known)}."
 
 
 def _on_intervals(evidence: Evidence) -> Iterable[str]:
