@@ -170,12 +170,13 @@ def figure_samplers(comparison: pd.DataFrame, leads: Sequence[Part] = (), captio
     methods = list(dict.fromkeys(comparison["method"]))
     styles, height = method_styles(methods), 0.5 + 0.24 * len(leads)
     figure = Captioned((PAGE, 2.8 + height * bool(leads)), layout="constrained")
-    above, *below = figure.subfigures(2, 1, height_ratios=[2.8, height]) if leads else (figure,)
+    rows, heights = (2, [2.8, height]) if leads else (1, [2.8])
+    above, *below = figure.subfigures(rows, 1, squeeze=False, height_ratios=heights)[:, 0]
     panels = above.subplots(1, 2, sharey=True)
     for axes, column in zip(panels, ("mean", "best"), strict=True):
         for method, mark in zip(methods, cycle(MARKS), strict=False):
-            rows = comparison[comparison["method"] == method].sort_values("bucket")
-            axes.plot(rows["bucket"], rows[column], color=styles[method].colour, marker=mark, markersize=3.5,
+            own = comparison[comparison["method"] == method].sort_values("bucket")
+            axes.plot(own["bucket"], own[column], color=styles[method].colour, marker=mark, markersize=3.5,
                       linewidth=1, label=styles[method].label)  # fmt: skip
         axes.set(xlabel="Subnet size (MFLOPs)", title=f"{column} of each size")
     panels[0].set_ylabel("Test accuracy (%)")
