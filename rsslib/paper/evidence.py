@@ -93,9 +93,7 @@ def seeds_needed(part: Part, margin: float = ENOUGH, tail: float = TAIL) -> int 
     if part.seeds < 2:
         return None
     deviation, numbers = part.error * math.sqrt(part.seeds), range(2, 100_001)
-    degrees = part.degrees / (
-        part.seeds - 1
-    )  # each further seed brings: more than 1 if a spread is that of many methods
+    degrees = part.degrees / (part.seeds - 1)  # of a seed: several where the spread is that of many methods
 
     def reach(n: int) -> float:
         return stats.t.isf(tail, degrees * (n - 1)) * deviation / math.sqrt(n)

@@ -226,8 +226,12 @@ def contrasts(evidence: Evidence) -> dict[str, list[Part]]:
     """The differences in mean accuracy of the controls and of sampling intervals, on the hardest dataset."""
     return {
         "controls": [part for statement in CONTROLS for part in statement.parts(evidence)],
-        "intervals": [evidence.lead(*contrast) for contrast in INTERVALS],
+        "intervals": _interval_parts(evidence),
     }
+
+
+def _interval_parts(evidence: Evidence) -> list[Part]:
+    return [evidence.lead(*contrast) for contrast in INTERVALS]
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -332,7 +336,7 @@ def _on_controls(evidence: Evidence) -> Iterable[str]:
 
 
 def _on_intervals(evidence: Evidence) -> Iterable[str]:
-    parts = [part for part in contrasts(evidence)["intervals"] if part.seeds]
+    parts = [part for part in _interval_parts(evidence) if part.seeds]
     if parts:
         apart = [part.label for part in parts if part.seeds > 1 and sign(part)]
         verdict = f"told from one epoch: {', '.join(apart)}" if apart else "none can be told from one epoch"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from rsslib.campaign.resources import memory_of_a_run
 from rsslib.campaign.runs import Run
-from rsslib.paper.evidence import ENOUGH, TAIL, Evidence, Part, over_seeds, power, told
+from rsslib.paper.evidence import ENOUGH, TAIL, Evidence, Part, over_seeds, power, sign, told
 from rsslib.paper.style import method_styles
 from rsslib.paper.summary import MACHINE, timed
 
@@ -55,16 +55,21 @@ def accuracies(population: pd.DataFrame) -> pd.Series:
     return (common if len(common) else means).mean().sort_values(ascending=False)
 
 
+def leads_of_best(population: pd.DataFrame, evidence: Evidence) -> dict[str, Part]:
+    """By how much the best of `accuracies` leads each other method, as `Evidence.leads` has it; the next best first."""
+    best, *others = accuracies(population).index
+    return evidence.leads(best, others)
+
+
 def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evidence) -> str:
     """Which method to use, from the numbers: the most accurate on average or, of those that are shown to be less than
     a point below it, the one that trains fastest. With one seed nothing can be told.
 
-    That a method cannot be told from the best is no reason to use it: few seeds tell little. Leads are
-    `Evidence.leads`, their limits Bonferroni's over all of them, for the best was chosen as the best.
+    That a method cannot be told from the best is no reason to use it: few seeds tell little. Leads are those
+    of `leads_of_best`, their limits Bonferroni's over all of them, for the best was chosen as the best.
     """
     styles, means = method_styles(population["method"]), accuracies(population)
-    (best, *others), mean = means.index, means.iloc[0]
-    leads = evidence.leads(best, others)
+    best, mean, leads = means.index[0], means.iloc[0], leads_of_best(population, evidence)
     seeds = len(set.intersection(*population.groupby("method")["seed"].agg(set)))
     if seeds < 2:
         return (
@@ -73,8 +78,8 @@ def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evid
         )
     tail, clock = TAIL / max(1, len(leads)), took(times)
     close = [method for method, part in leads.items() if part.high(tail) < ENOUGH]
-    below = [method for method, part in leads.items() if method not in close and part.low(tail) > 0]
-    unclear = [method for method in others if method not in (*close, *below)]
+    below = [method for method, part in leads.items() if method not in close and sign(part, tail) > 0]
+    unclear = [method for method in leads if method not in (*close, *below)]
 
     def labels(methods: Sequence[str]) -> str:
         return "; ".join(styles[method].label for method in methods)  # there are commas in labels

@@ -13,7 +13,7 @@ from rsslib.beyond import alone_names, methods_of
 from rsslib.campaign.record import finished_of, population_of
 from rsslib.paper import claims, figures, interference, recommendation
 from rsslib.paper import interference_figures as drawings
-from rsslib.paper.evidence import TAIL, Evidence, seeds_needed
+from rsslib.paper.evidence import TAIL, Evidence, seeds_needed, sign
 from rsslib.paper.summary import against_published
 
 PROJECT = Path(__file__).parents[2]
@@ -37,13 +37,17 @@ def test_every_run_is_one_that_is_still_planned_and_is_whole():
     assert population["accuracy"].between(0, 100).all()
 
 
-def drawn_of_methods():
+def tables_of_samplers():
+    """Populations, times and the evidence of both."""
     planned = campaign.plan("quick", methods="samplers", seeds=[0, 1, 2])
-    population = campaign.populations(planned, RESULTS)
-    best, *others = recommendation.accuracies(population).index
-    evidence = Evidence(population, campaign.times(planned, RESULTS), "quick", [planned[0].dataset])
-    leads = list(evidence.leads(best, others).values())
-    return drawings.figure_samplers(recommendation.comparison(population), leads)
+    population, times = campaign.populations(planned, RESULTS), campaign.times(planned, RESULTS)
+    return population, times, Evidence(population, times, "quick", [planned[0].dataset])
+
+
+def drawn_of_samplers():
+    population, _, evidence = tables_of_samplers()
+    leads = recommendation.leads_of_best(population, evidence)
+    return drawings.figure_samplers(recommendation.comparison(population), list(leads.values()))
 
 
 def tables_of_measurements(number):
@@ -58,7 +62,7 @@ DRAWN = {
     ),
     "interference_effects_quick": lambda: drawings.figure_effects(tables_of_measurements(0)),
     "interference_gradients_quick": lambda: drawings.figure_agreement(tables_of_measurements(1)),
-    "samplers_quick": drawn_of_methods,
+    "samplers_quick": drawn_of_samplers,
 }
 
 
@@ -135,16 +139,15 @@ def test_the_readme_tells_what_a_second_subnet_and_the_time_that_a_draw_holds_ch
 
 
 def test_the_readme_tells_which_method_the_runs_recommend():
-    planned = campaign.plan("quick", methods="samplers", seeds=[0, 1, 2])
-    population, times = campaign.populations(planned, RESULTS), campaign.times(planned, RESULTS)
-    evidence = Evidence(population, times, "quick", [planned[0].dataset])
+    population, times, evidence = tables_of_samplers()
     means = recommendation.accuracies(population)
     assert len(means) == 7 and means.index[0] == "rss" and f"the best mean, {means.iloc[0]:.1f} %" in README
-    leads = evidence.leads("rss", list(means.index[1:]))
+    leads = recommendation.leads_of_best(population, evidence)
     ofa, sandwich = told(leads.pop("ofa-equal-passes")).replace(" (", " points ("), told(leads.pop("sandwich"))
     assert f"OFA shortened is below it by {ofa}, the sandwich by {sandwich}; corrected for six comparisons" in README
     needed = max(seeds_needed(lead, tail=TAIL / 6) for lead in leads.values())
-    assert len(leads) == 4 and f"{needed} seeds would tell the other four from it" in README
+    assert len(leads) == 4 and f"four others are not told ({needed} seeds would tell a point)" in README
+    assert not any(sign(lead, TAIL / 6) for lead in leads.values())
     text = recommendation.recommendation(population, times, evidence)
     assert text.startswith("**Use RSS.**") and "Shown to be below it: OFA, shortened; Sandwich. Not told" in text
 
