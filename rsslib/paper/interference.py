@@ -226,7 +226,7 @@ def contrasts(evidence: Evidence) -> dict[str, list[Part]]:
     """The differences in mean accuracy of the controls and of sampling intervals, on the hardest dataset."""
     return {
         "controls": [part for statement in CONTROLS for part in statement.parts(evidence)],
-        "intervals": _interval_parts(evidence),
+        "sampling intervals": _interval_parts(evidence),
     }
 
 

@@ -96,7 +96,7 @@ def _interval_words(parts: Iterable[Part]) -> str:
     """What the bars are, or why there are none."""
     known = [part for part in parts if part.seeds]
     seeds = {part.seeds for part in known if part.degrees}
-    over = "subnets, one seed" if seeds == {1} else "seeds"
+    over = "subnets, one seed" if seeds == {1} else "seeds; hollow: one seed, over subnets" if 1 in seeds else "seeds"
     return f" Bars: 95 % intervals over {over}." if seeds else " One seed has no intervals." if known else ""
 
 
@@ -149,11 +149,12 @@ def figure_contrasts(families: Mapping[str, Sequence[Part]], caption: str = "") 
 
 
 def _forest(axes: Axes, parts: Sequence[Part], label: str) -> None:
-    """One row a part, the first above: estimate and interval."""
+    """One row a part, the first above: estimate and interval, hollow where one seed was run."""
     axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
     for y, part in enumerate(parts):
         margin = part.high() - part.estimate
-        axes.errorbar(part.estimate, y, xerr=margin, marker="o", markersize=3.5, color=INK, capsize=2, linewidth=1)
+        axes.errorbar(part.estimate, y, xerr=margin, marker="o", markersize=3.5, color=INK, capsize=2, linewidth=1,
+                      markerfacecolor="white" if part.seeds == 1 else INK)  # fmt: skip
     axes.set_yticks(range(len(parts)), [part.label for part in parts])
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.set_xlabel(label)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rsslib import campaign
-from rsslib.beyond import alone_names, methods_of
+from rsslib.beyond import methods_of
 from rsslib.campaign.record import finished_of, population_of
 from rsslib.paper import claims, figures, interference, recommendation
 from rsslib.paper import interference_figures as drawings
@@ -50,6 +50,21 @@ def drawn_of_samplers():
     return drawings.figure_samplers(recommendation.comparison(population), list(leads.values()))
 
 
+def tables_of_controls():
+    """Populations and anchors of what the notebook on interference compares."""
+    planned = finished_of(campaign.plan("quick", methods="interference", seeds=[0, 1, 2]), RESULTS)
+    return campaign.populations(planned, RESULTS), campaign.anchor_tables(planned, RESULTS)
+
+
+def tables_alone():
+    return interference.standalone(*tables_of_controls())
+
+
+def contrasts():
+    evidence = Evidence(interference.of_supernets(tables_of_controls()[0]), pd.DataFrame(), "quick", ["fashion_mnist"])
+    return interference.contrasts(evidence)
+
+
 def tables_of_measurements(number):
     """The tables of effects (0) or agreement (1)."""
     return campaign.interference_tables(campaign.plan("quick", methods=["rss", "ofa"], seeds=range(5)), RESULTS)[number]
@@ -60,6 +75,8 @@ DRAWN = {
     "figure_3_paper": lambda: figures.population_boxes(
         campaign.populations(PAPER, RESULTS), published=figures.published()
     ),
+    "interference_alone_quick": lambda: drawings.figure_alone(tables_alone()),
+    "interference_contrasts_quick": lambda: drawings.figure_contrasts(contrasts()),
     "interference_effects_quick": lambda: drawings.figure_effects(tables_of_measurements(0)),
     "interference_gradients_quick": lambda: drawings.figure_agreement(tables_of_measurements(1)),
     "samplers_quick": drawn_of_samplers,
@@ -99,12 +116,13 @@ def told(part, form=".2f"):
 
 
 def test_the_readme_tells_what_subnets_alone_say():
-    planned = campaign.plan("quick", methods=["rss", *alone_names(8.0)], seeds=[0, 1, 2])
-    alone = interference.standalone(campaign.populations(planned, RESULTS), campaign.anchor_tables(planned, RESULTS))
-    assert len(alone) == 10 * 3
-    gap = told(interference.gap(alone, interference.EQUAL)).replace(" (", " points (")
+    alone = tables_alone()
+    assert len(alone[(alone["bucket"] == 8.0)]) == 2 * 10 * 3
+    equal, exposed = (interference.gap(alone, training) for training in (interference.EQUAL, interference.EXPOSED))
+    assert f"for as many epochs by {told(equal).replace(' (', ' points (')}, for as many updates as reach" in README
+    assert f"their weights in it by {told(exposed)}: sharing costs." in README
+    assert equal.low() > 0 and exposed.low() > 0
     tau, ceiling, *_ = interference.ranking(alone)
-    assert f"better than in RSS's supernet by {gap}." in README
     assert f"a Kendall's tau of {told(tau)}, two seeds alone with one of {told(ceiling)}." in README
 
 
@@ -122,16 +140,14 @@ def test_the_readme_tells_what_was_measured_of_interference_half_way_through_tra
 
 
 def test_the_readme_tells_what_a_second_subnet_and_the_time_that_a_draw_holds_change():
-    planned = finished_of(campaign.plan("quick", methods="interference", seeds=[0, 1, 2]), RESULTS)
-    population = interference.of_supernets(campaign.populations(planned, RESULTS))
-    families = interference.contrasts(Evidence(population, pd.DataFrame(), "quick", [planned[0].dataset]))
+    families = contrasts()
     two, twice, once = families["controls"][:3]
     assert two.label == "Mean gradient: one a batch minus two a batch" and two.high() < 0
     assert f"are better than one by {told(turned(two)).replace(' (', ' points (')}, for twice the passes" in README
     assert twice.label == "Summed gradients: one subnet twice minus two subnets" and twice.high() < 0
     assert once.label == "One a batch minus the same subnet twice, summed" and once.low() > 0
     assert f"than one taken twice by {told(turned(twice))}, and that is worse than once by {told(once)}" in README
-    draws = families["intervals"]
+    draws = families["sampling intervals"]
     assert len(draws) == 4 and {part.seeds for part in (two, twice, once, *draws)} == {3}
     assert all(part.low() < 0 < part.high() for part in draws)
     needed = max(map(seeds_needed, draws))

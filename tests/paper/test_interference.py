@@ -214,7 +214,7 @@ def test_controls_are_differences_of_the_methods_that_they_name():
     known = [part.estimate for part in families["controls"] if not part.missing]
     np.testing.assert_allclose(known, [-0.5, 0.2, 2.8, 0.5, 1.0])
     assert sum(bool(part.missing) for part in families["controls"]) == 5
-    first, *_, last = families["intervals"]
+    first, *_, last = families["sampling intervals"]
     assert (first.estimate, last.estimate) == (pytest.approx(-2), pytest.approx(1))
 
 
@@ -249,7 +249,7 @@ def test_differences_that_cannot_be_told_say_how_many_seeds_could():
     evidence = Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"])
     (answer,) = questions._on_intervals(evidence)
     assert "none can be told from one epoch (1" in answer and "seeds of this spread would tell 1 point" in answer
-    (part,) = [part for part in questions.contrasts(evidence)["intervals"] if part.seeds]
+    (part,) = [part for part in questions.contrasts(evidence)["sampling intervals"] if part.seeds]
     assert power([part]) == f" ({seeds_needed(part)} seeds of this spread would tell 1 point)"
     assert power([Part("x", 3.0, 0.1, 2, 3)]) == ""  # told
 
@@ -312,6 +312,18 @@ def test_every_figure_is_drawn_with_a_caption(tmp_path):
     for name, figure in figures.items():
         save_figure(figure, tmp_path, name)
         assert figure.caption and (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [((3, 3), "over seeds."), ((1, 1), "over subnets, one seed."), ((3, 1), "over seeds; hollow: one seed, over subnets.")],
+)
+def test_a_figure_of_contrasts_tells_intervals_over_seeds_from_those_of_one_seed(seeds, words):
+    parts = [Part(f"of {n}", 1.0, 0.5, 2, n) for n in seeds]
+    figure = drawings.figure_contrasts({"controls": parts})
+    assert figure.caption == f"Bars: 95 % intervals {words}"
+    drawn = [line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [colour == "white" for colour in drawn] == [n == 1 for n in seeds]
 
 
 # --- which method to use
