@@ -316,7 +316,11 @@ def test_every_figure_is_drawn_with_a_caption(tmp_path):
 
 @pytest.mark.parametrize(
     ("seeds", "words"),
-    [((3, 3), "over seeds."), ((1, 1), "over subnets, one seed."), ((3, 1), "over seeds; hollow: one seed, over subnets.")],
+    [
+        ((3, 3), "over seeds."),
+        ((1, 1), "over subnets, one seed."),
+        ((3, 1), "over seeds; hollow: one seed, over subnets."),
+    ],
 )
 def test_a_figure_of_contrasts_tells_intervals_over_seeds_from_those_of_one_seed(seeds, words):
     parts = [Part(f"of {n}", 1.0, 0.5, 2, n) for n in seeds]
