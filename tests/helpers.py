@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from hypothesis import strategies as st
 
+from rsslib import evaluate, interference
 from rsslib.data.dataset import Dataset
 from rsslib.methods import Method, build
 from rsslib.space import Arch, Backbone, SearchSpace, StageSpec
@@ -90,6 +91,20 @@ def toy_data(train: int = 40, test: int = 30, channels: int = 3, classes: int = 
         "toy", *split(train), *split(2), *split(test), tuple(map(str, range(classes))),
         normalisation, normalisation, checksum="toy",
     )  # fmt: skip
+
+
+def double_images(monkeypatch, *functions):
+    """Images in float64 wherever one of the functions, each a module and a name, makes them."""
+    for module, name in functions:
+        made = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *arguments, made=made: made(*arguments).double())
+
+
+def double_measurements(monkeypatch):
+    """The same for all that `rsslib.interference` measures, but for training steps."""
+    functions = ((interference, "augment"), (interference, "recalibration_images"), (evaluate, "augment"),
+                 (evaluate, "normalise"))  # fmt: skip
+    double_images(monkeypatch, *functions)
 
 
 def shortened(name: str, *epochs: int, **settings) -> Method:

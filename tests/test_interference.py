@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY, random_archs, random_supernet, toy_data
+from helpers import TINY, double_images, double_measurements, random_archs, random_supernet, toy_data
 
-from rsslib import evaluate, interference, steps
+from rsslib import steps
 from rsslib.errors import InputError
-from rsslib.interference import Effort, Trial, agreement, distance, effects, measure, shared_weights, subjects
+from rsslib.interference import Effort, Trial, agreement, distance, effects, measure, part_of, shared_weights, subjects
 from rsslib.methods import build, one_stage
 from rsslib.samplers import Uniform
 from rsslib.space import SearchSpace
@@ -151,11 +151,8 @@ def trial():
 
 @pytest.fixture(autouse=True)
 def double(monkeypatch):
-    for module, name in ((interference, "augment"), (steps, "augment"), (evaluate, "augment"), (evaluate, "normalise")):
-        made = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *arguments, made=made: made(*arguments).double())
-    taken = interference.recalibration_images
-    monkeypatch.setattr(interference, "recalibration_images", lambda *arguments: taken(*arguments).double())
+    double_measurements(monkeypatch)
+    double_images(monkeypatch, (steps, "augment"))
 
 
 def test_gradients_are_those_of_extracted_networks(trial):
@@ -192,7 +189,7 @@ def test_shared_weights_are_where_two_subnets_both_have_gradients(trial):
 
 def test_the_agreement_of_a_subnet_with_itself_is_one_in_every_layer(trial):
     shared = partial(shared_weights, SPACE)
-    table = agreement([SPACE.middle], trial.gradient, shared, trial.batches(4), interference.part_of)
+    table = agreement([SPACE.middle], trial.gradient, shared, trial.batches(4), part_of)
     known = table["agreement"].dropna()
     assert len(known) and known.to_numpy() == pytest.approx(1)
     layers = set(map(str, range(SPACE.n_layers))) - {"3", "7"}  # which the middle subnet does not have

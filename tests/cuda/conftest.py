@@ -1,16 +1,15 @@
 """What suites of CUDA graphs share."""
 
 import pytest
+from helpers import double_images
 
 from rsslib import steps
 from rsslib.cuda import graphs
-from rsslib.data import augmentation
 from rsslib.methods import Stage
 
 
 @pytest.fixture
 def double(monkeypatch):
     """float64, at learning rates that change every step and that float32, in which a graph keeps them, holds."""
-    for module in (steps, graphs):
-        monkeypatch.setattr(module, "augment", lambda *arguments: augmentation.augment(*arguments).double())
+    double_images(monkeypatch, (steps, "augment"), (graphs, "augment"))
     monkeypatch.setattr(Stage, "rate", lambda stage, epoch, step, steps: 2.0 ** -(6 + (step + epoch) % 3))

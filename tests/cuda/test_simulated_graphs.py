@@ -5,9 +5,10 @@ import weakref
 from dataclasses import dataclass
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
-from helpers import TINY, sentence, toy_data
+from helpers import TINY, double_measurements, sentence, toy_data
 from helpers import shortened as of_the_study
 from simulator import CannotCapture, SimulatedGraph, UsedAfterFree, simulated_graphs
 
@@ -15,9 +16,10 @@ from rsslib import beyond, trainer
 from rsslib.campaign.checkpoints import load_checkpoint, save_checkpoint
 from rsslib.cuda import graphs
 from rsslib.errors import InputError
+from rsslib.interference import Effort, measure
 from rsslib.machine import CAPTURING
 from rsslib.methods import METHODS, one_stage
-from rsslib.samplers import Sandwich, Uniform
+from rsslib.samplers import Alone, Sandwich, Uniform
 from rsslib.space import SearchSpace
 from rsslib.steps import TrainingState, new_optimizer
 from rsslib.trainer import start
@@ -73,6 +75,21 @@ BEYOND = (*beyond.CONTROLS, *beyond.INTERVALS, *beyond.SAMPLERS)
 @pytest.mark.parametrize("name", BEYOND)
 def test_every_method_beyond_the_papers_trains_as_single_steps_do(name):
     assert_same(*both(shortened(name, dropout=0.3)))
+
+
+def test_a_subnet_alone_trains_as_single_steps_do():
+    assert_same(*both(one_stage("alone", 2, Alone(1.5, 0), batch_size=4, dropout=0.3)))
+
+
+@pytest.mark.parametrize("name, epochs", [("rss", (1,)), ("ofa", (1, 1, 0, 0, 0, 0))])
+def test_what_graphs_trained_is_measured_as_what_single_steps_did(name, epochs, monkeypatch):
+    double_measurements(monkeypatch)
+    method, data = shortened(name, *epochs), toy_data(11)
+    effort = Effort(batches=1, gradients=3, images=2, recalibration=8)
+    expected, found = (measure(state, method, data, 0, effort, progress=False) for state in both(method))
+    for table, other in zip(expected, found, strict=True):
+        assert len(table)
+        pd.testing.assert_frame_equal(other, table, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("images, batch", [(8, 4), (9, 4), (4, 4), (6, 4)])
