@@ -179,3 +179,7 @@ def test_medians_at_the_papers_scale_are_within_a_point_and_a_half_of_the_publis
     assert f"within {gaps.abs().max():.1f} points of the published ones" in README
     assert (gaps > 0).tolist() == [True] + 5 * [False] and "above at 4 MFLOPs and below at the others" in README
     assert f"in {times['training_seconds'].sum() / 3600:.1f} hours" in README
+    assert len(PAPER) == 2 and {run.dataset for run in PAPER} == {"mnist", "cifar100"}
+    on_mnist = campaign.populations([run for run in PAPER if run.dataset == "mnist"], RESULTS)
+    medians = on_mnist.groupby("bucket")["accuracy"].median()
+    assert f"on MNIST medians from {medians.min():.1f} to {medians.max():.1f} %" in README
