@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from hypothesis import strategies as st
 
-from rsslib import evaluate, interference
+from rsslib import evaluate, interference, steps
 from rsslib.data.dataset import Dataset
 from rsslib.methods import Method, build
 from rsslib.space import Arch, Backbone, SearchSpace, StageSpec
@@ -101,10 +101,9 @@ def double_images(monkeypatch, *functions):
 
 
 def double_measurements(monkeypatch):
-    """The same for all that `rsslib.interference` measures, but for training steps."""
-    functions = ((interference, "augment"), (interference, "recalibration_images"), (evaluate, "augment"),
-                 (evaluate, "normalise"))  # fmt: skip
-    double_images(monkeypatch, *functions)
+    """The same for all that `rsslib.interference` measures."""
+    double_images(monkeypatch, *((module, "augment") for module in (interference, steps, evaluate)))
+    double_images(monkeypatch, (interference, "recalibration_images"), (evaluate, "normalise"))
 
 
 def shortened(name: str, *epochs: int, **settings) -> Method:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY, double_images, double_measurements, random_archs, random_supernet, toy_data
+from helpers import TINY, double_measurements, random_archs, random_supernet, toy_data
 
-from rsslib import steps
 from rsslib.errors import InputError
 from rsslib.interference import Effort, Trial, agreement, distance, effects, measure, part_of, shared_weights, subjects
 from rsslib.methods import build, one_stage
@@ -152,7 +151,6 @@ def trial():
 @pytest.fixture(autouse=True)
 def double(monkeypatch):
     double_measurements(monkeypatch)
-    double_images(monkeypatch, (steps, "augment"))
 
 
 def test_gradients_are_those_of_extracted_networks(trial):

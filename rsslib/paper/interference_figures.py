@@ -149,12 +149,12 @@ def figure_contrasts(families: Mapping[str, Sequence[Part]], caption: str = "") 
 
 
 def _forest(axes: Axes, parts: Sequence[Part], label: str) -> None:
-    """One row a part, the first above: estimate and interval, hollow where one seed was run."""
+    """One row a part, the first above: estimate and interval, hollow where that is over subnets alone."""
     axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
     for y, part in enumerate(parts):
         margin = part.high() - part.estimate
         axes.errorbar(part.estimate, y, xerr=margin, marker="o", markersize=3.5, color=INK, capsize=2, linewidth=1,
-                      markerfacecolor="white" if part.seeds == 1 else INK)  # fmt: skip
+                      markerfacecolor="white" if part.degrees and part.seeds == 1 else INK)  # fmt: skip
     axes.set_yticks(range(len(parts)), [part.label for part in parts])
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.set_xlabel(label)
