@@ -134,13 +134,15 @@ def evaluate_population(
     data: Dataset,
     description: str = "evaluate",
     progress: bool = True,
+    counts: list[Tensor] | None = None,
     before_each: Callable[[], object] = lambda: None,
 ) -> pd.DataFrame:
     """Test accuracy of every subnet of `population`, a list of (bucket in MFLOPs, architecture).
 
     To choose among subnets, use the images held out from training instead:
     `dataclasses.replace(data, x_test=data.x_val, y_test=data.y_val)`. `before_each` is called before every subnet and
-    ends the evaluation by raising.
+    ends the evaluation by raising. Correct answers (int64 [] on the data's device) are added to `counts`, subnet by
+    subnet; an evaluation that was given those of an earlier one goes on after them.
 
     Returns one row a subnet: bucket, subnet (number within its bucket), mflops, kernel, expand, depth (settings
     joined by "-"), accuracy (percent of the test images).
@@ -150,8 +152,10 @@ def evaluate_population(
         raise InputError(f"{data.name} has no test images: expected at least one")
     with own_stream(data.device):
         recalibration, test = recalibration_images(data), LabelledBatches(data.x_test, data.y_test, data)
-        counts = []
-        for _, arch in progress_bar(population, progress, desc=description, unit="subnet"):
+        counts = [] if counts is None else counts
+        left = population[len(counts) :]
+        at = {"initial": len(counts), "total": len(population)}
+        for _, arch in progress_bar(left, progress, desc=description, unit="subnet", **at):
             before_each()
             counts.append(correct_answers(supernet, arch, test, recalibration))
     table = pd.DataFrame({"bucket": [float(bucket) for bucket, _ in population]})

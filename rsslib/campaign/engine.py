@@ -1,5 +1,6 @@
 """Making runs finished: load what is there, go on with what was interrupted, train and evaluate what is missing."""
 
+import json
 import math
 import pickle
 import pickletools
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from rsslib import files
 from rsslib.campaign.checkpoints import checkpoints, identity_of, load_checkpoint, save_checkpoint
@@ -323,7 +325,8 @@ def _complete(run: Run, folder: Path, settings: Settings) -> bool:
                 state.supernet.load_state_dict(read_tensors(folder / WEIGHTS, record))
             elif not _train(run, folder, record, state, images, settings):
                 return False
-            _evaluate(run, folder, record, state.supernet, images, settings)
+            if not _evaluate(run, folder, record, state.supernet, images, settings):
+                return False
             del state
         return not to_measure(run, settings) or measure_run(
             run, folder, record, new_state, images, settings, lambda: _is_time(settings)
@@ -397,37 +400,64 @@ def _machines(record: dict, here: dict, run: Run) -> dict:
     return {key: f"{name} ({run.name})" for key, name in names.items()} | {"machines": machines}
 
 
-def _check_interrupt() -> None:
-    if _stop.is_set():  # in a thread, which no signal reaches
-        raise KeyboardInterrupt
+class _TimeIsUp(Exception):
+    pass
 
 
-def _evaluate(run: Run, folder: Path, record: dict, supernet: SuperNet, images: Dataset, settings: Settings) -> None:
-    """Evaluate the population and the anchors."""
-    record["status"] = "trained"
+def _evaluate(run: Run, folder: Path, record: dict, supernet: SuperNet, images: Dataset, settings: Settings) -> bool:
+    """Evaluate the population and the anchors, from where it was interrupted; returns False if the deadline came first.
+
+    What was counted so far is in the record, as "evaluated".
+    """
+    hardware = environment(images.device)["hardware"]
+    of = files.sha256(json.dumps([record["sha256"][WEIGHTS], record["config"]["evaluation"], hardware]).encode())
+    evaluated = record.get("evaluated", {})
+    if evaluated.get("of") != of:
+        evaluated = {"of": of, "correct": [], "seconds": 0.0}
+    record |= {"status": "trained", "evaluated": evaluated}
     write_record(folder, record)  # before the population changes: the record of a finished run vouches for it
     for checkpoint in checkpoints(folder):
         checkpoint.unlink()
-    began = time.perf_counter()
+    began, earlier, saved = time.perf_counter(), evaluated["seconds"], time.monotonic()
+    counts = list(torch.tensor(evaluated["correct"], dtype=torch.int64, device=images.device))
+
+    def keep() -> None:
+        evaluated["correct"] = torch.stack(counts).tolist() if counts else []
+        evaluated["seconds"] = earlier + time.perf_counter() - began
+        write_record(folder, record)
+
+    def before_each() -> None:
+        nonlocal saved
+        if _stop.is_set():  # in a thread, which no signal reaches
+            raise KeyboardInterrupt
+        if _is_time(settings):
+            raise _TimeIsUp
+        if time.monotonic() - saved >= settings.checkpoint_seconds:
+            keep()
+            saved = time.monotonic()
+
     subnets = population_of(run)
-    populations = {
-        "evaluate": [(bucket, arch) for (bucket, _), arch in subnets.items()],
-        "anchors": anchors(supernet.space),
-    }
-    table, beside = (
-        evaluate_population(
-            supernet.eval(), population, images, f"{run.label}: {what}", settings.progress, _check_interrupt
+    population = [*((bucket, arch) for (bucket, _), arch in subnets.items()), *anchors(supernet.space)]
+    try:
+        both = evaluate_population(
+            supernet.eval(), population, images, f"{run.label}: evaluate", settings.progress, counts, before_each
         )
-        for what, population in populations.items()
-    )
-    table["subnet"] = [number for _, number in subnets]
-    record |= {"status": "finished", "evaluation_seconds": time.perf_counter() - began}
-    record |= {"evaluation_hardware": environment(images.device)["hardware"], "finished": _now()}
+    except (_TimeIsUp, KeyboardInterrupt) as why:
+        keep()
+        if isinstance(why, _TimeIsUp):
+            return False
+        raise
+    table, beside = both[: len(subnets)].copy(), both[len(subnets) :].copy()
+    table["subnet"], beside["subnet"] = [number for _, number in subnets], beside.groupby("bucket").cumcount()
+    del record["evaluated"]
+    record |= {"status": "finished", "evaluation_seconds": earlier + time.perf_counter() - began}
+    record |= {"evaluation_hardware": hardware, "finished": _now()}
     record["sha256"][POPULATION] = files.write_csv(folder / POPULATION, table)
     record["sha256"][ANCHORS] = files.write_csv(folder / ANCHORS, beside)
     weights = record["sha256"][WEIGHTS]
     record["sha256"][CARD] = write_card(folder, supernet, weights, words_for_card(run, record, table, images))
     write_record(folder, record)
+    return True
 
 
 def words_for_card(run: Run, record: dict, population: pd.DataFrame, images: Dataset) -> dict:

@@ -79,6 +79,11 @@ SCHEMA = {
             "required": ["epoch", "loss", "seconds"],
             "properties": {"epoch": _COUNT, "loss": _NUMBER, "seconds": _SECONDS},
         },
+        "evaluated": {  # so far: see `_evaluate` of the engine
+            "type": "object",
+            "required": ["of", "correct", "seconds"],
+            "properties": {"of": _TEXT, "correct": {"type": "array", "items": _COUNT}, "seconds": _SECONDS},
+        },
         **_MACHINE,
     },
     "if": {"properties": {"status": {"const": "finished"}}},

@@ -24,7 +24,7 @@ class Settings:
     precision: str = "fp32"  #: on CUDA also tf32 for matrix products, or bf16 for training under autocast
     jobs: int | None = 1  #: runs at once, on CUDA in threads, else in processes; None: what the device has room for
     threads: int = 1  #: of a run on a CPU; a second one helps on an idle machine, on a busy one it slows the steps
-    time_budget: float | None = None  #: seconds until training stops between epochs, with a checkpoint; 0 only checks
+    time_budget: float | None = None  #: seconds until it stops, between epochs or subnets, and keeps all; 0 only checks
     progress: bool = True
     checkpoint_seconds: float = 20.0  #: at least, from one checkpoint to the next
     rebuild: bool = False  #: set aside what is refused, and train it anew

@@ -253,17 +253,82 @@ def test_no_checkpoint_is_written_before_its_time(tmp_path, steps):
     assert not list(run.folder(tmp_path).glob("*.safetensors"))
 
 
-def test_a_run_interrupted_in_its_evaluation_is_not_trained_again(done, tmp_path, monkeypatch):
-    run = tiny("rss")[0]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine, "evaluate_population", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
-        complete([run], tmp_path)
+@pytest.fixture
+def counted(monkeypatch):
+    """Counts evaluated subnets; the one after `last` raises `error`."""
+    count, answers = SimpleNamespace(made=0, last=10**9, error=KeyboardInterrupt()), evaluate.correct_answers
+
+    def counting(*arguments):
+        if count.made == count.last:
+            raise count.error
+        count.made += 1
+        return answers(*arguments)
+
+    monkeypatch.setattr(evaluate, "correct_answers", counting)
+    return count
+
+
+def same_tables(run, results, done) -> bool:
+    """Whether all tables of a run are those of the one that was never interrupted."""
+    here, there = run.folder(results), run.folder(done[1])
+    csv = ("population.csv", "anchors.csv")
+    return tables(here) == tables(there) and all((here / n).read_bytes() == (there / n).read_bytes() for n in csv)
+
+
+SUBNETS = 2 * TINY_BUCKETS + 3  # and the anchors
+
+
+@pytest.mark.parametrize(
+    ("last", "error", "seconds", "kept"),
+    [
+        (0, KeyboardInterrupt(), 1000, 0),
+        (1, KeyboardInterrupt(), 1000, 1),
+        (SUBNETS - 2, KeyboardInterrupt(), 1000, SUBNETS - 2),  # among the anchors
+        (3, SystemExit(), 0, 3),  # caught nowhere, as a kill
+        (3, SystemExit(), 1000, 0),
+    ],
+)
+def test_an_interrupted_evaluation_goes_on_to_the_same_result(
+    last, error, seconds, kept, done, tmp_path, monkeypatch, counted
+):
+    run, counted.last, counted.error = tiny("rss")[0], last, error
+    with pytest.raises(type(error) if isinstance(error, SystemExit) else Stopped):
+        complete([run], tmp_path, checkpoint_seconds=seconds)
     assert overview([run], tmp_path).status.tolist() == ["interrupted"]
+    assert len(read_record(run.folder(tmp_path))["evaluated"]["correct"]) == kept
     monkeypatch.setattr(engine, "train", never)
+    counted.made, counted.last = 0, 10**9
     complete([run], tmp_path)
-    assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
+    assert counted.made == SUBNETS - kept
+    assert same_tables(run, tmp_path, done) and "evaluated" not in read_record(run.folder(tmp_path))
     history = pd.read_csv(run.folder(tmp_path) / "history.csv")
     assert times([run], tmp_path).training_seconds[0] == pytest.approx(history.seconds.sum())
+
+
+def test_what_was_counted_of_other_weights_images_or_hardware_is_counted_anew(done, tmp_path, counted):
+    (run,), counted.last = tiny("rss"), 5
+    with pytest.raises(Stopped):
+        complete([run], tmp_path)
+    folder = run.folder(tmp_path)
+    record = read_record(folder)
+    record["evaluated"] = {"of": record["evaluated"]["of"][::-1], "correct": [0] * 5, "seconds": 3.0}
+    write_record(folder, record)
+    counted.made, counted.last = 0, 10**9
+    complete([run], tmp_path)
+    assert counted.made == SUBNETS and same_tables(run, tmp_path, done)
+
+
+def test_a_time_budget_stops_an_evaluation_between_subnets(done, tmp_path, monkeypatch):
+    run, clock = tiny("rss")[0], iter(range(100))  # each look at the clock takes a second
+    fake = SimpleNamespace(**{**vars(engine.time), "time": lambda: next(clock)})
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "time", fake)
+        complete([run], tmp_path, time_budget=1.5 + run.method.epochs + 3)  # one look before training, one an epoch
+    assert len(read_record(run.folder(tmp_path))["evaluated"]["correct"]) == 3
+    seconds = read_record(run.folder(tmp_path))["evaluated"]["seconds"]
+    complete([run], tmp_path)
+    assert same_tables(run, tmp_path, done)
+    assert read_record(run.folder(tmp_path))["evaluation_seconds"] > seconds > 0
 
 
 @pytest.mark.parametrize("file", ["history.csv", "weights.safetensors", "population.csv"])
