@@ -403,7 +403,22 @@ def caption(runs: Sequence[Run], times: pd.DataFrame | None = None) -> str:
     profiles, seeds = dict.fromkeys(run.profile.name for run in runs), sorted({run.seed for run in runs})
     words = [f"Profile {listed(profiles)}, seed{'s' if len(seeds) > 1 else ''} {listed(seeds)}."]
     words += [f"{listed(labels)}: {scale}." for scale, labels in scales.items()]
+    words += _stages_without_epochs(runs)
     return " ".join(words + ([] if times is None else [trained_on(times)]))
+
+
+def _stages_without_epochs(runs: Sequence[Run]) -> list[str]:
+    """A sentence for each set of stages of progressive shrinking that the schedule leaves no epoch, and whose."""
+    whose: dict[tuple[str, ...], dict[str, None]] = {}
+    for run in runs:
+        if stages := tuple(stage.name for stage in run.method.stages if stage.epochs == 0):
+            label = f"{label_of(run.method.name)} on {panel_label(run.dataset, run.backbone)}"
+            whose.setdefault(stages, {})[label] = None
+    return [
+        f"No epoch is left at this scale for {listed(stages)} of {listed(labels)}: a comparison there is one of "
+        "schedules, too."
+        for stages, labels in whose.items()
+    ]
 
 
 def _legend(

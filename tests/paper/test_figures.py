@@ -326,12 +326,21 @@ def test_figure_1_shows_the_dataset_asked_for():
 
 def test_caption_names_datasets_scale_seeds_and_hardware():
     _, times = made_up(["digits"])
-    planned = campaign.plan("smoke", methods=["ofa", "rss"], seeds=[0, 1])
+    planned = campaign.plan("smoke", methods=["rss-short", "rss"], seeds=[0, 1])
     scale = planned[0].profile.describe("digits")
     assert figures.caption(planned) == f"Profile smoke, seeds 0 and 1. Digits: {scale}."
     assert figures.caption(planned, times).endswith(f"Digits: {scale}. Trained on Abacus (executor: eager).")
     paper = figures.caption(campaign.plan("paper", seeds=[3]))
     assert "seed 3." in paper and "MNIST: 10 + 27 epochs" in paper and "CIFAR-10 and CIFAR-100: 180 + 410" in paper
+
+
+def test_caption_says_which_stages_the_schedule_leaves_no_epoch():
+    planned = campaign.plan("paper", datasets=["mnist", "fashion_mnist"], methods=["ofa", "ofa-released", "rss"])
+    assert figures.caption(planned).endswith(
+        "No epoch is left at this scale for width 1 of OFA (released code) on MNIST: a comparison there is one of "
+        "schedules, too."
+    )
+    assert "No epoch" not in figures.caption(campaign.plan("paper", datasets=["mnist"], methods=["ofa", "rss"]))
 
 
 def test_captions_are_not_in_the_image_and_are_shown_below_it(monkeypatch):
