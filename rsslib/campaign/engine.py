@@ -405,7 +405,7 @@ class _TimeIsUp(Exception):
 
 
 def _evaluate(run: Run, folder: Path, record: dict, supernet: SuperNet, images: Dataset, settings: Settings) -> bool:
-    """Evaluate the population and the anchors, from where it was interrupted; returns False if the deadline came first.
+    """Evaluate the population and the anchors, from where it was interrupted; returns False if it is time to stop.
 
     What was counted so far is in the record, as "evaluated".
     """
@@ -422,14 +422,12 @@ def _evaluate(run: Run, folder: Path, record: dict, supernet: SuperNet, images: 
     counts = list(torch.tensor(evaluated["correct"], dtype=torch.int64, device=images.device))
 
     def keep() -> None:
-        evaluated["correct"] = torch.stack(counts).tolist() if counts else []
+        evaluated["correct"] = [int(count) for count in counts]
         evaluated["seconds"] = earlier + time.perf_counter() - began
         write_record(folder, record)
 
     def before_each() -> None:
         nonlocal saved
-        if _stop.is_set():  # in a thread, which no signal reaches
-            raise KeyboardInterrupt
         if _is_time(settings):
             raise _TimeIsUp
         if time.monotonic() - saved >= settings.checkpoint_seconds:
@@ -442,10 +440,11 @@ def _evaluate(run: Run, folder: Path, record: dict, supernet: SuperNet, images: 
         both = evaluate_population(
             supernet.eval(), population, images, f"{run.label}: evaluate", settings.progress, counts, before_each
         )
-    except (_TimeIsUp, KeyboardInterrupt) as why:
+    except _TimeIsUp:
         keep()
-        if isinstance(why, _TimeIsUp):
-            return False
+        return False
+    except KeyboardInterrupt:
+        keep()
         raise
     table, beside = both[: len(subnets)].copy(), both[len(subnets) :].copy()
     table["subnet"], beside["subnet"] = [number for _, number in subnets], beside.groupby("bucket").cumcount()

@@ -211,19 +211,34 @@ def test_weights_that_stayed_elsewhere_are_an_input_error(results):
 # --- going on after an interruption
 
 
-@pytest.fixture
-def steps(monkeypatch):
-    """Counts training steps; the one after `last` raises `error`."""
-    count, step = SimpleNamespace(made=0, last=10**9, error=KeyboardInterrupt()), single_steps.train_step
+def calls_of(monkeypatch, module, name):
+    """Counts calls of a function; the one after `last` raises `error`."""
+    count, function = SimpleNamespace(made=0, last=10**9, error=KeyboardInterrupt()), getattr(module, name)
 
     def counting(*arguments):
         if count.made == count.last:
             raise count.error
         count.made += 1
-        return step(*arguments)
+        return function(*arguments)
 
-    monkeypatch.setattr(single_steps, "train_step", counting)
+    monkeypatch.setattr(module, name, counting)
     return count
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    return calls_of(monkeypatch, single_steps, "train_step")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    return calls_of(monkeypatch, evaluate, "correct_answers")
+
+
+def ticking():
+    """The module `time` with a clock that each look at advances by a second."""
+    clock = iter(range(100))
+    return SimpleNamespace(**{**vars(engine.time), "time": lambda: next(clock)})
 
 
 @pytest.mark.parametrize(  # in the first epoch, in the third, between the fourth and the fifth
@@ -251,21 +266,6 @@ def test_no_checkpoint_is_written_before_its_time(tmp_path, steps):
     with pytest.raises(KeyboardInterrupt):
         complete([run], tmp_path, checkpoint_seconds=1000)
     assert not list(run.folder(tmp_path).glob("*.safetensors"))
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """Counts evaluated subnets; the one after `last` raises `error`."""
-    count, answers = SimpleNamespace(made=0, last=10**9, error=KeyboardInterrupt()), evaluate.correct_answers
-
-    def counting(*arguments):
-        if count.made == count.last:
-            raise count.error
-        count.made += 1
-        return answers(*arguments)
-
-    monkeypatch.setattr(evaluate, "correct_answers", counting)
-    return count
 
 
 def same_tables(run, results, done) -> bool:
@@ -319,10 +319,9 @@ def test_what_was_counted_of_other_weights_images_or_hardware_is_counted_anew(do
 
 
 def test_a_time_budget_stops_an_evaluation_between_subnets(done, tmp_path, monkeypatch):
-    run, clock = tiny("rss")[0], iter(range(100))  # each look at the clock takes a second
-    fake = SimpleNamespace(**{**vars(engine.time), "time": lambda: next(clock)})
+    run = tiny("rss")[0]
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "time", fake)
+        patch.setattr(engine, "time", ticking())
         complete([run], tmp_path, time_budget=1.5 + run.method.epochs + 3)  # one look before training, one an epoch
     assert len(read_record(run.folder(tmp_path))["evaluated"]["correct"]) == 3
     seconds = read_record(run.folder(tmp_path))["evaluated"]["seconds"]
@@ -350,10 +349,9 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(file, done, tmp_pat
 
 
 def test_a_time_budget_stops_training_between_epochs(done, tmp_path, monkeypatch, steps):
-    run, clock = tiny("rss")[0], iter(range(100))  # each look at the clock takes a second
-    fake = SimpleNamespace(**{**vars(engine.time), "time": lambda: next(clock)})
+    run = tiny("rss")[0]
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "time", fake)
+        patch.setattr(engine, "time", ticking())
         complete([run], tmp_path, time_budget=3.5)  # one look before training, then one an epoch
     assert steps.made == 2 * 3
     assert overview([run], tmp_path).status.tolist() == ["interrupted"]
