@@ -30,7 +30,7 @@ from rsslib.evaluate import evaluate_population
 from rsslib.files import WEIGHTS
 from rsslib.machine import set_precision, use_threads
 from rsslib.paper.diagrams import draw_subnet
-from rsslib.paper.figures import ACCURACY, COLUMN, SIZE
+from rsslib.paper.figures import ACCURACY, COLUMN, SIZE, shade_buckets
 from rsslib.paper.style import backbone_label, label_of, panel_label, style_of
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 
@@ -326,9 +326,7 @@ class Explorer(widgets.VBox):
                 star = {"marker": "*", "markersize": 13, "color": COLOURS[name], "markeredgecolor": "white"}
                 panels[1].plot(x, self.evaluated[name], gid=f"star {name}", zorder=5, **star)
         for axes in panels:
-            for bucket in space.buckets:
-                around = bucket - 0.5 * space.growth, bucket + 0.5 * space.growth
-                axes.axvspan(*around, color="0.95", linewidth=0, zorder=0)
+            shade_buckets(axes, space)
         room = 0.07 * (high - low)
         panels[-1].set(xlabel=f"{SIZE}; grey: buckets", xlim=(low - room, high + room), xticks=space.buckets)
         return figure

@@ -190,6 +190,11 @@ class SearchSpace:
         sizes = [here + self.growth * (bucket - study) for bucket in self.backbone.buckets]
         return tuple(round(size) if size >= 10 else round(size, 1) for size in sizes)
 
+    @property
+    def half_bucket(self) -> float:
+        """Millions of MACs that a bucket reaches to either side: 0.5, and more where the buckets lie farther apart."""
+        return 0.5 * self.growth
+
     @cached_property
     def _study(self) -> "SearchSpace":
         return SearchSpace(self.backbone, self.kernels, self.expands, self.depths)
@@ -355,12 +360,11 @@ class SearchSpace:
     ) -> np.ndarray:  # fmt: skip
         """Draw `n` different subnets within `mflops` +- `tolerance` (inclusive) by rejection (section 6.1).
 
-        The tolerance is by default 0.5 at 32 pixels and grows with the resolution as the buckets do. The width of
-        every layer is locked to its minimum for the lowest of the space's buckets and to its maximum for the highest.
-        The first m of n are the same for every n >= m. Returns rows; raises InputError if the bucket holds no subnet
-        or too few are found in `max_draws` draws.
+        The tolerance is by default the space's `half_bucket`. The width of every layer is locked to its minimum for the
+        lowest of the space's buckets and to its maximum for the highest. The first m of n are the same for every
+        n >= m. Returns rows; raises InputError if the bucket holds no subnet or too few are found in `max_draws` draws.
         """
-        tolerance = 0.5 * self.growth if tolerance is None else tolerance
+        tolerance = self.half_bucket if tolerance is None else tolerance
         ends = {min(self.buckets): min(self.expands), max(self.buckets): max(self.expands)}
         locked = next(((expand,) for bucket, expand in ends.items() if bucket == mflops), None)
         low, high = round((mflops - tolerance) * 1e6), round((mflops + tolerance) * 1e6)

@@ -18,7 +18,7 @@ from rsslib import samplers
 from rsslib.errors import InputError, check_number
 from rsslib.methods import TABLE_1, Method, build
 from rsslib.network import Network
-from rsslib.paper.figures import INK, PAGE, Captioned
+from rsslib.paper.figures import INK, PAGE, Captioned, shade_buckets
 from rsslib.paper.style import backbone_label, label_of, listed, style_of
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 
@@ -27,7 +27,7 @@ FIXED, ELASTIC, ELASTIC_SE = "0.93", "#dbe9f6", "#f3b65c"  # the fill of boxes
 KERNEL_COLOURS = {3: "#d3e5f4", 5: "#7db3dc", 7: "#1f5a99"}
 DARK, LIGHT, SMALL = "#1f5a99", "#a9c9e6", 6.2
 DRAW_STYLES = ((DARK, "-", "o"), ("#c77a00", "--", "s"), ("#2a9d78", ":", "^"))
-HALF_BUCKET, BIN = 0.5, 0.1  # half of a bucket and the histogram's bins, in millions of MACs
+BIN = 0.1  # of the histogram, in millions of MACs
 NOTE = {"textcoords": "offset points", "fontsize": SMALL}
 ABOVE = {**NOTE, "xytext": (0, 2), "xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
 
@@ -69,9 +69,7 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
         trained.text(0, floor + 1.07, f"{style.label}: {len(table)} epochs", fontsize=SMALL, va="bottom")
         trained.axhline(floor - 0.08, color="0.6", linewidth=0.5)
     population = space.macs(space.to_rows([arch for _, arch in space.population(20, seed=0)])) / 1e6
-    for bucket in space.buckets:
-        around = bucket - HALF_BUCKET * space.growth, bucket + HALF_BUCKET * space.growth
-        evaluated.axvspan(*around, ymax=0.8, color="0.9", linewidth=0)
+    shade_buckets(evaluated, space, ymax=0.8)
     places = np.tile(np.linspace(0, 1, 20), len(space.buckets))
     evaluated.plot(population, places, ".", color=DARK, markersize=1.8, gid="population")
     evaluated.set(ylim=(-0.05, 1.35), xticks=space.buckets, xlabel="MFLOPs")
@@ -269,11 +267,11 @@ def bucket_shares(space: SearchSpace, sizes: Mapping[str, np.ndarray]) -> pd.Dat
 
     `drawn with` names the draw from which the study fills the bucket: the width is locked at both ends (section 6.1).
     """
-    (uniform, narrow, wide), buckets, rows = _draws(space), space.backbone.buckets, []
-    for bucket in buckets:
-        low, high = round((bucket - HALF_BUCKET) * 1e6), round((bucket + HALF_BUCKET) * 1e6)
+    (uniform, narrow, wide), half, rows = _draws(space), space.half_bucket, []
+    for bucket in space.buckets:
+        low, high = round((bucket - half) * 1e6), round((bucket + half) * 1e6)
         shares = {name: 100 * float(((low <= macs) & (macs <= high)).mean()) for name, macs in sizes.items()}
-        drawn = {min(buckets): narrow, max(buckets): wide}.get(bucket, uniform)
+        drawn = {min(space.buckets): narrow, max(space.buckets): wide}.get(bucket, uniform)
         rows.append({"bucket": bucket, **shares, "drawn with": drawn})
     return pd.DataFrame(rows).set_index("bucket")
 
@@ -283,10 +281,10 @@ def macs_distribution(space: SearchSpace, sizes: Mapping[str, np.ndarray]) -> Ca
     shares, draws = bucket_shares(space, sizes), len(next(iter(sizes.values())))
     figure = Captioned((PAGE, 4.2), layout="constrained")
     figure.caption = (
-        f"Sizes of {draws:,} draws each, in millions of multiply-accumulates (MFLOPs) for a 32×32 colour image and 100 "
-        f"classes. Above: the share in each {BIN:g} MFLOPs; dash-dotted: the smallest, middle and largest subnet. "
-        f"Below, on a log scale: the share in each bucket, {HALF_BUCKET:g} MFLOPs to either side. Filled marks: the "
-        "draw from which the bucket is filled."
+        f"Sizes of {draws:,} draws each, in millions of multiply-accumulates (MFLOPs) for a colour image of "
+        f"{space.resolution}×{space.resolution} pixels and 100 classes. Above: the share in each {BIN:g} MFLOPs; "
+        "dash-dotted: the smallest, middle and largest subnet. Below, on a log scale: the share in each bucket, "
+        f"{space.half_bucket:.3g} MFLOPs to either side. Filled marks: the draw from which the bucket is filled."
     )
     top, bottom = figure.subplots(2, 1, sharex=True)
     marks = {name: space.reference.macs(getattr(space, name)) / 1e6 for name in samplers.SIZES}
@@ -302,12 +300,12 @@ def macs_distribution(space: SearchSpace, sizes: Mapping[str, np.ndarray]) -> Ca
             bottom.plot(bucket, share, markerfacecolor=fill, gid=f"{name} {bucket}", **look)
             bottom.annotate(f"{share:.2g}", (bucket, share), (5, 0), va="center", **NOTE)
     for axes in (top, bottom):
-        for bucket in shares.index:
-            axes.axvspan(bucket - HALF_BUCKET, bucket + HALF_BUCKET, color="0.92", linewidth=0, zorder=0)
+        shade_buckets(axes, space)
     for name, size in marks.items():
         top.axvline(size, color="0.45", linewidth=0.7, linestyle="-.", zorder=1)
         top.annotate(name, (size, 1), **ABOVE)
-    bottom.set(yscale="log", ylim=(30 / draws, 400), xticks=shares.index, xlim=(edges[0] - 0.7, edges[-1] + 0.2))
+    left = min(edges[0], space.buckets[0] - space.half_bucket)
+    bottom.set(yscale="log", ylim=(30 / draws, 400), xticks=shares.index, xlim=(left - 0.2, edges[-1] + 0.2))
     bottom.set(xlabel="Subnet size (MFLOPs); grey: buckets", ylabel="Share in a bucket (%)")
     top.set(ylim=(0, None), ylabel=f"Share in {BIN:g} MFLOPs (%)")
     figure.legend(handles=handles, title=f"{draws:,} draws of", loc="outside upper center", ncols=4, frameon=False)

@@ -39,6 +39,7 @@ from rsslib.paper.summary import (
     timed,
     trained_on,
 )
+from rsslib.space import SearchSpace
 
 ACCURACY, SIZE = "Test accuracy (%)", "Subnet size (MFLOPs)"
 
@@ -69,6 +70,13 @@ def set_style() -> None:
     lines |= {"xtick.major.size": 0, "ytick.major.size": 0, "axes.grid.axis": "y", "axes.titlepad": 4.0}
     rc = {**sizes, **lines, "figure.dpi": 160, "pdf.fonttype": 42}
     sns.set_theme("paper", "whitegrid", font="DejaVu Sans", rc=rc)  # a font that comes with matplotlib
+
+
+def shade_buckets(axes: Axes, space: SearchSpace, ymax: float = 1) -> None:
+    """Grey bands where the space's buckets lie on an x axis in MFLOPs, up to `ymax` of the axes' height."""
+    for bucket in space.buckets:
+        low, high = bucket - space.half_bucket, bucket + space.half_bucket
+        axes.axvspan(low, high, ymax=ymax, color="0.92", linewidth=0, zorder=0)
 
 
 # --- Figures 3, 5 to 7 and S1 to S7: accuracy against size ------------------------------------------------------------

@@ -156,6 +156,14 @@ def test_bucket_shares_equal_a_direct_count(space):
     assert list(shares["drawn with"]) == ["smallest width, 3", *inner, "largest width, 6"]
 
 
+def test_subnets_of_larger_images_lie_in_the_bucket_they_were_drawn_for():
+    space = SearchSpace(resolution=64)
+    for bucket in space.buckets:
+        drawn = space.reference.macs(space.sample_bucket(bucket, 5, np.random.default_rng(0)))
+        shares = diagrams.bucket_shares(space, {"any width": drawn})["any width"]
+        assert shares.loc[bucket] == 100 and list(shares.index) == list(space.buckets)
+
+
 def test_bucket_bounds_are_inclusive(mobilenet):
     sizes = {"any width": np.array([3_499_999, 3_500_000, 4_500_000, 4_500_001])}
     assert diagrams.bucket_shares(mobilenet, sizes).loc[4, "any width"] == 50
