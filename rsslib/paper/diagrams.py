@@ -74,7 +74,7 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
     evaluated.plot(population, places, ".", color=DARK, markersize=1.8, gid="population")
     evaluated.set(ylim=(-0.05, 1.35), xticks=space.buckets, xlabel="MFLOPs")
     words = "accuracy of the same\nsubnets, all methods"
-    evaluated.text(space.buckets[0] - 0.5, 1.1, words, fontsize=SMALL, va="bottom")
+    evaluated.text(space.buckets[0] - space.half_bucket, 1.1, words, fontsize=SMALL, va="bottom")
     count, power = f"{space.cardinality:.0e}".split("e+")
     supernet.set(xlabel=f"${count} \\times 10^{{{power}}}$ subnets,\none set of weights")
     most, stages = max(layer.index for layer in space.layers), len(space.backbone.stages)
