@@ -12,7 +12,7 @@ intervals are for these images, which all subnets share.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,7 +23,7 @@ from scipy import stats
 
 from rsslib.campaign.runs import PROFILES
 from rsslib.errors import InputError, choose
-from rsslib.paper.style import BASELINES, label_of
+from rsslib.paper.style import BASELINES
 
 MOBILENET, PROXYLESS = "mobilenet_v3", "proxylessnas"
 TAIL = 0.025  # error rate on either side of an interval
@@ -43,6 +43,7 @@ class Part:
     error: float = math.nan  # standard error
     degrees: int = 0  # of freedom; 0: there is no interval
     seeds: int = 0
+    remaining: float = 0.0  # of the square of the error: what more seeds would leave, that of the subnets
     missing: tuple[str, ...] = ()  # what it needs and is not there
 
     def low(self, tail: float = TAIL) -> float:
@@ -89,25 +90,29 @@ def sign(part: Part, tail: float = TAIL) -> int:
 
 def seeds_needed(part: Part, margin: float = ENOUGH, tail: float = TAIL) -> int | None:
     """How many seeds of this spread would have intervals of no more than `margin` to either side, by default a point;
-    None for one seed, or if it were more than 100,000."""
+    None for one seed, or if it were more than 100,000: more seeds do not lessen what varies between subnets."""
     if part.seeds < 2:
         return None
-    deviation, numbers = part.error * math.sqrt(part.seeds), range(2, 100_001)
-    degrees = part.degrees / (part.seeds - 1)  # of a seed: several where the spread is that of many methods
+    of_a_seed, numbers = part.seeds * max(0.0, part.error**2 - part.remaining), range(2, 100_001)
 
     def reach(n: int) -> float:
-        return stats.t.isf(tail, degrees * (n - 1)) * deviation / math.sqrt(n)
+        return stats.t.isf(tail, n - 1) * math.sqrt(of_a_seed / n + part.remaining)
 
     # more seeds make it narrower: the first that is narrow enough is found by halving
     place = bisect_left(numbers, True, key=lambda n: reach(n) <= margin)
     return numbers[place] if place < len(numbers) else None
 
 
-def power(parts: Sequence[Part], margin: float = ENOUGH, what: str = f"{ENOUGH:g} point", tail: float = TAIL) -> str:
-    """How many seeds would tell all that these cannot; nothing if they tell, or if one seed has no spread."""
+def power(parts: Sequence[Part], margin: float = ENOUGH, unit: str = "point", tail: float = TAIL) -> str:
+    """How many seeds would have intervals of `margin` for all that these cannot tell; nothing if they tell, or if one
+    seed has no spread. A difference as large as the margin is then told in half of all studies."""
     unclear = [part for part in parts if part.seeds > 1 and not sign(part, tail)]
-    enough = max((n for part in unclear if (n := seeds_needed(part, margin, tail) or 0) > part.seeds), default=0)
-    return f" ({enough:,} seeds of this spread would tell {what})" if enough else ""
+    needed = [(part, seeds_needed(part, margin, tail)) for part in unclear if margin > 0]
+    within = f"intervals of ± {margin:.2g} {unit}".rstrip()
+    if any(n is None for _, n in needed):
+        return f" (not even 100,000 seeds of this spread would have {within})"
+    enough = max((n for part, n in needed if n and n > part.seeds), default=0)
+    return f" ({enough:,} seeds of this spread would have {within})" if enough else ""
 
 
 # {method on the hardest dataset, (dataset, method) or, if not MobileNetV3, (dataset, method, backbone): weight}
@@ -219,30 +224,31 @@ class Evidence:
                 seeds[seed] = accuracy.to_numpy(float).reshape(len(sizes), -1)
 
     def contrast(
-        self, label: str, terms: Terms, statistic: Statistic = mean, between: tuple[float, int] | None = None
+        self, label: str, terms: Terms, statistic: Statistic = mean, of_seeds: Collection[int] | None = None
     ) -> Part:
-        """A statistic summed over `terms`; mean over the seeds that all of them have.
+        """A statistic summed over `terms`; mean over the seeds that all of them have, of those named if any are.
 
-        Subnets of different backbones are drawn independently. `between`: the variance between seeds and its degrees
-        of freedom; by default those of the contrast itself.
+        Subnets of different backbones are drawn independently.
         """
         full = {(self.hardest, term) if isinstance(term, str) else term: w for term, w in terms.items()}
         runs = {(dataset, *(other or (MOBILENET,)), method): w for (dataset, method, *other), w in full.items()}
         names = {run: f"{run[2]} on {run[0]}" + f" with {run[1]}" * (run[1] != MOBILENET) for run in runs}
         if missing := tuple(names[run] for run in runs if run not in self._accuracy):
             return Part(label, missing=missing)
-        seeds = sorted(set.intersection(*(set(self._accuracy[run]) for run in runs)))
+        common = set.intersection(*(set(self._accuracy[run]) for run in runs))
+        seeds = sorted(common if of_seeds is None else common & {*of_seeds})
         if not seeds:
             return Part(label, missing=(f"a seed common to {' and '.join(names.values())}",))
         values = np.array([sum(w * self._resampled(r, seed, statistic) for r, w in runs.items()) for seed in seeds])
         each, drawn, n = values[:, 0], values[:, 1:], len(seeds)
-        variance, degrees = drawn.mean(0).var(ddof=1), min(self._mflops[run[1]].shape[1] for run in runs) - 1
+        of_subnets, degrees = drawn.mean(0).var(ddof=1), min(self._mflops[run[1]].shape[1] for run in runs) - 1
+        between = 0.0
         if n > 1:
             both = (drawn - each[:, None]).var(0, ddof=1).mean() / n
-            of_seeds, degrees = between or (each.var(ddof=1), n - 1)
-            variance = of_seeds / n + max(0.0, variance - both)
+            between, of_subnets, degrees = each.var(ddof=1) / n, max(0.0, of_subnets - both), n - 1
         # rounded, so that equal numbers differ by nothing
-        return Part(label, float(each.mean().round(9)) + 0.0, float(np.sqrt(variance).round(9)), degrees, n)
+        estimate, error = float(each.mean().round(9)) + 0.0, float(np.sqrt(between + of_subnets).round(9))
+        return Part(label, estimate, error, degrees, n, float(of_subnets))
 
     def lead(
         self, label: str, better: str, worse: str, statistic: Statistic = mean, dataset: str = "",
@@ -251,24 +257,6 @@ class Evidence:
         """By how much a statistic of one method exceeds another's, on the hardest dataset if none is named."""
         dataset = dataset or self.hardest
         return self.contrast(label, {(dataset, better, backbone): 1, (dataset, worse, backbone): -1}, statistic)
-
-    def leads(self, best: str, others: Sequence[str], statistic: Statistic = mean) -> dict[str, Part]:
-        """By how much a statistic of one method exceeds that of each other, on the hardest dataset, with the variance
-        between seeds that any two of all these methods have on average: few seeds have a spread that is known badly.
-
-        Twice the mean square of what neither a method nor a seed explains, on the seeds that all have, which are
-        complete blocks; (methods - 1) (seeds - 1) degrees of freedom (Fisher, 1935). Assumes that all vary alike.
-        """
-        runs = [self._accuracy.get((self.hardest, MOBILENET, name), {}) for name in (best, *others)]
-        seeds = sorted(set.intersection(*map(set, runs)))
-        between = None
-        if others and len(seeds) > 1:
-            values = np.array([[statistic(run[seed], self._mflops[MOBILENET]) for seed in seeds] for run in runs])
-            rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
-            degrees = len(others) * (len(seeds) - 1)
-            between = 2 * float((rest**2).sum()) / degrees, degrees
-        labels = {name: f"{label_of(best)} minus {label_of(name)}" for name in others}
-        return {name: self.contrast(labels[name], {best: 1, name: -1}, statistic, between) for name in others}
 
     def _resampled(self, run: tuple[str, str, str], seed: int, statistic: Statistic) -> np.ndarray:
         """A statistic of one population, then of every resample of its subnets: [1 + resamples]."""

@@ -308,8 +308,9 @@ def _effect_words(row) -> str:
     does = f" {does}" if row.others.degrees else ""
     ratio = "" if math.isnan(row.ratio) else f", {row.ratio:.2f} of what it does to itself"
     distance = f"; correlation with distance {told(row.distance, '')}" if row.distance.seeds else ""
-    loss, needed = told(row.others, "", "+.2g"), power([row.others], abs(row.others.estimate), "as little")
-    return f"{SPAN[row.length]} on one subnet{does}: others' loss falls by {loss}{needed}{ratio}{distance}"
+    loss, needed = told(row.others, "", "+.2g"), power([row.others], abs(row.others.estimate), "")
+    harmed = f"; {100 * row.harmed:.0f} % of pairs are harmed"
+    return f"{SPAN[row.length]} on one subnet{does}: others' loss falls by {loss}{needed}{ratio}{harmed}{distance}"
 
 
 def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
@@ -320,7 +321,7 @@ def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
         said = []
         for row in (first, last):
             part, when = row["agreement"], f"at {100 * row['share']:.0f} % of training"
-            words = f"by {told(part, '')}{power([part], abs(part.estimate), 'as much from 0')} {when}"
+            words = f"by {told(part, '')}{power([part], abs(part.estimate), '')} {when}"
             said.append(words if part.seeds else f"by what the noise of batches hides {when}")
         yield (
             f"**Gradients** of different subnets of {label_of(method)} on the weights that they share agree "

@@ -8,13 +8,22 @@ import pandas as pd
 from rsslib.campaign.resources import memory_of_a_run
 from rsslib.campaign.runs import Run
 from rsslib.paper.evidence import ENOUGH, TAIL, Evidence, Part, over_seeds, power, sign, told
-from rsslib.paper.style import method_styles
+from rsslib.paper.style import label_of, method_styles
 from rsslib.paper.summary import MACHINE, timed
 
 
+def on_common_seeds(population: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the seeds that all methods have, or all rows if there is no such seed."""
+    methods = population.groupby("seed")["method"].transform("nunique")
+    common = population[methods == population["method"].nunique()]
+    return common if len(common) else population
+
+
 def comparison(population: pd.DataFrame) -> pd.DataFrame:
-    """A row for each method and size: method, bucket, mean and best (percent, means over seeds)."""
-    by_seed = population.groupby(["method", "bucket", "seed"], sort=False)["accuracy"].agg(["mean", "max"])
+    """A row for each method and size: method, bucket, mean and best (percent, means over the seeds that all have)."""
+    by_seed = (
+        on_common_seeds(population).groupby(["method", "bucket", "seed"], sort=False)["accuracy"].agg(["mean", "max"])
+    )
     table = by_seed.groupby(["method", "bucket"], sort=False).mean().reset_index()
     return table.rename(columns={"max": "best"})
 
@@ -50,23 +59,24 @@ def took(times: pd.DataFrame) -> pd.Series:
 
 def accuracies(population: pd.DataFrame) -> pd.Series:
     """Mean accuracy of each method in percent, the best first: over the seeds that all have, if there are any."""
-    means = population.groupby(["seed", "method"])["accuracy"].mean().unstack()
-    common = means.dropna()
-    return (common if len(common) else means).mean().sort_values(ascending=False)
+    by_seed = on_common_seeds(population).groupby(["method", "seed"])["accuracy"].mean()
+    return by_seed.groupby("method").mean().sort_values(ascending=False)
 
 
 def leads_of_best(population: pd.DataFrame, evidence: Evidence) -> dict[str, Part]:
-    """By how much the best of `accuracies` leads each other method, as `Evidence.leads` has it; the next best first."""
+    """By how much the best of `accuracies` leads each other method, on the same seeds; the next best first."""
     best, *others = accuracies(population).index
-    return evidence.leads(best, others)
+    seeds = on_common_seeds(population)["seed"].unique()
+    label = f"{label_of(best)} minus {{}}".format
+    return {name: evidence.contrast(label(label_of(name)), {best: 1, name: -1}, of_seeds=seeds) for name in others}
 
 
 def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evidence) -> str:
     """Which method to use, from the numbers: the most accurate on average or, of those that are shown to be less than
     a point below it, the one that trains fastest. With one seed nothing can be told.
 
-    That a method cannot be told from the best is no reason to use it: few seeds tell little. Leads are those
-    of `leads_of_best`, their limits Bonferroni's over all of them, for the best was chosen as the best.
+    That a method cannot be told from the best is no reason to use it: few seeds tell little. Leads are those of
+    `leads_of_best`, their limits Bonferroni's over all pairs of methods, for the best was chosen as the best.
     """
     styles, means = method_styles(population["method"]), accuracies(population)
     best, mean, leads = means.index[0], means.iloc[0], leads_of_best(population, evidence)
@@ -76,7 +86,7 @@ def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evid
             f"{styles[best].label} has the best mean accuracy, {mean:.1f} %; with one common seed nothing "
             "can be recommended."
         )
-    tail, clock = TAIL / max(1, len(leads)), took(times)
+    tail, clock = TAIL / max(1, math.comb(len(means), 2)), took(times)
     close = [method for method, part in leads.items() if part.high(tail) < ENOUGH]
     below = [method for method, part in leads.items() if method not in close and sign(part, tail) > 0]
     unclear = [method for method in leads if method not in (*close, *below)]
@@ -96,8 +106,7 @@ def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evid
     if unclear:
         parts = [leads[method] for method in unclear]
         text += f" Not told from it with {seeds} seeds: {labels(unclear)}{power(parts, tail=tail)}."
-    alike = " Intervals assume that all methods vary alike from seed to seed." if len(leads) > 1 else ""
-    return text + alike
+    return text
 
 
 def per_seed(population: pd.DataFrame) -> list[Part]:

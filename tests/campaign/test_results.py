@@ -96,21 +96,25 @@ def test_the_committed_figure_is_what_the_runs_draw(name, tmp_path):
     with Image.open(tmp_path / f"{name}.png") as drawn, Image.open(FIGURES / f"{name}.png") as committed:
         assert drawn.size == committed.size
         gaps = np.abs(np.asarray(drawn.convert("L"), float) - np.asarray(committed.convert("L"), float))
-        assert gaps.mean() < 1  # of 255
+        assert (gaps > 60).mean() < 0.0003  # of 255; the medians of one size moved by a point change more
 
 
 def test_the_readme_tells_what_the_runs_say_of_each_claim_on_the_main_results():
     study = claims.study("quick", seeds=[0, 1, 2])
     decided = claims.decide(*claims.tables(study, RESULTS), "quick")
-    told: dict[str, list[str]] = {}
+    cells_of: dict[str, list[str]] = {}
     for claim in decided:
         statement = claim.statement
         of_main = set(statement.figure.split(", ")) <= {"figure_1", "figure_3", "figure_4"}
         if of_main and statement.role == "claim" and claim.verdict != "not run":
             interval = f"{claim.estimate:.2f} {statement.unit}, {claim.low:.2f} to {claim.high:.2f}"
-            told.setdefault(statement.text, []).append(f"{interval}: {claim.direction} |")
-    rows = [" ".join([f"| {text} |", *cells, *["|"] * (2 - len(cells))]) for text, cells in told.items()]
+            cells_of.setdefault(statement.text, []).append(f"{interval}: {claim.direction} |")
+    rows = [" ".join([f"| {text} |", *cells, *["|"] * (2 - len(cells))]) for text, cells in cells_of.items()]
     assert len(rows) >= 6 and f"| --- | --- | --- | {' '.join(rows)} Rows are of `quick`" in README
+    (drop,) = [claim for claim in decided if claim.statement.number == "17"]
+    above, below = drop.parts
+    (points, limits), allowed = told(above).split(" ", 1), above.estimate + below.estimate
+    assert f"a drop of {points} points {limits} leaves of the {allowed:.2f} that are reasonable" in README
 
 
 def turned(part):
@@ -138,12 +142,19 @@ def test_the_readme_tells_what_was_measured_of_interference_half_way_through_tra
     effects, agreement = campaign.interference_tables(measured, RESULTS)
     half, agreed = interference.effect_parts(effects), interference.agreement_parts(agreement)
     after = half[(half["share"] == 0.5) & (half["length"] == "epoch")].set_index("method")["others"]
-    lowers = "others' loss by {} in RSS and {} in OFA: it helps"
+    lowers = "others' loss by {} in RSS and {} in OFA: it helps on average"
     assert lowers.format(*(told(after[method], ".3f") for method in ("rss", "ofa"))) in README
     assert after["rss"].low() > 0 and after["ofa"].low() > 0
+    in_epoch = half[(half["share"] == 0.5) & (half["length"] == "epoch")].set_index("method")["harmed"]
+    assert f"and harms {100 * in_epoch['rss']:.0f} % and {100 * in_epoch['ofa']:.0f} % of pairs." in README
+    supernet, kernel, *smaller = measured[0].method.stages  # what half way is in
+    assert measured[0].method.name == "ofa" and supernet.epochs + kernel.epochs >= sum(s.epochs for s in smaller)
+    at_the_end = half[(half["share"] == 0.95) & (half["length"] == "step")].set_index("method")["others"]
+    assert sign(at_the_end["ofa"]) == -1 and sign(at_the_end["rss"]) == 0
+    assert "at 95 % a step harms others in OFA" in README
     pooled = agreed[agreed["share"] == 0.5].set_index("method")["agreement"]
     assert {part.seeds for part in (*after, *pooled)} == {5} and "over five seeds" in README
-    assert f"agree by {told(pooled['rss'])} in RSS and {told(pooled['ofa'])} in OFA" in README
+    assert f"agree half way by {told(pooled['rss'])} in RSS and {told(pooled['ofa'])} in OFA" in README
 
 
 def test_the_readme_tells_what_a_second_subnet_and_the_time_that_a_draw_holds_change():
@@ -159,7 +170,7 @@ def test_the_readme_tells_what_a_second_subnet_and_the_time_that_a_draw_holds_ch
     assert all(part.low() < 0 < part.high() for part in draws)
     differences = listed(map(told, draws))
     assert f"cannot be told from one that holds for an epoch: minus it, {differences} points; " in README
-    assert f"points; {max(map(seeds_needed, draws))} seeds would tell a point" in README
+    assert f"points; {max(map(seeds_needed, draws))} seeds would tell to a point" in README
 
 
 def test_the_readme_tells_which_method_the_runs_recommend():
