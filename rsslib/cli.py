@@ -17,7 +17,7 @@ from rsslib import campaign
 from rsslib.campaign.runs import OVERRIDABLE, PROFILES, Run, by_worth, epochs_rule, output_folder, plan, scaled
 from rsslib.campaign.settings import Settings
 from rsslib.data.readers import check_name, training_images
-from rsslib.errors import InputError, choose
+from rsslib.errors import InputError, choose, one_line
 from rsslib.files import (
     check_folder,
     check_output,
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser().parse_args(arguments))
     try:
         for folder in options.keys() & set(FOLDERS):
-            options[folder] = str(options[folder] or project_folder() / {"results": "data/results"}.get(folder, folder))
+            if options[folder] is None:
+                options[folder] = str(project_folder() / {"results": "data/results"}.get(folder, folder))
             (check_writable if folder == "figures" else check_folder)(options[folder], folder)
         with system_errors():
             return options.pop("work")(options)
@@ -175,7 +176,7 @@ def run_of(options: dict) -> Run:
     """The run that was named, at the scale of its profile with what was changed of it."""
     known = PROFILES[choose(options["profile"], PROFILES, "profile")]
     changed = {name: options[name] for name in OVERRIDABLE if options[name] is not None}
-    dataset = options["dataset"] or known.datasets[-1]
+    dataset = known.datasets[-1] if options["dataset"] is None else options["dataset"]
     (run,) = plan(
         scaled(known.fitted(dataset, options["data"]), **changed), [dataset], [options["method"]], options["backbone"],
         [options["seed"]], resolution=options["resolution"], data=options["data"],
@@ -342,7 +343,9 @@ def export_run(options: dict) -> int:
         except InputError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:  # those of pandas are ValueErrors
-            raise InputError(f"{options['front']} is not a table that `rsslib search` wrote ({error})") from None
+            raise InputError(
+                f"{options['front']} is not a table that `rsslib search` wrote ({one_line(error)})"
+            ) from None
     elif budget_of(options):
         raise InputError("a budget chooses from the table of a search: give it as --front, made by `rsslib search`")
     _, supernet, images = trained_of(options)
@@ -356,9 +359,15 @@ def export_run(options: dict) -> int:
 
 
 def predict_images(options: dict) -> int:
-    """Print the class of every image."""
-    from rsslib.deploy.predicting import predict
+    """Print the class of every image, and what is wrong with those that are none."""
+    from rsslib.deploy.predicting import open_model
 
-    for prediction in predict(options["model"], options["images"]):
-        print(f"{prediction.path}: {prediction.label} ({100 * prediction.probability:.1f} %)")
-    return 0
+    model, status = open_model(options["model"]), 0
+    for path in options["images"]:
+        try:
+            prediction = model.predict(path)
+            print(f"{prediction.path}: {prediction.label} ({100 * prediction.probability:.1f} %)", flush=True)
+        except InputError as error:
+            print(f"rsslib: {error}", file=sys.stderr)
+            status = 2
+    return status

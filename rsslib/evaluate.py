@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rsslib.data.augmentation import Augmentation, augment, draw_augmentation, normalise, parts
-from rsslib.data.dataset import Dataset
+from rsslib.data.dataset import Dataset, check_images
 from rsslib.errors import InputError
 from rsslib.machine import own_stream
 from rsslib.progress import progress_bar
@@ -148,6 +148,7 @@ def evaluate_population(
     joined by "-"), accuracy (percent of the test images).
     """
     space = supernet.space
+    check_images(space, data)
     if len(data.x_test) == 0:
         raise InputError(f"{data.name} has no test images: expected at least one")
     with own_stream(data.device):

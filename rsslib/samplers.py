@@ -20,7 +20,8 @@ class Sampler(Protocol):
     def subnets(self, space: SearchSpace, rng: np.random.Generator, epoch: int, epochs: int, steps: int) -> list[Step]:
         """The subnets of each of the `steps` steps of epoch `epoch` (from 0) of a stage of `epochs`.
 
-        Returns `steps` tuples, or a single one that holds for the whole epoch. All randomness comes from `rng`.
+        Returns `steps` tuples, or a single one that holds for the whole epoch. All randomness comes from `rng`. What
+        the sampler keeps lasts for a stage; where training goes on, the stage's earlier epochs are drawn again.
         """
         ...
 

@@ -156,6 +156,8 @@ class SearchSpace:
         self.expands = _settings("expands", expands, range(1, 13))
         most = max(stage.layers for stage in backbone.stages)
         self.depths = _settings("depths", depths, range(1, most + 1))
+        check_number(in_channels, "in_channels", 1, whole=True)
+        check_number(classes, "classes", 1, whole=True)
         self.in_channels, self.classes, self.resolution = in_channels, classes, check_resolution(resolution)
         self.layers = tuple(self._layers())
         self.n_layers = len(self.layers)
@@ -242,9 +244,11 @@ class SearchSpace:
                     f"architecture outside the space: {what} has {len(values)} values, {self.backbone.name} needs {n}"
                 )
             for i, value in enumerate(values):
-                if value not in settings:
+                if type(value) is not int or value not in settings:  # NumPy's neither become JSON nor grow
+                    kind = "" if type(value) is int else f" {type(value).__name__}"
                     raise InputError(
-                        f"architecture outside the space: {what}[{i}] is {value}, expected one of {list(settings)}"
+                        f"architecture outside the space: {what}[{i}] is{kind} {value}, expected one of "
+                        f"{list(settings)}" + " as int" * bool(kind)
                     )
         return arch
 

@@ -16,13 +16,13 @@ import torch
 
 from rsslib.cuda.graphs import GraphedSteps
 from rsslib.data.augmentation import draw_augmentation
-from rsslib.data.dataset import Dataset
+from rsslib.data.dataset import Dataset, check_images
 from rsslib.errors import InputError
 from rsslib.machine import own_stream
 from rsslib.methods import Method, Stage
 from rsslib.network import Network
 from rsslib.progress import progress_bar
-from rsslib.samplers import Step, drawn_steps, randomness, same_throughout
+from rsslib.samplers import Sampler, Step, drawn_steps, randomness, same_throughout
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps, TrainingState, new_optimizer, teacher_weights
 from rsslib.supernet import SuperNet
@@ -60,10 +60,17 @@ def train(
     `processor_clock`). Then `after_epoch` is called; if it returns True, or raises, training ends and the state can go
     on later.
 
-    Raises FloatingPointError at the end of an epoch in which a loss was not finite, and what `samplers.drawn_steps`
-    raises.
+    Raises FloatingPointError at the end of an epoch in which a loss was not finite, InputError for images that the
+    supernet does not take, a state that `method` does not come through and a sampler that does not draw the same
+    subnets again, and what `samplers.drawn_steps` raises.
     """
     space, n, device = state.supernet.space, len(data.x_train), data.device
+    check_images(space, data)
+    if state.stage > len(method.stages) or [row["stage"] for row in state.history] != [
+        stage.name for i, stage in enumerate(method.stages[: state.stage + 1])
+        for _ in range(stage.epochs if i < state.stage else state.epoch)
+    ]:  # fmt: skip
+        raise InputError(f"the state was trained for {len(state.history)} epochs of another method than {method.name}")
     steps = steps_per_epoch(n, method.batch_size)
     if steps == 0:
         raise InputError(f"{data.name} has {n} training images: expected at least 2, for batch norm")
@@ -77,7 +84,7 @@ def train(
             executors.close()  # that of the stage before
             if state.epoch == 0:
                 enter_stage(state, method, stage, seed)
-            sampler = copy.deepcopy(stage.sampler)  # one that keeps something stays as it was for who asks again
+            sampler = sampler_before(state, stage, stage_number, seed, steps)
             steps_of = GraphedSteps if graphs else EagerSteps
             executor = executors.enter_context(closing(steps_of(state, method, stage, data, generator)))
             for epoch in range(state.epoch, stage.epochs):
@@ -119,6 +126,29 @@ def train(
                 if after_epoch(state):
                     return state
     return state
+
+
+def sampler_before(state: TrainingState, stage: Stage, stage_number: int, seed: int, steps: int) -> Sampler:
+    """The stage's sampler, as the epochs that are done have left it: what it keeps is that of a run without a break.
+
+    Raises InputError unless it draws subnets of the same sizes again, for then a run could not be gone on with.
+    """
+    space = state.supernet.space
+
+    def mflops(sampler: Sampler, epoch: int) -> float:
+        rng, _ = randomness(seed, stage_number, epoch)
+        return mean_mflops(space, drawn_steps(sampler, space, rng, epoch, stage.epochs, steps))
+
+    sampler = copy.deepcopy(stage.sampler)  # which stays as it was for who asks again
+    done = [row["mflops"] for row in state.history[len(state.history) - state.epoch :]]
+    again = sampler if done else copy.deepcopy(sampler)
+    for epoch, before in enumerate(done or [mflops(copy.deepcopy(sampler), 0)]):
+        if not math.isclose(mflops(again, epoch), before, rel_tol=1e-6):
+            raise InputError(
+                f"the sampler {type(sampler).__name__} drew other subnets when asked again for epoch {epoch + 1} of "
+                f"stage {stage.name!r}: all its randomness has to come from rng"
+            )
+    return sampler
 
 
 def processor_clock(device: torch.device) -> Callable[[], float]:

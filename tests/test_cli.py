@@ -32,6 +32,7 @@ def run(arguments, folder):
         (["--seeds", "0", "1", "0"], "seeds holds 0 twice"),
         (["--seeds", "-1"], "seed is -1"),
         (["--subnets-per-bucket", "0"], "subnets_per_bucket is 0"),
+        (["--results", ""], "results is ''"),
         (["--jobs", "0"], "jobs is 0"),
         (["--jobs", "-2"], "jobs is -2"),
         (["--device", "gpu"], "unknown device 'gpu'"),
@@ -45,6 +46,22 @@ def test_an_option_that_cannot_be_is_one_sentence(options, said, tmp_path, capsy
     error = capsys.readouterr().err
     assert error.startswith("rsslib: ") and error.count("\n") == 1 and said in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dataset", ""], "'' cannot name"),
+        (
+            ["--subnets-per-bucket", "20000"],
+            "subnets_per_bucket is 20000: expected a whole number of at least 1 and at",
+        ),
+    ],
+)
+def test_an_option_of_a_run_that_cannot_be_is_one_sentence(options, said, tmp_path, capsys):
+    assert cli.main(["run", *options, "--results", str(tmp_path / "results"), "--data", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rsslib: ") and error.count("\n") == 1 and said in error
 
 
 def test_an_unknown_dataset_is_not_listed(tmp_path, capsys):

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models._utils import _make_divisible
 
 from rsslib.errors import InputError
-from rsslib.space import BACKBONES, SearchSpace, make_divisible
+from rsslib.space import BACKBONES, Arch, SearchSpace, make_divisible
 from rsslib.supernet import SuperNet
 
 SPACES = {name: SearchSpace(name) for name in BACKBONES}
@@ -193,6 +193,16 @@ def test_any_other_length_is_named(name, data):
     assert f"{what} has {length} values" in sentence(error) and str(len(values)) in sentence(error)
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int64, float, bool])
+def test_settings_of_another_type_than_int_are_named(kind):
+    space = SPACES["mobilenet_v3"]
+    middle = space.middle
+    wrong = Arch(middle.kernel, tuple(kind(e) for e in middle.expand), middle.depth)
+    with pytest.raises(InputError) as error:
+        space.validate(wrong)
+    assert f"expand[0] is {kind.__name__} {kind(4)}, expected one of [3, 4, 6] as int" in sentence(error)
+
+
 def test_an_architecture_of_the_other_backbone_lies_outside():
     with pytest.raises(InputError, match="proxylessnas needs 21"):
         SPACES["proxylessnas"].validate(SPACES["mobilenet_v3"].largest)
@@ -206,6 +216,8 @@ def test_an_architecture_of_the_other_backbone_lies_outside():
         ({"expands": (3, 3)}, "expands is (3, 3)"),
         ({"expands": (0,)}, "expands is (0,)"),
         ({"depths": (2, 5)}, "depths is (2, 5)"),
+        ({"in_channels": 2.5}, "in_channels is 2.5: expected a whole number of at least 1"),
+        ({"classes": 0}, "classes is 0: expected a whole number of at least 1"),
         *(({"resolution": wrong}, f"resolution is {wrong!r}: expected") for wrong in (33, 0, 256, 64.0, "64")),
     ],
 )

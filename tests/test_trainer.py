@@ -15,6 +15,7 @@ from helpers import TINY, assert_close, random_archs, random_supernet, shortened
 from rsslib import steps as single_steps
 from rsslib import trainer as training
 from rsslib.campaign.checkpoints import load_checkpoint, save_checkpoint
+from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
 from rsslib.methods import Method, Stage, build, one_stage
 from rsslib.network import Network
@@ -293,9 +294,72 @@ def test_a_sampler_gets_randomness_of_the_epoch_alone(spy):
     method = Method("two", tuple(Stage(name, 2, 0.01, Spying()) for name in "ab"), batch_size=16)
     run(method, seed=1)
     run(method, seed=1)
-    assert [call[:3] for call in seen[:4]] == [(0, 2, 3), (1, 2, 3)] * 2
-    assert seen[:4] == seen[4:]
-    assert len({number for *_, number in seen}) == 4
+    assert len(seen) == 16 and seen[:8] == seen[8:]  # a stage's first epoch is drawn twice more, to see that it can be
+    once = list(dict.fromkeys(seen))
+    assert [call[:3] for call in once] == [(0, 2, 3), (1, 2, 3)] * 2
+    assert len({number for *_, number in once}) == 4
+
+
+class Keeping:
+    """Draws from random numbers of its own, and counts."""
+
+    def __init__(self, seed):
+        self.rng, self.asked = np.random.default_rng(seed), 0
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        self.asked += 1
+        return [(space.sample_arch(self.rng, depths=space.depths[: self.asked]),)]
+
+
+class Careless:
+    def subnets(self, space, rng, epoch, epochs, steps):
+        return [(space.sample_arch(np.random.default_rng()),)]
+
+
+def test_what_a_sampler_keeps_is_that_of_a_run_without_a_break():
+    method = Method("keeping", tuple(Stage(name, 3, 0.01, Keeping(0)) for name in "ab"), batch_size=16)
+    whole = run(method)
+    state, epochs = start(SPACE, method, 0), 0
+    while epochs < method.epochs:
+        train(state, method, toy_data(), 0, lambda state: True, progress=False)
+        epochs += 1
+    assert same(weights(state), weights(whole))
+    sizes = [row["mflops"] for row in state.history]
+    assert sizes == [row["mflops"] for row in whole.history] and len(set(sizes[:3])) == 3 and sizes[:3] == sizes[3:]
+    assert method.stages[0].sampler.asked == 0
+
+
+def test_a_sampler_that_draws_other_subnets_when_asked_again_is_refused():
+    method = one_stage("careless", 2, Careless(), batch_size=16)
+    state = start(SPACE, method, 0)
+    with pytest.raises(InputError, match="drew other subnets when asked again for epoch 1 of stage"):
+        train(state, method, toy_data(), 0, progress=False)
+    assert not state.history
+    method = one_stage("keeping", 2, Keeping(0), batch_size=16)
+    state = train(start(SPACE, method, 0), method, toy_data(), 0, lambda state: True, progress=False)
+    method = one_stage("keeping", 2, Keeping(1), batch_size=16)  # as if it had been seeded by the clock
+    with pytest.raises(InputError, match="drew other subnets when asked again for epoch 1 of stage"):
+        train(state, method, toy_data(), 0, progress=False)
+    assert len(state.history) == 1
+
+
+def test_a_state_of_another_method_is_refused():
+    state = run(one_stage("long", 3, Uniform(), batch_size=16))
+    before = weights(state)
+    for other in (one_stage("short", 2, Uniform(), batch_size=16), shortened("ofa", *[1] * 6)):
+        with pytest.raises(InputError, match="the state was trained for 3 epochs of another method than"):
+            train(state, other, toy_data(), 0, progress=False)
+    assert same(weights(state), before) and len(state.history) == 3
+
+
+def test_images_of_another_shape_than_the_supernets_are_refused():
+    for space in (SearchSpace(TINY, classes=3), SearchSpace(TINY, classes=4, in_channels=1),
+                  SearchSpace(TINY, classes=4, resolution=64)):  # fmt: skip
+        state = start(space, PLAIN, 0)
+        with pytest.raises(InputError, match="32 pixels a side, 4 classes, the supernet takes"):
+            train(state, PLAIN, toy_data(), 0, progress=False)
+        with pytest.raises(InputError, match="32 pixels a side, 4 classes, the supernet takes"):
+            evaluate_population(state.supernet, [(8.0, space.middle)], toy_data(), progress=False)
 
 
 def test_every_step_has_the_rate_of_its_stage(spy):

@@ -64,7 +64,9 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
     Without a dataset or a precision, what depends on them is `UNKNOWN` and matches anything.
     """
     stages = [vars(stage) | {"sampler": sampler_identity(stage.sampler)} for stage in run.method.stages]
-    if images is None and run.dataset not in DATASETS and run.profile.epochs_for is not None:
+    if run.dataset not in DATASETS and run.profile.epochs_for is not None:
+        if images is not None:
+            raise InputError(f"{run.name} was planned without its images: give plan the same folder as `data`")
         for stage in stages:  # they would suit images of one's own that are not here; see `Profile.fitted`
             stage |= dict.fromkeys(("epochs", "first_epoch", "schedule_epochs"), UNKNOWN)
     method = {**vars(run.method), "stages": stages}

@@ -122,7 +122,7 @@ def scaled(profile: Profile, **changes: Any) -> Profile:
         if name == "learning_rate_scale":
             check_number(value, name, 1e-6)
         else:
-            check_number(value, name, 1, whole=True)
+            check_number(value, name, 1, MOST_SUBNETS if name == "subnets_per_bucket" else None, whole=True)
     changes = {name: value for name, value in changes.items() if value != getattr(profile, name)}
     words = [profile.name, *(f"{name.replace('_', '-')}-{_plain(value)}" for name, value in changes.items())]
     return dataclasses.replace(profile, **changes, name="_".join(words))

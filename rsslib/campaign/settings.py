@@ -1,6 +1,7 @@
 """How a campaign runs, as one value: folders, device, how many runs at once, how long."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Settings:
         choose(self.precision, PRECISIONS, "precision")
         if self.jobs is not None:
             check_number(self.jobs, "jobs", 1, whole=True)
-        check_number(self.threads, "threads", 1, whole=True)
+        check_number(self.threads, "threads", 1, os.cpu_count(), whole=True)
         if self.time_budget is not None:
             check_number(self.time_budget, "time_budget", 0)
         check_number(self.checkpoint_seconds, "checkpoint_seconds", 0)

@@ -124,9 +124,14 @@ def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperN
     dataset is not the one it was trained on.
     """
     settings = settings or Settings(device="cpu")
+    if (status := status_of(run, settings.results, configuration(run))) in ("missing", "training"):
+        how = {"missing": "was not trained", "training": "is not trained to its end"}[status]
+        raise InputError(
+            f"{run.name} {how} in {settings.results}: train it with `rsslib run` and the same options, or "
+            "`campaign.complete`"
+        )
     supernet, images = stored_supernet(run, settings)
-    if status_of(run, settings.results, configuration(run, images)) not in ("trained", "finished"):
-        raise InputError(f"{run.name} is not trained yet: train it first")
+    status_of(run, settings.results, configuration(run, images))  # which compares the images too
     return supernet, images
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsslib.data.readers import Rows, check_fits, check_unchanged, fingerprint, fit, held_out, read, row_order
+from rsslib.data.readers import DATASETS, Rows, check_fits, check_unchanged, fingerprint, fit, held_out, read, row_order
 from rsslib.errors import InputError, one_line
 from rsslib.files import system_errors
 from rsslib.machine import free_memory
-from rsslib.space import RESOLUTION, check_resolution
+from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -120,6 +120,10 @@ def load_dataset(
     if n_val == 0:
         raise InputError(f"{path} has {len(order)} training images, expected 5 or more: add images")
     val, order = order[:n_val], order[n_val:]
+    if name not in DATASETS and (lost := [c for i, c in enumerate(classes) if i not in train.y[order]]):
+        raise InputError(
+            f"{path}: all training images of {lost[0]!r} are among the {n_val} held out for validation: add some of it"
+        )
     order = order[: _count(train_images, len(order), "train_images", name)]
     test_order = test_order[: _count(test_images, len(test_order), "test_images", name)]
     images = len(val) + len(order) + len(test_order)
@@ -142,6 +146,18 @@ def load_dataset(
     )
 
 
+def check_images(space: SearchSpace, images: Dataset) -> None:
+    """Raise InputError unless a supernet of this space takes these images and has their classes."""
+    theirs = (images.channels, images.resolution, images.n_classes)
+    own = (space.in_channels, space.resolution, space.classes)
+    if theirs != own:
+        words = ["{} channels, {} pixels a side, {} classes".format(*values) for values in (theirs, own)]
+        raise InputError(
+            f"the images of {images.name} have {words[0]}, the supernet takes {words[1]}: give the images that it was "
+            "made for"
+        )
+
+
 def cached_dataset(
     name: str, root: str | Path, device: str, train_images: int | None = None, test_images: int | None = None,
     resolution: int = RESOLUTION,
@@ -162,7 +178,6 @@ def _count(n: int | None, available: int, what: str, name: str) -> int:
         return available
     if not isinstance(n, Integral) or isinstance(n, bool) or not 0 < n <= available:
         raise InputError(
-            f"{what} is {n!r}, expected a whole number up to the {available} that {name} has, or None for all, as the "
-            "profiles smoke and paper say"
+            f"{what} is {n!r}, expected a whole number up to the {available} that {name} has, or None for all"
         )
     return int(n)

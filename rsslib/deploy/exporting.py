@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from rsslib.data.dataset import Dataset
+from rsslib.data.dataset import Dataset, check_images
 from rsslib.deploy.predicting import FORMAT, Model, session_of
 from rsslib.errors import InputError, needed, one_line
 from rsslib.evaluate import recalibrate, recalibration_images
@@ -88,6 +88,8 @@ class Deployable(nn.Module):
         return self.network(self.normalise(images))
 
     def normalise(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            raise InputError(f"images are {images.dtype}: expected uint8, the pixels as they are, 0 to 255")
         return images.to(self.scale.dtype) * self.scale + self.shift
 
     def __repr__(self) -> str:
@@ -103,18 +105,6 @@ def card_of(space: SearchSpace, arch: Arch, dataset: str, classes: tuple[str, ..
         space.backbone.name, arch, dataset, classes, space.in_channels, space.resolution,
         space.macs(arch) / 1e6, space.parameters(arch),
     )  # fmt: skip
-
-
-def check_images(space: SearchSpace, images: Dataset) -> None:
-    """Raise InputError unless a supernet of this space takes these images and has their classes."""
-    theirs = (images.channels, images.resolution, images.n_classes)
-    own = (space.in_channels, space.resolution, space.classes)
-    if theirs != own:
-        words = ["{} channels, {} pixels a side, {} classes".format(*values) for values in (theirs, own)]
-        raise InputError(
-            f"the images of {images.name} have {words[0]}, the supernet takes {words[1]}: give the images that it was "
-            "trained for"
-        )
 
 
 def _fold(network: Network) -> None:

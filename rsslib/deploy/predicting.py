@@ -37,6 +37,16 @@ class Model:
         """float32 [N, classes] of uint8 images [N, C, R, R]."""
         return self.session.run(None, {"images": images})[0]
 
+    def predict(self, path: str | Path) -> Prediction:
+        """The most probable class of an image file; raises InputError for one that is no image. See `predict`."""
+        pixels = fit_with_pillow(
+            read_image(Path(path), grey=self.metadata["channels"] == 1), self.metadata["resolution"]
+        )
+        logits = self.logits(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))[0].astype(float)
+        weights = np.exp(logits - logits.max())
+        best = int(weights.argmax())
+        return Prediction(Path(path), self.metadata["classes"][best], float(weights[best] / weights.sum()))
+
 
 def session_of(model: bytes):
     """An onnxruntime session on one thread of a CPU."""
@@ -87,11 +97,4 @@ def predict(model: str | Path, images: Sequence[str | Path]) -> list[Prediction]
     exported model and for one that is no image.
     """
     opened = open_model(model)
-    metadata, result = opened.metadata, []
-    for path in map(Path, images):
-        pixels = fit_with_pillow(read_image(path, grey=metadata["channels"] == 1), metadata["resolution"])
-        logits = opened.logits(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))[0].astype(float)
-        weights = np.exp(logits - logits.max())
-        best = int(weights.argmax())
-        result.append(Prediction(path, metadata["classes"][best], float(weights[best] / weights.sum())))
-    return result
+    return [opened.predict(path) for path in images]

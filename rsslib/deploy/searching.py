@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rsslib import files
-from rsslib.data.dataset import Dataset
-from rsslib.deploy.exporting import check_images
+from rsslib.data.dataset import Dataset, check_images
 from rsslib.deploy.latency import LatencyTable, latency_table
 from rsslib.errors import InputError, check_number, choose, needed, one_line
 from rsslib.evaluate import LabelledBatches, correct_answers, evaluate_population, recalibration_images

@@ -1074,6 +1074,25 @@ def test_a_finished_run_on_images_of_ones_own_is_found_without_them(tmp_path):
     assert table["seconds_left"].tolist() == [0] and len(histories([unknown], tmp_path / "results")) == 17
     (other,) = tiny(profile=replace(profile, epochs_for=None))
     assert overview([other], tmp_path / "results")["status"].tolist() == ["other"]
+    with pytest.raises(InputError, match="was planned without its images: give plan the same folder as `data`"):
+        complete([unknown], tmp_path / "anew", data=tmp_path)
+
+
+def test_weights_of_a_run_that_is_not_trained_name_what_it_lacks(tmp_path, steps):
+    (run,) = tiny("rss")
+    settings = Settings(tmp_path, device="cpu")
+    with pytest.raises(InputError, match="rss/seed0 was not trained in .*: train it with `rsslib run`"):
+        trained_supernet(run, settings)
+    steps.last = 5
+    with pytest.raises(KeyboardInterrupt):
+        complete([run], tmp_path, checkpoint_seconds=0)
+    with pytest.raises(InputError, match="rss/seed0 is not trained to its end in .*: train it with `rsslib run`"):
+        trained_supernet(run, settings)
+
+
+def test_more_threads_than_processors_are_refused():
+    with pytest.raises(InputError, match="threads is 8000: expected a whole number of at least 1 and at most"):
+        Settings(threads=8000)
 
 
 def test_a_step_that_does_not_fit_into_memory_is_one_sentence(tmp_path, monkeypatch):

@@ -274,6 +274,22 @@ def test_impossible_numbers_of_images(tmp_path, what, count):
     assert f"{what} is {count!r}" in text and "up to the 40" in text
 
 
+def test_a_class_that_is_held_out_whole_is_refused(tmp_path):
+    data, refused = arrays(n_train=21, k=2), 0
+    data["y_train"][:] = np.arange(21) % 2
+    data["y_train"][-1], data["y_test"][0] = 2, 2
+    for value in range(12):  # of one pixel, which decides the place of the only image of its class
+        data["x_train"][-1, 0, 0, 0] = value
+        write(tmp_path / str(value), **data, classes=["a", "b", "rare"])
+        try:
+            loaded = load_dataset("toy", tmp_path / str(value))
+            assert loaded.y_train.tolist().count(2) == 1
+        except InputError as error:
+            refused += 1
+            assert "all training images of 'rare' are among the 4 held out for validation" in str(error)
+    assert 0 < refused < 12
+
+
 # ---- sizes
 
 

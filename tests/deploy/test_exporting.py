@@ -13,6 +13,7 @@ from helpers import TINY, assert_close, random_archs, random_supernet, sentence,
 from PIL import Image
 from torch import nn
 
+from rsslib.cli import main
 from rsslib.data.augmentation import normalise
 from rsslib.data.readers import fit, fit_with_pillow
 from rsslib.deploy import exporting
@@ -165,6 +166,24 @@ def test_a_file_that_is_no_image_is_named(exported, tmp_path):
     with pytest.raises(InputError) as error:
         predict(exported[0], [tmp_path / "notes.png"])
     assert "notes.png is not a readable image" in sentence(error)
+
+
+def test_a_file_that_is_no_image_costs_no_other_its_answer(exported, tmp_path, capsys):
+    (tmp_path / "b.png").write_text("no image")
+    files = [str(tmp_path / f"{name}.png") for name in "abc"]
+    for path in files[::2]:
+        Image.new("L", (50, 40), 128).save(path)
+    assert main(["predict", str(exported[0]), *files]) == 2
+    said = capsys.readouterr()
+    assert [line.split(": ")[0] for line in said.out.splitlines()] == files[::2]
+    assert said.err.startswith(f"rsslib: {files[1]} is not a readable image") and said.err.count("\n") == 1
+
+
+def test_pixels_that_are_not_uint8_are_refused(exported):
+    _, supernet, arch, _ = exported
+    subnet = Deployable.of(supernet, arch, DATA[3])
+    with pytest.raises(InputError, match="images are torch.float32: expected uint8"):
+        subnet(DATA[3].x_test[:2] / 255)
 
 
 def test_images_that_the_supernet_does_not_take_are_refused(exported, tmp_path):
