@@ -256,7 +256,7 @@ def test_a_sampler_of_the_readers_is_shown_by_its_repr():
 def test_schedule_table_holds_the_subnets_that_training_draws(name, mobilenet, monkeypatch):
     monkeypatch.setattr("rsslib.steps.train_step", lambda *args: torch.zeros(()))
     method, data, seed = override(build(name, 2, 9), batch_size=4), toy_data(train=12, channels=3), 3
-    history = train(start(mobilenet, method, seed), method, data, seed, progress=False).history
+    history = train(start(SearchSpace(classes=4), method, seed), method, data, seed, progress=False).history
     table = diagrams.schedule_table(method, mobilenet, steps=3, seed=seed)
     assert [row["mflops"] for row in history] == pytest.approx(list(table["mean"]))
     assert [row["learning_rate"] for row in history] == list(table["learning_rate"])
