@@ -120,9 +120,11 @@ def load_dataset(
     if n_val == 0:
         raise InputError(f"{path} has {len(order)} training images, expected 5 or more: add images")
     val, order = order[:n_val], order[n_val:]
-    if name not in DATASETS and (lost := [c for i, c in enumerate(classes) if i not in train.y[order]]):
+    lost = {*range(len(classes))} - {*train.y[order].tolist()}
+    if lost and name not in DATASETS:
         raise InputError(
-            f"{path}: all training images of {lost[0]!r} are among the {n_val} held out for validation: add some of it"
+            f"{path}: all training images of {classes[min(lost)]!r} are among the {n_val} held out for validation: add "
+            "some of it"
         )
     order = order[: _count(train_images, len(order), "train_images", name)]
     test_order = test_order[: _count(test_images, len(test_order), "test_images", name)]
