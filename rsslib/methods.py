@@ -1,7 +1,7 @@
 """Training methods as data: a method is a list of stages, and one trainer runs them all (Table 1 of the paper)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -100,6 +100,16 @@ class Method:
     def subnet_epochs(self) -> int:
         """Epochs counted once for each subnet trained in a step."""
         return self.subnet_epochs_of(self.epochs)
+
+    def stands_at(self, stage: int, epoch: int, history: Sequence[Mapping]) -> bool:
+        """Whether training by this method is at epoch `epoch` of stage number `stage`, both from 0, after the epochs of
+        `history` (rows as `rsslib.trainer.train` writes them); when all is done, at epoch 0 after the last stage."""
+        epochs = [*(stage.epochs for stage in self.stages), 0]
+        if stage > len(self.stages) or epoch >= max(1, epochs[stage]):  # a stage may have none
+            return False
+        epochs[stage:] = [epoch]
+        names = [stage.name for stage, n in zip(self.stages, epochs, strict=False) for _ in range(n)]
+        return [row["stage"] for row in history] == names
 
     def subnet_epochs_of(self, epochs: int) -> int:
         """The same of the first so many epochs."""

@@ -66,10 +66,7 @@ def train(
     """
     space, n, device = state.supernet.space, len(data.x_train), data.device
     check_images(space, data)
-    if state.stage > len(method.stages) or [row["stage"] for row in state.history] != [
-        stage.name for i, stage in enumerate(method.stages[: state.stage + 1])
-        for _ in range(stage.epochs if i < state.stage else state.epoch)
-    ]:  # fmt: skip
+    if not method.stands_at(state.stage, state.epoch, state.history):
         raise InputError(f"the state was trained for {len(state.history)} epochs of another method than {method.name}")
     steps = steps_per_epoch(n, method.batch_size)
     if steps == 0:
@@ -139,16 +136,17 @@ def sampler_before(state: TrainingState, stage: Stage, stage_number: int, seed: 
         rng, _ = randomness(seed, stage_number, epoch)
         return mean_mflops(space, drawn_steps(sampler, space, rng, epoch, stage.epochs, steps))
 
-    sampler = copy.deepcopy(stage.sampler)  # which stays as it was for who asks again
-    done = [row["mflops"] for row in state.history[len(state.history) - state.epoch :]]
-    again = sampler if done else copy.deepcopy(sampler)
-    for epoch, before in enumerate(done or [mflops(copy.deepcopy(sampler), 0)]):
-        if not math.isclose(mflops(again, epoch), before, rel_tol=1e-6):
+    sizes = [row["mflops"] for row in state.history[len(state.history) - state.epoch :]]
+    if not sizes and stage.epochs:
+        sizes = [mflops(copy.deepcopy(stage.sampler), 0)]
+    again = copy.deepcopy(stage.sampler)  # which stays as it was for who asks again
+    for epoch, size in enumerate(sizes):
+        if not math.isclose(mflops(again, epoch), size, rel_tol=1e-6):
             raise InputError(
-                f"the sampler {type(sampler).__name__} drew other subnets when asked again for epoch {epoch + 1} of "
+                f"the sampler {type(again).__name__} drew other subnets when asked again for epoch {epoch + 1} of "
                 f"stage {stage.name!r}: all its randomness has to come from rng"
             )
-    return sampler
+    return again if state.epoch else copy.deepcopy(stage.sampler)
 
 
 def processor_clock(device: torch.device) -> Callable[[], float]:

@@ -343,6 +343,15 @@ def test_a_sampler_that_draws_other_subnets_when_asked_again_is_refused():
     assert len(state.history) == 1
 
 
+def test_a_stage_without_epochs_asks_its_sampler_for_nothing():
+    class Dividing:
+        def subnets(self, space, rng, epoch, epochs, steps):
+            return [(space.uniform(3, 3, space.depths[epoch // epochs]),)]
+
+    method = Method("two", (Stage("none", 0, 0.01, Dividing()), Stage("one", 1, 0.01, Dividing())), batch_size=16)
+    assert [row["stage"] for row in run(method).history] == ["one"]
+
+
 def test_a_state_of_another_method_is_refused():
     state = run(one_stage("long", 3, Uniform(), batch_size=16))
     before = weights(state)

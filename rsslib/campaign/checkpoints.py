@@ -128,8 +128,7 @@ def _check(state: TrainingState, parts: Parts, position: dict, method: Method | 
         raise ValueError("its history is none")
     if method is None:
         return
-    epochs = [stage.epochs for stage in method.stages]
-    if len(history) != sum(epochs[:stage]) + epoch or 0 < epoch >= [*epochs, 0][stage]:  # a stage may have none
+    if not method.stands_at(stage, epoch, history):
         raise ValueError("its position is none of this method")
     taught = any(stage.distill and stage.epochs for stage in method.stages[: stage + (epoch > 0)])
     if taught and method.teacher != "largest" and not parts["teacher"]:

@@ -12,10 +12,14 @@ from rsslib.paper.style import label_of, method_styles
 from rsslib.paper.summary import MACHINE, timed
 
 
+def common_seeds(population: pd.DataFrame) -> set[int]:
+    """The seeds that all methods have."""
+    return set.intersection(*population.groupby("method")["seed"].agg(set))
+
+
 def on_common_seeds(population: pd.DataFrame) -> pd.DataFrame:
     """The rows of the seeds that all methods have, or all rows if there is no such seed."""
-    methods = population.groupby("seed")["method"].transform("nunique")
-    common = population[methods == population["method"].nunique()]
+    common = population[population["seed"].isin(common_seeds(population))]
     return common if len(common) else population
 
 
@@ -80,7 +84,7 @@ def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evid
     """
     styles, means = method_styles(population["method"]), accuracies(population)
     best, mean, leads = means.index[0], means.iloc[0], leads_of_best(population, evidence)
-    seeds = len(set.intersection(*population.groupby("method")["seed"].agg(set)))
+    seeds = len(common_seeds(population))
     if seeds < 2:
         return (
             f"{styles[best].label} has the best mean accuracy, {mean:.1f} %; with one common seed nothing "
