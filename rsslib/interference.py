@@ -19,7 +19,7 @@ from torch import Tensor
 from rsslib.data.augmentation import augment, draw_augmentation
 from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
-from rsslib.evaluate import LabelledBatches, logits_and_labels, recalibration_images
+from rsslib.evaluate import Evaluator, LabelledBatches, by_blocks, recalibration_images
 from rsslib.methods import Method
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
@@ -187,13 +187,14 @@ class Trial:
 
     def quality(self, subnets: Sequence[Arch]) -> np.ndarray:
         """float64 [subnets, 2] on validation images: minus the loss (cross-entropy), and the accuracy in percent."""
-        result = []
-        for arch in subnets:
-            judged = logits_and_labels(self.state.supernet, arch, self.judged, self.recalibration)
+        result = np.empty((len(subnets), 2))
+        evaluator = Evaluator(self.state.supernet, self.judged, self.recalibration)
+        for number in by_blocks(self.space, subnets):
+            judged = evaluator.logits_and_labels(subnets[number])
             logits, labels = (torch.cat(part) for part in zip(*judged, strict=True))
             right = int((logits.argmax(1) == labels).sum())
-            result.append((-F.cross_entropy(logits, labels).item(), 100 * right / len(labels)))
-        return np.array(result)
+            result[number] = -F.cross_entropy(logits, labels).item(), 100 * right / len(labels)
+        return result
 
     def batches(self, n: int) -> list[tuple[Tensor, Tensor]]:
         """`n` training batches, augmented: images [N, C, R, R] and labels [N]."""

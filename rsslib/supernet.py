@@ -7,7 +7,7 @@ for kernel size the transformed centre of the larger kernel.
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -67,21 +67,25 @@ class SuperNet(Network):
 
     def run(
         self, x: Tensor, arch: Arch, weights: Mapping[str, Tensor], norm: Norm, dropout: float = 0.0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None = None, after: int = 0, until: int | None = None,
     ) -> Tensor:  # fmt: skip
-        """Logits [N, classes] of images [N, in_channels, R, R], from a subnet's sliced `weights` alone."""
+        """Logits [N, classes] of images [N, in_channels, R, R], from a subnet's sliced `weights` alone.
+
+        Or a part of the way: from the maps [N, C, r, r] behind the first `after` blocks, to those behind `until`.
+        """
         net = self.space.backbone
 
         def normalise(x: Tensor, name: str) -> Tensor:
             return norm(x, name, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
-        act = getattr(F, net.stem_act)
-        x = act(normalise(F.conv2d(x, weights["stem.conv.weight"], stride=2, padding=1), "stem.bn"))
-        shortcut, act = x, getattr(F, net.first_act)
-        x = act(normalise(depthwise(x, weights["first.conv_dw.weight"], 1), "first.bn2"))
-        x = normalise(pointwise(x, weights["first.conv_pwl.weight"]), "first.bn3")
-        x = x + shortcut if net.stem_channels == net.first_channels else x
-        for i, layer, kernel, _ in self.space.active(arch):
+        if not after:
+            act = getattr(F, net.stem_act)
+            x = act(normalise(F.conv2d(x, weights["stem.conv.weight"], stride=2, padding=1), "stem.bn"))
+            shortcut, act = x, getattr(F, net.first_act)
+            x = act(normalise(depthwise(x, weights["first.conv_dw.weight"], 1), "first.bn2"))
+            x = normalise(pointwise(x, weights["first.conv_pwl.weight"]), "first.bn3")
+            x = x + shortcut if net.stem_channels == net.first_channels else x
+        for i, layer, kernel, _ in islice(self.space.active(arch), after, until):
             block, act, shortcut = f"blocks.{i}.", getattr(F, layer.act), x
             x = act(normalise(pointwise(x, weights[f"{block}conv_pw.weight"]), f"{block}bn1"))
             x = depthwise(x, kernel_weight(weights, block, kernel, self.space.kernels), layer.stride)
@@ -94,6 +98,8 @@ class SuperNet(Network):
                 x = x * F.hardsigmoid(scale)
             x = normalise(pointwise(x, weights[f"{block}conv_pwl.weight"]), f"{block}bn3")
             x = x + shortcut if layer.residual else x
+        if until is not None:
+            return x
         act = getattr(F, net.head_act)
         x = act(normalise(pointwise(x, weights["head_expand.conv.weight"]), "head_expand.bn"))
         x = pooled(x)

@@ -12,7 +12,15 @@ from torch import nn
 from rsslib import evaluate
 from rsslib.data import augmentation
 from rsslib.errors import InputError
-from rsslib.evaluate import correct_answers, evaluate_population, recalibrate, recalibration_images
+from rsslib.evaluate import (
+    Evaluator,
+    LabelledBatches,
+    by_blocks,
+    correct_answers,
+    evaluate_population,
+    recalibrate,
+    recalibration_images,
+)  # fmt: skip
 from rsslib.space import BACKBONES, SearchSpace
 from rsslib.supernet import SuperNet
 
@@ -184,12 +192,11 @@ def data():
 
 
 def test_answers_are_those_of_an_extracted_network_with_its_statistics_set(supernet, data):
-    images, recalibration = normalised(data), recalibration_images(data)
-    batches = list(zip(images.split(100), data.y_test.split(100), strict=True))
-    seen = set()
+    images, recalibration, seen = normalised(data), recalibration_images(data), set()
+    evaluator = Evaluator(supernet, LabelledBatches(data.x_test, data.y_test, data), recalibration)
     for arch in random_archs(SPACE, 6):
         expected, ties = plain_answers(supernet, arch, images, data.y_test, recalibration)
-        assert correct_answers(supernet, arch, batches, recalibration) == pytest.approx(expected, abs=ties)
+        assert correct_answers(evaluator, arch) == pytest.approx(expected, abs=ties)
         seen.add(expected)
     assert len(seen) > 3
 
@@ -222,6 +229,38 @@ def test_the_table_has_a_row_for_every_subnet(supernet, data):
         assert accuracy == pytest.approx(100 * right / 230, abs=100 * ties / 230 + 1e-9)
 
 
+def test_first_blocks_that_subnets_have_in_common_are_run_once_without_a_change_to_the_numbers(
+    supernet, data, monkeypatch
+):
+    rng, begun, real = np.random.default_rng(0), [], SuperNet.run
+    archs = [SPACE.sample_arch(rng) for _ in range(40)]
+    recalibration, test = recalibration_images(data), LabelledBatches(data.x_test, data.y_test, data)
+
+    def logits(evaluator, arch):
+        return torch.cat([x for x, _ in evaluator.logits_and_labels(arch)])
+
+    def spy(self, x, **rest):
+        begun.extend([rest["until"]] if x.shape[1:] == (3, 32, 32) else [])
+        return real(self, x, **rest)
+
+    alone = [logits(Evaluator(supernet, test, recalibration), arch) for arch in archs]
+    order = by_blocks(SPACE, archs)
+    assert sorted(order) == list(range(40))
+    for numbers in (order, range(40)):
+        evaluator = Evaluator(supernet, test, recalibration)
+        assert all(torch.equal(logits(evaluator, archs[number]), alone[number]) for number in numbers)
+    evaluator = Evaluator(supernet, test, recalibration)
+    monkeypatch.setattr(SuperNet, "run", spy)
+    for number in order:
+        logits(evaluator, archs[number])
+    firsts = {(arch.kernel[0], arch.expand[0]) for arch in archs}
+    assert 1 < len(firsts) < 40 and begun == [1] * len(firsts) * (1 + len(list(test)))
+    monkeypatch.setattr(evaluate, "MOST_BYTES", 10)  # images that are not kept, whose maps would be half as large
+    evaluator, begun[:] = Evaluator(supernet, LabelledBatches(data.x_test, data.y_test, data), recalibration), []
+    assert all(torch.equal(logits(evaluator, archs[number]), alone[number]) for number in order[:3])
+    assert begun == [None] * 3 * (1 + len(list(test)))
+
+
 def test_evaluation_repeats_exactly_in_any_order_and_mode(supernet, data):
     population = [(1, arch) for arch in random_archs(SPACE, 4)]
     first = evaluate_population(supernet, population, data, progress=False)
@@ -231,7 +270,7 @@ def test_evaluation_repeats_exactly_in_any_order_and_mode(supernet, data):
 
 def test_larger_images_go_through_in_smaller_parts_without_a_change_to_the_numbers(supernet, data, monkeypatch):
     passes, real = [], SuperNet.run
-    monkeypatch.setattr(SuperNet, "run", lambda self, x, *rest: passes.append(len(x)) or real(self, x, *rest))
+    monkeypatch.setattr(SuperNet, "run", lambda self, x, **rest: passes.append(len(x)) or real(self, x, **rest))
     bytes_of_a_pass = []
     for resolution in (32, 64, 224):
         x = torch.zeros((450, 1, 1, 1), dtype=torch.uint8).expand(450, 3, resolution, resolution)

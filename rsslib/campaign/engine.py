@@ -407,7 +407,7 @@ class _TimeIsUp(Exception):
 def _evaluate(run: Run, folder: Path, record: dict, supernet: SuperNet, images: Dataset, settings: Settings) -> bool:
     """Evaluate the population and the anchors, from where it was interrupted; returns False if it is time to stop.
 
-    What was counted so far is in the record, as "evaluated".
+    What was counted so far is in the record, as "evaluated": correct answers by subnet, null where still to be counted.
     """
     hardware = environment(images.device)["hardware"]
     of = files.sha256(json.dumps([record["sha256"][WEIGHTS], record["config"]["evaluation"], hardware]).encode())
@@ -419,10 +419,16 @@ def _evaluate(run: Run, folder: Path, record: dict, supernet: SuperNet, images: 
     for checkpoint in checkpoints(folder):
         checkpoint.unlink()
     began, earlier, saved = time.perf_counter(), evaluated["seconds"], time.monotonic()
-    counts = list(torch.tensor(evaluated["correct"], dtype=torch.int64, device=images.device))
+    subnets = population_of(run)
+    population = [*((bucket, arch) for (bucket, _), arch in subnets.items()), *anchors(supernet.space)]
+    counts = {
+        number: torch.tensor(count, device=images.device)
+        for number, count in enumerate(evaluated["correct"])
+        if count is not None
+    }
 
     def keep() -> None:
-        evaluated["correct"] = [int(count) for count in counts]
+        evaluated["correct"] = [int(counts[n]) if n in counts else None for n in range(len(population))]
         evaluated["seconds"] = earlier + time.perf_counter() - began
         write_record(folder, record)
 
@@ -434,8 +440,6 @@ def _evaluate(run: Run, folder: Path, record: dict, supernet: SuperNet, images: 
             keep()
             saved = time.monotonic()
 
-    subnets = population_of(run)
-    population = [*((bucket, arch) for (bucket, _), arch in subnets.items()), *anchors(supernet.space)]
     try:
         both = evaluate_population(
             supernet.eval(), population, images, f"{run.label}: evaluate", settings.progress, counts, before_each

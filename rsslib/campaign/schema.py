@@ -82,7 +82,11 @@ SCHEMA = {
         "evaluated": {  # so far: see `_evaluate` of the engine
             "type": "object",
             "required": ["of", "correct", "seconds"],
-            "properties": {"of": _TEXT, "correct": {"type": "array", "items": _COUNT}, "seconds": _SECONDS},
+            "properties": {
+                "of": _TEXT,
+                "correct": {"type": "array", "items": {"anyOf": [_COUNT, {"type": "null"}]}},
+                "seconds": _SECONDS,
+            },
         },
         **_MACHINE,
     },

@@ -12,7 +12,14 @@ from rsslib import files
 from rsslib.data.dataset import Dataset, check_images
 from rsslib.deploy.latency import LatencyTable, latency_table
 from rsslib.errors import InputError, check_number, choose, needed, one_line
-from rsslib.evaluate import LabelledBatches, correct_answers, evaluate_population, recalibration_images
+from rsslib.evaluate import (
+    Evaluator,
+    LabelledBatches,
+    by_blocks,
+    correct_answers,
+    evaluate_population,
+    recalibration_images,
+)
 from rsslib.machine import own_stream, use_threads
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
@@ -241,18 +248,21 @@ class Scores:
     def correct(self, rows: np.ndarray, n: int, bar=None) -> np.ndarray:
         """int64 [rows]: how many of the first `n` validation images each subnet classifies correctly."""
         keys = [("-".join(map(str, row)), n) for row in rows]  # a setting may have two digits
-        data, batches, counts = self.images, None, {}
+        data, space, counts = self.images, self.supernet.space, {}
+        new = {key: space.to_arch(row) for key, row in zip(keys, rows, strict=True) if key not in self.known}
         with own_stream(data.device):
-            for key, row in zip(keys, rows, strict=True):
-                if key not in self.known and key not in counts:
-                    if batches is None:
-                        batches = LabelledBatches(data.x_val[:n], data.y_val[:n], data)
-                    arch = self.supernet.space.to_arch(row)
-                    counts[key] = correct_answers(self.supernet, arch, batches, self.recalibration)
-                if bar is not None:
-                    bar.update()
+            if new:
+                evaluator = Evaluator(
+                    self.supernet, LabelledBatches(data.x_val[:n], data.y_val[:n], data), self.recalibration
+                )
+                scored, archs = list(new), list(new.values())
+                for number in by_blocks(space, archs):
+                    counts[scored[number]] = correct_answers(evaluator, archs[number])
+                    if bar is not None:
+                        bar.update()
             self.known |= {key: int(count) for key, count in counts.items()}
         if bar is not None:
+            bar.update(len(keys) - len(new))
             self.top = max(self.top, *(self.known[key] for key in keys))
             bar.set_postfix(best=f"{100 * self.top / n:.1f} %")
         self.made += len(counts)

@@ -10,12 +10,11 @@ from helpers import TINY, random_supernet, sentence, toy_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsslib.data.augmentation import normalise
 from rsslib.deploy import searching
 from rsslib.deploy.latency import LatencyTable
 from rsslib.deploy.searching import Candidates, Scores, chosen, hypervolume, measures, non_dominated, search
 from rsslib.errors import InputError
-from rsslib.evaluate import correct_answers, evaluate_population, recalibration_images
+from rsslib.evaluate import Evaluator, LabelledBatches, correct_answers, evaluate_population, recalibration_images
 from rsslib.space import Arch, SearchSpace
 
 SMALL = SearchSpace(TINY, kernels=(3, 5), expands=(3,), depths=(1, 2), classes=4)  # of 36 different subnets
@@ -35,14 +34,14 @@ def supernet():
 
 def brute_force(supernet, data, limit):
     """The front over all subnets up to `limit` MFLOPs by comparing every pair: {(size, correct answers)}."""
-    space, recalibration = supernet.space, recalibration_images(data)
-    batches = [(normalise(data.x_val, data.mean, data.std), data.y_val)]
+    space, batches = supernet.space, LabelledBatches(data.x_val, data.y_val, data)
+    evaluator = Evaluator(supernet, batches, recalibration_images(data))
     points = {}
     for depth in product((1, 2), repeat=2):
         for kernel in product((3, 5), repeat=4):
             arch = Arch(kernel, (3,) * 4, depth)
             if space.macs(arch) <= 1e6 * limit:
-                points[arch] = space.macs(arch) / 1e6, int(correct_answers(supernet, arch, batches, recalibration))
+                points[arch] = space.macs(arch) / 1e6, int(correct_answers(evaluator, arch))
     return {
         (size, right) for size, right in points.values()
         if not any(s <= size and r >= right and (s, r) != (size, right) for s, r in points.values())
@@ -128,7 +127,7 @@ def test_a_search_goes_on_from_what_was_scored(supernet, data, tmp_path, monkeyp
 
 def test_subnets_whose_digits_are_alike_have_scores_of_their_own(data, tmp_path, monkeypatch):
     space, asked = SearchSpace(TINY, kernels=(3,), expands=(1, 11), depths=(2,), classes=4), []
-    monkeypatch.setattr(searching, "correct_answers", lambda supernet, arch, *_: asked.append(arch) or arch.expand[0])
+    monkeypatch.setattr(searching, "correct_answers", lambda _, arch: asked.append(arch) or arch.expand[0])
     archs = [Arch((3,) * 4, expand, (2, 2)) for expand in ((1, 11, 1, 1), (11, 1, 1, 1))]
 
     def correct():
