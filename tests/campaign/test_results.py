@@ -1,5 +1,6 @@
 """Results that are committed: whole, of runs that this version still plans, and told of truly in README.md."""
 
+import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,11 @@ PROJECT = Path(__file__).parents[2]
 RESULTS, FIGURES = PROJECT / "data" / "results", PROJECT / "figures"
 README = " ".join((PROJECT / "README.md").read_text(encoding="utf-8").split())
 QUICK = campaign.plan("quick", methods=["ofa", "ofa-released", "rss", "rss-short"], seeds=[0, 1, 2])
-AT_SCALE = {"mnist": ["rss", "rss-short"], "fashion_mnist": ["rss", "rss-short"], "cifar100": ["rss-short"]}
+AT_SCALE = {
+    "mnist": ["ofa-released", "rss", "rss-short"],
+    "fashion_mnist": ["rss", "rss-short"],
+    "cifar100": ["rss-short"],
+}
 ON = {dataset: campaign.plan("paper", [dataset], methods) for dataset, methods in AT_SCALE.items()}
 PAPER = sum(ON.values(), [])
 
@@ -78,6 +83,9 @@ def tables_of_measurements(number):
 
 DRAWN = {
     "figure_3_quick": lambda: figures.population_boxes(campaign.populations(QUICK, RESULTS)),
+    "figure_1_paper": lambda: figures.figure_1(
+        campaign.populations(ON["mnist"], RESULTS), campaign.times(ON["mnist"], RESULTS), "mnist"
+    ),
     "figure_3_paper": lambda: figures.population_boxes(
         campaign.populations(PAPER, RESULTS), published=figures.published()
     ),
@@ -201,3 +209,15 @@ def test_medians_at_the_papers_scale_are_within_a_point_and_a_half_of_the_publis
     ranges = medians.groupby(["dataset", "method"]).agg(lambda of: f"{of.min():.1f} to {of.max():.1f} %")
     for dataset, name in (("fashion_mnist", "Fashion-MNIST"), ("mnist", "MNIST")):
         assert f"on {name} {ranges[dataset, 'rss-short']} (RSS's {ranges[dataset, 'rss']})" in README
+
+
+def test_the_readme_tells_what_ofa_as_released_is_at_the_papers_scale():
+    decided = claims.decide(*claims.tables(claims.study("paper", seeds=[0]), RESULTS), "paper")
+    against = {claim.statement.number: claim.parts[0] for claim in decided if claim.baseline == "ofa-released"}
+    above, faster = against["1"], against["6a"]
+    assert above.label == "MNIST" and above.seeds == faster.seeds == 1
+    stages = {run.method.name: run.method.stages for run in ON["mnist"]}["ofa-released"]
+    assert [stage.name for stage in stages if not stage.epochs] == ["width 1"]
+    limits = f"({above.low():.2f} to {above.high():.2f}, over subnets)"
+    told_of = f"without a width-1 epoch, is there {above.estimate:.2f} points below RSS {limits}"
+    assert f"{told_of}, at {math.exp(faster.estimate):.2f} times its time" in README
