@@ -20,7 +20,7 @@ from rsslib.evaluate import (
     evaluate_population,
     recalibrate,
     recalibration_images,
-)  # fmt: skip
+)
 from rsslib.space import BACKBONES, SearchSpace
 from rsslib.supernet import SuperNet
 
