@@ -11,8 +11,10 @@ from rsslib.evaluate import (
     LabelledBatches,
     by_blocks,
     correct_answers,
+    in_turn,
     recalibration_images,
 )
+from rsslib.machine import evaluation_threads, use_threads
 from rsslib.supernet import SuperNet
 
 
@@ -52,6 +54,18 @@ def main() -> None:
     seconds = {f"{name} s": sum(r[name] for r in rounds[1:]) for name in rounds[0]}
     row = {"subnets": chosen.subnets} | seconds | {"ours / official": seconds["ours s"] / seconds["official s"]}
     report(__doc__, [row], f"2,000 images for recalibration, {chosen.test_images:,} for testing, in turn.")
+
+    def at_once(threads: int) -> None:
+        each = [Evaluator(supernet, test, recalibration) for _ in range(threads)]
+        with in_turn(each, archs, correct_answers) as found:
+            assert len(list(found)) == len(archs)
+
+    archs = population[1:]
+    with use_threads(1):
+        threads = evaluation_threads(data.device)
+        if threads > 1:
+            functions = {f"{n} at once, s": lambda n=n: timed(lambda: at_once(n)) for n in (1, threads)}
+            report("The same subnets, several at once, each on one thread", [interleaved(functions, 2, 0)])
 
 
 if __name__ == "__main__":

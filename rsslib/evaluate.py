@@ -1,8 +1,11 @@
 """Evaluating subnets: recompute their batch norm statistics, then count correct answers on test images."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from queue import SimpleQueue
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 import torch
@@ -174,6 +177,43 @@ class Evaluator:
         return Maps(blocks[:until], recalibration, ((run(x, norm=norm), y) for x, y in done.labelled))
 
 
+T = TypeVar("T")
+
+
+@contextmanager
+def in_turn(
+    evaluators: Sequence[Evaluator], archs: Sequence[Arch], judge: Callable[[Evaluator, Arch], T],
+    numbers: Iterable[int] | None = None,
+) -> Iterator[Iterator[tuple[int, T]]]:  # fmt: skip
+    """The number of each subnet with what `judge(evaluator, arch)` says of it, in an order that suits evaluators.
+
+    Of several evaluators each has a thread, and what they say is the same: a subnet is one thread's. `numbers` are
+    those of the subnets that are to be judged, by default all. What is not yet begun when the block ends is left.
+    """
+    wanted = set(range(len(archs)) if numbers is None else numbers)
+    order = [number for number in by_blocks(evaluators[0].supernet.space, archs) if number in wanted]
+    if len(evaluators) == 1:  # in this thread, whose stream it may be
+        yield ((number, judge(evaluators[0], archs[number])) for number in order)
+        return
+    idle = SimpleQueue[Evaluator]()
+    for evaluator in evaluators:
+        idle.put(evaluator)
+
+    def work(number: int) -> T:
+        evaluator = idle.get()
+        try:
+            return judge(evaluator, archs[number])
+        finally:
+            idle.put(evaluator)
+
+    # a new thread takes PyTorch's number of threads for its operators from the others when it asks for it
+    with ThreadPoolExecutor(len(evaluators), initializer=torch.get_num_threads) as pool:
+        try:
+            yield zip(order, pool.map(work, order), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def correct_answers(evaluator: Evaluator, arch: Arch) -> Tensor:
     """int64 []: how many images the subnet classifies correctly after recalibration."""
     return torch.stack([(logits.argmax(1) == y).sum() for logits, y in evaluator.logits_and_labels(arch)]).sum()
@@ -187,13 +227,15 @@ def evaluate_population(
     progress: bool = True,
     counts: dict[int, Tensor] | None = None,
     before_each: Callable[[], object] = lambda: None,
+    threads: int = 1,
 ) -> pd.DataFrame:
     """Test accuracy of every subnet of `population`, a list of (bucket in MFLOPs, architecture).
 
     To choose among subnets, use the images held out from training instead:
     `dataclasses.replace(data, x_test=data.x_val, y_test=data.y_val)`. `before_each` is called before every subnet and
     ends the evaluation by raising. Correct answers (int64 [] on the data's device) are added to `counts`, by the
-    subnet's number in the population; those that an evaluation was given it does not count again.
+    subnet's number in the population; those that an evaluation was given it does not count again. `threads` subnets
+    are evaluated at once, which changes no number.
 
     Returns one row a subnet: bucket, subnet (number within its bucket), mflops, kernel, expand, depth (settings
     joined by "-"), accuracy (percent of the test images).
@@ -203,13 +245,16 @@ def evaluate_population(
     if len(data.x_test) == 0:
         raise InputError(f"{data.name} has no test images: expected at least one")
     with own_stream(data.device):
-        evaluator = Evaluator(supernet, LabelledBatches(data.x_test, data.y_test, data), recalibration_images(data))
+        images = LabelledBatches(data.x_test, data.y_test, data), recalibration_images(data)
+        evaluators = [Evaluator(supernet, *images) for _ in range(threads)]
         counts, archs = {} if counts is None else counts, [arch for _, arch in population]
-        left = [number for number in by_blocks(space, archs) if number not in counts]
+        left = [number for number in range(len(archs)) if number not in counts]
         at = {"initial": len(archs) - len(left), "total": len(archs)}
-        for number in progress_bar(left, progress, desc=description, unit="subnet", **at):
-            before_each()
-            counts[number] = correct_answers(evaluator, archs[number])
+        with in_turn(evaluators, archs, correct_answers, left) as counted:
+            for _ in progress_bar(left, progress, desc=description, unit="subnet", **at):
+                before_each()
+                number, count = next(counted)
+                counts[number] = count
     table = pd.DataFrame({"bucket": [float(bucket) for bucket, _ in population]})
     table["subnet"] = table.groupby("bucket").cumcount()
     rows = space.to_rows(archs)

@@ -19,7 +19,7 @@ from torch import Tensor
 from rsslib.data.augmentation import augment, draw_augmentation
 from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
-from rsslib.evaluate import Evaluator, LabelledBatches, by_blocks, recalibration_images
+from rsslib.evaluate import Evaluator, LabelledBatches, in_turn, recalibration_images
 from rsslib.methods import Method
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
@@ -162,8 +162,10 @@ class Trial:
     `state` is the trial's own and stays as it was after each call.
     """
 
-    def __init__(self, state: TrainingState, method: Method, data: Dataset, seed: int, effort: Effort):
-        self.state, self.method, self.data, self.effort = state, method, data, effort
+    def __init__(
+        self, state: TrainingState, method: Method, data: Dataset, seed: int, effort: Effort, threads: int = 1
+    ):
+        self.state, self.method, self.data, self.effort, self.threads = state, method, data, effort, threads
         # the stage that the last epoch was in: its optimiser and teacher are there, those of a next one are not yet
         number = state.stage if state.epoch else max(i for i in range(state.stage) if method.stages[i].epochs)
         self.stage = method.stages[number]
@@ -188,12 +190,11 @@ class Trial:
     def quality(self, subnets: Sequence[Arch]) -> np.ndarray:
         """float64 [subnets, 2] on validation images: minus the loss (cross-entropy), and the accuracy in percent."""
         result = np.empty((len(subnets), 2))
-        evaluator = Evaluator(self.state.supernet, self.judged, self.recalibration)
-        for number in by_blocks(self.space, subnets):
-            judged = evaluator.logits_and_labels(subnets[number])
-            logits, labels = (torch.cat(part) for part in zip(*judged, strict=True))
-            right = int((logits.argmax(1) == labels).sum())
-            result[number] = -F.cross_entropy(logits, labels).item(), 100 * right / len(labels)
+        supernet = self.state.supernet
+        evaluators = [Evaluator(supernet, self.judged, self.recalibration) for _ in range(self.threads)]
+        with in_turn(evaluators, subnets, loss_and_accuracy) as judged:
+            for number, (loss, accuracy) in judged:
+                result[number] = -loss, accuracy
         return result
 
     def batches(self, n: int) -> list[tuple[Tensor, Tensor]]:
@@ -268,10 +269,18 @@ class Trial:
         return full
 
 
+def loss_and_accuracy(evaluator: Evaluator, arch: Arch) -> tuple[float, float]:
+    """A subnet's cross-entropy, and its accuracy in percent."""
+    logits, labels = (torch.cat(part) for part in zip(*evaluator.logits_and_labels(arch), strict=True))
+    right = int((logits.argmax(1) == labels).sum())
+    return F.cross_entropy(logits, labels).item(), 100 * right / len(labels)
+
+
 def measure(
-    state: TrainingState, method: Method, data: Dataset, seed: int, effort: Effort, progress: bool = True
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All measurements at one point of training; `state` stays as it is.
+    state: TrainingState, method: Method, data: Dataset, seed: int, effort: Effort, progress: bool = True,
+    threads: int = 1,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """All measurements at one point of training; `state` stays as it is. `threads` subnets are judged at once.
 
     Returns two tables. Effects, a row for each length (step or epoch), trained and judged subnet (numbers among those
     of `subjects` that were taken): their sizes in MFLOPs, distance, repeats (batches), loss_effect (how much less the
@@ -279,7 +288,7 @@ def measure(
     distance.
     """
     space = state.supernet.space
-    trial, subnets = Trial(copy.copy(state), method, data, seed, effort), subjects(space)[:: effort.every]
+    trial, subnets = Trial(copy.copy(state), method, data, seed, effort, threads), subjects(space)[:: effort.every]
     mflops = [space.reference.macs(arch) / 1e6 for arch in subnets]
     away = np.array([[distance(space, a, b) for b in subnets] for a in subnets])
     steps = [

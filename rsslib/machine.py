@@ -92,6 +92,9 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
+EVALUATOR = 3 * 2**27  # bytes of a subnet that is evaluated beside others: kept maps and a pass, with 10,000 images
+
+
 @contextmanager
 def use_threads(number: int) -> Iterator[None]:
     """Have PyTorch compute with so many threads in this block or, as a decorator, function, on a CPU."""
@@ -106,6 +109,13 @@ def use_threads(number: int) -> Iterator[None]:
 def cores() -> int:
     """How many processor cores this process may use; a scheduler may leave it fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def evaluation_threads(device: torch.device, jobs: int = 1) -> int:
+    """How many subnets are evaluated at once in one of so many runs: on a CPU what it has of cores and free memory."""
+    if device.type != "cpu":
+        return 1
+    return max(1, min(cores() // torch.get_num_threads(), free_memory(device) // EVALUATOR) // jobs)
 
 
 CAPTURING = threading.Lock()  # held while a CUDA graph is captured: one at a time in a process, and nothing set up

@@ -1,9 +1,12 @@
 """rsslib.evaluate: statistics and accuracy of subnets."""
 
 import copy
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import TINY, assert_close, corners, random_archs, random_supernet, sentence, toy_data
@@ -18,9 +21,11 @@ from rsslib.evaluate import (
     by_blocks,
     correct_answers,
     evaluate_population,
+    in_turn,
     recalibrate,
     recalibration_images,
 )
+from rsslib.machine import use_threads
 from rsslib.space import BACKBONES, SearchSpace
 from rsslib.supernet import SuperNet
 
@@ -266,6 +271,60 @@ def test_evaluation_repeats_exactly_in_any_order_and_mode(supernet, data):
     first = evaluate_population(supernet, population, data, progress=False)
     again = evaluate_population(copy.deepcopy(supernet).train(), population[::-1], data, progress=False)
     np.testing.assert_array_equal(first.accuracy, again.accuracy[::-1])
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_subnets_evaluated_at_once_by_several_threads_have_the_same_numbers(supernet, data, threads):
+    population = [(1, arch) for arch in random_archs(SPACE, 12)]
+    alone = evaluate_population(supernet, population, data, progress=False)
+    counts = {3: torch.tensor(7), 8: torch.tensor(0)}
+    again = evaluate_population(supernet, population, data, progress=False, counts=counts, threads=threads)
+    new = [number for number in range(12) if number not in (3, 8)]
+    pd.testing.assert_frame_equal(again.loc[new], alone.loc[new])
+    assert again.accuracy[3] == 100 * 7 / 230 and again.accuracy[8] == 0 and len(counts) == 12
+
+
+@pytest.fixture
+def evaluators(supernet, data):
+    batches = LabelledBatches(data.x_test, data.y_test, data), recalibration_images(data)
+    return [Evaluator(supernet, *batches) for _ in range(3)]
+
+
+def test_every_evaluator_has_a_thread_which_takes_on_the_number_of_threads_of_the_operators(evaluators):
+    archs, met = random_archs(SPACE, 9), threading.Barrier(3, timeout=60)
+
+    def judge(evaluator, arch):
+        met.wait()  # or no three are at it at once
+        return evaluator, threading.get_ident(), torch.get_num_threads(), arch
+
+    for operators in (1, 2):
+        with use_threads(operators), in_turn(evaluators, archs, judge) as judged:
+            found = dict(judged)
+        assert sorted(found) == list(range(9))
+        assert [arch for *_, arch in (found[number] for number in range(9))] == archs
+        assert {n for _, _, n, _ in found.values()} == {operators}
+        assert {e for e, *_ in found.values()} == set(evaluators)
+        assert len({thread for _, thread, *_ in found.values()} - {threading.get_ident()}) == 3
+
+
+@pytest.mark.parametrize("fails", ["the judge", "the block"])
+def test_what_fails_ends_all_threads(evaluators, fails):
+    archs, begun = random_archs(SPACE, 100), []
+
+    def judge(evaluator, arch):
+        begun.append(arch)
+        time.sleep(0.01)
+        if fails == "the judge" and len(begun) > 5:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"), in_turn(evaluators, archs, judge) as judged:
+        for seen, _ in enumerate(judged):
+            if fails == "the block" and seen == 5:
+                raise RuntimeError("enough")
+    there = len(begun)
+    assert there < 50
+    time.sleep(0.05)
+    assert len(begun) == there
 
 
 def test_larger_images_go_through_in_smaller_parts_without_a_change_to_the_numbers(supernet, data, monkeypatch):

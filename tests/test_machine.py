@@ -42,3 +42,16 @@ def test_a_cuda_device_that_runs_a_kernel_is_chosen(fake_cuda, capsys):
     fake_cuda(asked.append)
     assert choose_device("auto", needed=True) == choose_device("cuda") == torch.device("cuda")
     assert asked == [torch.device("cuda", 0)] * 2 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("cores", "operators", "gigabytes", "jobs", "expected"),
+    [(8, 1, 64, 1, 8), (8, 1, 64, 3, 2), (8, 1, 64, 8, 1), (8, 1, 64, 20, 1), (8, 2, 64, 1, 4), (8, 1, 2, 1, 5),
+     (8, 1, 2, 2, 2), (8, 1, 0.1, 1, 1), (2, 8, 64, 1, 1)],
+)  # fmt: skip
+def test_subnets_are_evaluated_by_the_cores_that_a_run_has(cores, operators, gigabytes, jobs, expected, monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine, "free_memory", lambda device: int(gigabytes * 2**30))
+    with machine.use_threads(operators):
+        assert machine.evaluation_threads(torch.device("cpu"), jobs) == expected
+        assert machine.evaluation_threads(torch.device("cuda"), jobs) == 1

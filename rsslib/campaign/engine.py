@@ -45,6 +45,7 @@ from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import CARD, WEIGHTS
 from rsslib.machine import (
     choose_device,
+    evaluation_threads,
     first_line,
     free_memory,
     is_out_of_memory,
@@ -442,8 +443,9 @@ def _evaluate(run: Run, folder: Path, record: dict, supernet: SuperNet, images: 
 
     try:
         both = evaluate_population(
-            supernet.eval(), population, images, f"{run.label}: evaluate", settings.progress, counts, before_each
-        )
+            supernet.eval(), population, images, f"{run.label}: evaluate", settings.progress, counts, before_each,
+            evaluation_threads(images.device, settings.jobs or 1),
+        )  # fmt: skip
     except _TimeIsUp:
         keep()
         return False

@@ -12,7 +12,7 @@ from rsslib.campaign.schema import AGREEMENT, EFFECTS, is_measured, write_record
 from rsslib.campaign.settings import Settings
 from rsslib.data.dataset import Dataset
 from rsslib.interference import Effort, measure
-from rsslib.machine import own_stream
+from rsslib.machine import evaluation_threads, own_stream
 from rsslib.steps import TrainingState
 from rsslib.trainer import train
 
@@ -80,7 +80,8 @@ def measure_run(
         with own_stream(images.device):
             state = new_state()
             restore(state, paths[epoch].read_bytes(), identity)
-            found = measure(state, run.method, images, run.seed, effort, settings.progress)
+            threads = evaluation_threads(images.device, settings.jobs or 1)
+            found = measure(state, run.method, images, run.seed, effort, settings.progress, threads)
         for parts, table in zip(tables.values(), found, strict=True):
             table.insert(0, "share", share)
             parts.append(table)

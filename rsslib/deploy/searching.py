@@ -15,12 +15,12 @@ from rsslib.errors import InputError, check_number, choose, needed, one_line
 from rsslib.evaluate import (
     Evaluator,
     LabelledBatches,
-    by_blocks,
     correct_answers,
     evaluate_population,
+    in_turn,
     recalibration_images,
 )
-from rsslib.machine import own_stream, use_threads
+from rsslib.machine import evaluation_threads, own_stream, use_threads
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet
@@ -56,8 +56,8 @@ def search(
     first `first_images` validation images. Of them all, the 20 best by non-domination, then crowding distance, are
     scored on all validation images, and the front is taken from those scores. The test images are used once, for the
     front that is returned. Equal arguments give equal tables; with a `folder`, candidates that were scored there
-    before, also by a search that was stopped, are not scored again. On a CPU it computes on one thread: a second one
-    would change last digits, and make it several times as slow beside another busy program.
+    before, also by a search that was stopped, are not scored again. On a CPU each subnet is one thread's, of as
+    many as there are cores: within a subnet a second would change last digits, and be slow beside a busy program.
 
     Returns one row a subnet, in order of size: mflops, parameters, latency_ms (if there is a table), kernel, expand,
     depth, validation_accuracy and test_accuracy (percent); `attrs` has evaluations, seconds and, of these, scored (how
@@ -102,8 +102,9 @@ def search(
     order = np.argsort(candidates.size(rows), kind="stable")
     rows, accuracy = rows[order], accuracy[order]
     tested = evaluate_population(
-        supernet, [(0, space.to_arch(row)) for row in rows], images, f"test {images.name}", progress
-    )
+        supernet, [(0, space.to_arch(row)) for row in rows], images, f"test {images.name}", progress,
+        threads=evaluation_threads(images.device),
+    )  # fmt: skip
     table = pd.DataFrame({name: measure(rows) for name, measure in candidates.measures.items()})
     table = table.join(tested[["kernel", "expand", "depth"]])
     table["validation_accuracy"], table["test_accuracy"] = accuracy, tested["accuracy"]
@@ -252,14 +253,14 @@ class Scores:
         new = {key: space.to_arch(row) for key, row in zip(keys, rows, strict=True) if key not in self.known}
         with own_stream(data.device):
             if new:
-                evaluator = Evaluator(
-                    self.supernet, LabelledBatches(data.x_val[:n], data.y_val[:n], data), self.recalibration
-                )
-                scored, archs = list(new), list(new.values())
-                for number in by_blocks(space, archs):
-                    counts[scored[number]] = correct_answers(evaluator, archs[number])
-                    if bar is not None:
-                        bar.update()
+                images = LabelledBatches(data.x_val[:n], data.y_val[:n], data), self.recalibration
+                evaluators = [Evaluator(self.supernet, *images) for _ in range(evaluation_threads(data.device))]
+                scored = list(new)
+                with in_turn(evaluators, list(new.values()), correct_answers) as counted:
+                    for number, count in counted:
+                        counts[scored[number]] = count
+                        if bar is not None:
+                            bar.update()
             self.known |= {key: int(count) for key, count in counts.items()}
         if bar is not None:
             bar.update(len(keys) - len(new))

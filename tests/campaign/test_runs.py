@@ -212,13 +212,15 @@ def test_weights_that_stayed_elsewhere_are_an_input_error(results):
 
 
 def calls_of(monkeypatch, module, name):
-    """Counts calls of a function; the one after `last` raises `error`."""
+    """Counts calls of a function, also by several threads; those after `last` raise `error`."""
     count, function = SimpleNamespace(made=0, last=10**9, error=KeyboardInterrupt()), getattr(module, name)
+    lock = threading.Lock()
 
     def counting(*arguments):
-        if count.made == count.last:
-            raise count.error
-        count.made += 1
+        with lock:
+            if count.made == count.last:
+                raise count.error
+            count.made += 1
         return function(*arguments)
 
     monkeypatch.setattr(module, name, counting)
