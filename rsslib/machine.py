@@ -92,9 +92,6 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-EVALUATOR = 3 * 2**27  # bytes of a subnet that is evaluated beside others: kept maps and a pass, with 10,000 images
-
-
 @contextmanager
 def use_threads(number: int) -> Iterator[None]:
     """Have PyTorch compute with so many threads in this block or, as a decorator, function, on a CPU."""
@@ -109,6 +106,9 @@ def use_threads(number: int) -> Iterator[None]:
 def cores() -> int:
     """How many processor cores this process may use; a scheduler may leave it fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+EVALUATOR = 3 * 2**27  # bytes of a subnet that is evaluated beside others: kept maps and a pass, with 10,000 images
 
 
 def evaluation_threads(device: torch.device, jobs: int = 1) -> int:

@@ -213,21 +213,16 @@ def test_medians_at_the_papers_scale_are_within_a_point_and_a_half_of_the_publis
 
 def test_the_readme_tells_what_both_forms_of_ofa_are_at_the_papers_scale():
     decided = claims.decide(*claims.tables(claims.study("paper", seeds=[0]), RESULTS), "paper")
-    words = {
-        "ofa": "There [OFA](figures/figure_1_paper.png) is {} points below RSS ({} to {}, over subnets)",
-        "ofa-released": "without a width-1 epoch, it is {} points below RSS ({} to {})",
-    }
-    for baseline, text in words.items():
-        against = {claim.statement.number: claim.parts[0] for claim in decided if claim.baseline == baseline}
-        above, faster = against["1"], against["6a"]
+    first_of = {(claim.baseline, claim.statement.number): claim.parts[0] for claim in decided}
+    beginnings = {"ofa": "There [OFA](figures/figure_1_paper.png) is", "ofa-released": "without a width-1 epoch, it is"}
+    for baseline, beginning in beginnings.items():
+        above, faster = first_of[baseline, "1"], first_of[baseline, "6a"]
         assert above.label == "MNIST" and above.seeds == faster.seeds == 1
-        text = text.format(*(f"{value:.2f}" for value in (above.estimate, above.low(), above.high())))
-        assert f"{text}, at {math.exp(faster.estimate):.2f} times its time" in README
-        if baseline == "ofa":
-            short = turned(against["2"])
-            limits = sorted([against["2"].low(), against["2"].high()], key=abs)
-            assert short.label == "median on MNIST" and -limits[0] > 0
-            told_of = f"{short.estimate:.2f} above RSS-Short ({-limits[0]:.2f} to {-limits[1]:.2f})"
-            assert f"times its time, and {told_of}; [as released]" in README
+        end = ", over subnets)" if baseline == "ofa" else ")"
+        points = told(above).replace(" (", " points below RSS (").replace(")", end)
+        assert f"{beginning} {points}, at {math.exp(faster.estimate):.2f} times its time" in README
+    short = turned(first_of["ofa", "2"])
+    assert short.label == "median on MNIST" and short.low() > 0
+    assert f"times its time, and {told(short).replace(' (', ' above RSS-Short (')}; [as released]" in README
     stages = {run.method.name: run.method.stages for run in ON["mnist"]}["ofa-released"]
     assert [stage.name for stage in stages if not stage.epochs] == ["width 1"]
