@@ -56,8 +56,7 @@ def main() -> None:
     report(__doc__, [row], f"2,000 images for recalibration, {chosen.test_images:,} for testing, in turn.")
 
     def at_once(threads: int) -> None:
-        each = [Evaluator(supernet, test, recalibration) for _ in range(threads)]
-        with in_turn(each, archs, correct_answers) as found:
+        with in_turn(supernet, (test, recalibration), archs, correct_answers, threads) as found:
             assert len(list(found)) == len(archs)
 
     archs = population[1:]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from queue import SimpleQueue
+from threading import local
 from typing import NamedTuple, TypeVar
 
 import pandas as pd
@@ -182,32 +182,31 @@ T = TypeVar("T")
 
 @contextmanager
 def in_turn(
-    evaluators: Sequence[Evaluator], archs: Sequence[Arch], judge: Callable[[Evaluator, Arch], T],
-    numbers: Iterable[int] | None = None,
+    supernet: SuperNet, images: tuple[LabelledBatches, Tensor], archs: Sequence[Arch],
+    judge: Callable[[Evaluator, Arch], T], threads: int = 1, numbers: Iterable[int] | None = None,
 ) -> Iterator[Iterator[tuple[int, T]]]:  # fmt: skip
     """The number of each subnet with what `judge(evaluator, arch)` says of it, in an order that suits evaluators.
 
-    Of several evaluators each has a thread, and what they say is the same: a subnet is one thread's. `numbers` are
-    those of the subnets that are to be judged, by default all. What is not yet begun when the block ends is left.
+    `images` are those of an `Evaluator`, of which each thread has one. What they say is the same for any number of
+    threads: a subnet is one thread's. `numbers` are those of the subnets that are to be judged, by default all. What
+    is not yet begun when the block ends is left.
     """
     wanted = set(range(len(archs)) if numbers is None else numbers)
-    order = [number for number in by_blocks(evaluators[0].supernet.space, archs) if number in wanted]
-    if len(evaluators) == 1:  # in this thread, whose stream it may be
-        yield ((number, judge(evaluators[0], archs[number])) for number in order)
-        return
-    idle = SimpleQueue[Evaluator]()
-    for evaluator in evaluators:
-        idle.put(evaluator)
+    order = [number for number in by_blocks(supernet.space, archs) if number in wanted]
+    own = local()
+
+    def begin() -> None:
+        torch.get_num_threads()  # a new thread takes PyTorch's for its operators from the others when it asks for it
+        own.evaluator = Evaluator(supernet, *images)
 
     def work(number: int) -> T:
-        evaluator = idle.get()
-        try:
-            return judge(evaluator, archs[number])
-        finally:
-            idle.put(evaluator)
+        return judge(own.evaluator, archs[number])
 
-    # a new thread takes PyTorch's number of threads for its operators from the others when it asks for it
-    with ThreadPoolExecutor(len(evaluators), initializer=torch.get_num_threads) as pool:
+    if threads == 1:  # in this thread, whose stream it may be
+        begin()
+        yield ((number, work(number)) for number in order)
+        return
+    with ThreadPoolExecutor(threads, initializer=begin) as pool:
         try:
             yield zip(order, pool.map(work, order), strict=True)
         finally:
@@ -246,11 +245,10 @@ def evaluate_population(
         raise InputError(f"{data.name} has no test images: expected at least one")
     with own_stream(data.device):
         images = LabelledBatches(data.x_test, data.y_test, data), recalibration_images(data)
-        evaluators = [Evaluator(supernet, *images) for _ in range(threads)]
         counts, archs = {} if counts is None else counts, [arch for _, arch in population]
         left = [number for number in range(len(archs)) if number not in counts]
         at = {"initial": len(archs) - len(left), "total": len(archs)}
-        with in_turn(evaluators, archs, correct_answers, left) as counted:
+        with in_turn(supernet, images, archs, correct_answers, threads, left) as counted:
             for _ in progress_bar(left, progress, desc=description, unit="subnet", **at):
                 before_each()
                 number, count = next(counted)

@@ -190,9 +190,8 @@ class Trial:
     def quality(self, subnets: Sequence[Arch]) -> np.ndarray:
         """float64 [subnets, 2] on validation images: minus the loss (cross-entropy), and the accuracy in percent."""
         result = np.empty((len(subnets), 2))
-        supernet = self.state.supernet
-        evaluators = [Evaluator(supernet, self.judged, self.recalibration) for _ in range(self.threads)]
-        with in_turn(evaluators, subnets, loss_and_accuracy) as judged:
+        images = self.judged, self.recalibration
+        with in_turn(self.state.supernet, images, subnets, loss_and_accuracy, self.threads) as judged:
             for number, (loss, accuracy) in judged:
                 result[number] = -loss, accuracy
         return result

@@ -285,12 +285,11 @@ def test_subnets_evaluated_at_once_by_several_threads_have_the_same_numbers(supe
 
 
 @pytest.fixture
-def evaluators(supernet, data):
-    batches = LabelledBatches(data.x_test, data.y_test, data), recalibration_images(data)
-    return [Evaluator(supernet, *batches) for _ in range(3)]
+def images(data):
+    return LabelledBatches(data.x_test, data.y_test, data), recalibration_images(data)
 
 
-def test_every_evaluator_has_a_thread_which_takes_on_the_number_of_threads_of_the_operators(evaluators):
+def test_every_thread_has_an_evaluator_and_takes_on_the_number_of_threads_of_the_operators(supernet, images):
     archs, met = random_archs(SPACE, 9), threading.Barrier(3, timeout=60)
 
     def judge(evaluator, arch):
@@ -298,17 +297,19 @@ def test_every_evaluator_has_a_thread_which_takes_on_the_number_of_threads_of_th
         return evaluator, threading.get_ident(), torch.get_num_threads(), arch
 
     for operators in (1, 2):
-        with use_threads(operators), in_turn(evaluators, archs, judge) as judged:
+        with use_threads(operators), in_turn(supernet, images, archs, judge, threads=3) as judged:
             found = dict(judged)
         assert sorted(found) == list(range(9))
         assert [arch for *_, arch in (found[number] for number in range(9))] == archs
         assert {n for _, _, n, _ in found.values()} == {operators}
-        assert {e for e, *_ in found.values()} == set(evaluators)
-        assert len({thread for _, thread, *_ in found.values()} - {threading.get_ident()}) == 3
+        evaluators = {thread: evaluator for evaluator, thread, *_ in found.values()}
+        assert len(set(evaluators.values())) == len(evaluators) == 3
+        assert all(evaluators[thread] is evaluator for evaluator, thread, *_ in found.values())
+        assert threading.get_ident() not in evaluators
 
 
 @pytest.mark.parametrize("fails", ["the judge", "the block"])
-def test_what_fails_ends_all_threads(evaluators, fails):
+def test_what_fails_ends_all_threads(supernet, images, fails):
     archs, begun = random_archs(SPACE, 100), []
 
     def judge(evaluator, arch):
@@ -317,7 +318,8 @@ def test_what_fails_ends_all_threads(evaluators, fails):
         if fails == "the judge" and len(begun) > 5:
             raise RuntimeError("enough")
 
-    with pytest.raises(RuntimeError, match="enough"), in_turn(evaluators, archs, judge) as judged:
+    at_once = in_turn(supernet, images, archs, judge, threads=3)
+    with pytest.raises(RuntimeError, match="enough"), at_once as judged:
         for seen, _ in enumerate(judged):
             if fails == "the block" and seen == 5:
                 raise RuntimeError("enough")

@@ -13,7 +13,6 @@ from rsslib.data.dataset import Dataset, check_images
 from rsslib.deploy.latency import LatencyTable, latency_table
 from rsslib.errors import InputError, check_number, choose, needed, one_line
 from rsslib.evaluate import (
-    Evaluator,
     LabelledBatches,
     correct_answers,
     evaluate_population,
@@ -254,9 +253,8 @@ class Scores:
         with own_stream(data.device):
             if new:
                 images = LabelledBatches(data.x_val[:n], data.y_val[:n], data), self.recalibration
-                evaluators = [Evaluator(self.supernet, *images) for _ in range(evaluation_threads(data.device))]
-                scored = list(new)
-                with in_turn(evaluators, list(new.values()), correct_answers) as counted:
+                scored, threads = list(new), evaluation_threads(data.device)
+                with in_turn(self.supernet, images, list(new.values()), correct_answers, threads) as counted:
                     for number, count in counted:
                         counts[scored[number]] = count
                         if bar is not None:
