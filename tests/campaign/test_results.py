@@ -16,7 +16,7 @@ from rsslib.campaign.record import finished_of, population_of
 from rsslib.paper import claims, figures, interference, recommendation
 from rsslib.paper import interference_figures as drawings
 from rsslib.paper.evidence import TAIL, Evidence, seeds_needed, sign
-from rsslib.paper.style import listed
+from rsslib.paper.style import listed, method_styles, panel_label
 from rsslib.paper.summary import against_published
 
 PROJECT = Path(__file__).parents[2]
@@ -195,20 +195,19 @@ def test_the_readme_tells_which_method_the_runs_recommend():
     assert text.startswith("**Use RSS.**") and "Shown to be below it: OFA, shortened; Sandwich. Not told" in text
 
 
+def published_gaps():
+    """Ours minus the study's medians on CIFAR-100, by method."""
+    table = against_published(campaign.populations(ON["cifar100"], RESULTS), campaign.times(ON["cifar100"], RESULTS))
+    return table.groupby("method")["difference"]
+
+
 def test_medians_at_the_papers_scale_are_within_a_point_and_a_half_of_the_published_ones():
-    times = campaign.times(ON["cifar100"], RESULTS)
-    table = against_published(campaign.populations(ON["cifar100"], RESULTS), times)
-    assert len(table) == 6
-    gaps = table["difference"]
-    assert gaps.abs().max() <= 1.5
-    assert f"within {gaps.abs().max():.1f} points of the published ones" in README
-    assert (gaps > 0).tolist() == [True] + 5 * [False] and "above only at 4 MFLOPs" in README
-    assert f"RSS-Short on CIFAR-100 trained in {times['training_seconds'].sum() / 3600:.1f} hours" in README
-    population = campaign.populations([*ON["mnist"], *ON["fashion_mnist"]], RESULTS)
-    medians = population.groupby(["dataset", "method", "bucket"])["accuracy"].median()
-    ranges = medians.groupby(["dataset", "method"]).agg(lambda of: f"{of.min():.1f} to {of.max():.1f} %")
-    for dataset, name in (("fashion_mnist", "Fashion-MNIST"), ("mnist", "MNIST")):
-        assert f"on {name} {ranges[dataset, 'rss-short']} (RSS's {ranges[dataset, 'rss']})" in README
+    gaps = published_gaps()
+    assert set(gaps.size()) == {6} and len(gaps) == len(AT_SCALE["cifar100"])
+    assert gaps.agg(lambda of: of.abs().max()).max() <= 1.5
+    assert (gaps.get_group("RSS-Short") > 0).tolist() == [True] + 5 * [False] and "above only at 4 MFLOPs" in README
+    times = campaign.times(ON["cifar100"], RESULTS).set_index("method")["training_seconds"]
+    assert f"RSS-Short on CIFAR-100 trained in {times['rss-short'] / 3600:.1f} hours" in README
 
 
 def first_parts(dataset):
@@ -219,24 +218,43 @@ def first_parts(dataset):
     return {(claim.baseline, claim.statement.number): part for claim, part in reversed(run)}
 
 
-def test_the_readme_tells_what_both_forms_of_ofa_are_at_the_papers_scale():
-    mnist, fashion = first_parts("mnist"), first_parts("fashion_mnist")
-    gaps, times = [], []
-    for parts, baseline, name in (
-        (mnist, "ofa", "MNIST"), (mnist, "ofa-released", "MNIST"), (fashion, "ofa-released", "Fashion-MNIST"),
-    ):  # fmt: skip
-        above, faster = parts[baseline, "1"], parts[baseline, "6a"]
-        assert above.label == name and above.seeds == faster.seeds == 1
-        gaps.append(told(above))
-        times.append(f"{math.exp(faster.estimate):.2f}")
-    short = turned(mnist["ofa", "2"])
-    assert short.label == "median on MNIST" and short.low() > 0
-    points = gaps[0].replace(" (", " points below RSS (").replace(")", ", over subnets)")
-    ofa = f"There [OFA](figures/figure_1_paper.png) is {points}, at {times[0]} times its time"
-    above_short, below = told(short).replace(" (", " above RSS-Short ("), gaps[1].replace(" (", " below RSS (")
-    released = f"as released, without a width-1 epoch, {below}, on Fashion-MNIST, with two, {gaps[2]}"
-    assert f"{ofa}, and {above_short}; {released}, at {times[1]} and {times[2]} times its time." in README
-    for dataset, width_1 in (("mnist", 0), ("fashion_mnist", 2)):
-        stages = {run.method.name: run.method.stages for run in ON[dataset]}["ofa-released"]
-        assert [stage.epochs for stage in stages if stage.name == "width 1"] == [width_1]
-        assert all(stage.epochs for stage in stages if stage.name != "width 1")
+def beside(part, of):
+    """How far below or above `of` the other lies that the part is about, with its interval."""
+    side = "below" if part.estimate > 0 else "above"
+    return told(part if side == "below" else turned(part)).replace(" (", f" {side} {of} (")
+
+
+def of_form(dataset, baseline):
+    """What the README's table says of a form of OFA beside its medians."""
+    name, parts = panel_label(dataset), first_parts(dataset)
+    rss, short, faster = (parts[baseline, number] for number in ("1", "2", "6a"))
+    assert (rss.label, short.label) == (name, f"median on {name}") and {rss.seeds, short.seeds, faster.seeds} == {1}
+    gaps = f"{beside(rss, 'RSS')}, {beside(short, 'RSS-Short')}"
+    return f": {gaps}, {math.exp(faster.estimate):.2f} times RSS's time"
+
+
+def test_the_readme_tells_what_every_run_at_the_papers_scale_gave():
+    gaps, rows = published_gaps(), []
+    for dataset, planned in ON.items():
+        stages = {run.method.name: run.method.stages for run in planned}
+        by_size = campaign.populations(planned, RESULTS).groupby(["method", "bucket"])["accuracy"].median()
+        cells = []
+        for method, style in method_styles(["ofa", "ofa-released", "rss-short", "rss"]).items():
+            if method not in stages:
+                cells.append("not run")
+                continue
+            cell = f"{by_size[method].min():.1f} to {by_size[method].max():.1f}"
+            if dataset == "cifar100":
+                cell += f": within {gaps.get_group(style.label).abs().max():.1f} points of the published"
+            if (dataset, method) == ("cifar100", "rss-short"):
+                cell += ", above only at 4 MFLOPs"
+            if method.startswith("ofa"):
+                cell += of_form(dataset, method)
+            if method == "ofa-released":
+                lost = {stage.name: stage.epochs for stage in stages[method]}
+                cell += f"; {lost.pop('width 1')} epochs of width 1"
+                assert all(lost.values())
+            cells.append(cell)
+        rows.append(f"| {panel_label(dataset)} | {' | '.join(cells)} |")
+    head = "| OFA ([figure](figures/figure_1_paper.png)) | OFA as released | RSS-Short | RSS |"
+    assert f"{head} | --- | --- | --- | --- | --- | {' '.join(rows)} ![" in README
