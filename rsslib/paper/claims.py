@@ -25,7 +25,6 @@ from rsslib.files import atomic_path, make_folder, write_csv
 from rsslib.methods import METHODS
 from rsslib.paper.conclusions import conclusions
 from rsslib.paper.evidence import MOBILENET, PROXYLESS, RESAMPLES, Evidence, judged
-from rsslib.paper.evidence import table as part_table
 from rsslib.paper.figures import Captioned
 from rsslib.paper.statements import CONTROLS, MARGIN, SPEED_UPS, STATEMENTS
 from rsslib.paper.style import BASELINES, METHOD_STYLES, label_of
@@ -39,6 +38,7 @@ from rsslib.paper.verdicts import (
     REPRODUCED,
     UNCLEAR,
     Claim,
+    alone,
     judge,
 )
 
@@ -113,10 +113,18 @@ def table(claims: Sequence[Claim]) -> pd.DataFrame:
 
 
 def components(claims: Sequence[Claim]) -> pd.DataFrame:
-    """One row for each number that a claim rests on, with its own 95 % interval (those of 6a and 6b are logarithms)."""
-    tables = {(claim.statement.number, claim.baseline): part_table(claim.parts) for claim in claims}
-    named = pd.concat(tables, names=["claim", "baseline"]).droplevel(2).reset_index()
-    return named.rename(columns={"what": "part"})
+    """One row for each number that a claim rests on: the claim, its baseline, the part, estimate, 95 % interval low to
+    high, seeds, and the verdict and direction of this part alone. So a claim about four datasets that has no verdict
+    since some were not run has one for each that was.
+    """
+    rows = []
+    for claim in claims:
+        for part in claim.parts:
+            own = alone(claim, part)
+            numbers = (own.estimate, own.low, own.high, part.seeds, own.verdict, own.direction)
+            rows.append((claim.statement.number, claim.baseline, part.label, *numbers))
+    columns = ["claim", "baseline", "part", "estimate", "low", "high", "seeds", "verdict", "direction"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def markdown(claims: Sequence[Claim], folder: str | Path, prefix: str = "") -> str:
@@ -136,11 +144,14 @@ def markdown(claims: Sequence[Claim], folder: str | Path, prefix: str = "") -> s
 
 
 def save_claims(claims: Sequence[Claim], folder: str | Path, measured: Sequence[str] = ()) -> None:
-    """Write claims.csv and claims.md into `folder`, each whole or not at all. `measured` as for `conclusions`."""
+    """Write claims.csv, parts.csv (`components`) and claims.md into `folder`, each whole or not at all. `measured` as
+    for `conclusions`."""
     folder = make_folder(Path(folder))
     write_csv(folder / "claims.csv", table(claims))
+    write_csv(folder / "parts.csv", components(claims))
     with atomic_path(folder / "claims.md") as temporary:
-        page = f"# Claims\n\n{markdown(claims, folder)}\n{conclusions(claims, measured)}"
+        page = f"# Claims\n\n{markdown(claims, folder)}\nEach number that a claim rests on, with its own interval and "
+        page += f"its own verdict is in parts.csv.\n\n{conclusions(claims, measured)}"
         temporary.write_text(page, encoding="utf-8")
 
 

@@ -16,6 +16,8 @@ there is none; with one seed the interval is that over subnets. A ratio of train
 above 1, whatever the published ratio, and points the other way if it is below; one seed has no such interval, and
 there the ratio itself counts.
 
+Each part has a verdict of its own too (`alone`), whether or not the others were run.
+
 Secondary statistics are judged alike, and are not counted. Controls are no claims of the paper: at any scale they have
 a direction alone.
 """
@@ -48,6 +50,7 @@ class Claim:
     verdict: str
     reason: str
     direction: str = ""  # where the scale decides nothing, and of controls
+    decides: bool = False  # whether the runs are of the paper's scale
 
     @property
     def kind(self) -> str:
@@ -57,12 +60,13 @@ class Claim:
 
 def judge(statement: Statement, parts: Sequence[Part], decides: bool, baseline: str = "") -> Claim:
     """Apply the rule of the statement, unless missing runs or their scale forbid a verdict."""
-    there = [part for part in parts if part.seeds]
-    missing = list(dict.fromkeys(name for part in parts for name in part.missing))
+    deciding = parts[:1] if statement.unit == "times" else parts  # the mean over datasets, without each of them
+    there = [part for part in deciding if part.seeds]
+    missing = list(dict.fromkeys(name for part in deciding for name in part.missing))
     seeds = min((part.seeds for part in there), default=0)
     kind, numbers, reasons = INCONCLUSIVE, (math.nan, math.nan, math.nan), []
     if there:
-        kind, numbers, words = (_near if statement.unit == "times" else all_above_zero)(statement, parts)
+        kind, numbers, words = (_near if statement.unit == "times" else all_above_zero)(statement, deciding)
         reasons = [words, f"{seeds} seeds" if seeds > 1 else "one seed, which says nothing about others"]
     if missing:
         reasons.append(f"missing: {', '.join(missing)}")
@@ -77,7 +81,12 @@ def judge(statement: Statement, parts: Sequence[Part], decides: bool, baseline: 
     direction = _direction(statement, there, kind) if verdict in (NO_SCALE, NO_CLAIM) else ""
     reason = "; ".join(reasons)
     reason = f"{reason[:1].upper()}{reason[1:]}." + f" {statement.note}." * bool(statement.note)
-    return Claim(statement, baseline, tuple(parts), *numbers, verdict, reason, direction)
+    return Claim(statement, baseline, tuple(parts), *numbers, verdict, reason, direction, decides)
+
+
+def alone(claim: Claim, part: Part) -> Claim:
+    """The verdict on one of a claim's parts, as if the claim were this part alone: with no correction for others."""
+    return judge(claim.statement, [part], claim.decides, claim.baseline)
 
 
 def _direction(statement: Statement, parts: list[Part], kind: str) -> str:

@@ -318,6 +318,28 @@ def test_some_datasets_support_but_do_not_decide():
     assert one(claims, "17").verdict == "reproduced"
 
 
+def test_every_part_of_a_claim_has_a_verdict_whether_or_not_all_were_run():
+    def shift(dataset, method, bucket):
+        return 9.0 * (method == "ofa") * (dataset == "fashion_mnist")  # where the truth has RSS 4 points above
+
+    there = ["mnist", "fashion_mnist"]
+    clocks = pd.concat([times(datasets=["mnist"], ratios=(1.9, 6.1)), times(datasets=["cifar10"], ratios=(0.8, 6.1))])
+    claims = decide(population(MAIN, there, shift=shift), clocks)
+    assert one(claims, "6a").verdict == "not run" and one(claims, "6a").estimate == pytest.approx(1.52**0.5, rel=0.02)
+    parts = c.components(claims).set_index(["claim", "part"]).loc[["1", "6a"]]
+    expected = ["reproduced", "not reproduced", "not run", "not run"]  # of the datasets in the paper's order
+    assert list(parts.loc["1", "verdict"]) == expected
+    assert parts.loc["1", "estimate"].round().tolist()[:2] == [2, 4 - 9]
+    assert list(parts.loc["6a", "verdict"]) == ["not run", "reproduced", "not run", "not reproduced", "not run"]
+    ratios = parts.loc["6a", "estimate"].iloc[[1, 3]]
+    assert list(ratios.index) == ["MNIST", "CIFAR-10"] and list(ratios) == pytest.approx([1.9, 0.8], rel=0.02)
+    single = c.components(decide(population(MAIN, there, seeds=(0,)), times(datasets=there, seeds=(0,))))
+    single = single[single["claim"].isin(["1", "6a"]) & single["part"].isin(["MNIST", "Fashion-MNIST"])]
+    assert list(single["verdict"]) == 4 * ["reproduced (one seed)"]
+    quick = c.components(decide(population(MAIN, there), times(datasets=there), profile="quick", datasets=there))
+    assert set(quick.query("claim == '1'")["direction"]) == {"agrees"}
+
+
 def test_some_datasets_may_refute():
     claim = one(decide(population(MAIN, ["cifar100"], shift=LOSSES["1"]), times()), "1")
     assert claim.verdict == "not reproduced" and "missing: rss on mnist" in claim.reason
@@ -499,7 +521,7 @@ def all_claims():
 def test_tables(all_claims, tmp_path):
     (tmp_path / "figure_3.png").touch()
     c.save_claims(all_claims, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims.csv", "claims.md", "figure_3.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims.csv", "claims.md", "figure_3.png", "parts.csv"]
     table = pd.read_csv(tmp_path / "claims.csv", dtype={"number": str})
     assert list(table["number"]) == [claim.statement.number for claim in all_claims] and table["where"].notna().all()
     page = (tmp_path / "claims.md").read_text()
@@ -507,7 +529,9 @@ def test_tables(all_claims, tmp_path):
     assert len(lines) == len(all_claims) + 2 and len({line.count("|") for line in lines}) == 1
     assert "[figure_3](figure_3.png)" in lines[2] and "figure_5 (not drawn)" in page
     assert "[figure_3](../figure_3.png)" in c.markdown(all_claims, tmp_path, "../")
+    assert "its own verdict is in parts.csv" in page
     parts = c.components(all_claims)
+    assert len(pd.read_csv(tmp_path / "parts.csv")) == len(parts)
     assert len(parts[(parts["claim"] == "1s") & (parts["baseline"] == "ofa")]) == 24
 
 
