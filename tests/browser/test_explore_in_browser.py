@@ -104,6 +104,7 @@ def page(browser, server, project) -> "Page":
     """The notebook with all cells run."""
     browser.get(f"{server}/lab/tree/notebooks/00_explore.ipynb?token={TOKEN}")
     page = Page(browser, project / "failure.png")
+    page.click("//div[contains(@class, 'jp-Notebook')]//h1")  # the status bar tells of the notebook that has the focus
     page.find("//*[@id='jp-main-statusbar']//span[contains(text(), '(ipykernel) | Idle')]")
     page.click("//div[contains(@class, 'lm-MenuBar-itemLabel') and text()='Run']")
     page.click("//li[@data-command='runmenu:run-all']")
