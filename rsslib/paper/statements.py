@@ -153,7 +153,7 @@ def faster(evidence: Evidence, baseline: str, method: str) -> list[Part]:
 
     Parts: the logarithm of OFA's training time over the method's, both of one seed, hardware and executor and by the
     same clock, mean over the datasets, then over the seeds, which are the replicates of a t interval. The first, which
-    decides, is of all datasets, then follows each dataset's own.
+    decides, is of all datasets; where there are several, each one's own follows.
     """
     logs = pd.DataFrame()
     if len(evidence.times):
@@ -170,7 +170,7 @@ def faster(evidence: Evidence, baseline: str, method: str) -> list[Part]:
     if by_seed.empty and not missing:
         missing = ("a seed of which all datasets have times",)
     parts = [replace(over_seeds(machines, by_seed), missing=missing)]
-    for dataset in evidence.datasets:
+    for dataset in evidence.datasets if len(evidence.datasets) > 1 else ():
         of_one = logs[dataset].dropna().groupby("seed").mean() if dataset in logs else ()
         parts.append(over_seeds(panel_label(dataset), of_one))
     return parts

@@ -338,6 +338,8 @@ def test_every_part_of_a_claim_has_a_verdict_whether_or_not_all_were_run():
     assert list(single["verdict"]) == 4 * ["reproduced (one seed)"]
     quick = c.components(decide(population(MAIN, there), times(datasets=there), profile="quick", datasets=there))
     assert set(quick.query("claim == '1'")["direction"]) == {"agrees"}
+    of_one = c.components(decide(NOTHING, times(datasets=["mnist"]), profile="quick", datasets=["mnist"]))
+    assert list(of_one.query("claim == '6a'")["part"]) == ["H200 (graphs)"]  # nothing twice
 
 
 def test_some_datasets_may_refute():
