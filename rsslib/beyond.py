@@ -7,16 +7,17 @@ mix: each differs from its neighbour in one thing.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
 from rsslib.errors import choose
-from rsslib.methods import Method, Schedule, Stage, one_stage, progressive_shrinking, released
+from rsslib.methods import LEARNING_RATE, Method, Schedule, Stage, one_stage, progressive_shrinking, released
 from rsslib.samplers import (
     Alone,
     Alternating,
     Compound,
+    Dosed,
     FlopsAware,
     Repeated,
     Sampler,
@@ -95,6 +96,63 @@ CONTROLS: dict[str, Builder] = {
     **{f"ofa-{change}": partial(changed_ofa, change=change) for change in CHANGES},
 }
 
+# --- three experiments (docs/experiments.md) --------------------------------------------------------------------------
+
+
+def bridge(s: int, ps: int, **changes) -> Method:
+    """`ofa` with the same changes to every stage; without distillation it has no teacher."""
+    method = progressive_shrinking(s, ps)
+    stages = tuple(replace(stage, **changes) for stage in method.stages)
+    return replace(method, stages=stages, teacher="stage" if any(stage.distill for stage in stages) else None)
+
+
+def one_subnet_per_step(s: int, ps: int) -> Method:
+    """`ofa` with one subnet per step where it has two or four."""
+    method = progressive_shrinking(s, ps)
+    first, *others = method.stages
+    single = (replace(stage, sampler=replace(cast(Uniform, stage.sampler), count=1)) for stage in others)
+    return replace(method, stages=(first, *single))
+
+
+def rss_with_ofa_rates(s: int, ps: int) -> Method:
+    """RSS's sampler in stages of the length and learning rate of `ofa`, each with a new optimizer, as there."""
+    return bridge(s, ps, sampler=Uniform(), distill=False, sort_channels=None)
+
+
+def dose(s: int, ps: int, bucket: float, number: int, mixed: bool) -> Method:
+    """A subnet trained in the middle one of every three epochs of RSS, with uniform subnets in the others (`mixed`), or
+    alone for as many epochs as it has there."""
+    sampler = Dosed(bucket, number)
+    if mixed:
+        return one_stage("", s + ps, sampler)
+    own = sum(epoch % sampler.every == sampler.every // 2 for epoch in range(s + ps))
+    return one_stage("", max(1, own), Alone(bucket, number))
+
+
+def rss_after_short(s: int, ps: int) -> Method:
+    """RSS that goes on from RSS-Short's weights and momentum, at the epoch where RSS-Short ends.
+
+    The released code loads a checkpoint if its folder holds one, and the default folder is shared.
+    """
+    short = Stage("short", s, LEARNING_RATE, Uniform())
+    rest = Stage("rest", ps, LEARNING_RATE, Uniform(), first_epoch=s, schedule_epochs=s + ps)
+    return Method("", (short, rest), fresh_optimizer=False)
+
+
+BRIDGE: dict[str, Builder] = {
+    "ofa-rss-rate": partial(bridge, learning_rate=LEARNING_RATE),
+    "ofa-no-distillation": partial(bridge, distill=False),
+    "ofa-one-per-step": one_subnet_per_step,
+    "rss-ofa-rates": rss_with_ofa_rates,
+}
+DOSED = {4.0: 3, 8.0: 2, 14.0: 3}  # by bucket, how many of its subnets, the first
+DOSES: dict[str, Builder] = {
+    f"{'mixed' if mixed else 'dose'}-{bucket:g}-{number}": partial(dose, bucket=bucket, number=number, mixed=mixed)
+    for bucket in DOSED
+    for number in range(DOSED[bucket])
+    for mixed in (False, True)
+}
+
 # How long a draw of RSS holds; `rss-per-batch` and `rss` stand for one batch and one epoch.
 INTERVALS: dict[str, Builder] = {
     "rss-every-10-batches": partial(rss_with, sampler=Uniform(per="batch", every=10)),
@@ -140,16 +198,22 @@ BUILDERS: dict[str, Builder] = {
     for exposed in (False, True)
     for number, name in enumerate(alone_names(bucket, exposed))
 }
-BUILDERS |= CONTROLS | INTERVALS | SAMPLERS
+BUILDERS |= CONTROLS | BRIDGE | DOSES | INTERVALS | SAMPLERS
+BUILDERS["rss-after-short"] = rss_after_short
 METHODS = tuple(BUILDERS)
 
 
 def methods_of(group: str, small: bool = False) -> tuple[str, ...]:
-    """The methods that a question needs: "interference", or "samplers" for what is compared at equal passes.
+    """The methods that a question needs: "interference", "bridge" and "dose" (docs/experiments.md), or "samplers" for
+    what is compared at equal passes.
 
     `small` leaves out most subnets alone and what parts `ofa` from `ofa-released`. Raises InputError for another group.
     """
-    choose(group, ("interference", "samplers"), "group of methods")
+    choose(group, ("interference", "bridge", "dose", "samplers"), "group of methods")
+    if group == "bridge":
+        return ("ofa", "rss", *BRIDGE)
+    if group == "dose":
+        return (*DOSES, *(name for bucket, n in DOSED.items() for name in alone_names(bucket)[:n]))
     if group == "samplers":
         return ("rss", "rss-per-batch", *SAMPLERS)
     equal, exposed = [name for bucket in ALONE for name in alone_names(bucket)], alone_names(8.0, exposed=True)

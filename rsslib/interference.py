@@ -22,10 +22,11 @@ from rsslib.errors import InputError
 from rsslib.evaluate import Evaluator, LabelledBatches, in_turn, recalibration_images
 from rsslib.methods import Method
 from rsslib.progress import progress_bar
+from rsslib.samplers import Uniform, drawn_steps, randomness
 from rsslib.space import Arch, SearchSpace
 from rsslib.steps import EagerSteps, TrainingState, Views, add_gradients, loss_of, run_subnet, set_rate, train_step
 from rsslib.supernet import batch_norm_training, subnet_slices
-from rsslib.trainer import steps_per_epoch
+from rsslib.trainer import steps_per_epoch, train
 
 Index = Mapping[str, tuple]  # parts of tensors by their names
 
@@ -45,6 +46,8 @@ class Effort:
     images: int = 512
     recalibration: int = 400
     every: int = 1
+    idle: int = 8  # subnets that are never drawn, beside which `forgetting` follows those that are
+    followed_images: int = 2_000  # validation images on which it judges them, and of training for recalibration
 
     def epochs(self, method: Method) -> dict[int, float]:
         """The epochs after which to measure, and their share of all."""
@@ -210,12 +213,12 @@ class Trial:
         """`effects` of one training step on the batch, at the current learning rate: float64 [trained, judged, 2]."""
         rate = self.stage.rate(self.epoch, 0, 1)
 
-        def train(subnet: Arch, generator: torch.Generator) -> None:
+        def train_on(subnet: Arch, generator: torch.Generator) -> None:
             set_rate(self.state.optimizer, rate)
             views = Views(self.state.supernet)
             train_step(self.state, views, *batch, (subnet,), self.method, generator, self.stage.distill)
 
-        return self._effects(subnets, [rate], train)
+        return self._effects(subnets, [rate], train_on)
 
     def epoch_effects(self, subnets: Sequence[Arch]) -> np.ndarray:
         """`effects` of one epoch of training on a single subnet, all with the same batches: [trained, judged, 2]."""
@@ -223,14 +226,14 @@ class Trial:
         steps = steps_per_epoch(n, self.method.batch_size)
         rates = [self.stage.rate(self.epoch, step, steps) for step in range(steps)]
 
-        def train(subnet: Arch, generator: torch.Generator) -> None:
+        def train_on(subnet: Arch, generator: torch.Generator) -> None:
             order = torch.randperm(n, generator=generator, device=data.device)
             crops = draw_augmentation(n, generator, data.resolution)
             executor = EagerSteps(self.state, self.method, self.stage, data, generator)
             with progress_bar(shown=False) as bar:
                 executor.epoch([(subnet,)] * steps, order, crops, rates, bar)
 
-        return self._effects(subnets, rates, train)
+        return self._effects(subnets, rates, train_on)
 
     def _effects(
         self, subnets: Sequence[Arch], rates: Sequence[float], train: Callable[[Arch, torch.Generator], None]
@@ -273,6 +276,56 @@ def loss_and_accuracy(evaluator: Evaluator, arch: Arch) -> tuple[float, float]:
     logits, labels = (torch.cat(part) for part in zip(*evaluator.logits_and_labels(arch), strict=True))
     right = int((logits.argmax(1) == labels).sum())
     return F.cross_entropy(logits, labels).item(), 100 * right / len(labels)
+
+
+LAGS = (1, 2, 4, 8)  # epochs after its own at which a subnet is judged again
+IDLE_SEED = 2**32  # of the subnets that no run draws
+
+
+def draws_once_per_epoch(method: Method) -> bool:
+    """Whether each epoch trains one uniform subnet, so that `forgetting` can follow it."""
+    samplers = [stage.sampler for stage in method.stages]
+    return all(isinstance(s, Uniform) and (s.per, s.count, s.every) == ("epoch", 1, 1) for s in samplers)
+
+
+def forgetting(
+    state: TrainingState, method: Method, data: Dataset, seed: int, effort: Effort, progress: bool = True,
+    threads: int = 1, graphs: bool | None = None, stop: Callable[[], bool] = lambda: False,
+) -> pd.DataFrame | None:  # fmt: skip
+    """Train a new `state` by a method that draws one subnet per epoch, and follow each subnet's validation accuracy.
+
+    A subnet is judged before its epoch, right after it, and 1, 2, 4 and 8 epochs later; beside it, after every epoch,
+    `effort.idle` uniform subnets that are never drawn. Batch norm is recalibrated each time.
+
+    Returns a row per subnet and time: trained (the epoch, from 1, that trains the subnet; 0 if none does), number (of
+    those that none does), epoch (the last one before judging), mflops, loss and accuracy (percent). None if `stop` said
+    so first.
+    """
+    space, steps = state.supernet.space, steps_per_epoch(len(data.x_train), method.batch_size)
+    drawn = [
+        drawn_steps(stage.sampler, space, randomness(seed, number, epoch)[0], epoch, stage.epochs, steps)[0][0]
+        for number, stage in enumerate(method.stages)
+        for epoch in range(stage.epochs)
+    ]
+    idle = [space.to_arch(row) for row in space.sample(effort.idle, np.random.default_rng(IDLE_SEED))]
+    n = effort.followed_images
+    images = LabelledBatches(data.x_val[:n], data.y_val[:n], data), recalibration_images(data, n)
+    rows: list[tuple] = []
+
+    def after_epoch(state: TrainingState) -> bool:
+        now = len(state.history)
+        followed = [epoch for epoch in (now + 1, now, *(now - lag for lag in LAGS)) if 1 <= epoch <= len(drawn)]
+        who = [*((epoch, 0) for epoch in followed), *((0, number) for number in range(len(idle)))]
+        archs = [drawn[epoch - 1] if epoch else idle[number] for epoch, number in who]
+        with in_turn(state.supernet, images, archs, loss_and_accuracy, threads) as judged:
+            found = dict(judged)
+        rows.extend((*who[i], now, space.reference.macs(arch) / 1e6, *found[i]) for i, arch in enumerate(archs))
+        return stop()
+
+    train(state, method, data, seed, after_epoch, f"{method.name}: forgetting", progress, graphs)
+    if len(state.history) < method.epochs:
+        return None
+    return pd.DataFrame(rows, columns=["trained", "number", "epoch", "mflops", "loss", "accuracy"])
 
 
 def measure(

@@ -202,6 +202,29 @@ class Alone:
 
 
 @dataclass(frozen=True)
+class Dosed:
+    """One subnet of the evaluated population in one of every `every` epochs, and uniform subnets in the others.
+
+    Its epochs are the middle ones of each group of `every`, so that under a cosine schedule their mean learning rate is
+    that of all epochs.
+    """
+
+    bucket: float
+    number: int
+    every: int = 3
+
+    def __post_init__(self):
+        check_number(self.bucket, "bucket", 0)
+        check_number(self.number, "number", 0, whole=True)
+        check_number(self.every, "every", 2, whole=True)
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        if epoch % self.every == self.every // 2:
+            return [(of_bucket(space, self.bucket, self.number),)]
+        return Uniform().subnets(space, rng, epoch, epochs, steps)
+
+
+@dataclass(frozen=True)
 class Repeated:
     """The subnets of another sampler, `times` times in every step: their gradients are summed as those of different
     subnets are."""

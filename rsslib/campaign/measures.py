@@ -8,16 +8,18 @@ import pandas as pd
 from rsslib import files
 from rsslib.campaign.checkpoints import checkpoint_bytes, identity_of, restore
 from rsslib.campaign.runs import Run
-from rsslib.campaign.schema import AGREEMENT, EFFECTS, is_measured, write_record
+from rsslib.campaign.schema import AGREEMENT, EFFECTS, FORGETTING, has_table, write_record
 from rsslib.campaign.settings import Settings
 from rsslib.data.dataset import Dataset
-from rsslib.interference import Effort, measure
+from rsslib.interference import Effort, draws_once_per_epoch, forgetting, measure
 from rsslib.machine import evaluation_threads, own_stream
 from rsslib.steps import TrainingState
 from rsslib.trainer import train
 
 EFFORTS = {  # by profile; others take the whole
-    "smoke": Effort((0.5, 0.95), batches=1, gradients=4, images=128, recalibration=128, every=3),
+    "smoke": Effort(
+        (0.5, 0.95), batches=1, gradients=4, images=128, recalibration=128, every=3, idle=2, followed_images=128
+    ),
     "quick": Effort((0.5, 0.95), batches=5),
 }
 
@@ -28,7 +30,13 @@ def effort_of(run: Run) -> Effort:
 
 def to_measure(run: Run, settings: Settings) -> bool:
     """Whether the settings want a finished run measured that is not."""
-    return run.method.name in settings.interference and not is_measured(run.folder(settings.results))
+    return run.method.name in settings.interference and bool(missing_tables(run, run.folder(settings.results)))
+
+
+def missing_tables(run: Run, folder: Path) -> list[str]:
+    """The tables of a finished run's measurements that are still to be made."""
+    wanted = [EFFECTS, AGREEMENT, *[FORGETTING] * draws_once_per_epoch(run.method)]
+    return [name for name in wanted if not has_table(folder, name)]
 
 
 def keeper(run: Run, folder: Path, record: dict) -> Callable[[TrainingState], None]:
@@ -58,6 +66,18 @@ def measure_run(
 
     Snapshots that are not there are made by training again, which gives the same numbers.
     """
+    to_make, graphs = missing_tables(run, folder), settings.graphs_on(images.device.type)
+    threads = evaluation_threads(images.device, settings.jobs or 1)
+    if FORGETTING in to_make:
+        found = forgetting(
+            new_state(), run.method, images, run.seed, effort_of(run), settings.progress, threads, graphs, stop
+        )
+        if found is None:
+            return False
+        record["sha256"][FORGETTING] = files.write_csv(folder / FORGETTING, found)
+        write_record(folder, record)
+    if not {EFFECTS, AGREEMENT} & {*to_make}:
+        return True
     effort, identity = effort_of(run), identity_of(record)
     epochs, kept = effort.epochs(run.method), record.get("snapshots", {})
     paths = {epoch: snapshot(folder, epoch) for epoch in epochs}
@@ -69,7 +89,6 @@ def measure_run(
             keep(state)
             return stop() or len(state.history) == max(missing)
 
-        graphs = settings.graphs_on(images.device.type)
         label = f"{run.label}, for snapshots"
         train(new_state(), run.method, images, run.seed, after_epoch, label, settings.progress, graphs)
         write_record(folder, record)
@@ -80,9 +99,8 @@ def measure_run(
         with own_stream(images.device):
             state = new_state()
             restore(state, paths[epoch].read_bytes(), identity)
-            threads = evaluation_threads(images.device, settings.jobs or 1)
-            found = measure(state, run.method, images, run.seed, effort, settings.progress, threads)
-        for parts, table in zip(tables.values(), found, strict=True):
+            tables_here = measure(state, run.method, images, run.seed, effort, settings.progress, threads)
+        for parts, table in zip(tables.values(), tables_here, strict=True):
             table.insert(0, "share", share)
             parts.append(table)
     for name, parts in tables.items():

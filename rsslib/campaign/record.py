@@ -30,7 +30,7 @@ from rsslib.errors import InputError, shortened
 from rsslib.files import WEIGHTS
 from rsslib.methods import Method
 from rsslib.progress import in_words
-from rsslib.samplers import Alone, of_bucket
+from rsslib.samplers import Alone, Dosed, of_bucket
 from rsslib.space import RECALIBRATION_IMAGES, RESOLUTION, Arch, SearchSpace
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and whoever lists runs has no need of it
@@ -43,11 +43,11 @@ CODE_VERSION = 1  # raised whenever a configuration would give other numbers tha
 
 
 def population_of(run: Run) -> dict[tuple[float, int], Arch]:
-    """The subnets that a run is evaluated on, by bucket and number: the same of every supernet of a backbone; where a
-    subnet is trained alone, that one."""
+    """The subnets that a run is evaluated on, by bucket and number: the same of every supernet of a backbone; where one
+    is trained alone or in a dose, that one."""
     samplers = [stage.sampler for stage in run.method.stages]
     space = SearchSpace(run.backbone, resolution=run.resolution)
-    if len(samplers) == 1 and isinstance(alone := samplers[0], Alone):
+    if len(samplers) == 1 and isinstance(alone := samplers[0], Alone | Dosed):
         return {(alone.bucket, alone.number): of_bucket(space, alone.bucket, alone.number)}
     return _population(space, run.profile.subnets_per_bucket)
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import
     import torch
 
 RECORD, HISTORY, POPULATION, ANCHORS = "run.json", "history.csv", "population.csv", "anchors.csv"
-EFFECTS, AGREEMENT = "effects.csv", "agreement.csv"  # of runs that are measured; see rsslib.interference
+EFFECTS, AGREEMENT, FORGETTING = (
+    "effects.csv",
+    "agreement.csv",
+    "forgetting.csv",
+)  # of runs that are measured; see rsslib.interference
 LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times a usual one
 REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
 
@@ -110,6 +114,10 @@ TABLES[EFFECTS] = _PAIR | {
 TABLES[AGREEMENT] = _PAIR | {
     "a": (0, 1e9), "b": (0, 1e9), "part": None, "shared": (0, 1e12), "cross": (-1.01, 1.01), "own_a": (-1.01, 1.01),
     "own_b": (-1.01, 1.01), "a_mflops": (0, 1e9), "b_mflops": (0, 1e9),
+}  # fmt: skip
+TABLES[FORGETTING] = {
+    "trained": (0, 1e9), "number": (0, 1e9), "epoch": (1, 1e9), "mflops": (0, 1e9), "loss": (0, 1e30),
+    "accuracy": (0, 100),
 }  # fmt: skip
 
 
