@@ -9,7 +9,6 @@ VENV := .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 INSTALLED := $(VENV)/.installed
-FACE := $(addprefix rsslib/, __main__.py cli.py explorer.py notebooks.py)
 
 # Byte code is kept, whatever the caller's environment says: without it each process imports torch 8 s longer.
 unexport PYTHONDONTWRITEBYTECODE
@@ -41,9 +40,7 @@ lint: $(INSTALLED) ## check code and notebooks with ruff, types with mypy, who i
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
-	@size() { printf '%-20s %6d lines\n' "$$1" "$$(find $$2 -name '*.py' | xargs cat | wc -l)"; }; \
-	size library '$(filter-out $(FACE), $(wildcard rsslib/*.py))'; size 'what a person uses' '$(FACE)'; \
-	for wing in data cuda deploy campaign paper; do size $$wing rsslib/$$wing; done; size 'all of rsslib' rsslib
+	-@$(PY) .ci/size.py
 
 reproduce: $(INSTALLED) ## run the study at PROFILE and write its figures
 	$(PY) -m rsslib reproduce --profile $(PROFILE) $(ARGS)
@@ -64,7 +61,7 @@ site: build/executed ## write the documentation with executed notebooks to build
 	@echo 'site: build/site/index.html'
 
 # The notebooks on stored results, executed again when they, the code or the results have changed.
-build/executed: $(INSTALLED) $(wildcard notebooks/*.ipynb) $(shell find rsslib data/results/quick data/results/paper \
+build/executed: $(INSTALLED) $(wildcard notebooks/*.ipynb) $(shell find rsslib rsstudy data/results/quick data/results/paper \
     -name '*.py' -o -name run.json)
 	$(PY) -m rsslib figures --profile quick --seeds 0 1 2
 	$(PY) -m rsslib figures --profile paper

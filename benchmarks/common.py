@@ -13,17 +13,18 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision import transforms
 
-from rsslib.campaign.resources import environment
 from rsslib.cuda.graphs import GraphedSteps
 from rsslib.data.augmentation import draw_augmentation
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
-from rsslib.machine import choose_device, keep_freed_memory, own_stream, set_precision
-from rsslib.methods import BATCH_SIZE, build
+from rsslib.device import choose_device, keep_freed_memory, own_stream, set_precision
+from rsslib.methods import BATCH_SIZE
 from rsslib.progress import progress_bar
 from rsslib.samplers import Step
 from rsslib.space import Arch, SearchSpace
 from rsslib.steps import MOMENTUM, WEIGHT_DECAY, EagerSteps
 from rsslib.trainer import enter_stage, start
+from rsstudy.catalogue import build
+from rsstudy.workers import environment
 
 SPACE = SearchSpace("mobilenet_v3")
 DEVICE = choose_device("auto")

@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 from common import CUDA, DEVICE, SPACE, options, random_data, report
 
-from rsslib.machine import keep_freed_memory
-from rsslib.methods import build
+from rsslib.device import keep_freed_memory
 from rsslib.trainer import start, train
+from rsstudy.catalogue import build
 
 IMAGES = 40_000 if CUDA else 640
 

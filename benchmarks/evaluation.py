@@ -5,6 +5,7 @@ from common import SPACE, Official, interleaved, options, random_data, report, t
 from ofa.imagenet_classification.elastic_nn.utils import set_running_statistics
 
 from rsslib.data.augmentation import normalise
+from rsslib.device import evaluation_threads, use_threads
 from rsslib.evaluate import (
     RECALIBRATION_BATCH,
     Evaluator,
@@ -14,7 +15,6 @@ from rsslib.evaluate import (
     in_turn,
     recalibration_images,
 )
-from rsslib.machine import evaluation_threads, use_threads
 from rsslib.supernet import SuperNet
 
 

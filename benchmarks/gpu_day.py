@@ -81,7 +81,7 @@ def main() -> int:
 def day(out: Path, options: argparse.Namespace) -> int:
     """Take all steps, as far as there is time; returns 0, or 1 if one failed."""
     sys.path.insert(0, str(PROJECT))  # a machine with the packages alone will do
-    from rsslib.cli import seconds
+    from rsstudy.cli import seconds
 
     end, results = time.time() + seconds(options.time_budget), []
     out.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def installed() -> dict:
     """Versions, hardware, driver, and whether a CUDA device runs a kernel."""
     import torch
 
-    from rsslib.machine import why_not_cuda
+    from rsslib.device import why_not_cuda
 
     versions = {}
     for name in PACKAGES:
@@ -180,10 +180,13 @@ def compare(path: Path, rehearse: bool) -> None:
     sys.path.insert(0, str(HERE.parent))
     from common import random_data
 
-    from rsslib.machine import choose_device, set_precision
-    from rsslib.methods import METHODS, build, override
+    from rsslib.cuda.graphs import GraphedSteps
+    from rsslib.device import choose_device, set_precision
+    from rsslib.methods import override
     from rsslib.space import SearchSpace
+    from rsslib.steps import EagerSteps
     from rsslib.trainer import start, train
+    from rsstudy.catalogue import METHODS, build
 
     device = choose_device("cpu" if rehearse else "cuda")
     set_precision("fp32")
@@ -196,8 +199,8 @@ def compare(path: Path, rehearse: bool) -> None:
         method = replace(method, stages=stages, dropout=0.0, batch_size=8 if rehearse else method.batch_size)
         row = {"method": name}
         try:
-            for what, graphs in (("single", False), ("graphs", True)):
-                state = train(start(space, method, 0, device), method, data, 0, progress=False, graphs=graphs)
+            for what, executor in (("single", EagerSteps), ("graphs", GraphedSteps)):
+                state = train(start(space, method, 0, device), method, data, 0, progress=False, executor=executor)
                 row |= {f"{which} loss, {what}": state.history[i]["loss"] for which, i in (("first", 0), ("last", -1))}
                 row[f"seconds, {what}"] = state.seconds
             if abs(row["last loss, graphs"] / row["last loss, single"] - 1) > 1e-3:
@@ -215,8 +218,10 @@ def compare(path: Path, rehearse: bool) -> None:
 
 def campaign(out: Path, method: str, data: str | None, budget: str, rehearse: bool) -> None:
     """Train and evaluate one method on CIFAR-100 at the paper's scale, for as long as there is time."""
-    from rsslib.campaign import PROFILES, Profile, Settings, complete, overview, plan
-    from rsslib.cli import seconds
+    from rsstudy.cli import seconds
+    from rsstudy.engine import complete
+    from rsstudy.plan import PROFILES, Profile, Settings, plan
+    from rsstudy.store import overview
 
     profile, dataset = PROFILES["paper"], "cifar100"
     if rehearse:

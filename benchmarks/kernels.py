@@ -16,11 +16,11 @@ from common import random_data
 from rsslib.cuda.graphs import GraphedSteps
 from rsslib.data.augmentation import draw_augmentation
 from rsslib.files import project_folder
-from rsslib.methods import build
 from rsslib.samplers import Step
 from rsslib.space import Arch, SearchSpace
 from rsslib.steps import TrainingState, new_optimizer
 from rsslib.trainer import enter_stage, start
+from rsstudy.catalogue import build
 
 sys.path.insert(0, str(project_folder() / "tests" / "cuda"))
 from simulator import simulated_graphs  # noqa: E402

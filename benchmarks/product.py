@@ -20,10 +20,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import mobilenet_v3_small
 
-from rsslib import campaign, export, latency_table, load_dataset, search
-from rsslib.campaign import Settings
-from rsslib.campaign.schema import read_record
-from rsslib.cli import main as rsslib
+from rsslib import export, latency_table, load_dataset, search
+from rsslib.backbones import BACKBONES
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from rsslib.deploy.exporting import onnx_model
 from rsslib.deploy.latency import bytes_of, undisturbed, untrained
@@ -31,7 +29,11 @@ from rsslib.deploy.predicting import session_of
 from rsslib.deploy.searching import hypervolume
 from rsslib.errors import InputError
 from rsslib.files import WEIGHTS, project_folder
-from rsslib.space import BACKBONES, SearchSpace
+from rsslib.space import SearchSpace
+from rsstudy.cli import main as rsslib
+from rsstudy.plan import Settings, plan
+from rsstudy.store import read_record
+from rsstudy.tables import trained_supernet
 
 sys.path.insert(0, str(project_folder() / "tests"))
 from helpers import random_supernet  # noqa: E402
@@ -77,13 +79,13 @@ def searches(options: argparse.Namespace) -> None:
     Fronts of other weights, as of runs that were trained anew since, stay in the table and are not reported.
     """
     settings, most, found = Settings(options.results, device="cpu"), max(BUDGETS), []
-    for run in campaign.plan("quick", ["fashion_mnist"], ["rss"], seeds=SEEDS):
+    for run in plan("quick", ["fashion_mnist"], ["rss"], seeds=SEEDS):
         weights = read_record(run.folder(settings.results))["sha256"][WEIGHTS]
         for method in options.methods:
             case = {"seed": run.seed, "method": method, "weights_sha256": weights}
             if len(stored("fronts", **case)):
                 continue
-            supernet, images = campaign.trained_supernet(run, settings)
+            supernet, images = trained_supernet(run, settings)
             began = time.process_time()
             front = search(supernet, images, {"mflops": most}, method, options.evaluations, run.seed)
             spent = {"evaluations": options.evaluations, "processor_seconds": time.process_time() - began}

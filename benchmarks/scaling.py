@@ -4,10 +4,10 @@ import time
 
 from common import CUDA, DEVICE, SPACE, options, random_data, report
 
+from rsslib.device import keep_freed_memory
 from rsslib.evaluate import evaluate_population
-from rsslib.machine import keep_freed_memory
-from rsslib.methods import build
 from rsslib.trainer import start, train
+from rsstudy.catalogue import build
 
 IMAGES = 40_000 if CUDA else 640
 

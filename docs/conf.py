@@ -39,7 +39,7 @@ html_copy_source = html_show_sphinx = html_domain_indices = False
 
 
 def pictures(app, name, source):
-    """Give a notebook's images the text that `rsslib.paper.figures.show` left beside them, and widgets a picture."""
+    """Give a notebook's images the text that `figures.populations.show` left beside them, and widgets a picture."""
     path = Path(app.env.doc2path(name))
     if path.suffix != ".ipynb":
         return

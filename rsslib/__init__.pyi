@@ -1,9 +1,5 @@
-from .campaign.engine import complete as complete
-from .campaign.runs import plan as plan
-from .campaign.settings import Settings as Settings
-from .campaign.tables import deployable as deployable
+from .checkpoint import load_supernet as load_supernet
 from .data.dataset import load_dataset as load_dataset
-from .deploy.cards import load_supernet as load_supernet
 from .deploy.exporting import Deployable as Deployable
 from .deploy.exporting import export as export
 from .deploy.latency import latency as latency

@@ -16,7 +16,7 @@ def entry() -> None:
     for number in SIGNALS:
         signal.signal(number, _stop)
     try:
-        from rsslib.cli import main  # here, so that it can be stopped too
+        from rsstudy.cli import main  # here, so that it can be stopped too
 
         status = main()
         sys.stdout.flush()

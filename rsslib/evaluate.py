@@ -13,10 +13,11 @@ from torch import Tensor
 
 from rsslib.data.augmentation import Augmentation, augment, draw_augmentation, normalise, parts
 from rsslib.data.dataset import Dataset, check_images
+from rsslib.device import own_stream
 from rsslib.errors import InputError
-from rsslib.machine import own_stream
+from rsslib.population import RECALIBRATION_IMAGES
 from rsslib.progress import progress_bar
-from rsslib.space import RECALIBRATION_IMAGES, RESOLUTION, Arch, SearchSpace
+from rsslib.space import RESOLUTION, Arch, SearchSpace
 from rsslib.supernet import BN_EPS, Norm, SuperNet, batch_norm_with
 
 RECALIBRATION_BATCH = 200

@@ -1,20 +1,17 @@
 """Training methods as data: a method is a list of stages, and one trainer runs them all (Table 1 of the paper)."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from rsslib.errors import InputError, check_number, choose
-from rsslib.samplers import Alternating, Sampler, Successive, Uniform
+from rsslib.samplers import Sampler, Successive, Uniform
 
 LEARNING_RATE = 0.01
 BATCH_SIZE = 64
 DROPOUT = 0.1
-
-# Table 1: epochs of the supernet (s) and of progressive shrinking (ps). CIFAR's hold for datasets it does not list.
-TABLE_1 = {"mnist": (10, 27), "fashion_mnist": (25, 57), "cifar10": (180, 410), "cifar100": (180, 410)}
 PS_EPOCHS = (120, 25, 120, 25, 120)  # kernel, depth 1, depth 2, width 1, width 2, on CIFAR
 
 
@@ -149,26 +146,6 @@ def progressive_shrinking(s: int, ps: int) -> Method:
     return Method("ofa", stages, teacher="stage")
 
 
-def released(s: int, ps: int) -> Method:
-    """OFA as the study's released code runs it.
-
-    The teacher is an untrained network; epochs count on from the stage before under a cosine over the running total,
-    each stage after kernel skipping its first epoch; momentum carries over; channels are never sorted. At epochs other
-    than Table 1's a stage skips the share that one epoch is of it on CIFAR, in whole epochs: mostly none.
-    """
-    stages, end = [], 0
-    for i, stage in enumerate(progressive_shrinking(s, ps).stages):
-        on_cifar = PS_EPOCHS[max(0, i - 1)]
-        skipped = min(1, stage.epochs) if (s, ps) in TABLE_1.values() else round(stage.epochs / on_cifar)
-        skipped = skipped if i >= 2 else 0
-        stages.append(replace(
-            stage, epochs=stage.epochs - skipped, first_epoch=end + skipped, schedule_epochs=end + stage.epochs,
-            sort_channels=None,
-        ))  # fmt: skip
-        end += stage.epochs
-    return Method("ofa-released", tuple(stages), teacher="random", fresh_optimizer=False)
-
-
 def one_stage(name: str, epochs: int, sampler: Sampler, schedule: Schedule = "cosine", **settings) -> Method:
     """A method with a single stage, which RSS and all its ablations are; a new sampler needs no more than this.
 
@@ -176,67 +153,6 @@ def one_stage(name: str, epochs: int, sampler: Sampler, schedule: Schedule = "co
     """
     distill = settings.get("teacher") is not None
     return Method(name, (Stage(name, epochs, LEARNING_RATE, sampler, schedule, distill=distill),), **settings)
-
-
-# What RSS and RSS-Short train, by the suffix of the method's name: sampler and learning rate schedule.
-RSS_VARIANTS: dict[str, tuple[Sampler, Schedule]] = {
-    "": (Uniform(), "cosine"),
-    "-per-batch": (Uniform(per="batch"), "cosine"),
-    "-2-per-batch": (Uniform(per="batch", count=2), "cosine"),
-    "-smallest": (Successive(("smallest",)), "cosine"),
-    "-middle": (Successive(("middle",)), "cosine"),
-    "-largest": (Successive(("largest",)), "cosine"),
-    "-max-then-min": (Successive(("largest", "smallest")), "constant"),
-    "-min-then-max": (Successive(("smallest", "largest")), "constant"),
-    "-alternating": (Alternating(), "constant"),
-}
-
-# The hyper-parameter study (supplement, section 2), by the suffix of the method's name.
-OVERRIDES: dict[str, dict[str, Any]] = {
-    "batch-128": {"batch_size": 128},
-    "dropout-0.3": {"dropout": 0.3},
-    "lr-0.02": {"learning_rate_scale": 2.0},
-}
-
-
-def _random_subnets(s: int, ps: int, name: str) -> Method:
-    """RSS, RSS-Short (s epochs instead of s + ps) or one of their variants."""
-    base = "rss-short" if name.startswith("rss-short") else "rss"
-    sampler, schedule = RSS_VARIANTS[name.removeprefix(base)]
-    return one_stage(name, s if base == "rss-short" else s + ps, sampler, schedule)
-
-
-def _overridden(s: int, ps: int, base: str, change: str) -> Method:
-    return override(_BUILDERS[base](s, ps), **OVERRIDES[change])
-
-
-_BUILDERS: dict[str, Callable[[int, int], Method]] = {"ofa": progressive_shrinking, "ofa-released": released}
-_BUILDERS |= {
-    base + suffix: partial(_random_subnets, name=base + suffix)
-    for base in ("rss", "rss-short")
-    for suffix in RSS_VARIANTS
-}
-_BUILDERS |= {
-    f"{base}-{change}": partial(_overridden, base=base, change=change)
-    for base in ("ofa", "ofa-released", "rss-short")
-    for change in OVERRIDES
-}
-METHODS = tuple(_BUILDERS)
-
-
-def build(name: str, supernet_epochs: int, shrinking_epochs: int) -> Method:
-    """The method `name` for `supernet_epochs` (s) and `shrinking_epochs` (ps) as in Table 1; RSS trains s + ps.
-
-    The name is one of `METHODS`, which are the paper's, or of `rsslib.beyond.METHODS`. Raises InputError for an unknown
-    name or for epochs that are not at least 1.
-    """
-    from rsslib import beyond  # which is made of this module's parts
-
-    builders = _BUILDERS | beyond.BUILDERS
-    choose(name, tuple(builders), "method")
-    check_number(supernet_epochs, "supernet_epochs", 1, whole=True)
-    check_number(shrinking_epochs, "shrinking_epochs", 1, whole=True)
-    return replace(builders[name](supernet_epochs, shrinking_epochs), name=name)
 
 
 def override(
@@ -252,16 +168,3 @@ def override(
         raise InputError(f"learning_rate_scale is {learning_rate_scale!r}: expected a number above 0")
     stages = tuple(replace(s, learning_rate=s.learning_rate * learning_rate_scale) for s in method.stages)
     return replace(method, batch_size=batch_size, dropout=dropout, stages=stages)
-
-
-def table_1() -> list[dict[str, object]]:
-    """Table 1 of the paper, computed from the methods: epochs of each method on each dataset."""
-    built = {data: [build(name, *TABLE_1[data]) for name in ("ofa", "rss-short", "rss")] for data in TABLE_1}
-    return [
-        {
-            "dataset": dataset, "OFA (supernet)": ofa.stages[0].epochs,
-            "OFA (progressive shrinking)": ofa.epochs - ofa.stages[0].epochs,
-            "RSS-Short": short.epochs, "RSS": rss.epochs,
-        }
-        for dataset, (ofa, short, rss) in built.items()
-    ]  # fmt: skip

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from rsslib.backbones import Backbone
 from rsslib.errors import InputError
-from rsslib.space import Backbone
 from rsslib.supernet import SuperNet
 
 

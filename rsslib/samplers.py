@@ -5,7 +5,6 @@ method `subnets` below is a sampler; a new one is a small class, also in a noteb
 """
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -178,69 +177,6 @@ def _check_sizes(sizes: tuple[str, ...]) -> None:
         raise InputError(f"sizes is {sizes!r}: expected at least one of {', '.join(SIZES)}, in a tuple")
     for size in sizes:
         choose(size, SIZES, "subnet")
-
-
-@lru_cache(maxsize=256)
-def of_bucket(space: SearchSpace, bucket: float, number: int) -> Arch:
-    """Subnet `number` (from 0) of a bucket of the population on which every run is evaluated."""
-    return space.population(number + 1, [bucket])[number][1]
-
-
-@dataclass(frozen=True)
-class Alone:
-    """One subnet of the evaluated population throughout, which so is trained alone: number `number` of its bucket."""
-
-    bucket: float
-    number: int
-
-    def __post_init__(self):
-        check_number(self.bucket, "bucket", 0)
-        check_number(self.number, "number", 0, whole=True)
-
-    def subnets(self, space, rng, epoch, epochs, steps):
-        return [(of_bucket(space, self.bucket, self.number),)]
-
-
-@dataclass(frozen=True)
-class Dosed:
-    """One subnet of the evaluated population in one of every `every` epochs, and uniform subnets in the others.
-
-    Its epochs are the middle ones of each group of `every`, so that under a cosine schedule their mean learning rate is
-    that of all epochs.
-    """
-
-    bucket: float
-    number: int
-    every: int = 3
-
-    def __post_init__(self):
-        check_number(self.bucket, "bucket", 0)
-        check_number(self.number, "number", 0, whole=True)
-        check_number(self.every, "every", 2, whole=True)
-
-    def subnets(self, space, rng, epoch, epochs, steps):
-        if epoch % self.every == self.every // 2:
-            return [(of_bucket(space, self.bucket, self.number),)]
-        return Uniform().subnets(space, rng, epoch, epochs, steps)
-
-
-@dataclass(frozen=True)
-class Repeated:
-    """The subnets of another sampler, `times` times in every step: their gradients are summed as those of different
-    subnets are."""
-
-    sampler: Sampler
-    times: int = 2
-
-    def __post_init__(self):
-        check_number(self.times, "times", 1, whole=True)
-
-    @property
-    def count(self) -> int:
-        return self.times * getattr(self.sampler, "count", 1)
-
-    def subnets(self, space, rng, epoch, epochs, steps):
-        return [step * self.times for step in self.sampler.subnets(space, rng, epoch, epochs, steps)]
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from rsslib.backbones import BACKBONES, Backbone, LayerSpec
 from rsslib.errors import InputError, check_number, choose
 
 RESOLUTION = 32  # pixels; the study trains and tests every dataset at 32 x 32
 LARGEST_RESOLUTION = 224
-RECALIBRATION_IMAGES = 2000  # training images from which a subnet's batch norm statistics are recomputed
 
 
 @dataclass(frozen=True)
@@ -29,111 +29,6 @@ class Arch:
     kernel: tuple[int, ...]
     expand: tuple[int, ...]
     depth: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """A stage of elastic layers; only the first layer has the stride."""
-
-    channels: int
-    stride: int
-    act: str
-    squeeze_excite: bool = False
-    layers: int = 4
-    elastic_depth: bool = True
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A network family with width multiplier 1.0 (Cai et al. 2020, appendix; Howard et al. 2019; Cai et al. 2019)."""
-
-    name: str
-    stem_channels: int
-    stem_act: str
-    first_channels: int
-    first_act: str
-    stages: tuple[StageSpec, ...]
-    expand_channels: int  # 1x1 convolution with BN before global pooling
-    mix_channels: int | None  # 1x1 convolution without BN or bias after global pooling
-    head_act: str
-    buckets: tuple[int, ...]  # population sizes of the study, in millions of MACs
-
-
-BACKBONES = {
-    "mobilenet_v3": Backbone(
-        "mobilenet_v3", stem_channels=16, stem_act="hardswish", first_channels=16, first_act="relu",
-        stages=(
-            StageSpec(24, 2, "relu"),
-            StageSpec(40, 2, "relu", squeeze_excite=True),
-            StageSpec(80, 2, "hardswish"),
-            StageSpec(112, 1, "hardswish", squeeze_excite=True),
-            StageSpec(160, 2, "hardswish", squeeze_excite=True),
-        ),
-        expand_channels=960, mix_channels=1280, head_act="hardswish", buckets=(4, 6, 8, 10, 12, 14),
-    ),
-    "proxylessnas": Backbone(
-        "proxylessnas", stem_channels=32, stem_act="relu6", first_channels=16, first_act="relu6",
-        stages=(
-            StageSpec(24, 2, "relu6"),
-            StageSpec(40, 2, "relu6"),
-            StageSpec(80, 2, "relu6"),
-            StageSpec(96, 1, "relu6"),
-            StageSpec(192, 2, "relu6"),
-            StageSpec(320, 1, "relu6", layers=1, elastic_depth=False),
-        ),
-        expand_channels=1280, mix_channels=None, head_act="relu6", buckets=(4, 6, 8, 10, 12),
-    ),
-}  # fmt: skip
-
-
-def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Round to a multiple of `divisor`, never losing more than a tenth (Howard et al. 2019)."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """One elastic MBConv layer of the full network."""
-
-    stage: int
-    index: int  # within its stage
-    in_channels: int
-    out_channels: int
-    stride: int
-    act: str
-    squeeze_excite: bool
-    in_size: int  # side of its input feature map, in pixels
-
-    @property
-    def out_size(self) -> int:
-        return -(-self.in_size // self.stride)
-
-    @property
-    def residual(self) -> bool:
-        return self.stride == 1 and self.in_channels == self.out_channels
-
-    def hidden(self, expand: int) -> int:
-        """Channels after expansion."""
-        return make_divisible(round(self.in_channels * expand))
-
-    def squeezed(self, expand: int) -> int:
-        """Middle channels of squeeze-excite."""
-        return make_divisible(self.hidden(expand) // 4)
-
-    def macs(self, kernel: int, expand: int) -> int:
-        """Multiply-accumulates of the layer's convolutions for one image."""
-        hidden, pixels = self.hidden(expand), self.out_size**2
-        total = self.in_size**2 * self.in_channels * hidden + pixels * hidden * (kernel**2 + self.out_channels)
-        return total + (2 * hidden * self.squeezed(expand) if self.squeeze_excite else 0)
-
-    def parameters(self, kernel: int, expand: int) -> int:
-        """Weights, biases and BN parameters of the layer once extracted."""
-        hidden = self.hidden(expand)
-        total = hidden * (self.in_channels + kernel**2 + self.out_channels) + 2 * (2 * hidden + self.out_channels)
-        if self.squeeze_excite:
-            total += 2 * hidden * self.squeezed(expand) + hidden + self.squeezed(expand)
-        return total
 
 
 class SearchSpace:

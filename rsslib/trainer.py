@@ -14,11 +14,10 @@ from contextlib import ExitStack, closing
 import numpy as np
 import torch
 
-from rsslib.cuda.graphs import GraphedSteps
 from rsslib.data.augmentation import draw_augmentation
 from rsslib.data.dataset import Dataset, check_images
+from rsslib.device import own_stream
 from rsslib.errors import InputError
-from rsslib.machine import own_stream
 from rsslib.methods import Method, Stage
 from rsslib.network import Network
 from rsslib.progress import progress_bar
@@ -50,11 +49,11 @@ def train(
     after_epoch: Callable[[TrainingState], bool | None] = lambda state: None,
     description: str = "",
     progress: bool = True,
-    graphs: bool | None = None,
+    executor: type = EagerSteps,
 ) -> TrainingState:
     """Train `state` from where it stands to the end of `method`, in place.
 
-    `graphs`: take the steps as CUDA graphs (see `rsslib.cuda.graphs`); None does so on CUDA. Each epoch adds a row to
+    `executor` takes the steps: one by one, or as CUDA graphs (`rsslib.cuda.GraphedSteps`). Each epoch adds a row to
     `state.history`: stage, epoch (over all stages, from 1), learning_rate (at the first step), mflops (of the trained
     subnets, mean), loss (mean over steps and subnets, distillation included), images, seconds, processor_seconds (see
     `processor_clock`). Then `after_epoch` is called; if it returns True, or raises, training ends and the state can go
@@ -71,7 +70,6 @@ def train(
     steps = steps_per_epoch(n, method.batch_size)
     if steps == 0:
         raise InputError(f"{data.name} has {n} training images: expected at least 2, for batch norm")
-    graphs = device.type == "cuda" if graphs is None else graphs
     generator = torch.Generator(device)
     total, done = method.epochs * n, len(state.history) * n
     bar = progress_bar(shown=progress, total=total, initial=done, unit="img", unit_scale=True)
@@ -82,8 +80,7 @@ def train(
             if state.epoch == 0:
                 enter_stage(state, method, stage, seed)
             sampler = sampler_before(state, stage, stage_number, seed, steps)
-            steps_of = GraphedSteps if graphs else EagerSteps
-            executor = executors.enter_context(closing(steps_of(state, method, stage, data, generator)))
+            steps_taken = executors.enter_context(closing(executor(state, method, stage, data, generator)))
             for epoch in range(state.epoch, stage.epochs):
                 began, clock = time.perf_counter(), processor_clock(device)
                 worked = clock()
@@ -96,7 +93,7 @@ def train(
                 mflops = mean_mflops(space, subnets)
                 place = f"{stage.name} " * (len(method.stages) > 1) + f"{epoch + 1}/{stage.epochs}"
                 bar.set_description(f"{description or method.name}: {place}, {mflops:.1f}M")
-                losses = executor.epoch(subnets, order, crops, rates, bar)
+                losses = steps_taken.epoch(subnets, order, crops, rates, bar)
                 mean_loss = losses.mean().item()
                 if not math.isfinite(mean_loss):
                     step = int(losses.isfinite().logical_not().nonzero()[0])

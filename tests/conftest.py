@@ -7,9 +7,10 @@ import torch
 from helpers import TINY
 from hypothesis import settings
 
+from rsslib.backbones import BACKBONES
+from rsslib.device import set_precision
 from rsslib.files import project_folder
-from rsslib.machine import set_precision
-from rsslib.space import BACKBONES, SearchSpace
+from rsslib.space import SearchSpace
 
 torch.set_num_threads(1)
 set_precision("fp32")

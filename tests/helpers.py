@@ -9,11 +9,14 @@ import pandas as pd
 import torch
 from hypothesis import strategies as st
 
-from rsslib import evaluate, interference, steps
+from rsslib import evaluate, steps
+from rsslib.backbones import Backbone, StageSpec
 from rsslib.data.dataset import Dataset
-from rsslib.methods import Method, build
-from rsslib.space import Arch, Backbone, SearchSpace, StageSpec
+from rsslib.methods import Method
+from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet
+from rsstudy import interference
+from rsstudy.catalogue import build
 
 # A network with every kind of layer that trains in milliseconds: for what does not depend on size.
 TINY = Backbone(
@@ -101,7 +104,7 @@ def double_images(monkeypatch, *functions):
 
 
 def double_measurements(monkeypatch):
-    """The same for all that `rsslib.interference` measures."""
+    """The same for all that `rsstudy.interference` measures."""
     double_images(monkeypatch, *((module, "augment") for module in (interference, steps, evaluate)))
     double_images(monkeypatch, (interference, "recalibration_images"), (evaluate, "normalise"))
 

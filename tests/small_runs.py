@@ -1,7 +1,7 @@
 """Runs of a tiny backbone at a scale of milliseconds, and the files that one leaves."""
 
-from rsslib import campaign
-from rsslib.campaign import Profile, Settings, plan
+from rsstudy import engine
+from rsstudy.plan import Profile, Settings, plan
 
 PROFILE = Profile(
     "test", ("digits",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5, train_images=80, test_images=60
@@ -16,4 +16,4 @@ def tiny(*methods, profile=PROFILE, **settings):
 
 def complete(runs, results, **settings):
     """Make the runs finished, on the CPU, unless `settings` say otherwise."""
-    campaign.complete(runs, Settings(results, **{"device": "cpu", "progress": False} | settings))
+    engine.complete(runs, Settings(results, **{"device": "cpu", "progress": False} | settings))

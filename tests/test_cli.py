@@ -1,4 +1,4 @@
-"""rsslib.cli: options are checked before any work, and what ends a command is one sentence."""
+"""rsstudy.cli: options are checked before any work, and what ends a command is one sentence."""
 
 import re
 import subprocess
@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsslib import campaign, cli, notebooks
-from rsslib.campaign.engine import RunsFailed
 from rsslib.errors import InputError
+from rsstudy import cli, engine, notebooks
+from rsstudy.engine import RunsFailed
+from rsstudy.plan import plan
 
 
 def run(arguments, folder):
@@ -77,13 +78,13 @@ def test_the_exit_status_tells_how_a_command_ended(tmp_path, capsys, monkeypatch
         assert settings.rebuild
         raise RunsFailed({"smoke/a": MemoryError("all of it")})
 
-    monkeypatch.setattr(campaign, "complete", complete)
+    monkeypatch.setattr(engine, "complete", complete)
     assert run(["reproduce", "--rebuild"], tmp_path) == 1
     assert capsys.readouterr().err == "rsslib: failed: smoke/a: MemoryError: all of it\n"
 
 
 def test_a_campaign_that_stopped_before_any_result_has_not_failed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(campaign, "complete", lambda runs, settings, finished: None)  # the time budget ran out at once
+    monkeypatch.setattr(engine, "complete", lambda runs, settings, finished: None)  # the time budget ran out at once
     assert run(["reproduce", "--time-budget", "1s"], tmp_path) == 0
     said = capsys.readouterr()
     assert "0 of 4 runs are finished; the same command goes on" in said.out and said.err == ""
@@ -116,7 +117,7 @@ def test_what_a_run_is_refused_for_is_a_mistake_in_the_input(tmp_path, capsys, m
     def complete(runs, settings):
         raise RunsFailed({"smoke/a": InputError("no room")})
 
-    monkeypatch.setattr(campaign, "complete", complete)
+    monkeypatch.setattr(engine, "complete", complete)
     assert cli.main(["run", "--results", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "rsslib: no room\n"
 
@@ -128,7 +129,7 @@ def test_a_run_on_images_of_ones_own_says_how_many_epochs_it_takes_and_why(
     images, labels = np.zeros((200, 28, 28), np.uint8), np.arange(200) % 2
     np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     asked = []
-    monkeypatch.setattr(campaign, "complete", lambda runs, settings: asked.extend(runs))
+    monkeypatch.setattr(engine, "complete", lambda runs, settings: asked.extend(runs))
     where = ["--data", str(tmp_path), "--results", str(tmp_path / "results"), "--device", "cpu"]
     assert cli.main(["run", "--dataset", "own", "--method", "rss", "--resolution", "64", *where, *options]) == 0
     said = capsys.readouterr().out
@@ -138,7 +139,7 @@ def test_a_run_on_images_of_ones_own_says_how_many_epochs_it_takes_and_why(
 
 
 def test_closing_words_without_the_main_backbone_say_where_the_figures_are(tmp_path, capsys):
-    done = campaign.plan("smoke", methods=["rss"], backbone="proxylessnas")
+    done = plan("smoke", methods=["rss"], backbone="proxylessnas")
     options = {"profile": "smoke", "results": str(tmp_path), "figures": str(tmp_path)}
     assert cli.closing_words(done, {"06_proxylessnas": {}}, options, []) == 0
     assert capsys.readouterr().out.startswith("figures: ")
@@ -152,7 +153,7 @@ def test_search_and_export_name_a_run_as_it_was_named_to_train(tmp_path):
 
 def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):
     code = (
-        "import sys; from rsslib.cli import main; assert main(sys.argv[1:]) == 2; "
+        "import sys; from rsstudy.cli import main; assert main(sys.argv[1:]) == 2; "
         "assert not {'torch', 'jsonschema'} & set(sys.modules)"
     )
     for line in (
@@ -181,7 +182,7 @@ def test_each_notebook_that_ends_is_told_once_and_those_that_fail_are_returned(t
 
     monkeypatch.setattr(notebooks.Execution, "_tell", slow)
     with notebooks.Execution(parameters, tmp_path) as execution:
-        for run in campaign.plan("smoke"):
+        for run in plan("smoke"):
             execution.finished(run)
         assert execution.rest() == ["08_deploy: a mistake"]
     lines = capsys.readouterr().out.splitlines()
@@ -199,6 +200,6 @@ def test_durations(text, seconds):
 @pytest.mark.parametrize("typed, expected", [([], None), (["--no-graphs"], False)])
 def test_graphs_can_be_turned_off(typed, expected, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(campaign, "complete", lambda runs, settings, finished: asked.append(settings.graphs))
+    monkeypatch.setattr(engine, "complete", lambda runs, settings, finished: asked.append(settings.graphs))
     run(["reproduce", *typed], tmp_path)
     assert asked == [expected]

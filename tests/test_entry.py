@@ -24,7 +24,7 @@ entry()
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("name", ["rsslib.cli", "pandas._libs.tslibs", "torch._C"])
+@pytest.mark.parametrize("name", ["rsstudy.cli", "pandas._libs.tslibs", "torch._C"])
 def test_while_modules_are_imported(name, number, tmp_path):
     code = IMPORTING.replace("NAME", repr(name), 1).replace("NUMBER", number)
     arguments = ["run", "--device", "cpu", "--results", str(tmp_path)]
@@ -47,7 +47,7 @@ def main():
         print("put away")
         raise
 
-sys.modules["rsslib.cli"] = types.SimpleNamespace(main=main)
+sys.modules["rsstudy.cli"] = types.SimpleNamespace(main=main)
 import atexit
 atexit.register(os.kill, os.getpid(), signal.NUMBER)
 entry()

@@ -13,7 +13,9 @@ from helpers import TINY, assert_close, corners, random_archs, random_supernet, 
 from torch import nn
 
 from rsslib import evaluate
+from rsslib.backbones import BACKBONES
 from rsslib.data import augmentation
+from rsslib.device import use_threads
 from rsslib.errors import InputError
 from rsslib.evaluate import (
     Evaluator,
@@ -25,8 +27,7 @@ from rsslib.evaluate import (
     recalibrate,
     recalibration_images,
 )
-from rsslib.machine import use_threads
-from rsslib.space import BACKBONES, SearchSpace
+from rsslib.space import SearchSpace
 from rsslib.supernet import SuperNet
 
 SPACE = SearchSpace(TINY, classes=4)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from helpers import TINY, toy_data
 
-from rsslib import interference
-from rsslib.beyond import DOSES, dose
 from rsslib.evaluate import evaluate_population
-from rsslib.interference import LAGS, Effort, draws_once_per_epoch, forgetting
-from rsslib.methods import METHODS, build, one_stage
-from rsslib.samplers import Dosed, Uniform, drawn_steps, of_bucket, randomness
+from rsslib.methods import one_stage
+from rsslib.samplers import Uniform, drawn_steps, randomness
 from rsslib.space import SearchSpace
 from rsslib.trainer import start, train
+from rsstudy import interference
+from rsstudy.catalogue import DOSES, METHODS, Dosed, build, dose, of_bucket
+from rsstudy.interference import LAGS, Effort, draws_once_per_epoch, forgetting
 
 S, PS = 12, 27  # epochs at the scale of the experiments
 SPACE = SearchSpace(TINY, classes=4)

@@ -1,4 +1,4 @@
-"""rsslib.explorer without a browser: controls, subnet, numbers and figures agree; evaluation is the package's."""
+"""rsstudy.explorer without a browser: controls, subnet, numbers and figures agree; evaluation is the package's."""
 
 import re
 import shutil
@@ -10,19 +10,18 @@ import pandas as pd
 import pytest
 from helpers import sentence
 
-import rsslib.explorer as module
-from rsslib import campaign
-from rsslib.campaign import Settings
-from rsslib.campaign.record import POPULATION_SEED, finished_runs
-from rsslib.campaign.schema import read_record, write_record
 from rsslib.errors import InputError
-from rsslib.explorer import Explorer
-from rsslib.paper.diagrams import draw_subnet
-from rsslib.paper.figures import set_style
 from rsslib.space import Arch, SearchSpace
+from rsstudy import explorer as module
+from rsstudy.engine import complete
+from rsstudy.explorer import Explorer
+from rsstudy.figures.populations import set_style
+from rsstudy.figures.protocol import draw_subnet
+from rsstudy.plan import PROFILES, Settings, plan
+from rsstudy.store import POPULATION_SEED, finished_runs, read_record, write_record
 
 TINY = replace(
-    campaign.PROFILES["smoke"],
+    PROFILES["smoke"],
     train_images=64,
     test_images=60,
     supernet_epochs=1,
@@ -56,7 +55,7 @@ def gids(figure) -> list[str]:
 def trained(tmp_path_factory):
     """A results folder with one finished run."""
     results = tmp_path_factory.mktemp("results")
-    campaign.complete(campaign.plan(TINY, methods=["rss-short"]), Settings(results, device="cpu", progress=False))
+    complete(plan(TINY, methods=["rss-short"]), Settings(results, device="cpu", progress=False))
     return results
 
 

@@ -1,4 +1,4 @@
-"""rsslib.interference: effects and agreement with known answers, and a supernet's against extracted networks."""
+"""rsstudy.interference: effects and agreement with known answers, and a supernet's against extracted networks."""
 
 import copy
 import math
@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from helpers import TINY, double_measurements, random_archs, random_supernet, toy_data
 
 from rsslib.errors import InputError
-from rsslib.interference import Effort, Trial, agreement, distance, effects, measure, part_of, shared_weights, subjects
-from rsslib.methods import build, one_stage
+from rsslib.methods import one_stage
 from rsslib.samplers import Uniform
 from rsslib.space import SearchSpace
 from rsslib.steps import TrainingState, new_optimizer
 from rsslib.supernet import subnet_slices
 from rsslib.trainer import start, train
+from rsstudy.catalogue import build
+from rsstudy.interference import Effort, Trial, agreement, distance, effects, measure, part_of, shared_weights, subjects
 
 SPACE = SearchSpace(TINY, classes=4)
 EFFORT = Effort((0.5,), batches=3, gradients=4, images=16, recalibration=16)

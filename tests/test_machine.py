@@ -1,11 +1,11 @@
-"""rsslib.machine: a device that works is chosen."""
+"""rsslib.device: a device that works is chosen."""
 
 import pytest
 import torch
 
-from rsslib import machine
+from rsslib import device as machine
+from rsslib.device import choose_device
 from rsslib.errors import InputError
-from rsslib.machine import choose_device
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from rsslib.errors import InputError
-from rsslib.methods import METHODS, TABLE_1, Method, build, largest_remainder, one_stage, override, table_1
+from rsslib.methods import Method, largest_remainder, one_stage, override
 from rsslib.samplers import Sandwich, Uniform
+from rsstudy.catalogue import METHODS, TABLE_1, build, table_1
 
 STEPS = 625
 

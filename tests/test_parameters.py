@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from helpers import sentence
 
-from rsslib import campaign
-from rsslib.campaign import engine
 from rsslib.errors import InputError
+from rsstudy import engine
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 MISTAKES = {  # a value of another type, and one that is empty or no name; `plan` and `Settings` are tested with more
@@ -37,10 +36,12 @@ for path in sorted(FOLDER.glob("*.ipynb")):
 
 @pytest.mark.parametrize(("notebook", "code", "name"), CASES)
 def test_a_mistake_in_a_parameter_is_a_sentence(notebook, code, name, tmp_path, monkeypatch):
-    def checks(runs, settings):
-        engine.complete(runs, dataclasses.replace(settings, time_budget=0, progress=False))
+    complete = engine.complete
 
-    monkeypatch.setattr(campaign, "complete", checks, raising=False)
+    def checks(runs, settings):
+        complete(runs, dataclasses.replace(settings, time_budget=0, progress=False))
+
+    monkeypatch.setattr(engine, "complete", checks)
     for value in MISTAKES[name]:
         for train in (True, False):
             own: dict = {"__name__": "notebook"}

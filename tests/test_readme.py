@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rsslib import campaign, cli, load_dataset
-from rsslib.campaign import runs, settings
+from rsslib import load_dataset
+from rsstudy import cli, plan
+from rsstudy.engine import complete
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,8 +43,8 @@ def folder(tmp_path_factory):
 def project(folder, monkeypatch):
     """A project of its own, whose profile `smoke` takes seconds, as the current folder."""
     small = {"train_images": 70, "test_images": 20, "subnets_per_bucket": 1, "supernet_epochs": 1}
-    monkeypatch.setitem(campaign.PROFILES, "smoke", replace(campaign.PROFILES["smoke"], **small))
-    for module in (runs, settings, cli):
+    monkeypatch.setitem(plan.PROFILES, "smoke", replace(plan.PROFILES["smoke"], **small))
+    for module in (plan, cli):
         monkeypatch.setattr(module, "project_folder", lambda: folder)
     monkeypatch.chdir(folder)
     return folder
@@ -52,7 +53,7 @@ def project(folder, monkeypatch):
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0])
 def test_an_example_runs(example, project):
     if "deployable" in example:
-        campaign.complete(campaign.plan("smoke", methods=["rss-short"]), campaign.Settings(progress=False))
+        complete(plan.plan("smoke", methods=["rss-short"]), plan.Settings(progress=False))
     # a notebook's functions and classes can be looked up too
     namespace = {"__name__": "readme"}
     exec(compile(example, "README.md", "exec"), namespace)

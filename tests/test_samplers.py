@@ -11,17 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from rsslib import beyond
+from rsslib.device import is_out_of_memory
 from rsslib.errors import InputError
-from rsslib.machine import is_out_of_memory
-from rsslib.methods import METHODS, build, one_stage
+from rsslib.methods import one_stage
 from rsslib.samplers import (
     SIZES,
-    Alone,
     Alternating,
     Compound,
     FlopsAware,
-    Repeated,
     SamplerFailed,
     Sandwich,
     StrictFairness,
@@ -31,6 +28,7 @@ from rsslib.samplers import (
     randomness,
 )
 from rsslib.space import SearchSpace
+from rsstudy.catalogue import BEYOND, METHODS, Alone, Repeated, build
 
 SPACE = SearchSpace("mobilenet_v3")
 
@@ -101,7 +99,7 @@ def test_any_uniform_sampler_draws_as_many_as_it_says_from_its_set(per, count, k
 
 @given(st.data())
 def test_every_epoch_of_every_method_has_its_subnets(data):
-    name = data.draw(st.sampled_from(METHODS + beyond.METHODS))
+    name = data.draw(st.sampled_from(METHODS + BEYOND))
     method = build(name, data.draw(st.integers(1, 200)), data.draw(st.integers(1, 500)))
     stage = data.draw(st.sampled_from([stage for stage in method.stages if stage.epochs]))
     epoch, steps = data.draw(st.integers(0, stage.epochs - 1)), data.draw(st.integers(1, 8))

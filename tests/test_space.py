@@ -17,8 +17,9 @@ from scipy.signal import fftconvolve
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models._utils import _make_divisible
 
+from rsslib.backbones import BACKBONES, make_divisible
 from rsslib.errors import InputError
-from rsslib.space import BACKBONES, Arch, SearchSpace, make_divisible
+from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet
 
 SPACES = {name: SearchSpace(name) for name in BACKBONES}

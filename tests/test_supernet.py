@@ -9,17 +9,10 @@ from helpers import assert_close, corners, idle_from, random_archs, random_super
 from scipy import stats
 from torch import nn
 
+from rsslib.backbones import BACKBONES
 from rsslib.errors import InputError
-from rsslib.space import BACKBONES, Arch, SearchSpace
-from rsslib.supernet import (
-    Network,
-    SuperNet,
-    batch_norm_training,
-    batch_norm_with,
-    depthwise,
-    kernel_weight,
-    pointwise,
-)
+from rsslib.space import Arch, SearchSpace
+from rsslib.supernet import Network, SuperNet, batch_norm_training, batch_norm_with, depthwise, kernel_weight, pointwise
 
 SPACES = {name: SearchSpace(name) for name in BACKBONES}
 

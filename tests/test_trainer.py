@@ -14,16 +14,17 @@ from helpers import TINY, assert_close, random_archs, random_supernet, shortened
 
 from rsslib import steps as single_steps
 from rsslib import trainer as training
-from rsslib.campaign.checkpoints import load_checkpoint, save_checkpoint
+from rsslib.checkpoint import load_checkpoint, save_checkpoint
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
-from rsslib.methods import Method, Stage, build, one_stage
+from rsslib.methods import Method, Stage, one_stage
 from rsslib.network import Network
 from rsslib.samplers import Successive, Uniform
 from rsslib.space import Arch, SearchSpace
 from rsslib.steps import TrainingState, Views, new_optimizer, soft_labels_of, train_step
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start, steps_per_epoch, train
+from rsstudy.catalogue import build
 
 SPACE = SearchSpace(TINY, classes=4)
 PLAIN = one_stage("plain", 1, Uniform(), dropout=0.0)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from rsslib.cuda.masks import Masks
 from rsslib.data.augmentation import augment, parts
 from rsslib.data.dataset import Dataset
+from rsslib.device import CAPTURING, first_line, free_memory, is_out_of_memory, release_memory
 from rsslib.errors import InputError, check_room
-from rsslib.machine import CAPTURING, first_line, free_memory, is_out_of_memory, release_memory
 from rsslib.samplers import same_throughout
 from rsslib.space import Arch
 from rsslib.steps import (

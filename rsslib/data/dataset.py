@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from rsslib.data.readers import DATASETS, Rows, check_fits, check_unchanged, fingerprint, fit, held_out, read, row_order
+from rsslib.device import free_memory
 from rsslib.errors import InputError, one_line
 from rsslib.files import system_errors
-from rsslib.machine import free_memory
 from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

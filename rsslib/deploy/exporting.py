@@ -19,10 +19,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rsslib.data.dataset import Dataset, check_images
 from rsslib.deploy.predicting import FORMAT, Model, session_of
+from rsslib.device import use_threads
 from rsslib.errors import InputError, needed, one_line
 from rsslib.evaluate import recalibrate, recalibration_images
 from rsslib.files import atomic_path, check_output, make_folder
-from rsslib.machine import use_threads
 from rsslib.network import Network
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet, centre

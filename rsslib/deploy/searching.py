@@ -11,15 +11,9 @@ import pandas as pd
 from rsslib import files
 from rsslib.data.dataset import Dataset, check_images
 from rsslib.deploy.latency import LatencyTable, latency_table
+from rsslib.device import evaluation_threads, own_stream, use_threads
 from rsslib.errors import InputError, check_number, choose, needed, one_line
-from rsslib.evaluate import (
-    LabelledBatches,
-    correct_answers,
-    evaluate_population,
-    in_turn,
-    recalibration_images,
-)
-from rsslib.machine import evaluation_threads, own_stream, use_threads
+from rsslib.evaluate import LabelledBatches, correct_answers, evaluate_population, in_turn, recalibration_images
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet

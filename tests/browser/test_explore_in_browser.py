@@ -18,8 +18,8 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from rsslib import campaign
-from rsslib.campaign import Settings
+from rsstudy.engine import complete
+from rsstudy.plan import Settings, plan
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -56,8 +56,8 @@ def project(tmp_path_factory) -> Path:
     parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     parameters.source += f"\nresults = {str(folder / 'results')!r}"
     nbformat.write(notebook, folder / "notebooks" / "00_explore.ipynb")
-    planned = campaign.plan("smoke", methods=["rss-short"])
-    campaign.complete(planned, Settings(folder / "results", folder / "data", "cpu", progress=False))
+    planned = plan("smoke", methods=["rss-short"])
+    complete(planned, Settings(folder / "results", folder / "data", "cpu", progress=False))
     return folder
 
 

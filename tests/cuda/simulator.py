@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from rsslib.cuda import graphs
-from rsslib.machine import CAPTURING
+from rsslib.device import CAPTURING
 
 # Reading a number back, shapes that data decide, data from the host.
 FORBIDDEN = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "lift_fresh", "equal", "pin_memory"}

@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_leaves
 from rsslib import trainer
 from rsslib.cuda import graphs
 from rsslib.data import augmentation
-from rsslib.machine import own_stream
+from rsslib.device import own_stream
 from rsslib.methods import one_stage
 from rsslib.samplers import Uniform
 from rsslib.space import SearchSpace
-from rsslib.steps import TrainingState, new_optimizer, teacher_weights
+from rsslib.steps import EagerSteps, TrainingState, new_optimizer, teacher_weights
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start
 
@@ -38,7 +38,14 @@ def run(method, device, with_graphs, dtype=torch.float32, seed=0):
     state = start(SPACE, method, seed, device)
     if dtype != torch.float32:
         state = TrainingState(state.supernet.to(dtype), new_optimizer(state.supernet))
-    return trainer.train(state, method, data_on(device), seed, progress=False, graphs=with_graphs)
+    return trainer.train(
+        state,
+        method,
+        data_on(device),
+        seed,
+        progress=False,
+        executor=graphs.GraphedSteps if with_graphs else EagerSteps,
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -218,6 +225,12 @@ def test_captures_of_ever_new_subnets_do_not_use_ever_more_memory():
     reserved = []
     state = start(SearchSpace("mobilenet_v3", classes=4), method, 0, "cuda")
     trainer.train(
-        state, method, data_on("cuda"), 0, lambda state: reserved.append(torch.cuda.memory_reserved()), progress=False
+        state,
+        method,
+        data_on("cuda"),
+        0,
+        lambda state: reserved.append(torch.cuda.memory_reserved()),
+        progress=False,
+        executor=graphs.GraphedSteps,
     )
     assert max(reserved[20:]) <= reserved[19] + 64 * 2**20  # larger subnets need more, in pieces of 20 MB

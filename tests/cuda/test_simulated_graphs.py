@@ -12,17 +12,18 @@ from helpers import TINY, double_measurements, sentence, toy_data
 from helpers import shortened as of_the_study
 from simulator import CannotCapture, SimulatedGraph, UsedAfterFree, simulated_graphs
 
-from rsslib import beyond, trainer
-from rsslib.campaign.checkpoints import load_checkpoint, save_checkpoint
+from rsslib import trainer
+from rsslib.checkpoint import load_checkpoint, save_checkpoint
 from rsslib.cuda import graphs
+from rsslib.device import CAPTURING
 from rsslib.errors import InputError
-from rsslib.interference import Effort, measure
-from rsslib.machine import CAPTURING
-from rsslib.methods import METHODS, one_stage
-from rsslib.samplers import Alone, Sandwich, Uniform
+from rsslib.methods import one_stage
+from rsslib.samplers import Sandwich, Uniform
 from rsslib.space import SearchSpace
-from rsslib.steps import TrainingState, new_optimizer
+from rsslib.steps import EagerSteps, TrainingState, new_optimizer
 from rsslib.trainer import start
+from rsstudy.catalogue import CONTROLS, INTERVALS, METHODS, SAMPLERS, Alone
+from rsstudy.interference import Effort, measure
 
 pytestmark = pytest.mark.usefixtures("double")
 SPACE = SearchSpace(TINY, classes=4)
@@ -38,7 +39,9 @@ def new_state(method, space=SPACE):
 
 def train(method, data, with_graphs, space=SPACE, state=None, after_epoch=lambda state: None):
     state = new_state(method, space) if state is None else state
-    return trainer.train(state, method, data, 0, after_epoch, progress=False, graphs=with_graphs)
+    return trainer.train(
+        state, method, data, 0, after_epoch, progress=False, executor=graphs.GraphedSteps if with_graphs else EagerSteps
+    )
 
 
 def both(method, images=11):
@@ -69,7 +72,7 @@ def test_every_method_trains_as_single_steps_do(name):
     assert_same(*both(shortened(name, dropout=0.3)))
 
 
-BEYOND = (*beyond.CONTROLS, *beyond.INTERVALS, *beyond.SAMPLERS)
+BEYOND = (*CONTROLS, *INTERVALS, *SAMPLERS)
 
 
 @pytest.mark.parametrize("name", BEYOND)

@@ -1,4 +1,4 @@
-"""rsslib.machine.own_stream on a CUDA device that is not there."""
+"""rsslib.device.own_stream on a CUDA device that is not there."""
 
 from contextlib import contextmanager
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rsslib import machine
-from rsslib.machine import CAPTURING, own_stream
+from rsslib import device as machine
+from rsslib.device import CAPTURING, own_stream
 
 
 class Stream:

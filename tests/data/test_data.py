@@ -17,7 +17,7 @@ from helpers import damaged, payloads, sentence
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from rsslib import machine
+from rsslib import device as machine
 from rsslib.data import readers
 from rsslib.data.augmentation import normalise
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, load_dataset

@@ -13,7 +13,6 @@ from helpers import TINY, assert_close, random_archs, random_supernet, sentence,
 from PIL import Image
 from torch import nn
 
-from rsslib.cli import main
 from rsslib.data.augmentation import normalise
 from rsslib.data.readers import fit, fit_with_pillow
 from rsslib.deploy import exporting
@@ -22,6 +21,7 @@ from rsslib.deploy.predicting import open_model, predict
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population, recalibrate, recalibration_images
 from rsslib.space import SearchSpace
+from rsstudy.cli import main
 
 DATA = {channels: toy_data(300, 60, channels) for channels in (1, 3)}
 
@@ -123,7 +123,7 @@ def test_predictions_are_those_of_the_model(exported, tmp_path):
 def test_predict_does_not_import_pytorch(exported, tmp_path):
     Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
     code = (
-        "import sys; from rsslib.cli import main; "
+        "import sys; from rsstudy.cli import main; "
         f"status = main(['predict', {str(exported[0])!r}, {str(tmp_path / 'grey.png')!r}]); "
         "assert 'torch' not in sys.modules; sys.exit(status)"
     )

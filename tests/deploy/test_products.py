@@ -11,18 +11,20 @@ import torch
 from helpers import TINY, sentence
 from PIL import Image
 
-from rsslib import campaign, load_supernet
-from rsslib.campaign import Profile, Settings
-from rsslib.campaign.record import configuration
-from rsslib.cli import main
-from rsslib.deploy.cards import read_card
+from rsslib import load_supernet
+from rsslib.checkpoint import read_card
 from rsslib.deploy.exporting import export
 from rsslib.deploy.predicting import open_model, predict
 from rsslib.deploy.searching import chosen, search
 from rsslib.errors import InputError
-from rsslib.explorer import Explorer
-from rsslib.notebooks import Execution, notebook_parameters
 from rsslib.space import SearchSpace
+from rsstudy.cli import main
+from rsstudy.engine import complete
+from rsstudy.explorer import Explorer
+from rsstudy.notebooks import Execution, notebook_parameters
+from rsstudy.plan import PROFILES, Profile, Settings, plan
+from rsstudy.store import configuration, overview
+from rsstudy.tables import deployable, populations, trained_supernet
 
 PROFILE = Profile("test", ("photographs",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5)
 PHOTOGRAPHS = ("china", "flower")  # scikit-learn's, of 427 x 640 pixels
@@ -50,14 +52,14 @@ def data(tmp_path_factory):
 def trained(data, tiny_backbone, tmp_path_factory):
     """A finished run at 64 pixels and the settings with its folders."""
     settings = Settings(tmp_path_factory.mktemp("results"), data, "cpu", progress=False)
-    (run,) = campaign.plan(PROFILE, methods=["rss"], backbone="tiny", resolution=64)
-    campaign.complete([run], settings)
+    (run,) = plan(PROFILE, methods=["rss"], backbone="tiny", resolution=64)
+    complete([run], settings)
     return run, settings
 
 
 def test_photographs_are_trained_at_64_pixels_searched_exported_and_predicted(data, trained, tmp_path):
     run, settings = trained
-    supernet, images = campaign.trained_supernet(run, settings)
+    supernet, images = trained_supernet(run, settings)
     assert images.resolution == supernet.space.resolution == 64 and images.classes == PHOTOGRAPHS
     smallest = supernet.space.macs(supernet.space.smallest) / 1e6
     front = search(supernet, images, {"mflops": 1.5 * smallest}, evaluations=12, progress=False)
@@ -68,14 +70,14 @@ def test_photographs_are_trained_at_64_pixels_searched_exported_and_predicted(da
     predictions = predict(tmp_path / "model.onnx", files)
     right = sum(prediction.label == prediction.path.parent.name for prediction in predictions)
     assert abs(100 * right / len(files) - words["accuracy"]) <= 100 / len(files)  # Pillow may round a pixel otherwise
-    subnet = campaign.deployable(run, chosen(front), settings=settings)
+    subnet = deployable(run, chosen(front), settings=settings)
     logits = open_model(tmp_path / "model.onnx").logits(images.x_test.contiguous().numpy())
     assert np.abs(logits - subnet(images.x_test).numpy()).max() <= 1e-4 * np.abs(logits).max()
 
 
 def test_the_command_line_does_the_same(data, trained, tmp_path, capsys, monkeypatch):
     run, settings = trained
-    monkeypatch.setitem(campaign.PROFILES, "test", PROFILE)
+    monkeypatch.setitem(PROFILES, "test", PROFILE)
     where = ["--profile", "test", "--dataset", "photographs", "--backbone", "tiny", "--resolution", "64"]
     where += ["--results", str(settings.results), "--data", str(data)]
     model, front = str(tmp_path / "model.onnx"), str(tmp_path / "front.csv")
@@ -103,7 +105,7 @@ def test_the_command_line_does_the_same(data, trained, tmp_path, capsys, monkeyp
 
 def test_a_supernet_needs_nothing_but_its_folder(trained, tmp_path):
     run, settings = trained
-    expected, images = campaign.trained_supernet(run, settings)
+    expected, images = trained_supernet(run, settings)
     for name in ("weights.safetensors", "card.json"):
         shutil.copy(run.folder(settings.results) / name, tmp_path)
     supernet = load_supernet(tmp_path)
@@ -113,12 +115,12 @@ def test_a_supernet_needs_nothing_but_its_folder(trained, tmp_path):
     card = read_card(tmp_path)
     assert card["classes"] == list(PHOTOGRAPHS) and (card["dataset"], card["method"]) == ("photographs", "rss")
     assert card["epochs"] == run.method.epochs and "images of your own" in card["licence_of_the_data"]
-    table = campaign.populations([run], settings.results)
+    table = populations([run], settings.results)
     for bucket, values in card["test_accuracy_by_mflops"].items():
         assert values["median"] == table.query(f"bucket == {bucket}")["accuracy"].median()
-    assert campaign.deployable(supernet, images=images).card.classes == PHOTOGRAPHS
+    assert deployable(supernet, images=images).card.classes == PHOTOGRAPHS
     with pytest.raises(InputError) as error:
-        campaign.deployable(supernet)
+        deployable(supernet)
     assert "give those to recompute" in sentence(error)
 
 
@@ -147,13 +149,13 @@ def test_a_supernet_that_was_altered_is_refused(trained, tmp_path):
 def test_a_profile_takes_all_of_the_images_where_there_are_fewer_than_it_says(data, trained):
     run, settings = trained
     large = dataclasses.replace(PROFILE, name="large", train_images=6400, test_images=5, supernet_epochs=1)
-    (run,) = campaign.plan(large, methods=["rss-short"], backbone="tiny", resolution=64)
-    campaign.complete([run], settings)
-    _, images = campaign.trained_supernet(run, settings)
+    (run,) = plan(large, methods=["rss-short"], backbone="tiny", resolution=64)
+    complete([run], settings)
+    _, images = trained_supernet(run, settings)
     assert (len(images.y_train), len(images.y_test)) == (64, 5)
     elsewhere = dataclasses.replace(settings, data=settings.results)  # without the images
-    campaign.complete([run], elsewhere)
-    assert campaign.overview([run], settings.results)["status"].tolist() == ["finished"]
+    complete([run], elsewhere)
+    assert overview([run], settings.results)["status"].tolist() == ["finished"]
 
 
 def test_a_resolution_is_part_of_a_run_unless_it_is_the_studys(trained):
@@ -161,13 +163,13 @@ def test_a_resolution_is_part_of_a_run_unless_it_is_the_studys(trained):
     assert "/tiny-64px/" in run.name and configuration(run)["training"]["resolution"] == 64
     usual = dataclasses.replace(run, resolution=32)
     assert "/tiny/" in usual.name and "resolution" not in configuration(usual)["training"]
-    table = campaign.populations([run], settings.results)
+    table = populations([run], settings.results)
     assert sorted(set(table["bucket"])) == sorted(SearchSpace(TINY, resolution=64).buckets)
 
 
 def test_the_notebook_is_left_out_where_the_weights_are_not(trained, tmp_path, capsys, monkeypatch):
     run, settings = trained
-    monkeypatch.setitem(campaign.PROFILES, "test", PROFILE)
+    monkeypatch.setitem(PROFILES, "test", PROFILE)
     started = []
     monkeypatch.setattr(Execution, "_start", lambda self, name: started.append(name))
     results = shutil.copytree(settings.results, tmp_path / "results")
@@ -191,7 +193,7 @@ def test_the_explorer_shows_and_evaluates_a_run_at_its_resolution(trained):
     explorer = Explorer("test", settings, "tiny", resolution=64)
     assert explorer.run.value.name == run.name and explorer.space.resolution == 64
     explorer.preset(f"{explorer.space.buckets[0]:g}")
-    table = campaign.populations([run], settings.results)
+    table = populations([run], settings.results)
     (_, arch), *_ = explorer.space.population(PROFILE.subnets_per_bucket, seed=0)
     explorer.arch = arch
     assert explorer.evaluate() == table["accuracy"][0]

@@ -17,16 +17,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from scipy import stats
 
-from rsslib import beyond, files
-from rsslib.campaign.record import configuration
-from rsslib.campaign.schema import write_record
+from rsslib import files
 from rsslib.errors import InputError
-from rsslib.methods import METHODS, OVERRIDES, TABLE_1, build
-from rsslib.paper import claims as c
-from rsslib.paper import figures, statements, summary
-from rsslib.paper.conclusions import AGAINST_INTERFERENCE
-from rsslib.paper.evidence import TAIL, Part
-from rsslib.paper.verdicts import judge
+from rsstudy import summary
+from rsstudy.catalogue import CONTROLS, METHODS, OVERRIDES, TABLE_1, build
+from rsstudy.claims import statements
+from rsstudy.claims import table as c
+from rsstudy.claims.conclusions import AGAINST_INTERFERENCE
+from rsstudy.claims.evidence import TAIL, Part
+from rsstudy.claims.verdicts import judge
+from rsstudy.figures import populations
+from rsstudy.store import configuration, write_record
 
 FOLDER = Path(__file__).resolve().parents[2]
 DATASETS = list(TABLE_1)
@@ -556,7 +557,7 @@ def test_conclusions_follow_from_the_verdicts(study):
 # --- controls ---------------------------------------------------------------------------------------------------------
 
 
-def with_controls(shift=None, methods=tuple(beyond.CONTROLS)):
+def with_controls(shift=None, methods=tuple(CONTROLS)):
     """The whole study with controls: each of these is as RSS or OFA, by default, plus `shift` (by method)."""
     study, shift = whole_study(), shift or {}
     own = study[(study["dataset"] == "cifar100") & (study["backbone"] == "mobilenet_v3")]
@@ -603,7 +604,7 @@ def test_conclusions_name_what_contrasts_mix_and_what_controls_say_of_it(study):
 
 def test_the_contrasts_are_mixed_as_is_said():
     """The methods differ in what the conclusions and notes name, and the controls do not."""
-    made = {name: build(name, 180, 410) for name in (*METHODS, *beyond.CONTROLS)}
+    made = {name: build(name, 180, 410) for name in (*METHODS, *CONTROLS)}
     rates = {name: {stage.schedule for stage in method.stages} for name, method in made.items()}
     for base in ("rss", "rss-short"):
         assert made[f"{base}-2-per-batch"].gradients == "sum"
@@ -614,7 +615,7 @@ def test_the_contrasts_are_mixed_as_is_said():
     assert made["rss-2-per-batch-mean"].gradients == "mean" and made["rss-same-twice"].gradients == "sum"
     assert rates["rss-constant"] == {"constant"} and rates["rss-alternating-cosine"] == {"cosine"}
     contrasted = {name for k in statements.CONTROLS for name in (k.parts.keywords["better"], k.parts.keywords["worse"])}
-    assert contrasted >= set(beyond.CONTROLS)
+    assert contrasted >= set(CONTROLS)
 
 
 def test_what_was_measured_directly_has_a_heading_of_its_own(study, tmp_path):
@@ -636,7 +637,7 @@ def test_the_figure_keeps_its_text_apart(all_claims, kind, dpi):
     else:
         claims = all_claims if kind == "all" else decide(NOTHING, NOTHING)
     with matplotlib.rc_context():
-        figures.set_style()
+        populations.set_style()
         figure = c.figure_claims(claims, caption="Made-up tables.")
         figure.set_dpi(dpi)
         FigureCanvasAgg(figure).draw()

@@ -1,4 +1,4 @@
-"""rsslib.paper.diagrams: tables equal the declarations that they describe, figures show every layer and stage once."""
+"""rsstudy.figures.protocol: tables equal the declarations, figures show every layer and stage once."""
 
 import re
 from itertools import accumulate, combinations, pairwise
@@ -14,12 +14,13 @@ from matplotlib.text import Text
 from PIL import Image
 
 from rsslib.errors import InputError
-from rsslib.methods import METHODS, TABLE_1, build, override
-from rsslib.paper import diagrams
-from rsslib.paper.figures import save_figure, set_style
+from rsslib.methods import override
 from rsslib.samplers import Uniform
 from rsslib.space import Arch, SearchSpace
 from rsslib.trainer import start, train
+from rsstudy.catalogue import METHODS, TABLE_1, build
+from rsstudy.figures import protocol
+from rsstudy.figures.populations import save_figure, set_style
 
 TINY = TABLE_1["mnist"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +79,7 @@ def assert_legible(figure) -> None:
     ],
 )
 def test_architecture_has_a_box_for_each_layer(backbone, channels, strides, optional):
-    figure = diagrams.architecture(SearchSpace(backbone))
+    figure = protocol.architecture(SearchSpace(backbone))
     boxes, words = by_gid(figure, r"layer \d+", FancyBboxPatch), by_gid(figure, r"layer \d+", Text)
     expected = []
     for (before, after), stride, depth in zip(pairwise(channels), strides, [4, 4, 4, 4, 4, 1], strict=False):
@@ -92,7 +93,7 @@ def test_architecture_has_a_box_for_each_layer(backbone, channels, strides, opti
 
 
 def test_architecture_shows_sizes_squeeze_excite_and_fixed_layers(space):
-    figure = diagrams.architecture(space)
+    figure = protocol.architecture(space)
     words = "\n".join(text for text, _ in texts(figure))
     for name, arch in (("smallest", space.smallest), ("largest", space.largest)):
         for _, layer, _, expand in space.active(arch):
@@ -109,7 +110,7 @@ def test_architecture_shows_sizes_squeeze_excite_and_fixed_layers(space):
 
 def test_architecture_is_legible_and_its_texts_stay_in_their_boxes(space):
     other = SearchSpace(space.backbone, kernels=(5,), expands=(1, 2, 3, 4, 6), depths=(1, 3), in_channels=1, classes=10)
-    for figure in (diagrams.architecture(space), diagrams.architecture(other)):
+    for figure in (protocol.architecture(space), protocol.architecture(other)):
         assert_legible(figure)
         boxes, words = (by_gid(figure, ".+", kind) for kind in (FancyBboxPatch, Text))
         assert boxes.keys() == words.keys()
@@ -123,7 +124,7 @@ def test_architecture_is_legible_and_its_texts_stay_in_their_boxes(space):
 
 def test_draw_subnet_shows_the_active_layers_and_no_others(space):
     for arch in [*corners(space), *random_archs(space, 2)]:
-        figure = diagrams.draw_subnet(space, arch)
+        figure = protocol.draw_subnet(space, arch)
         boxes = by_gid(figure, r"layer \d+", Rectangle)
         active = {f"layer {i}": (kernel, expand) for i, _, kernel, expand in space.active(arch)}
         assert boxes.keys() == active.keys()
@@ -134,7 +135,7 @@ def test_draw_subnet_shows_the_active_layers_and_no_others(space):
         assert len(by_gid(figure, "skipped", object)["skipped"].get_xdata()) == space.n_layers - len(active)
         assert f"{space.macs(arch) / 1e6:.2f} MFLOPs" in figure.axes[0].get_title()
     assert_legible(figure)
-    assert_legible(diagrams.draw_subnet(space, space.largest))
+    assert_legible(protocol.draw_subnet(space, space.largest))
 
 
 # --- sizes
@@ -142,8 +143,8 @@ def test_draw_subnet_shows_the_active_layers_and_no_others(space):
 
 def test_bucket_shares_equal_a_direct_count(space):
     samples = 3000
-    sizes = diagrams.macs_samples(space, samples, seed=1)
-    shares = diagrams.bucket_shares(space, sizes)
+    sizes = protocol.macs_samples(space, samples, seed=1)
+    shares = protocol.bucket_shares(space, sizes)
     assert tuple(shares.index) == space.backbone.buckets
     for i, (name, locked) in enumerate((("any width", None), ("smallest width, 3", (3,)), ("largest width, 6", (6,)))):
         rows = space.sample(samples, np.random.default_rng([1, i]), expands=locked)
@@ -160,30 +161,30 @@ def test_subnets_of_larger_images_lie_in_the_bucket_they_were_drawn_for():
     space = SearchSpace(resolution=64)
     for bucket in space.buckets:
         drawn = space.reference.macs(space.sample_bucket(bucket, 5, np.random.default_rng(0)))
-        shares = diagrams.bucket_shares(space, {"any width": drawn})["any width"]
+        shares = protocol.bucket_shares(space, {"any width": drawn})["any width"]
         assert shares.loc[bucket] == 100 and list(shares.index) == list(space.buckets)
 
 
 def test_bucket_bounds_are_inclusive(mobilenet):
     sizes = {"any width": np.array([3_499_999, 3_500_000, 4_500_000, 4_500_001])}
-    assert diagrams.bucket_shares(mobilenet, sizes).loc[4, "any width"] == 50
+    assert protocol.bucket_shares(mobilenet, sizes).loc[4, "any width"] == 50
 
 
 def test_sizes_come_in_chunks_as_they_would_at_once(mobilenet):
     rows = 50_001
-    sizes = diagrams.macs_samples(mobilenet, rows)["any width"]
+    sizes = protocol.macs_samples(mobilenet, rows)["any width"]
     assert len(sizes) == rows and sizes.dtype == np.int64
     assert sizes.mean() / 1e6 == pytest.approx(7.90, abs=0.02) and sizes.std() / 1e6 == pytest.approx(1.03, abs=0.02)
 
 
 def test_buckets_of_grey_images_are_those_of_colour_ones():
-    grey, colour = (diagrams.macs_samples(SearchSpace(in_channels=n), 50)["any width"] for n in (1, 3))
+    grey, colour = (protocol.macs_samples(SearchSpace(in_channels=n), 50)["any width"] for n in (1, 3))
     assert (grey == colour).all()
 
 
 def test_macs_distribution_marks_every_share(space):
-    sizes = diagrams.macs_samples(space, 20_000)
-    figure, shares = diagrams.macs_distribution(space, sizes), diagrams.bucket_shares(space, sizes)
+    sizes = protocol.macs_samples(space, 20_000)
+    figure, shares = protocol.macs_distribution(space, sizes), protocol.bucket_shares(space, sizes)
     marks = by_gid(figure, r".* \d+", object)
     expected = {f"{name} {bucket}": shares.loc[bucket, name] for name in sizes for bucket in shares.index}
     assert {name: mark.get_ydata()[0] for name, mark in marks.items()} == {n: s for n, s in expected.items() if s}
@@ -194,7 +195,7 @@ def test_macs_distribution_marks_every_share(space):
 
 def test_ptflops_agrees_within_a_tenth_of_a_percent(space):
     archs = {"smallest": space.smallest, "random": random_archs(space, 1, seed=5)[0]}
-    table = diagrams.macs_against_ptflops(space, archs).loc[space.backbone.name]
+    table = protocol.macs_against_ptflops(space, archs).loc[space.backbone.name]
     assert list(table["rsslib (MFLOPs)"]) == [space.macs(arch) / 1e6 for arch in archs.values()]
     assert list(table.index) == list(archs) and table["difference (%)"].abs().between(1e-6, 0.1).all()
     ratio = table["ptflops (MFLOPs)"] / table["rsslib (MFLOPs)"]
@@ -207,7 +208,7 @@ def test_ptflops_agrees_within_a_tenth_of_a_percent(space):
 @pytest.mark.parametrize("name", METHODS)
 def test_stage_table_equals_the_declaration(name):
     method = build(name, *TABLE_1["cifar100"])
-    table = diagrams.stage_table(method)
+    table = protocol.stage_table(method)
     assert list(table.index) == [(name, stage.name) for stage in method.stages]
     for stage, row in zip(method.stages, table.to_dict("records"), strict=True):
         assert (row["epochs"], row["learning rate"]) == (stage.epochs, stage.learning_rate)
@@ -220,7 +221,7 @@ def test_stage_table_equals_the_declaration(name):
 
 
 def test_stages_of_progressive_shrinking_in_words():
-    table = diagrams.stage_table(build("ofa", *TABLE_1["cifar100"])).loc["ofa"]
+    table = protocol.stage_table(build("ofa", *TABLE_1["cifar100"])).loc["ofa"]
     assert table["subnets"].to_dict() == {
         "supernet": "largest",
         "kernel": "uniform, width 6, depth 4",
@@ -235,7 +236,7 @@ def test_stages_of_progressive_shrinking_in_words():
 
 
 def test_the_released_stages_say_which_epochs_they_run():
-    table = diagrams.stage_table(build("ofa-released", *TABLE_1["cifar100"])).loc["ofa-released"]
+    table = protocol.stage_table(build("ofa-released", *TABLE_1["cifar100"])).loc["ofa-released"]
     ranges = [re.findall(r"\d+", words) for words in table["schedule"]]
     assert [tuple(map(int, r)) for r in ranges] == [
         (0, 179, 180), (180, 299, 300), (301, 324, 325), (326, 444, 445), (446, 469, 470), (471, 589, 590)
@@ -248,8 +249,8 @@ def test_a_sampler_of_the_readers_is_shown_by_its_repr():
         def __repr__(self):
             return "Mine()"
 
-    assert diagrams.sampler_words(Mine()) == "Mine()"
-    assert diagrams.sampler_words(Uniform(kernels=(3,), depths=(2, 3, 4))) == "uniform, kernel 3, depth 2, 3 or 4"
+    assert protocol.sampler_words(Mine()) == "Mine()"
+    assert protocol.sampler_words(Uniform(kernels=(3,), depths=(2, 3, 4))) == "uniform, kernel 3, depth 2, 3 or 4"
 
 
 @pytest.mark.parametrize("name", ["rss", "ofa-released"])
@@ -257,7 +258,7 @@ def test_schedule_table_holds_the_subnets_that_training_draws(name, mobilenet, m
     monkeypatch.setattr("rsslib.steps.train_step", lambda *args: torch.zeros(()))
     method, data, seed = override(build(name, 2, 9), batch_size=4), toy_data(train=12, channels=3), 3
     history = train(start(SearchSpace(classes=4), method, seed), method, data, seed, progress=False).history
-    table = diagrams.schedule_table(method, mobilenet, steps=3, seed=seed)
+    table = protocol.schedule_table(method, mobilenet, steps=3, seed=seed)
     assert [row["mflops"] for row in history] == pytest.approx(list(table["mean"]))
     assert [row["learning_rate"] for row in history] == list(table["learning_rate"])
     assert [row["stage"] for row in history] == [method.stages[i].name for i in table["stage"]]
@@ -265,7 +266,7 @@ def test_schedule_table_holds_the_subnets_that_training_draws(name, mobilenet, m
 
 def test_schedule_table_of_each_stage(mobilenet):
     method = build("ofa", *TINY)
-    table = diagrams.schedule_table(method, mobilenet, steps=5)
+    table = protocol.schedule_table(method, mobilenet, steps=5)
     assert list(table["epoch"]) == list(range(method.epochs)) and table["count"].sum() == method.subnet_epochs
     assert table.groupby("stage")["each"].unique().str[0].to_list() == ["epoch"] + ["step"] * 5
     assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
@@ -276,7 +277,7 @@ def test_schedule_table_of_each_stage(mobilenet):
 @pytest.mark.parametrize("name", ["ofa", "ofa-released", "rss-short", "rss-max-then-min"])
 def test_schedule_curves_equal_the_rates_of_the_stages(name, mobilenet):
     method = build(name, *TINY)
-    rates = by_gid(diagrams.schedule([method], mobilenet, steps=2), "rate .*", object)
+    rates = by_gid(protocol.schedule([method], mobilenet, steps=2), "rate .*", object)
     begun = [0, *accumulate(stage.epochs for stage in method.stages)]
     assert {f"rate {stage.name}" for stage in method.stages if stage.epochs} == rates.keys()
     for stage, first in zip(method.stages, begun, strict=False):
@@ -287,7 +288,7 @@ def test_schedule_curves_equal_the_rates_of_the_stages(name, mobilenet):
 
 
 def test_stage_boundaries_of_the_released_code(mobilenet):
-    figure = diagrams.schedule([build("ofa-released", *TABLE_1["cifar100"])], mobilenet, steps=2)
+    figure = protocol.schedule([build("ofa-released", *TABLE_1["cifar100"])], mobilenet, steps=2)
     for axes in figure.axes:
         edges = [line.get_xdata()[0] for line in axes.lines if line.get_gid() == "boundary"]
         assert edges == [180, 300, 324, 443, 467, 586]
@@ -295,7 +296,7 @@ def test_stage_boundaries_of_the_released_code(mobilenet):
 
 def test_schedule_is_legible(mobilenet):
     methods = [build(name, *TINY) for name in ("ofa", "ofa-released", "rss-short", "rss-alternating")]
-    figure = diagrams.schedule(methods, mobilenet, steps=2)
+    figure = protocol.schedule(methods, mobilenet, steps=2)
     titles = [axes.get_title("left") for axes in figure.axes[::2]]
     assert titles[:3] == ["OFA", "OFA (released code)", "RSS-Short"] and len(figure.axes) == 2 * len(methods)
     words = [text for text, _ in texts(figure)]
@@ -316,7 +317,7 @@ def outside(space) -> dict[str, Arch]:
     }
 
 
-@pytest.mark.parametrize("draw", [diagrams.draw_subnet, lambda s, a: diagrams.macs_against_ptflops(s, {"x": a})])
+@pytest.mark.parametrize("draw", [protocol.draw_subnet, lambda s, a: protocol.macs_against_ptflops(s, {"x": a})])
 def test_architectures_outside_the_space_are_refused(draw, space):
     for words, arch in outside(space).items():
         with pytest.raises(InputError) as error:
@@ -327,22 +328,22 @@ def test_architectures_outside_the_space_are_refused(draw, space):
 @pytest.mark.parametrize("samples", [0, -1, 2.5, "10"])
 def test_samples_must_be_a_whole_number(samples, mobilenet):
     with pytest.raises(InputError) as error:
-        diagrams.macs_samples(mobilenet, samples)
+        protocol.macs_samples(mobilenet, samples)
     assert "samples" in sentence(error)
 
 
 def test_schedules_need_methods_and_steps(mobilenet):
     with pytest.raises(InputError) as error:
-        diagrams.schedule([], mobilenet)
+        protocol.schedule([], mobilenet)
     assert "methods" in sentence(error)
     with pytest.raises(InputError) as error:
-        diagrams.schedule([build("rss", 1, 1)], mobilenet, steps=1)
+        protocol.schedule([build("rss", 1, 1)], mobilenet, steps=1)
     assert "steps" in sentence(error)
 
 
 def test_the_overview_in_the_readme_is_the_one_that_is_drawn(mobilenet, tmp_path):
     set_style()
-    figure = diagrams.overview(mobilenet)
+    figure = protocol.overview(mobilenet)
     assert len(by_gid(figure, r"layer \d+, \d", Rectangle)) == 20 * len(mobilenet.expands)
     assert_legible(figure)
     sizes = figure.axes[3].lines[0].get_xdata()

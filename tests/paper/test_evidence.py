@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import special, stats
 
-from rsslib.paper import evidence as e
-from rsslib.paper import statements, verdicts
+from rsstudy.claims import evidence as e
+from rsstudy.claims import statements, verdicts
 
 NOTHING = pd.DataFrame()
 KEY = ("cifar100", "mobilenet_v3", "rss")

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from rsslib.paper import interference as questions
-from rsslib.paper import interference_figures as drawings
-from rsslib.paper import recommendation
-from rsslib.paper.evidence import TAIL, Evidence, Part, power, seeds_needed, told
-from rsslib.paper.figures import save_figure
+from rsstudy.claims import interference as questions
+from rsstudy.claims import recommendation
+from rsstudy.claims.evidence import TAIL, Evidence, Part, power, seeds_needed, told
+from rsstudy.figures import interference as drawings
+from rsstudy.figures.populations import save_figure
 
 SEEDS = (0, 1, 2)
 NOISE = {0: -0.1, 1: 0.0, 2: 0.1}  # of a seed; Student's t of two degrees of freedom makes it +-0.248

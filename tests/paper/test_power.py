@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from rsslib.paper import evidence as e
-from rsslib.paper import statements
-from rsslib.paper.summary import published
+from rsstudy.claims import evidence as e
+from rsstudy.claims import statements
+from rsstudy.summary import published
 
 SEEDS, SUBNETS, WORLDS, RESAMPLES = 3, 6, 120, 100
 LEAD = 4.0

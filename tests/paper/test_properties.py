@@ -8,11 +8,13 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsslib import beyond
-from rsslib.campaign.runs import PROFILES
-from rsslib.methods import METHODS, TABLE_1
-from rsslib.paper import claims, figures, summary, verdicts
-from rsslib.space import BACKBONES
+from rsslib.backbones import BACKBONES
+from rsstudy import summary
+from rsstudy.catalogue import CONTROLS, METHODS, TABLE_1
+from rsstudy.claims import table as claims
+from rsstudy.claims import verdicts
+from rsstudy.figures import populations
+from rsstudy.plan import PROFILES
 
 KINDS = {verdicts.REPRODUCED, verdicts.REFUTED, verdicts.INCONCLUSIVE, verdicts.NOT_RUN}
 KINDS |= {verdicts.NO_SCALE, verdicts.NO_CLAIM}
@@ -32,7 +34,7 @@ def results(draw, most=15):
     runs = st.tuples(
         st.sampled_from([*TABLE_1, "digits"]),
         st.sampled_from(list(BACKBONES)),
-        st.sampled_from(["ofa", "rss", "rss-short", "ofa-released"]) | st.sampled_from([*METHODS, *beyond.CONTROLS]),
+        st.sampled_from(["ofa", "rss", "rss-short", "ofa-released"]) | st.sampled_from([*METHODS, *CONTROLS]),
         st.integers(0, 2),
     )
     chosen = draw(st.lists(runs, min_size=1, max_size=most, unique=True))
@@ -101,7 +103,7 @@ def test_summaries_lie_within_what_they_summarise(tables, profile):
     text = summary.findings(population, times, profile)
     assert text.strip() and "nan" not in text
     assert ("decides nothing" in text) == (profile != "paper")
-    speeds = figures.speed_ups(times)
+    speeds = populations.speed_ups(times)
     assert (speeds["speed_up"].dropna() > 0).all()
     summary.against_published(population, times)
 
@@ -111,9 +113,9 @@ def test_summaries_lie_within_what_they_summarise(tables, profile):
 def test_any_results_can_be_drawn(tables):
     population, times = tables
     for figure in (
-        figures.population_boxes(population),
-        figures.training_time_bars(times),
-        figures.figure_1(population, times, population["dataset"].iloc[0]),
+        populations.population_boxes(population),
+        populations.training_time_bars(times),
+        populations.figure_1(population, times, population["dataset"].iloc[0]),
         claims.figure_claims(decide(population, times, "smoke")),
     ):
         figure.savefig(io.BytesIO(), dpi=20)

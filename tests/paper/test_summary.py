@@ -1,4 +1,4 @@
-"""rsslib.paper.summary: tables and sentences, on made-up tables whose answers are known."""
+"""rsstudy.summary: tables and sentences, on made-up tables whose answers are known."""
 
 import numpy as np
 import pandas as pd
@@ -6,9 +6,10 @@ import pytest
 from made_up import BUCKETS, made_up
 from scipy import stats
 
-from rsslib import methods
 from rsslib.errors import InputError
-from rsslib.paper import claims, summary
+from rsstudy import summary
+from rsstudy.catalogue import METHODS
+from rsstudy.claims import table as claims
 
 
 def row(table: pd.DataFrame, method: str, quantity: str = "all") -> pd.Series:
@@ -56,7 +57,7 @@ def test_differences_are_paired_by_subnet_and_seed():
 ])  # fmt: skip
 def test_what_is_compared_with_what(method, expected):
     assert tuple(summary.baselines_of(method)) == expected
-    assert method in methods.METHODS or method == "growing"
+    assert method in METHODS or method == "growing"
 
 
 def test_readable_tables():

@@ -1,1 +1,0 @@
-"""The paper: its figures, tables and claims, from the tables of finished runs."""

@@ -1,0 +1,305 @@
+"""rsstudy.cluster: the engine that hands runs to Ray, on real Ray nodes on this machine."""
+
+import ast
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from filelock import FileLock
+from helpers import sentence, tables
+from small_runs import PROFILE as SMALL
+from small_runs import complete, tiny
+
+import rsslib
+from rsslib.errors import InputError
+from rsslib.methods import one_stage
+from rsslib.samplers import Uniform
+from rsstudy import cli, engine
+from rsstudy import cluster as placing
+from rsstudy.engine import RunsFailed
+from rsstudy.plan import Profile, Settings, plan
+from rsstudy.store import overview
+
+PROFILE = Profile("test", ("digits",), subnets_per_bucket=1, train_images=64, test_images=40)
+
+
+@dataclass(frozen=True)
+class Diary(Uniform):
+    """Uniform over small subnets, noting each epoch that it is asked for and the process that asks: a run that begins
+    asks twice for epoch 0 before it trains, one that goes on asks again for the epochs before.
+
+    It waits in epoch `hold` until the file `gate` is there, and refuses when `broken`.
+    """
+
+    expands: tuple = (3,)
+    depths: tuple = (2,)
+    path: str = ""
+    gate: str = ""
+    hold: int = -1
+    broken: bool = False
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        with open(self.path, "a") as file:
+            file.write(f"{os.getpid()} {epoch}\n")
+        if self.broken:
+            raise RuntimeError("no subnets today")
+        while epoch == self.hold and not os.path.exists(self.gate):
+            time.sleep(0.05)
+        return super().subnets(space, rng, epoch, epochs, steps)
+
+    def entries(self):
+        """Processes and epochs, in order."""
+        if not Path(self.path).exists():
+            return []
+        lines = Path(self.path).read_text().split("\n")[:-1]
+        return [tuple(map(int, line.split())) for line in lines]
+
+
+def diary_run(folder, name, epochs, **settings):
+    sampler = Diary(path=str(folder / f"{name}.txt"), gate=str(folder / "gate"), **settings)
+    (run,) = plan(PROFILE, methods=[one_stage(name, epochs, sampler)])
+    return run, sampler
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.suffix != ".lock" and path.is_file())
+
+
+@pytest.fixture
+def ray(monkeypatch, tmp_path_factory):
+    """Ray, told to be quiet and small; nothing of it is left afterwards."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock"):  # "auto" finds any cluster of this machine
+        yield from quiet_ray(monkeypatch)
+
+
+def quiet_ray(monkeypatch):
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # pytest's folders are too deep for Ray's sockets
+    for name, value in {
+        "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DISABLE_DASHBOARD_LOG_INFO": "1", "OMP_NUM_THREADS": "1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    ray = pytest.importorskip("ray")
+    # the samplers above travel by value, as those of a notebook do: the nodes cannot import this file
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield ray
+    ray.shutdown()
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def ray_processes():
+    """Ray's processes below this one, or left behind by it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"RAY_TMPDIR={os.environ['RAY_TMPDIR']}\0".encode() in path.read_bytes() + b"\0":
+                found.append(int(path.parent.name))
+        except OSError:
+            pass
+    return set(found) - {os.getpid()}
+
+
+# --- real nodes
+
+
+def test_runs_survive_the_death_of_a_node(ray, tmp_path, capsys):
+    from ray.cluster_utils import Cluster
+
+    first, first_diary = diary_run(tmp_path, "first", 5, hold=3)
+    second, second_diary = diary_run(tmp_path, "second", 5, hold=3)
+    broken, broken_diary = diary_run(tmp_path, "broken", 1, broken=True)
+    gate = tmp_path / "gate"
+    gate.touch()
+    complete([first, second], tmp_path / "local")
+    for path in (first_diary.path, second_diary.path, gate):
+        Path(path).unlink()
+    results = tmp_path / "ray"
+    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 4}
+    lean = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+    nodes = Cluster(initialize_head=True, head_node_args={**small, **lean, "_system_config": health})
+    try:
+        doomed = nodes.add_node(**small)
+        ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
+
+        def kill():  # when both runs, one on each node, are at their fourth epoch
+            while not all(len(diary.entries()) == 6 for diary in (first_diary, second_diary)):
+                time.sleep(0.05)
+            workers = {diary.entries()[-1][0] for diary in (first_diary, second_diary)}
+            nodes.remove_node(doomed, allow_graceful=False)
+            while workers <= ray_processes():  # the node's worker outlives it for a moment
+                time.sleep(0.05)
+            gate.touch()
+
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        with pytest.raises(RunsFailed) as failed:
+            placing.complete_with_ray([broken, first, second], Settings(results, device="cpu", checkpoint_seconds=0))
+        killer.join(10)
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+    assert not ray_processes()
+    # what failed is named, and not tried again
+    assert list(failed.value.failures) == [broken.name]
+    assert "no subnets today" in str(failed.value) and len(broken_diary.entries()) == 1
+    # one run was lost and went on elsewhere from its last checkpoint, the other never noticed
+    kept, lost = sorted((first_diary.entries(), second_diary.entries()), key=len)
+    assert [epoch for _, epoch in kept] == [0, 0, 0, 1, 2, 3, 4] and len({process for process, _ in kept}) == 1
+    assert [epoch for _, epoch in lost] == [0, 0, 0, 1, 2, 3, 0, 1, 2, 3, 4]
+    assert len({process for process, _ in lost[:6]}) == len({process for process, _ in lost[6:]}) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("begins again" in line for line in lines) == 1
+    for run in (first, second):
+        assert lines.count(f"{run.name}: finished") == 1
+        assert tables(run.folder(results)) == tables(run.folder(tmp_path / "local"))
+    assert names(first.folder(results)) == names(first.folder(tmp_path / "local"))
+    assert not list(results.glob(".*"))
+
+
+def test_a_node_without_the_results_folder_sends_its_files(ray, tmp_path, monkeypatch):
+    begun, diary = diary_run(tmp_path, "begun", 4)
+    complete([begun], tmp_path / "local")
+    results = tmp_path / "ray"
+
+    with monkeypatch.context() as patch:
+        train = engine.train
+
+        def two_epochs(state, method, images, seed, after_epoch, *arguments):
+            def unplugged(state):
+                after_epoch(state)
+                assert len(state.history) < 2, "unplugged"
+
+            train(state, method, images, seed, unplugged, *arguments)
+
+        patch.setattr(engine, "train", two_epochs)
+        with pytest.raises(RunsFailed, match="unplugged"):
+            complete([begun], results, checkpoint_seconds=0)
+    assert dict(overview([begun], results)[["run", "status"]].to_numpy()) == {begun.name: "interrupted"}
+    Path(diary.path).unlink()
+    monkeypatch.setattr(placing.Path, "touch", lambda path: None)  # now no node sees the token
+    placing.complete_with_ray([begun], Settings(results, device="cpu", progress=False, jobs=os.cpu_count()))
+    assert not ray.is_initialized() and not ray_processes()
+    assert [epoch for _, epoch in diary.entries()] == [0, 1, 2, 3]  # from scratch it would be 0, 0, 0, 1, 2, 3
+    assert tables(begun.folder(results)) == tables(begun.folder(tmp_path / "local"))
+    assert names(begun.folder(results)) == names(begun.folder(tmp_path / "local"))
+
+
+@pytest.mark.parametrize("address", ["nowhere", "auto", "127.0.0.1:9"])
+def test_an_address_without_a_cluster_gets_one_sentence(address, ray, tmp_path):
+    run, _ = diary_run(tmp_path, "none", 1)
+    with pytest.raises(InputError, match=f"no Ray cluster can be joined at '{address}'") as error:
+        placing.complete_with_ray([run], Settings(tmp_path / "results", device="cpu", progress=False), address)
+    sentence(error)
+    assert not (tmp_path / "results").exists()
+
+
+# --- without Ray
+
+
+def test_the_package_imports_no_ray_unless_asked():
+    for path in Path(rsslib.__file__).parent.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            imported = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [name for name in imported if name.split(".")[0] == "ray"], path.name
+
+
+def test_missing_ray_gets_one_sentence(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    arguments = ["reproduce", "--engine", "ray", "--results", str(tmp_path), "--notebooks", "02_main_results"]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install -e '.[cluster]'" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_whose_dataset_is_missing_are_not_submitted(monkeypatch, tmp_path, capsys):
+    def unreachable(*arguments, **settings):
+        raise OSError("no network")
+
+    (done, other), (missing,) = tiny(seeds=(0, 1)), tiny(profile=replace(SMALL, datasets=("mnist",)))
+    complete([done], tmp_path)
+    fake = nodes((True, {"CPU": 8}))
+    fake.is_initialized, fake.remote = lambda: True, lambda function: SimpleNamespace(options=lambda **settings: None)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setattr("torchvision.datasets.MNIST", unreachable)
+    monkeypatch.setattr(placing, "_open_desk", lambda ray: None)
+    submitted, told = [], []
+    monkeypatch.setattr(placing, "_follow", lambda ray, submit, todo, *_: submitted.extend(todo) or {})
+    settings = Settings(tmp_path, tmp_path, "cpu", progress=False)
+    placing.complete_with_ray([missing, other, done], settings, finished=told.append)
+    assert (submitted, told) == ([other], [done]) and f"not trained: {missing.name}" in capsys.readouterr().out
+
+
+def test_an_address_needs_the_engine(tmp_path, capsys):
+    arguments = ["reproduce", "--address", "auto", "--results", str(tmp_path), "--notebooks", "02_main_results"]
+    assert cli.main(arguments) == 2
+    assert "--engine ray" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"jobs": 0}, "jobs is 0"),
+        ({"time_budget": "1h"}, "time_budget is '1h'"),
+        ({"device": "cuda:1"}, "'cuda:1'"),
+        ({"precision": "half"}, "'half'"),
+    ],
+)
+def test_bad_settings_get_one_sentence(settings, named, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
+    todo = plan(PROFILE, methods=[one_stage("none", 1, Uniform())])
+    with pytest.raises(InputError) as error:
+        placing.complete_with_ray(todo, Settings(tmp_path, **{"device": "cpu"} | settings))
+    assert named in sentence(error)
+
+
+def nodes(*resources):
+    return SimpleNamespace(nodes=lambda: [{"Alive": alive, "Resources": r} for alive, r in resources])
+
+
+@pytest.mark.parametrize(
+    ("device", "jobs", "found", "expected"),
+    [
+        ("auto", 1, [(True, {"CPU": 8.0})], ("cpu", 1, {"num_gpus": 0, "num_cpus": 8})),
+        ("auto", 3, [(True, {"CPU": 8.0}), (True, {"CPU": 16.0})], ("cpu", 3, {"num_gpus": 0, "num_cpus": 2})),
+        ("cpu", 9, [(True, {"CPU": 4.0, "GPU": 1.0})], ("cpu", 9, {"num_gpus": 0, "num_cpus": 1})),
+        ("auto", 4, [(True, {}), (True, {"CPU": 4.0, "GPU": 2.0})], ("cuda", 4, {"num_gpus": 0.25, "num_cpus": 0})),
+        ("auto", 1, [(False, {"CPU": 4.0, "GPU": 2.0}), (True, {"CPU": 2.0})],
+         ("cpu", 1, {"num_gpus": 0, "num_cpus": 2})),
+        ("auto", None, [(True, {"GPU": 2.0})], ("cuda", 1, {"num_gpus": 1, "num_cpus": 0})),
+        ("auto", None, [(True, {"CPU": 8.0, "memory": 64 * 2.0**30}), (True, {"CPU": 4.0, "memory": 32 * 2.0**30})],
+         ("cpu", 4, {"num_gpus": 0, "num_cpus": 1})),
+        ("auto", None, [(True, {"CPU": 8.0, "memory": 4 * 2.0**30})], ("cpu", 2, {"num_gpus": 0, "num_cpus": 4})),
+        ("auto", None, [(True, {"CPU": 8.0, "memory": 8 * 2.0**30})], ("cpu", 4, {"num_gpus": 0, "num_cpus": 2})),
+        ("auto", None, [(True, {"CPU": 8.0, "memory": 64 * 2.0**30}), (True, {"CPU": 16.0, "memory": 12 * 2.0**30})],
+         ("cpu", 4, {"num_gpus": 0, "num_cpus": 2})),
+        ("auto", None, [(True, {"CPU": 8.0})], ("cpu", 1, {"num_gpus": 0, "num_cpus": 8})),  # memory not told
+        ("auto", None, [(True, {"CPU": 2.0, "memory": 2.0**30})], ("cpu", 1, {"num_gpus": 0, "num_cpus": 2})),
+    ],
+)  # fmt: skip
+def test_runs_share_gpus_or_cores(device, jobs, found, expected):
+    assert placing._share(nodes(*found), Settings(device=device, jobs=jobs), needs_cuda=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "needs_cuda", "found", "named"),
+    [
+        ("cuda", False, [(True, {"CPU": 4.0})], "need a GPU"),
+        ("auto", True, [(True, {"CPU": 4.0})], "need a GPU"),
+        ("cpu", True, [(True, {})], "no node with a CPU"),
+    ],
+)
+def test_a_cluster_that_cannot_run_them_gets_one_sentence(device, needs_cuda, found, named):
+    with pytest.raises(InputError) as error:
+        placing._share(nodes(*found), Settings(device=device), needs_cuda)
+    assert named in sentence(error)
