@@ -9,10 +9,10 @@ from tqdm import tqdm
 _line: int | None = None  # the terminal line of this process's bars; None lets tqdm choose
 
 
-def start_worker(lines, lock) -> None:
-    """Give this process a line of its own, taken from the queue `lines`, and the lock that guards the terminal."""
+def start_worker(line: int, lock) -> None:
+    """Give this process the terminal line `line` for its bars, and the lock that guards the terminal."""
     global _line
-    _line = 1 + lines.get()  # below the campaign's
+    _line = 1 + line  # below the line of all runs
     tqdm.set_lock(lock)
 
 

@@ -186,9 +186,6 @@ def run_of(options: dict) -> Run:
 
 def run_one(options: dict) -> int:
     """Train and evaluate one run, print its population's accuracies and where the rest is."""
-    from rsstudy.engine import RunsFailed, complete
-    from rsstudy.tables import populations, times
-
     run = run_of(options)
     profile, dataset, known = run.profile, run.dataset, PROFILES[options["profile"]]
     check_name(dataset, options["data"])
@@ -196,6 +193,9 @@ def run_one(options: dict) -> int:
     if known.fitted(dataset, options["data"]) != known:
         (s, ps), own = profile.epochs(dataset), training_images(dataset, options["data"])
         print(f"{dataset} has {own:,} training images: {s} + {ps} epochs ({epochs_rule(known)})")
+
+    from rsstudy.engine import RunsFailed, complete
+    from rsstudy.tables import populations, times
 
     try:
         complete([run], settings)
@@ -231,12 +231,14 @@ def list_runs(options: dict) -> int:
 def reproduce(options: dict) -> int:
     """Train the runs of the notebooks that are missing, in the notebooks' order, and execute each notebook as soon as
     its runs are there; returns 1 if something failed."""
-    from rsstudy.engine import RunsFailed, complete
-
     parameters, settings = parameters_of(options), settings_of(options)
-    measured = {method for values in parameters.values() for method in values.get("interference", ())}
-    settings = replace(settings, interference=tuple(sorted(measured)))
     runs = runs_of(parameters, options)
+
+    from rsstudy.engine import RunsFailed, complete
+    from rsstudy.interference import Measurement
+
+    measured = {method for values in parameters.values() for method in values.get("interference", ())}
+    settings = replace(settings, measure=Measurement(tuple(sorted(measured))) if measured else None)
     failed = []
     with Execution(parameters, options["figures"]) as notebooks:
         try:

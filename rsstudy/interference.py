@@ -5,7 +5,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rsslib import files
-from rsslib.checkpoint import checkpoint_bytes, identity_of, restore
+from rsslib.checkpoint import identity_of, restore
 from rsslib.data.augmentation import augment, draw_augmentation
 from rsslib.data.dataset import Dataset
 from rsslib.device import evaluation_threads, own_stream
@@ -31,9 +31,9 @@ from rsslib.space import Arch, SearchSpace
 from rsslib.steps import EagerSteps, TrainingState, Views, add_gradients, loss_of, run_subnet, set_rate, train_step
 from rsslib.supernet import batch_norm_training, subnet_slices
 from rsslib.trainer import steps_per_epoch, train
-from rsstudy.plan import Run, Settings
-from rsstudy.store import AGREEMENT, EFFECTS, FORGETTING, has_table, write_record
-from rsstudy.workers import executor_for
+from rsstudy.engine import executor_for
+from rsstudy.plan import Run
+from rsstudy.store import AGREEMENT, EFFECTS, FORGETTING, has_table
 
 Index = Mapping[str, tuple]  # parts of tensors by their names
 
@@ -379,86 +379,80 @@ EFFORTS = {  # by profile; others take the whole
 }
 
 
-def effort_of(run: Run) -> Effort:
+def get_effort(run: Run) -> Effort:
     return EFFORTS.get(run.profile.name, Effort())
 
 
-def to_measure(run: Run, settings: Settings) -> bool:
-    """Whether the settings want a finished run measured that is not."""
-    return run.method.name in settings.interference and bool(missing_tables(run, run.folder(settings.results)))
+@dataclass(frozen=True)
+class Measurement:
+    """What the engine measures of the finished runs of some methods: `Settings(measure=Measurement(["rss"]))`."""
 
+    methods: Sequence[str]
 
-def missing_tables(run: Run, folder: Path) -> list[str]:
-    """The tables of a finished run's measurements that are still to be made."""
-    wanted = [EFFECTS, AGREEMENT, *[FORGETTING] * draws_once_per_epoch(run.method)]
-    return [name for name in wanted if not has_table(folder, name)]
+    def __post_init__(self):
+        if isinstance(self.methods, str) or not isinstance(self.methods, Sequence):
+            raise InputError(f"interference is {self.methods!r}: expected a list of names of methods")
+        object.__setattr__(self, "methods", tuple(self.methods))
 
+    def epochs(self, run: Run) -> Collection[int]:
+        """The epochs of training after which the engine keeps a snapshot."""
+        return get_effort(run).epochs(run.method) if run.method.name in self.methods else ()
 
-def keeper(run: Run, folder: Path, record: dict) -> Callable[[TrainingState], None]:
-    """What keeps a snapshot (weights, momentum and teacher) after the epochs that are measured, and lists it in the
-    record. To be called after every epoch."""
-    wanted, identity = effort_of(run).epochs(run.method), identity_of(record)
+    def missing(self, run: Run, folder: Path) -> list[str]:
+        """The tables of a finished run that are still to be made."""
+        wanted = [EFFECTS, AGREEMENT, *[FORGETTING] * draws_once_per_epoch(run.method)]
+        return [name for name in wanted if run.method.name in self.methods and not has_table(folder, name)]
 
-    def keep(state: TrainingState) -> None:
-        if len(state.history) in wanted:
-            path = snapshot(folder, len(state.history))
-            content = checkpoint_bytes(state, identity)
-            files.write(path, content)
-            record.setdefault("snapshots", {})[path.name] = files.sha256(content)
+    def measure(self, job: Any) -> bool:
+        """Add the missing tables to the record of a finished run; returns False if it was time to stop.
 
-    return keep
+        Snapshots that are missing are made by training again, which gives the same numbers. `job` is the engine's.
+        """
+        missing = self.missing(job.run, job.folder)
+        done = FORGETTING not in missing or _add_forgetting(job)
+        return done and (not {EFFECTS, AGREEMENT} & {*missing} or self._add_effects(job))
 
+    def _add_effects(self, job: Any) -> bool:
+        run, images, settings = job.run, job.images, job.settings
+        effort, kept = get_effort(run), job.record.get("snapshots", {})
+        epochs = effort.epochs(run.method)
+        paths = {epoch: job.snapshot(epoch) for epoch in epochs}
+        lost = [e for e, p in paths.items() if not p.exists() or files.sha256(p.read_bytes()) != kept.get(p.name)]
+        if lost:
 
-def snapshot(folder: Path, epoch: int) -> Path:
-    return folder / f"snapshot-{epoch:06}.safetensors"
+            def after_epoch(state: TrainingState) -> bool:
+                if len(state.history) in epochs:
+                    job.keep_snapshot(state)
+                return job.is_time() or len(state.history) == max(lost)
 
-
-def measure_run(
-    run: Run, folder: Path, record: dict, new_state: Callable[[], TrainingState], images: Dataset, settings: Settings,
-    stop: Callable[[], bool],
-) -> bool:  # fmt: skip
-    """Measure a finished run and add the tables to its record; returns False if `stop` said so first.
-
-    Snapshots that are not there are made by training again, which gives the same numbers.
-    """
-    to_make, executor = missing_tables(run, folder), executor_for(settings, images.device)
-    threads = evaluation_threads(images.device, settings.jobs or 1)
-    if FORGETTING in to_make:
-        found = forgetting(
-            new_state(), run.method, images, run.seed, effort_of(run), settings.progress, threads, executor, stop
-        )
-        if found is None:
-            return False
-        record["sha256"][FORGETTING] = files.write_csv(folder / FORGETTING, found)
-        write_record(folder, record)
-    if not {EFFECTS, AGREEMENT} & {*to_make}:
+            label, executor = f"{run.label}, for snapshots", executor_for(settings, images.device)
+            train(job.new_state(), run.method, images, run.seed, after_epoch, label, settings.progress, executor)
+            job.save()
+        tables: dict[str, list[pd.DataFrame]] = {EFFECTS: [], AGREEMENT: []}
+        for epoch, share in epochs.items():
+            if job.is_time():
+                return False
+            with own_stream(images.device):
+                state = job.new_state()
+                restore(state, paths[epoch].read_bytes(), identity_of(job.record))
+                threads = evaluation_threads(images.device, settings.jobs or 1)
+                found = measure(state, run.method, images, run.seed, effort, settings.progress, threads)
+            for parts, table in zip(tables.values(), found, strict=True):
+                table.insert(0, "share", share)
+                parts.append(table)
+        for name, parts in tables.items():
+            job.record["sha256"][name] = files.write_csv(job.folder / name, pd.concat(parts, ignore_index=True))
+        job.save()
         return True
-    effort, identity = effort_of(run), identity_of(record)
-    epochs, kept = effort.epochs(run.method), record.get("snapshots", {})
-    paths = {epoch: snapshot(folder, epoch) for epoch in epochs}
-    missing = [e for e, p in paths.items() if not p.exists() or files.sha256(p.read_bytes()) != kept.get(p.name)]
-    if missing:
-        keep = keeper(run, folder, record)
 
-        def after_epoch(state: TrainingState) -> bool:
-            keep(state)
-            return stop() or len(state.history) == max(missing)
 
-        label = f"{run.label}, for snapshots"
-        train(new_state(), run.method, images, run.seed, after_epoch, label, settings.progress, executor)
-        write_record(folder, record)
-    tables: dict[str, list[pd.DataFrame]] = {EFFECTS: [], AGREEMENT: []}
-    for epoch, share in epochs.items():
-        if stop():
-            return False
-        with own_stream(images.device):
-            state = new_state()
-            restore(state, paths[epoch].read_bytes(), identity)
-            tables_here = measure(state, run.method, images, run.seed, effort, settings.progress, threads)
-        for parts, table in zip(tables.values(), tables_here, strict=True):
-            table.insert(0, "share", share)
-            parts.append(table)
-    for name, parts in tables.items():
-        record["sha256"][name] = files.write_csv(folder / name, pd.concat(parts, ignore_index=True))
-    write_record(folder, record)
+def _add_forgetting(job: Any) -> bool:
+    run, images, settings = job.run, job.images, job.settings
+    threads, executor = evaluation_threads(images.device, settings.jobs or 1), executor_for(settings, images.device)
+    state, effort = job.new_state(), get_effort(run)
+    table = forgetting(state, run.method, images, run.seed, effort, settings.progress, threads, executor, job.is_time)
+    if table is None:
+        return False
+    job.record["sha256"][FORGETTING] = files.write_csv(job.folder / FORGETTING, table)
+    job.save()
     return True

@@ -1,21 +1,69 @@
-"""The study's notebooks: their parameters, the runs that they need, and their execution without a browser."""
+"""The study's notebooks: what they load, the runs that they need, and their execution without a browser."""
 
 import ast
 import json
 import os
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack
-from functools import partial
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from rsslib.errors import InputError, choose
 from rsslib.files import WEIGHTS, make_folder, project_folder
-from rsstudy.plan import Run, output_folder, plan
-from rsstudy.workers import worker_processes
+from rsstudy.plan import Run, Settings, on_hardest, output_folder, plan
+
+if TYPE_CHECKING:  # pandas and PyTorch take seconds to import, and planning needs neither
+    import pandas as pd
 
 FIRST, LAST = "02_main_results", "09_claims"  # the one to see before all others, and the one that looks at all figures
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a notebook draws from: finished runs, their populations and times, and the folder for its figures."""
+
+    runs: list[Run]
+    population: "pd.DataFrame"
+    times: "pd.DataFrame"
+    folder: Path
+    settings: Settings
+
+
+def load(
+    profile: str,
+    datasets: Sequence[str] | str | None = None,
+    *,
+    train: bool = True,
+    hardest: bool = False,
+    interference: Sequence[str] = (),
+    results: str | Path | None = None,
+    figures: str | Path | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+    **planned: Any,
+) -> Study:
+    """Plan runs, train what is missing if `train`, and read the finished ones.
+
+    `planned` are further arguments of `plan.plan`. `hardest` takes the last of the datasets alone; `interference` names
+    methods whose training is measured (see `rsstudy.interference`). Raises InputError if nothing is finished.
+    """
+    from rsstudy.engine import complete
+    from rsstudy.interference import Measurement
+    from rsstudy.tables import finished, populations, times
+
+    runs = plan(profile, datasets, data=data, **planned)
+    runs = on_hardest(runs) if hardest else runs
+    folder = output_folder(profile, figures, runs)
+    settings = Settings(results, data, device, measure=Measurement(interference) if interference else None)
+    if train:
+        complete(runs, settings)
+    runs = finished(runs, results)
+    return Study(runs, populations(runs, results), times(runs, results), folder, settings)
 
 
 def notebook_parameters(given: dict, names: list[str] | None = None) -> dict[str, dict]:
@@ -54,103 +102,105 @@ def notebook_runs(values: dict) -> list[Run]:
     return plan(**{name: values[name] for name in names if name in values})
 
 
-class Execution(ExitStack):
-    """Executes notebooks on stored results, each as soon as the runs that it needs are finished, one a core at most.
+class Execution:
+    """Executes notebooks on stored results, each as soon as its runs are finished, at most one per core.
 
-    A context. `parameters` are those of `notebook_parameters`; executed copies, also of what failed, go to the folder
-    `notebooks` beside the figures, which are below `figures`.
+    A context. `parameters` are those of `notebook_parameters`; executed copies, also of notebooks that failed, go to
+    the folder `notebooks` beside the figures, which are below `figures`.
     """
 
     def __init__(self, parameters: dict[str, dict], figures: str | Path | None = None):
-        super().__init__()
-        self.parameters, self.figures = parameters, figures
+        self.parameters = parameters
         self.runs = {name: notebook_runs(values) for name, values in parameters.items()}
-        self.missing = {name: {run.name for run in runs} for name, runs in self.runs.items()}
+        self.folders = {
+            name: output_folder(values["profile"], figures, self.runs[name]) for name, values in parameters.items()
+        }
         self.done: list[Run] = []
-        self.under_way: dict[str, Future] = {}
+        self.started: dict[str, Future] = {}
         self.failures: list[str] = []
-        for name in parameters:  # can it be?
-            self._folder(name)
-        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Execution":
+        from rsslib.device import cores  # here, since it imports PyTorch
+
+        self.pool = ThreadPoolExecutor(max(1, min(len(self.parameters), cores())))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
 
     def finished(self, run: Run) -> None:
-        """To be told of each finished run; starts the notebooks that have waited for it alone."""
+        """Call with each finished run; starts the notebooks that waited for it alone."""
         self.done.append(run)
-        for name, missing in self.missing.items():
-            if run.name in missing:
-                missing.discard(run.name)
-                if not missing and self._weights(name):
-                    self._start(name)
-
-    def rest(self) -> list[str]:
-        """Execute what is left, on the runs that are there; returns a sentence for each notebook that failed."""
         there = {run.name for run in self.done}
         for name, runs in self.runs.items():
-            if name in self.under_way or name == LAST:
+            if run in runs and {run.name for run in runs} <= there and self._has_weights(name):
+                self._start(name)
+
+    def rest(self) -> list[str]:
+        """Execute the other notebooks on the runs that are there; returns a sentence for each notebook that failed."""
+        there = {run.name for run in self.done}
+        for name, runs in self.runs.items():
+            if name in self.started or name == LAST:
                 continue
             if runs and not there & {run.name for run in runs}:
                 print(f"{name} is left out: none of its runs is finished")
-            elif not self._weights(name):
+            elif not self._has_weights(name):
                 print(f"{name} is left out: it needs the weights of its runs, which are where they were trained")
             else:
                 self._start(name)
-        wait(self.under_way.values())
-        if LAST in self.parameters:
+        wait(self.started.values())
+        if LAST in self.parameters:  # which looks at all figures
             self._start(LAST)
-            wait([self.under_way[LAST]])
-        self.close()  # after which all callbacks have been called
+            wait([self.started[LAST]])
         return self.failures
 
-    def _weights(self, name: str) -> bool:
-        """Whether the weights are there for a notebook that takes a supernet further; others need tables alone."""
+    def _has_weights(self, name: str) -> bool:
+        """Whether the weights are there for a notebook that deploys a supernet; others need tables alone."""
         values, runs = self.parameters[name], self.runs[name]
         return "budget" not in values or all((run.folder(values["results"]) / WEIGHTS).exists() for run in runs)
 
     def _start(self, name: str) -> None:
-        from rsslib.device import cores  # here, since it imports PyTorch
+        if name not in self.started:
+            self.started[name] = self.pool.submit(self._execute, name)
 
-        if self._pool is None:
-            self._pool = self.enter_context(worker_processes(min(len(self.parameters), cores())))
-        path, folder = project_folder() / "notebooks" / f"{name}.ipynb", make_folder(self._folder(name) / "notebooks")
-        future = self._pool.submit(_execute, path, folder / path.name, self.parameters[name])
-        self.under_way[name] = Future()  # done once it was told: who waits for a future does not wait for its callbacks
-        future.add_done_callback(partial(self._ended, name))
-
-    def _folder(self, name: str) -> Path:
-        return output_folder(self.parameters[name]["profile"], self.figures, self.runs[name])
-
-    def _ended(self, name: str, future: Future) -> None:
-        try:
-            self._tell(name, future)
-        finally:
-            self.under_way[name].set_result(None)
-
-    def _tell(self, name: str, future: Future) -> None:
-        """Say of a notebook that has ended how it did."""
-        if future.cancelled():
-            return
-        error, folder = future.exception(), self._folder(name)
-        if error:
-            self.failures.append(f"{name}: {error}")
-        tqdm.write(f"{name} {'failed' if error else 'done'}: {folder / 'notebooks' / name}.ipynb")
-        if name == FIRST and not error:
-            tqdm.write(f"the main figure: {folder / 'figure_3.png'}")
+    def _execute(self, name: str) -> None:
+        """Execute a notebook and print how it ended."""
+        output = make_folder(self.folders[name] / "notebooks") / f"{name}.ipynb"
+        why = execute_apart(project_folder() / "notebooks" / output.name, output, self.parameters[name])
+        if why:
+            self.failures.append(f"{name}: {why}")
+        tqdm.write(f"{name} {'failed' if why else 'done'}: {output}")
+        if name == FIRST and not why:
+            tqdm.write(f"the main figure: {self.folders[name] / 'figure_3.png'}")
 
 
-def _execute(path: Path, output: Path, values: dict) -> None:
+def execute_apart(path: Path, output: Path, values: dict) -> str:
+    """`execute` in a process of its own; returns why it failed, or nothing."""
+    command = [sys.executable, "-m", "rsstudy.notebooks", str(path), str(output), json.dumps(values)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not ended.returncode:
+        return ""
+    return (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1]
+
+
+def execute(path: Path, output: Path, values: dict) -> None:
     """Execute one notebook with these parameters; the result, also of a failure, is the notebook `output`.
 
-    Folders in the project are written into it relative to that, so that it tells of no machine.
+    Folders in the project are written into it relative to the project, so it does not name the machine.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     inside = str(project_folder()) + os.sep
     values = {key: value.removeprefix(inside) if isinstance(value, str) else value for key, value in values.items()}
+    quiet = ["--IPKernelApp.log_level=50"]
     try:
         papermill.execute_notebook(
-            path, output, values, cwd=project_folder(), progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=50"],
-        )  # fmt: skip
-    except PapermillExecutionError as error:  # which does not survive the way to another process
-        raise RuntimeError(f"{error.ename}: {error.evalue}") from None
+            path, output, values, cwd=project_folder(), progress_bar=False, extra_arguments=quiet
+        )
+    except PapermillExecutionError as error:
+        sys.exit(f"{error.ename}: {' '.join(str(error.evalue).split())}")
+
+
+if __name__ == "__main__":
+    execute(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

@@ -4,7 +4,6 @@ Nothing here trains, and nothing needs PyTorch.
 """
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -293,13 +292,7 @@ class Settings:
     checkpoint_seconds: float = 20.0  #: at least, from one checkpoint to the next
     rebuild: bool = False  #: set aside what is refused, and train it anew
     graphs: bool | None = None  #: steps on CUDA as CUDA graphs (None: yes), several times as fast as one by one
-    interference: tuple[str, ...] = ()  #: methods whose finished runs are also measured; see `rsstudy.interference`
-    train: bool = True  #: or nothing is trained, and what is stored is all there is
-    deadline: float = math.inf  # as of `time.time`; `complete` sets it from the time budget
-
-    def graphs_on(self, kind: str) -> bool:
-        """Whether steps are taken as CUDA graphs on a device of this kind."""
-        return kind == "cuda" and self.graphs is not False
+    measure: Any = None  #: what else is made of finished runs, such as `rsstudy.interference.Measurement`
 
     def __post_init__(self):
         for what, default in (("results", results_folder()), ("data", project_folder() / "data")):
@@ -314,10 +307,7 @@ class Settings:
         if self.time_budget is not None:
             check_number(self.time_budget, "time_budget", 0)
         check_number(self.checkpoint_seconds, "checkpoint_seconds", 0)
-        if isinstance(self.interference, str) or not isinstance(self.interference, Sequence):
-            raise InputError(f"interference is {self.interference!r}: expected a list of names of methods")
-        object.__setattr__(self, "interference", tuple(self.interference))
-        for what in ("progress", "rebuild", "train"):
+        for what in ("progress", "rebuild"):
             if not isinstance(getattr(self, what), bool):
                 raise InputError(f"{what} is {getattr(self, what)!r}: expected True or False")
         if not isinstance(self.graphs, bool | None):

@@ -1,24 +1,24 @@
-"""A run is a folder: its record and tables, what identifies it, whether it is there, whole and finished."""
+"""A run is a folder: its record and tables, what identifies it, and whether it is there, whole and finished.
 
-import dis
-import enum
-import functools
-import hashlib
+`run.json` is the record. It holds the SHA-256 of the other files and of itself, so damage is noticed. A stranger's
+record may hold anything with valid digests, so values that a run never writes are refused too.
+"""
+
+import inspect
 import io
 import json
 import math
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import suppress
-from functools import cache, lru_cache
+import textwrap
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
 
-import numpy
+import msgspec
 import numpy as np
 import pandas as pd
+from msgspec import Meta
 
 from rsslib import files
 from rsslib.data.readers import DATASETS
@@ -27,156 +27,190 @@ from rsslib.files import WEIGHTS
 from rsslib.methods import Method
 from rsslib.population import RECALIBRATION_IMAGES
 from rsslib.progress import in_words
-from rsslib.samplers import Sampler
+from rsslib.samplers import Sampler, Successive
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 from rsstudy.catalogue import Alone, Dosed, Repeated, of_bucket
 from rsstudy.plan import Profile, Run, results_folder
 
-if TYPE_CHECKING:  # PyTorch takes seconds to import, and whoever lists runs has no need of it
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and listing runs does not need it
     import torch
 
     from rsslib.data.dataset import Dataset
 
-RECORD, HISTORY, POPULATION, ANCHORS = "run.json", "history.csv", "population.csv", "anchors.csv"
-EFFECTS, AGREEMENT, FORGETTING = (
-    "effects.csv",
-    "agreement.csv",
-    "forgetting.csv",
-)  # of runs that are measured; see rsstudy.interference
+RECORD, HISTORY, POPULATION, ANCHORS, LOCK = "run.json", "history.csv", "population.csv", "anchors.csv", "run.lock"
+EFFECTS, AGREEMENT, FORGETTING = "effects.csv", "agreement.csv", "forgetting.csv"  # see rsstudy.interference
 LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times a usual one
 REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
+POPULATION_SEED = 0
+UNKNOWN = "unknown"  # in a configuration without images or precision: matches anything
+CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
+PACKAGES = ("rsslib", "rsstudy")  # whose own samplers are identified by their settings
 
 
 class Refused(InputError):
-    """The folder of a run holds another run, or files that are not as it wrote them."""
+    """The folder of a run holds another run, or files that differ from what the run wrote."""
 
 
-# --- what a run writes ------------------------------------------------------------------------------------------------
+# --- what a record holds ----------------------------------------------------------------------------------------------
 
-_TEXT = {"type": "string", "maxLength": 2_000, "pattern": r"^[^\ud800-\udfff]*$"}  # without what cannot be printed
-_NAME = {"type": "string", "pattern": r"^[\w-][\w.-]*$", "maxLength": 200}
-_COUNT = {"type": "integer", "minimum": 0, "maximum": 2**63}
-_NUMBER = {"type": "number", "minimum": -1e30, "maximum": 1e30}
-_SECONDS = {"type": "number", "minimum": 0, "maximum": 1e10}
-_STAGE = {"type": "object", "required": ["epochs"], "properties": {"epochs": _COUNT}}
-_MACHINE = {"hardware": _TEXT, "executor": _TEXT, "versions": {"type": "object", "additionalProperties": _TEXT}}
+Text = Annotated[str, Meta(max_length=2_000, pattern=r"^[^\ud800-\udfff]*$")]  # without what cannot be printed
+Name = Annotated[str, Meta(max_length=200, pattern=r"^[\w-][\w.-]*$")]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 
-_DIGESTS = {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"}}
 
-SCHEMA = {
-    "type": "object",
-    "required": ["status", "config", "sha256"],
-    "properties": {
-        "status": {"enum": ["training", "trained", "finished"]},
-        "sha256": _DIGESTS | {"required": [RECORD]}, "snapshots": _DIGESTS,
-        "config": {
-            "type": "object",
-            "required": ["training", "evaluation"],
-            "properties": {
-                "training": {
-                    "type": "object",
-                    "required": ["dataset", "backbone", "seed", "method", "precision", "dataset_sha256"],
-                    "properties": {
-                        "profile": _NAME, "dataset": _NAME, "backbone": _NAME, "seed": _COUNT, "train_images": _COUNT,
-                        "precision": {"type": ["string", "null"], "maxLength": 20},
-                        "dataset_sha256": {"type": ["string", "null"], "maxLength": 64},
-                        "method": {
-                            "type": "object",
-                            "required": ["name", "stages"],
-                            "properties": {"name": _NAME, "stages": {"type": "array", "items": _STAGE}},
-                        },
-                    },
-                },
-                "evaluation": {
-                    "type": "object",
-                    "properties": {"test_images": _COUNT, "subnets_per_bucket": _COUNT, "population_seed": _COUNT},
-                },
-            },
-        },
-        "training_seconds": _SECONDS, "training_processor_seconds": _SECONDS, "evaluation_seconds": _SECONDS,
-        "evaluation_hardware": _TEXT, "started": _TEXT, "finished": _TEXT,
-        "threads": _COUNT | {"minimum": 1}, "jobs": _COUNT,
-        "machines": {"type": "array", "maxItems": 1_000, "items": {"type": "object", "properties": _MACHINE}},
-        "progress": {
-            "type": "object",
-            "required": ["epoch", "loss", "seconds"],
-            "properties": {"epoch": _COUNT, "loss": _NUMBER, "seconds": _SECONDS},
-        },
-        "evaluated": {  # so far: see `_evaluate` of the engine
-            "type": "object",
-            "required": ["of", "correct", "seconds"],
-            "properties": {
-                "of": _TEXT,
-                "correct": {"type": "array", "items": {"anyOf": [_COUNT, {"type": "null"}]}},
-                "seconds": _SECONDS,
-            },
-        },
-        **_MACHINE,
+class StageRecord(TypedDict):
+    epochs: Count
+
+
+class MethodRecord(TypedDict):
+    name: Name
+    stages: list[StageRecord]
+
+
+class TrainingRecord(TypedDict):
+    dataset: Name
+    backbone: Name
+    seed: Count
+    method: MethodRecord
+    precision: Annotated[str, Meta(max_length=20)] | None
+    dataset_sha256: Annotated[str, Meta(max_length=64)] | None
+    profile: NotRequired[Name]
+    train_images: NotRequired[Count]
+
+
+class EvaluationRecord(TypedDict, total=False):
+    test_images: Count
+    subnets_per_bucket: Count
+    population_seed: Count
+
+
+class Configuration(TypedDict):
+    training: TrainingRecord
+    evaluation: EvaluationRecord
+
+
+class Machine(TypedDict, total=False):
+    hardware: Text
+    executor: Text
+    versions: dict[str, Text]
+
+
+class Progress(TypedDict):
+    epoch: Count
+    loss: Annotated[float, Meta(ge=-1e30, le=1e30)]
+    seconds: Seconds
+
+
+class Evaluated(TypedDict):
+    """What an interrupted evaluation has counted so far."""
+
+    of: Text
+    correct: list[Count | None]
+    seconds: Seconds
+
+
+class Record(Machine, total=False):
+    status: Literal["training", "trained", "finished"]
+    sha256: dict[str, Digest]
+    snapshots: dict[str, Digest]
+    config: Configuration
+    training_seconds: Seconds
+    training_processor_seconds: Seconds
+    evaluation_seconds: Seconds
+    evaluation_hardware: Text
+    started: Text
+    finished: Text
+    threads: Annotated[int, Meta(ge=1)]
+    jobs: Count
+    machines: Annotated[list[Machine], Meta(max_length=1_000)]
+    progress: Progress
+    evaluated: Evaluated
+
+
+ALWAYS = ("status", "config", "sha256")
+IF_FINISHED = ("training_seconds", "hardware", "executor")
+
+# Columns that readers of a table rely on; numbers have bounds.
+Columns = dict[str, tuple[float, float] | None]
+SIZE, MANY = (0, 1e9), (0, 1e30)
+_SUBNETS: Columns = {"bucket": SIZE, "subnet": SIZE, "mflops": SIZE, "kernel": None, "expand": None, "depth": None}
+_SUBNETS["accuracy"] = (0, 100)
+_COSINES: Columns = dict.fromkeys(("cross", "own_a", "own_b"), (-1.01, 1.01))
+TABLES: dict[str, Columns] = {
+    HISTORY: {
+        "stage": None,
+        "epoch": (1, 1e9),
+        "learning_rate": SIZE,
+        "mflops": SIZE,
+        "loss": MANY,
+        "images": (1, 1e12),
+        "seconds": (0, 1e10),
     },
-    "if": {"properties": {"status": {"const": "finished"}}},
-    "then": {"required": ["training_seconds", "hardware", "executor"]},
-}  # fmt: skip
-
-# Columns that a reader rests on, by file; the numbers among them, with their bounds.
-TABLES: dict[str, dict[str, tuple[float, float] | None]] = {
-    HISTORY: {"stage": None, "epoch": (1, 1e9), "learning_rate": (0, 1e9), "mflops": (0, 1e9), "loss": (0, 1e30),
-              "images": (1, 1e12), "seconds": (0, 1e10)},
-    POPULATION: {"bucket": (0, 1e9), "subnet": (0, 1e9), "mflops": (0, 1e9), "kernel": None, "expand": None,
-                 "depth": None, "accuracy": (0, 100)},
-}  # fmt: skip
-TABLES[ANCHORS] = TABLES[POPULATION]
-_PAIR: dict[str, tuple[float, float] | None] = {"share": (0, 1), "distance": (0, 1e9)}
-TABLES[EFFECTS] = _PAIR | {
-    "length": None, "trained": (0, 1e9), "judged": (0, 1e9), "trained_mflops": (0, 1e9), "judged_mflops": (0, 1e9),
-    "repeats": (1, 1e9), "loss_effect": (-1e30, 1e30), "accuracy_effect": (-100, 100),
-}  # fmt: skip
-TABLES[AGREEMENT] = _PAIR | {
-    "a": (0, 1e9), "b": (0, 1e9), "part": None, "shared": (0, 1e12), "cross": (-1.01, 1.01), "own_a": (-1.01, 1.01),
-    "own_b": (-1.01, 1.01), "a_mflops": (0, 1e9), "b_mflops": (0, 1e9),
-}  # fmt: skip
-TABLES[FORGETTING] = {
-    "trained": (0, 1e9), "number": (0, 1e9), "epoch": (1, 1e9), "mflops": (0, 1e9), "loss": (0, 1e30),
-    "accuracy": (0, 100),
-}  # fmt: skip
-
-
-@cache
-def _validator() -> Any:
-    from jsonschema import Draft202012Validator  # here, since its import can take more than a second
-
-    return Draft202012Validator(SCHEMA)
+    POPULATION: _SUBNETS,
+    ANCHORS: _SUBNETS,
+    EFFECTS: {
+        "share": (0, 1),
+        "length": None,
+        **dict.fromkeys(("distance", "trained", "judged", "trained_mflops", "judged_mflops"), SIZE),
+        "repeats": (1, 1e9),
+        "loss_effect": (-1e30, 1e30),
+        "accuracy_effect": (-100, 100),
+    },
+    AGREEMENT: {
+        "share": (0, 1),
+        "part": None,
+        **dict.fromkeys(("distance", "a", "b", "a_mflops", "b_mflops"), SIZE),
+        "shared": (0, 1e12),
+        **_COSINES,
+    },
+    FORGETTING: {
+        **dict.fromkeys(("trained", "number", "mflops"), SIZE),
+        "epoch": (1, 1e9),
+        "loss": MANY,
+        "accuracy": (0, 100),
+    },
+}
 
 
 # --- writing and reading ----------------------------------------------------------------------------------------------
 
 
 def write_record(folder: Path, record: dict) -> None:
-    """Write run.json; `record["sha256"]` maps names of other files to their SHA-256, and gets that of the record."""
+    """Write run.json; `record["sha256"]` maps names of other files to their SHA-256, and the record's own is added."""
     record = record | {"sha256": {**record.get("sha256", {}), RECORD: _digest(record)}}
     files.write(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def read_record(folder: Path) -> dict:
-    """The record of a run; raises Refused if it cannot be read, is not as it was written, or not what a run writes."""
+    """The record of a run; raises Refused if it is unreadable, altered, or holds what no run writes."""
     path = folder / RECORD
     try:
         if path.stat().st_size > LARGEST_RECORD:
             raise ValueError(f"it is larger than {LARGEST_RECORD:,} bytes")
-        record = json.loads(path.read_bytes(), parse_constant=_no_number)
-        wrong = next(_validator().iter_errors(record), None)
-        intact = not wrong and record["sha256"][RECORD] == _digest(record)
+        record = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path} cannot be read ({error}): restore it, or {REBUILD}") from None
-    if wrong:
-        place, reason = shortened(".".join(map(str, wrong.absolute_path)) or "it"), shortened(wrong.message)
-        raise Refused(f"{path} is not the record of a run ({place}: {reason}): restore it, or {REBUILD}")
-    if not intact:
+    if problem := _problem(record):
+        raise Refused(f"{path} is not the record of a run ({shortened(problem)}): restore it, or {REBUILD}")
+    if record["sha256"].get(RECORD) != _digest(record):
         raise Refused(f"{path} was altered after the run wrote it: restore it, or {REBUILD}")
     return record
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+def _problem(record: Any) -> str:
+    """What is wrong with the values of a record; empty if nothing is."""
+    try:
+        msgspec.convert(record, Record)
+    except (msgspec.ValidationError, RecursionError) as error:
+        return str(error)
+    needed = (*ALWAYS, *(IF_FINISHED if record.get("status") == "finished" else ()))
+    return next((f"it has no {name}" for name in needed if name not in record), "")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _digest(record: dict) -> str:
@@ -185,7 +219,7 @@ def _digest(record: dict) -> str:
 
 
 def read_file(path: Path, record: dict) -> bytes:
-    """The bytes of a file that the record lists; raises Refused if they are not those that the run wrote."""
+    """The bytes of a file that the record lists; raises Refused if they differ from what the run wrote."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -196,7 +230,7 @@ def read_file(path: Path, record: dict) -> bytes:
 
 
 def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":
-    """The tensors of a file that the record lists; raises Refused if it is not as it was written."""
+    """The tensors of a run's safetensors file; raises Refused as `read_file` does."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -208,7 +242,7 @@ def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":
 
 
 def read_table(folder: Path, name: str, record: dict) -> pd.DataFrame:
-    """A table of a run; raises Refused if it is not as it was written, or not what a run writes."""
+    """A table of a run; raises Refused if it was altered, or holds what no run writes."""
     content, problem = read_file(folder / name, record), ""
     try:
         table = pd.read_csv(io.BytesIO(content))
@@ -231,179 +265,16 @@ def has_table(folder: Path, name: str) -> bool:
     return name in read_record(folder)["sha256"] and (folder / name).exists()
 
 
-def is_measured(folder: Path) -> bool:
-    return has_table(folder, EFFECTS) and has_table(folder, AGREEMENT)
-
-
-PACKAGES = ("rsslib", "rsstudy")  # whose own samplers are known by their settings
-PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), type(NotImplemented))
-MADE_BY_PYTHON = {
-    "__dict__",
-    "__weakref__",
-    "__module__",
-    "__doc__",
-    "__firstlineno__",
-    "__static_attributes__",
-    "__annotations__",
-    "__annotate_func__",
-    "__annotations_cache__",
-    "__dataclass_fields__",
-    "__dataclass_params__",
-}
-OF_SLOTS = ("member_descriptor", "getset_descriptor", "_abc_data")
-
-
-def sampler_identity(sampler: Sampler) -> str:
-    """Words that are equal for samplers that draw the same, here and in another process.
-
-    For the package's own samplers their settings; a change of their code is told by `record.CODE_VERSION`. For others
-    the settings and a digest of them and of the code. Raises InputError where they hold something whose content cannot
-    be told, as an open file: keep its settings instead, or give the sampler a `__getstate__` that does.
-    """
-    kind = type(sampler)
-    if isinstance(sampler, Repeated):  # of any sampler
-        return f"Repeated(sampler={sampler_identity(sampler.sampler)}, times={sampler.times!r})"
-    if kind.__module__.partition(".")[0] in PACKAGES:
-        return repr(sampler)
-    digest = hashlib.sha256(repr(_content(sampler, f"the sampler {kind.__name__}", {})).encode()).hexdigest()[:16]
-    return f"{kind.__name__}, settings and code {digest}"
-
-
-def _content(value: Any, what: str, seen: dict[int, int]) -> Any:
-    """The value as nested tuples of plain ones."""
-    if isinstance(value, enum.Enum):
-        return type(value).__qualname__, value.name
-    if isinstance(value, PLAIN):
-        return type(value).__name__, repr(value)
-    if id(value) in seen:
-        return "seen", seen[id(value)]
-    seen = seen if isinstance(value, type | FunctionType) else dict(seen)  # others may be shared by chance
-    seen[id(value)] = len(seen)
-    if isinstance(value, ModuleType):
-        return "module", value.__name__
-    if isinstance(value, np.ndarray | np.generic):
-        if value.dtype.hasobject:
-            return "array", [_content(item, what, seen) for item in np.ravel(value).tolist()]
-        return "array", value.dtype.str, value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
-    if isinstance(value, tuple | list):
-        return type(value).__name__, [_content(item, what, seen) for item in value]
-    if isinstance(value, Set):
-        return "set", sorted(repr(_content(item, what, seen)) for item in value)
-    if isinstance(value, Mapping):
-        return "mapping", [(_content(k, what, seen), _content(v, what, seen)) for k, v in value.items()]
-    if isinstance(value, FunctionType):
-        return _function(value, what, seen)
-    if isinstance(value, MethodType):
-        return "method", _content(value.__self__, what, seen), _content(value.__func__, what, seen)
-    if isinstance(value, functools.partial):
-        return "partial", [_content(part, what, seen) for part in (value.func, value.args, value.keywords)]
-    if isinstance(value, staticmethod | classmethod):
-        return type(value).__name__, _content(value.__func__, what, seen)
-    if isinstance(value, property):
-        return "property", [_content(part, what, seen) for part in (value.fget, value.fset, value.fdel)]
-    if isinstance(value, functools.cached_property):
-        return "property", _content(value.func, what, seen)
-    if isinstance(value, type):
-        return _class(value, what, seen)
-    if isinstance(value, BuiltinFunctionType):
-        return "built in", value.__module__, value.__qualname__
-    if hasattr(value, "__array__"):  # tensors, tables
-        return type(value).__name__, _content(np.asarray(value), what, seen)
-    return _object(value, what, seen)
-
-
-def _object(value: Any, what: str, seen: dict[int, int]) -> Any:
-    """An object by what it could be made from again: by default its class and its attributes."""
-    try:
-        made = value.__reduce_ex__(4)
-    except TypeError:  # of files, locks and the like
-        raise InputError(
-            f"{what} holds a {type(value).__name__}, whose content cannot be told, so that runs with it could not be "
-            "told apart: keep what it is made from, or give the sampler a __getstate__ that returns its settings"
-        ) from None
-    parts = [made] if isinstance(made, str) else [list(p) if isinstance(p, Iterator) else p for p in made]
-    return "object", [_content(part, what, seen) for part in parts]
-
-
-def _class(kind: type, what: str, seen: dict[int, int]) -> Any:
-    """A class by what it and its bases define; one of an installed package by its name."""
-    if _is_installed(kind.__module__):
-        return "class", kind.__module__, kind.__qualname__
-    own = {name: member for name, member in vars(kind).items() if type(member).__name__ not in OF_SLOTS}
-    members = [(name, _content(own[name], what, seen)) for name in sorted(own.keys() - MADE_BY_PYTHON)]
-    return "class", kind.__qualname__, members, [_content(base, what, seen) for base in kind.__bases__]
-
-
-def _function(function: FunctionType, what: str, seen: dict[int, int]) -> Any:
-    if _is_installed(function.__module__):
-        return "function", function.__module__, function.__qualname__
-    codes = list(_codes(function.__code__))
-    looked_up = {i.argval for c in codes for i in dis.get_instructions(c) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    used = {name: function.__globals__[name] for name in sorted(looked_up) if name in function.__globals__}
-    held = []
-    for cell in function.__closure__ or ():
-        with suppress(ValueError):  # one that is empty yet
-            held.append(cell.cell_contents)
-    parts = [function.__defaults__, function.__kwdefaults__, held, used]
-    if reached := _reached([*used.values(), *held], sorted({name for c in codes for name in c.co_names})):
-        parts.append(reached)  # where there is none, nothing, as in records from before these counted
-    return "function", _code(function.__code__), [_content(part, what, seen) for part in parts]
-
-
-def _reached(values: list, names: list[str]) -> dict[str, Any]:
-    """What code with these names can take from those of the values that are modules of the user's own."""
-    reached: dict[str, Any] = {}
-    for module in values:  # which grows by the modules in these
-        if isinstance(module, ModuleType) and not _is_installed(module.__name__):
-            taken = [name for name in names if name in vars(module) and not name.startswith("__")]  # nor its file
-            new = {f"{module.__name__}.{name}": vars(module)[name] for name in taken}
-            values += [value for key, value in new.items() if key not in reached]
-            reached |= new
-    return reached
-
-
-def _code(code: CodeType) -> Any:
-    """What a function does, whichever file it is from; a class that came from another process has no source."""
-    constants = [
-        _code(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
-        for c in code.co_consts
-    ]
-    return code.co_code.hex(), code.co_names, code.co_varnames, constants
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """The code of a function and of those in it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
-
-
-@functools.cache
-def _is_installed(module: str | None) -> bool:
-    """Whether a module is this package's, Python's or an installed one: not the user's own."""
-    top = (module or "").partition(".")[0]
-    if top in ("", "__main__", "__mp_main__"):
-        return False
-    if top in PACKAGES or top in sys.stdlib_module_names or top in sys.builtin_module_names:
-        return True
-    file = getattr(sys.modules.get(module or ""), "__file__", None)
-    return file is not None and "site-packages" in Path(file).parts
-
-
-POPULATION_SEED = 0
-LOCK = "run.lock"
-UNKNOWN = "unknown"  # of a configuration without images or precision: matches anything
-CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
+# --- what identifies a run --------------------------------------------------------------------------------------------
 
 
 def population_of(run: Run) -> dict[tuple[float, int], Arch]:
-    """The subnets that a run is evaluated on, by bucket and number: the same of every supernet of a backbone; where one
-    is trained alone or in a dose, that one."""
+    """The subnets on which a run is evaluated, by bucket and number: the same for every supernet of a backbone; for a
+    run about one subnet, that one."""
     samplers = [stage.sampler for stage in run.method.stages]
     space = SearchSpace(run.backbone, resolution=run.resolution)
-    if len(samplers) == 1 and isinstance(alone := samplers[0], Alone | Dosed):
-        return {(alone.bucket, alone.number): of_bucket(space, alone.bucket, alone.number)}
+    if len(samplers) == 1 and isinstance(one := samplers[0], Alone | Dosed):
+        return {(one.bucket, one.number): of_bucket(space, one.bucket, one.number)}
     return _population(space, run.profile.subnets_per_bucket)
 
 
@@ -413,8 +284,73 @@ def _population(space: SearchSpace, subnets_per_bucket: int) -> dict[tuple[float
     return {(bucket, i % subnets_per_bucket): arch for i, (bucket, arch) in enumerate(drawn)}
 
 
+def sampler_identity(sampler: Sampler) -> str:
+    """Text that is equal for samplers that draw the same subnets, in any process.
+
+    The study's own samplers are identified by their settings (`CODE_VERSION` covers their code), others by name,
+    attributes and the source of their methods, or by an attribute `version` in place of the source. Raises InputError
+    if that is not enough: attributes that are not plain values, or source that cannot be found.
+    """
+    kind = type(sampler)
+    if kind.__module__.partition(".")[0] in PACKAGES:
+        return _stored_form(sampler)
+    version = getattr(sampler, "version", None)
+
+    def refuse(value: object) -> str:
+        if version is not None:
+            return type(value).__name__
+        raise InputError(
+            f"the sampler {kind.__name__} holds a {type(value).__name__}, which does not identify it: keep plain "
+            "values, or give it an attribute `version` that you change whenever it would draw other subnets"
+        )
+
+    attributes = {name: value for name, value in _attributes(sampler).items() if name != "version"}
+    content = json.dumps([attributes, _source(kind) if version is None else version], default=refuse, sort_keys=True)
+    return f"{kind.__name__}, settings and code {files.sha256(content.encode())[:16]}"
+
+
+def _attributes(sampler: object) -> dict[str, Any]:
+    """Attributes of the sampler and of its classes, without methods and names with two underscores."""
+    found: dict[str, Any] = {}
+    for kind in reversed(type(sampler).__mro__):
+        found |= {name: value for name, value in vars(kind).items() if not (callable(value) or name.startswith("__"))}
+        slots = [name for name in getattr(kind, "__slots__", ()) if hasattr(sampler, name)]
+        found |= {name: getattr(sampler, name) for name in slots}
+    found |= getattr(sampler, "__dict__", {})
+    return {
+        name: value for name, value in found.items() if not isinstance(value, property | classmethod | staticmethod)
+    }
+
+
+def _source(kind: type) -> list[str]:
+    """The source of all functions of a class and its bases, whatever their place in a file."""
+    sources = []
+    for base in kind.__mro__[:-1]:
+        for name, member in sorted(vars(base).items()):
+            function = inspect.unwrap(getattr(member, "__func__", getattr(member, "fget", member)))
+            if not inspect.isfunction(function) or function.__code__.co_filename == "<string>":  # made by dataclass
+                continue
+            try:
+                sources.append(f"{name}: {textwrap.dedent(inspect.getsource(function))}")
+            except (OSError, TypeError):
+                raise InputError(
+                    f"the source of the sampler {kind.__name__} cannot be found: define it in a file or notebook, or "
+                    "give it an attribute `version` that you change whenever it would draw other subnets"
+                ) from None
+    return sources
+
+
+def _stored_form(sampler: Sampler) -> str:
+    """A sampler of the study as records print it, by names from before some were changed."""
+    if isinstance(sampler, Repeated):  # which may hold any sampler
+        return f"Repeated(sampler={sampler_identity(sampler.sampler)}, times={sampler.times!r})"
+    if isinstance(sampler, Successive):
+        return f"Sequence(sizes={sampler.sizes!r})"
+    return repr(sampler)
+
+
 def configuration(run: Run, images: "Dataset | None" = None, precision: str | None = None) -> dict:
-    """Everything that decides a run's numbers, the version of the code too, as JSON; equal ones are the same run.
+    """Everything that decides a run's numbers, including the code version, as JSON; equal ones are the same run.
 
     Without a dataset or a precision, what depends on them is `UNKNOWN` and matches anything.
     """
@@ -422,57 +358,69 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
     if run.dataset not in DATASETS and run.profile.epochs_for is not None:
         if images is not None:
             raise InputError(f"{run.name} was planned without its images: give plan the same folder as `data`")
-        for stage in stages:  # they would suit images of one's own that are not here; see `Profile.fitted`
+        for stage in stages:  # they depend on the number of images; see `Profile.fitted`
             stage |= dict.fromkeys(("epochs", "first_epoch", "schedule_epochs"), UNKNOWN)
     method = {**vars(run.method), "stages": stages}
     if run.method.gradients == "sum":  # records from before there was a choice do not have it
         del method["gradients"]
-    return json.loads(
-        json.dumps(
-            {
-                "training": {
-                    "code_version": CODE_VERSION,
-                    "profile": run.profile.name,
-                    "dataset": run.dataset,
-                    "dataset_sha256": images.checksum if images else UNKNOWN,
-                    "train_images": len(images.x_train) if images else _taken(run, run.profile.train_images),
-                    "backbone": run.backbone,
-                    **({} if run.resolution == RESOLUTION else {"resolution": run.resolution}),
-                    "seed": run.seed,
-                    "method": method,
-                    "precision": precision or UNKNOWN,
-                },
-                "evaluation": {
-                    "test_images": len(images.x_test) if images else _taken(run, run.profile.test_images),
-                    "subnets_per_bucket": run.profile.subnets_per_bucket,
-                    "population_seed": POPULATION_SEED,
-                    "recalibration_images": RECALIBRATION_IMAGES,
-                },
-            }
-        )
-    )
+    training = {
+        "code_version": CODE_VERSION,
+        "profile": run.profile.name,
+        "dataset": run.dataset,
+        "dataset_sha256": images.checksum if images else UNKNOWN,
+        "train_images": len(images.x_train) if images else _taken(run, run.profile.train_images),
+        "backbone": run.backbone,
+        "seed": run.seed,
+        "method": method,
+        "precision": precision or UNKNOWN,
+    }
+    if run.resolution != RESOLUTION:
+        training["resolution"] = run.resolution
+    evaluation = {
+        "test_images": len(images.x_test) if images else _taken(run, run.profile.test_images),
+        "subnets_per_bucket": run.profile.subnets_per_bucket,
+        "population_seed": POPULATION_SEED,
+        "recalibration_images": RECALIBRATION_IMAGES,
+    }
+    return json.loads(json.dumps({"training": training, "evaluation": evaluation}))
 
 
-def _taken(run: Run, images: int | None) -> int | str | None:
-    """How many images a run takes, if that is known without looking: one's own may be fewer than the profile takes."""
+def _taken(run: Run, images: int | None) -> int | str:
+    """The number of images of a run, if known without reading: a custom dataset may have fewer than the profile's."""
     return UNKNOWN if images is None or run.dataset not in DATASETS else images
+
+
+def difference(there, here, path: str = "") -> str:
+    """The first difference of two JSON values in words; empty if they are equal or `here` is unknown."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        pairs = {key: (there.get(key), here.get(key)) for key in {**there, **here}}
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        pairs = dict(enumerate(zip(there, here, strict=True)))
+    elif here in (UNKNOWN, there):
+        return ""
+    else:
+        return f"{shortened(path)} is {shortened(repr(there))} there and {shortened(repr(here))} here"
+    return next((words for key, pair in pairs.items() if (words := difference(*pair, f"{path}.{key}".strip(".")))), "")
+
+
+# --- whether a run is there -------------------------------------------------------------------------------------------
 
 
 def status_of(run: Run, results: str | Path | None, config: dict, weights: bool = False) -> str:
     """missing, training, trained (to be evaluated) or finished.
 
-    Raises Refused if the folder holds another run, or files that are not as the run wrote them; of weights only if
-    `weights`, since they are large and not needed for tables.
+    Raises Refused if the folder holds another run or altered files; weights are only checked if `weights`, since they
+    are large and tables do not need them.
     """
     folder = run.folder(results)
-    if not os.path.exists(folder / RECORD):  # which raises nothing
+    if not os.path.exists(folder / RECORD):
         return "missing"
     record = read_record(folder)
     status, there = record["status"], record["config"]
     differs = difference(there["training"], config["training"])
     evaluation_differs = difference(there["evaluation"], config["evaluation"])
     trained = (folder / WEIGHTS).exists()
-    if status == "finished" and not trained:  # nothing left to evaluate anew
+    if status == "finished" and not trained:  # nothing is left to evaluate again
         differs = differs or evaluation_differs
     if differs:
         raise Refused(
@@ -484,7 +432,7 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
     if trained and weights:
         read_file(folder / WEIGHTS, record)
     if status == "finished" and not evaluation_differs and (not trained or (folder / POPULATION).exists()):
-        for name in TABLES:
+        for name in TABLES.keys() - {HISTORY}:
             if name in record["sha256"] and (name == POPULATION or (folder / name).exists()):
                 read_file(folder / name, record)
         return "finished"
@@ -492,11 +440,11 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
 
 
 def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
-    """One row a run: run, status, epoch, epochs, loss, and seconds_left of training.
+    """One row per run: run, status, epoch, epochs, loss, and seconds_left of training.
 
-    The status is finished, running (some process is at it), interrupted, missing or other (the folder holds another
-    configuration's run, or damaged files). Epoch (how many are done), loss and seconds left are those of runs that have
-    begun; what has not is estimated from finished and running ones of the same dataset. NaN where nothing is known.
+    The status is finished, running (a process trains it), interrupted, missing or other (the folder holds a run of
+    another configuration, or damaged files). Epoch (how many are done), loss and seconds left are known for runs that
+    have begun; for others the time is estimated from runs on the same dataset. NaN where nothing is known.
     """
     files.check_folder(results_folder(results), "results")
     rows: list[dict[str, Any]] = []
@@ -524,40 +472,12 @@ def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataF
             rates.setdefault(run.dataset, []).append(seconds / run.method.subnet_epochs_of(row["epoch"]))
     for run, row in zip(runs, rows, strict=True):
         left = run.method.subnet_epochs - run.method.subnet_epochs_of(row["epoch"])
-        row["seconds_left"] = left * float(numpy.median(rates.get(run.dataset, [math.nan]))) if left else 0.0
+        row["seconds_left"] = left * float(np.median(rates.get(run.dataset, [math.nan]))) if left else 0.0
     return pd.DataFrame(rows, columns=["run", "status", "epoch", "epochs", "loss", "seconds_left"])
 
 
-def finished_of(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:
-    """Those of `runs` that are finished; what is in the way of others is for `overview` to say."""
-    status = overview(runs, results)["status"]
-    return [run for run, there in zip(runs, status == "finished", strict=True) if there]
-
-
-def finished_runs(results: str | Path, profile: str, backbone: str, resolution: int = RESOLUTION) -> list[Run]:
-    """The finished and undamaged runs of a profile, a backbone and a resolution below `results`.
-
-    They are found by their records, so that runs of your own count too. The stages of their methods are left empty.
-    """
-    runs = []
-    for path in sorted(Path(results, profile).glob(f"*/{backbone}*/*/seed*/{RECORD}")):
-        try:
-            record = read_record(path.parent)
-            training, evaluation = record["config"]["training"], record["config"]["evaluation"]
-            images = {"train_images": training["train_images"], "test_images": evaluation["test_images"]}
-            scale = Profile(profile, (training["dataset"],), evaluation["subnets_per_bucket"], **images)
-            method = Method(training["method"]["name"], (), dropout=training["method"]["dropout"])
-            run = Run(scale, training["dataset"], backbone, method, training["seed"], resolution)
-            read_table(path.parent, POPULATION, record)  # raises if it is not as the run wrote it
-            if record["status"] == "finished" and run.folder(results) == path.parent:  # not one that leads elsewhere
-                runs.append(run)
-        except (ValueError, KeyError):
-            continue  # not the record of a run, or damaged
-    return runs
-
-
 def overview_words(table: pd.DataFrame) -> str:
-    """`overview` to read, with a last line for all runs."""
+    """`overview` as text, with a last line for all runs."""
     shown = table[["run", "status"]].assign(
         epochs=[f"{row.epoch}/{row.epochs}" for row in table.itertuples()],
         loss=["" if math.isnan(loss) else f"{loss:.2f}" for loss in table["loss"]],
@@ -569,13 +489,41 @@ def overview_words(table: pd.DataFrame) -> str:
     return f"{shown.to_string(index=False)}\n\n{words}"
 
 
+def finished_of(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:
+    """The finished ones among `runs`; `overview` says what is wrong with the others."""
+    status = overview(runs, results)["status"]
+    return [run for run, there in zip(runs, status == "finished", strict=True) if there]
+
+
+def finished_runs(results: str | Path, profile: str, backbone: str, resolution: int = RESOLUTION) -> list[Run]:
+    """The finished, undamaged runs of a profile, a backbone and a resolution below `results`.
+
+    They are found by their records, so custom methods and datasets count too. The stages of their methods are empty.
+    """
+    runs = []
+    for path in sorted(Path(results, profile).glob(f"*/{backbone}*/*/seed*/{RECORD}")):
+        try:
+            record = read_record(path.parent)
+            training, evaluation = record["config"]["training"], record["config"]["evaluation"]
+            images = {"train_images": training["train_images"], "test_images": evaluation["test_images"]}
+            scale = Profile(profile, (training["dataset"],), evaluation["subnets_per_bucket"], **images)
+            method = Method(training["method"]["name"], (), dropout=training["method"]["dropout"])
+            run = Run(scale, training["dataset"], backbone, method, training["seed"], resolution)
+            read_table(path.parent, POPULATION, record)
+            if record["status"] == "finished" and run.folder(results) == path.parent:  # not one that leads elsewhere
+                runs.append(run)
+        except (ValueError, KeyError):
+            continue  # not the record of a run, or damaged
+    return runs
+
+
 def set_aside(folder: Path) -> Path:
-    """Move the files of a run to a new folder `replaced-seed<k>-<n>` beside its own; only for who holds its lock."""
+    """Move a run's files to a new folder `replaced-seed<k>-<n>` beside its own; the caller must hold the run's lock."""
     names = (folder.with_name(f"replaced-{folder.name}-{n}") for n in range(1, 10**6))
     aside = next(path for path in names if not path.exists())
     with files.writing(aside):
         aside.mkdir()
-        # the record last: until it has gone, whoever looks finds the run that was refused
+        # the record goes last: until then, readers find the run that was refused
         for path in sorted(folder.iterdir(), key=lambda path: path.name == RECORD):
             if path.suffix != ".lock":
                 path.rename(aside / path.name)
@@ -583,24 +531,11 @@ def set_aside(folder: Path) -> Path:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether some process is at the run."""
+    """Whether a process is training or evaluating the run."""
     if not os.path.exists(folder / LOCK):
         return False
     try:
         with files.locked(folder / LOCK) as mine:
             return not mine
-    except InputError:  # in a folder that may only be read
+    except InputError:  # in a folder that is read-only
         return False
-
-
-def difference(there, here, path: str = "") -> str:
-    """The first difference of two JSON values in words; empty if they are equal or `here` is unknown."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        pairs = {key: (there.get(key), here.get(key)) for key in {**there, **here}}
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        pairs = dict(enumerate(zip(there, here, strict=True)))
-    else:
-        if here in (UNKNOWN, there):
-            return ""
-        return f"{shortened(path)} is {shortened(repr(there))} there and {shortened(repr(here))} here"
-    return next((words for key, pair in pairs.items() if (words := difference(*pair, f"{path}.{key}".strip(".")))), "")

@@ -22,13 +22,13 @@ from rsstudy.store import (
     AGREEMENT,
     ANCHORS,
     EFFECTS,
+    FORGETTING,
     HISTORY,
     POPULATION,
     REBUILD,
     TABLES,
     configuration,
     has_table,
-    is_measured,
     read_record,
     read_table,
     read_tensors,
@@ -70,8 +70,14 @@ def anchor_tables(runs: Sequence[Run], results: str | Path | None = None) -> pd.
 def interference_tables(runs: Sequence[Run], results: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Effects and agreement of those runs that were measured, in the columns of `rsstudy.interference.measure` after
     share, dataset, backbone, method and seed; both empty if none was."""
-    there = [run for run in runs if is_measured(run.folder(results))]
+    there = [run for run in runs if all(has_table(run.folder(results), name) for name in (EFFECTS, AGREEMENT))]
     return _tables(there, results, EFFECTS), _tables(there, results, AGREEMENT)
+
+
+def forgetting_tables(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
+    """What `rsstudy.interference.forgetting` measured of those runs where it did, after dataset, backbone, method and
+    seed; empty if nothing was measured."""
+    return _tables([run for run in runs if has_table(run.folder(results), FORGETTING)], results, FORGETTING)
 
 
 def histories(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
@@ -128,7 +134,7 @@ def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperN
         how = {"missing": "was not trained", "training": "is not trained to its end"}[status]
         raise InputError(
             f"{run.name} {how} in {settings.results}: train it with `rsslib run` and the same options, or "
-            "`campaign.complete`"
+            "`rsstudy.engine.complete`"
         )
     supernet, images = stored_supernet(run, settings)
     status_of(run, settings.results, configuration(run, images))  # which compares the images too

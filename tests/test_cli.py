@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -154,7 +154,7 @@ def test_search_and_export_name_a_run_as_it_was_named_to_train(tmp_path):
 def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):
     code = (
         "import sys; from rsstudy.cli import main; assert main(sys.argv[1:]) == 2; "
-        "assert not {'torch', 'jsonschema'} & set(sys.modules)"
+        "assert not {'torch', 'papermill'} & set(sys.modules)"
     )
     for line in (
         "reproduce --profile smok", "reproduce --time-budget 5", "runs --seeds -1", "figures --datasets digit",
@@ -164,23 +164,15 @@ def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):
         subprocess.run([sys.executable, "-c", code, *arguments, "--results", str(tmp_path)], check=True)
 
 
-def test_each_notebook_that_ends_is_told_once_and_those_that_fail_are_returned(tmp_path, capsys, monkeypatch):
+def test_each_notebook_is_executed_once_and_failures_are_returned(tmp_path, capsys, monkeypatch):
     def execute(path, output, values):
-        if path.stem == "08_deploy":
-            raise RuntimeError("a mistake")
+        time.sleep(0.2 * (path.stem == "02_main_results"))  # the last notebook waits for all others
+        return "a mistake" if path.stem == "08_deploy" else ""
 
-    monkeypatch.setattr(notebooks, "_execute", execute)
+    monkeypatch.setattr(notebooks, "execute_apart", execute)
     names = ["01_protocol", "02_main_results", "08_deploy", "09_claims"]
-    monkeypatch.setattr(notebooks, "worker_processes", ThreadPoolExecutor)
     parameters = notebooks.notebook_parameters({"profile": "smoke", "results": str(tmp_path)}, names)
-    monkeypatch.setattr(notebooks.Execution, "_weights", lambda self, name: True)
-    tell = notebooks.Execution._tell
-
-    def slow(self, name, future):  # the last notebook is told last, however long telling takes
-        time.sleep(0.2 * (name == "02_main_results"))
-        tell(self, name, future)
-
-    monkeypatch.setattr(notebooks.Execution, "_tell", slow)
+    monkeypatch.setattr(notebooks.Execution, "_has_weights", lambda self, name: True)
     with notebooks.Execution(parameters, tmp_path) as execution:
         for run in plan("smoke"):
             execution.finished(run)
@@ -190,6 +182,14 @@ def test_each_notebook_that_ends_is_told_once_and_those_that_fail_are_returned(t
     ended = [f"{name} {'failed' if name == '08_deploy' else 'done'}: {folder / name}.ipynb" for name in names]
     assert sorted(line for line in lines if ": " in line and "figure" not in line) == sorted(ended)
     assert lines.count(f"the main figure: {tmp_path / 'smoke' / 'figure_3.png'}") == 1 and lines[-1] == ended[-1]
+
+
+def test_a_notebook_that_fails_says_why_and_is_kept(tmp_path):
+    path = Path(__file__).parent.parent / "notebooks" / "02_main_results.ipynb"
+    values = notebooks.notebook_parameters({"profile": "nowhere", "results": str(tmp_path)}, [path.stem])[path.stem]
+    why = notebooks.execute_apart(path, tmp_path / path.name, values)
+    assert why.startswith("InputError: unknown profile 'nowhere'")
+    assert (tmp_path / path.name).exists()
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("1.5h", 5400)])

@@ -4,9 +4,9 @@ import pytest
 import small_runs
 from small_runs import tiny
 
-from rsslib.errors import Stopped
-from rsstudy import engine, interference
-from rsstudy.interference import Effort, effort_of
+from rsslib.errors import InputError, Stopped
+from rsstudy import interference
+from rsstudy.interference import Effort, Measurement, get_effort
 from rsstudy.store import Refused, read_record
 from rsstudy.tables import interference_tables
 
@@ -20,7 +20,7 @@ def small(monkeypatch):
 
 
 def complete(run, results, *methods):
-    small_runs.complete([run], results, interference=methods)
+    small_runs.complete([run], results, measure=Measurement(methods))
     return run.folder(results)
 
 
@@ -42,7 +42,7 @@ def test_a_run_is_measured_while_it_trains_or_later_with_the_same_numbers(method
     assert sorted(set(effects["share"])) == sorted(set(agreement["share"])) == [0.3, 0.9]
     assert set(effects["method"]) == {method}
     kept = sorted(path.name for path in later.glob("snapshot-*"))
-    assert kept == [f"snapshot-{epoch:06}.safetensors" for epoch in sorted(effort_of(run).epochs(run.method))]
+    assert kept == [f"snapshot-{epoch:06}.safetensors" for epoch in sorted(get_effort(run).epochs(run.method))]
     record = read_record(later)
     assert sorted(record["snapshots"]) == kept and set(TABLES) < set(record["sha256"])
 
@@ -50,7 +50,7 @@ def test_a_run_is_measured_while_it_trains_or_later_with_the_same_numbers(method
 def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch):
     (run,) = tiny("rss")
     complete(run, tmp_path, "rss")
-    monkeypatch.setattr(engine, "measure_run", None)
+    monkeypatch.setattr(Measurement, "measure", None)
     for path in run.folder(tmp_path).glob("snapshot-*"):
         path.unlink()
     complete(run, tmp_path, "rss")
@@ -64,7 +64,7 @@ def test_a_damaged_table_is_rebuilt_and_a_lost_one_measured_again(name, tmp_path
     (folder / name).write_text("share\n1\n")
     with pytest.raises(Refused, match=name):
         complete(run, tmp_path, "rss")
-    small_runs.complete([run], tmp_path, interference=("rss",), rebuild=True)
+    small_runs.complete([run], tmp_path, measure=Measurement(["rss"]), rebuild=True)
     assert contents(folder) == before
     (folder / name).unlink()
     assert all(table.empty for table in interference_tables([run], tmp_path))
@@ -94,3 +94,9 @@ def test_measuring_that_is_stopped_goes_on_from_the_snapshots(tmp_path, monkeypa
         complete(run, tmp_path / "stopped", "rss")
     assert complete(run, tmp_path / "stopped", "rss") and len(calls) == 4
     assert contents(run.folder(tmp_path / "stopped")) == contents(folder)
+
+
+@pytest.mark.parametrize("methods", ["rss", None, 5])
+def test_methods_to_measure_are_a_list(methods):
+    with pytest.raises(InputError, match="expected a list of names of methods"):
+        Measurement(methods)

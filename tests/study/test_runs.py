@@ -1,16 +1,17 @@
 """rsstudy: runs are planned, trained once each, gone on with after interruptions, and read as tables."""
 
+import _thread
 import gc
 import importlib.util
 import itertools
 import json
 import os
-import re
 import shutil
 import sys
 import threading
 import time
 import weakref
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from small_runs import FILES, PROFILE, complete, tiny
 from rsslib import device as machine
 from rsslib import evaluate, files
 from rsslib import steps as single_steps
+from rsslib.cuda.graphs import GraphedSteps
 from rsslib.device import choose_device
 from rsslib.errors import InputError, Stopped
 from rsslib.methods import Method, Stage, one_stage, override
@@ -38,10 +40,10 @@ from rsstudy import engine as engine_module
 from rsstudy import tables as tables_module
 from rsstudy.catalogue import TABLE_1, Alone, build
 from rsstudy.engine import RunsFailed
+from rsstudy.interference import Measurement
 from rsstudy.plan import PROFILES, Profile, Settings, by_worth, output_folder, plan, scaled
 from rsstudy.store import configuration, overview, overview_words, read_record, write_record
 from rsstudy.tables import anchor_tables, finished, histories, populations, times, trained_supernet
-from rsstudy.workers import worker_threads
 
 TINY_BUCKETS = len(TINY.buckets)
 
@@ -402,11 +404,6 @@ def test_one_training_image_is_refused_in_a_sentence(tmp_path):
         complete(tiny("rss", profile=replace(PROFILE, train_images=1)), tmp_path)
 
 
-def test_settings_that_are_not_to_train_leave_all_as_it_is(tmp_path):
-    complete(tiny("rss"), tmp_path / "results", train=False, data=tmp_path / "no data")
-    assert not (tmp_path / "results").exists()
-
-
 @dataclass(frozen=True)
 class Broken:
     """A sampler with a mistake."""
@@ -450,34 +447,44 @@ def test_several_runs_at_once_finish_like_one_after_the_other(tmp_path):
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def test_several_runs_in_threads_finish_like_one_after_the_other(device, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(engine, "_workers", lambda settings: worker_threads(settings.jobs, engine._stop))  # as on CUDA
+def test_several_runs_in_threads_finish_like_one_after_the_other(device, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "in_processes", workers.in_threads)  # as on CUDA
     planned = tiny("rss", "rss-2-per-batch", "ofa-released", seeds=[0, 1])
     complete(planned, tmp_path / "together", device=device, jobs=3, progress=True)
     complete(planned, tmp_path / "alone", device=device)
-    assert re.search(r"3 runs at once trained on [\d,]+ subnet-images a second", capsys.readouterr().out)
     if device == "cpu":
         for run in planned:
             assert tables(run.folder(tmp_path / "together")) == tables(run.folder(tmp_path / "alone"))
 
 
+@contextmanager
+def interrupted_once(condition):
+    """Interrupt the main thread, as Ctrl-C does, once `condition()` holds."""
+
+    def watch():
+        while not condition():
+            time.sleep(0.05)
+        _thread.interrupt_main()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    thread.join()
+
+
 def test_an_interrupt_stops_runs_in_threads_with_checkpoints(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_workers", lambda settings: worker_threads(settings.jobs, engine._stop))
+    monkeypatch.setattr(engine, "in_processes", workers.in_threads)
 
-    def interrupted(futures):
-        time.sleep(0.2)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(engine, "as_completed", interrupted)
     endless = tiny(profile=replace(PROFILE, shrinking_epochs=100_000), seeds=[0, 1])
-    with pytest.raises(Stopped, match="goes on from the last checkpoints"):
-        complete(endless, tmp_path, jobs=2)
+    with interrupted_once(lambda: all(list(run.folder(tmp_path).glob("run.json")) for run in endless)):
+        with pytest.raises(Stopped, match="resumes from the last checkpoints"):
+            complete(endless, tmp_path, jobs=2)
     for run in endless:
         assert list(run.folder(tmp_path).glob("checkpoint*"))
 
 
 def test_an_interrupt_ends_an_evaluation_in_a_thread(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_workers", lambda settings: worker_threads(settings.jobs, engine._stop))
+    monkeypatch.setattr(engine, "in_processes", workers.in_threads)
     evaluated, began = [], threading.Event()
 
     def slow(evaluator, arch):
@@ -486,33 +493,17 @@ def test_an_interrupt_ends_an_evaluation_in_a_thread(tmp_path, monkeypatch):
         time.sleep(0.05)
         return torch.tensor(0)
 
-    def interrupted(futures):
-        began.wait(60)
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(evaluate, "correct_answers", slow)
-    monkeypatch.setattr(engine, "as_completed", interrupted)
     planned = tiny("rss-short", profile=replace(PROFILE, subnets_per_bucket=100), seeds=[0, 1])
-    with pytest.raises(Stopped):
+    with interrupted_once(began.is_set), pytest.raises(Stopped):
         complete(planned, tmp_path, jobs=2)
     assert len(evaluated) < 100
-    assert "finished" not in overview(planned, tmp_path).status.tolist() and not engine._stop.is_set()
+    assert "finished" not in overview(planned, tmp_path).status.tolist()
 
 
 def test_an_interrupt_ends_waiting_for_another_process_in_a_thread(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_workers", lambda settings: worker_threads(settings.jobs, engine._stop))
-    planned, really = tiny("rss-short", seeds=[0, 1]), engine.as_completed
-    rounds = iter([really])
-
-    def interrupted(futures):  # in the second round, in which the threads wait
-        yield from next(rounds, waiting)(futures)
-
-    def waiting(futures):
-        time.sleep(0.3)
-        raise KeyboardInterrupt
-        yield
-
-    monkeypatch.setattr(engine, "as_completed", interrupted)
+    monkeypatch.setattr(engine, "in_processes", workers.in_threads)
+    planned = tiny("rss-short", seeds=[0, 1])
     locks = [FileLock(run.folder(tmp_path) / "run.lock", thread_local=False) for run in planned]
     for lock, run in zip(locks, planned, strict=True):
         run.folder(tmp_path).mkdir(parents=True)
@@ -520,7 +511,7 @@ def test_an_interrupt_ends_waiting_for_another_process_in_a_thread(tmp_path, mon
     late = threading.Timer(20, lambda: [lock.release(force=True) for lock in locks])  # or a failure would never end
     late.start()
     began = time.monotonic()
-    with pytest.raises(Stopped):
+    with interrupted_once(lambda: time.monotonic() - began > 1), pytest.raises(Stopped):  # while the threads wait
         complete(planned, tmp_path, jobs=2)
     late.cancel()
     assert time.monotonic() - began < 10
@@ -546,7 +537,7 @@ def test_the_error_of_a_failed_run_keeps_no_network_and_no_images(tmp_path):
 
 @pytest.mark.parametrize(("room", "expected"), [(1, 1), (3, 2)])
 def test_without_a_number_of_jobs_there_are_as_many_as_the_device_has_room_for(room, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "worker_processes", lambda jobs, *_: worker_threads(jobs, engine._stop))
+    monkeypatch.setattr(engine, "in_processes", workers.in_threads)
     monkeypatch.setattr(engine, "free_jobs", lambda device, runs: room)
     planned = tiny(seeds=[0, 1])
     complete(planned, tmp_path, jobs=None)
@@ -634,7 +625,7 @@ def test_a_mistake_in_the_last_run_costs_nothing(tmp_path, results, monkeypatch)
         ({"profile": "smokey"}, "unknown profile 'smokey' (did you mean 'smoke'?)"),
         ({"backbone": "mobilenet_v2"}, "unknown backbone 'mobilenet_v2' (did you mean 'mobilenet_v3'?)"),
         ({"methods": ["rss", "rss-shrt"]}, "unknown method 'rss-shrt' (did you mean 'rss-short'?)"),
-        ({"methods": "rss"}, "unknown group of methods 'rss': expected one of interference, samplers"),
+        ({"methods": "rss"}, "unknown group of methods 'rss': expected one of interference, bridge, dose, samplers"),
         ({"methods": []}, "methods is []"),
         ({"datasets": "digits"}, "datasets is 'digits': expected a list"),
         ({"datasets": []}, "datasets is []"),
@@ -685,7 +676,6 @@ def test_a_plan_that_cannot_be_is_an_input_error(settings, said):
         ({}, {"time_budget": float("nan")}, "time_budget is nan"),
         ({}, {"checkpoint_seconds": -0.1}, "checkpoint_seconds is -0.1"),
         ({}, {"checkpoint_seconds": None}, "checkpoint_seconds is None"),
-        *(({}, {"interference": value}, f"interference is {value!r}: expected a list") for value in ("rss", None, 5)),
         ({"profile": replace(PROFILE, train_images=10**6)}, {}, "train_images is 1000000"),
         ({"subnets_per_bucket": 10_000}, {}, "different subnets"),
     ],
@@ -742,26 +732,16 @@ def test_cuda_is_not_missed_for_what_is_finished(tmp_path, monkeypatch):
         engine_module.complete([finished, other], Settings(tmp_path, progress=False))
 
 
-@pytest.mark.parametrize("graphs, expected", [(None, True), (True, True), (False, False)])
-def test_steps_on_cuda_are_graphs_unless_settings_say_otherwise(graphs, expected, done, tmp_path, monkeypatch):
-    asked = []
-
-    def train(*arguments):
-        asked.append(arguments[-1])
-        raise InputError("enough")
-
-    class Images:
-        device = torch.device("cuda")
-
-    monkeypatch.setattr(engine, "train", train)
-    monkeypatch.setattr(machine.torch.cuda, "get_device_name", lambda device: "a GPU")
-    monkeypatch.setattr(engine, "free_memory", lambda device: 2**40)
-    run, record = tiny("rss")[0], {"config": {"training": {}}}
-    run.folder(tmp_path).mkdir(parents=True)
-    with pytest.raises(InputError, match="enough"):
-        settings = Settings(tmp_path, device="cuda", graphs=graphs)
-        engine._train(run, run.folder(tmp_path), record, None, Images(), settings)
-    assert asked == [expected] and record["executor"] == ("CUDA graphs" if expected else "eager")
+@pytest.mark.parametrize(
+    "graphs, steps, words",
+    [(None, GraphedSteps, "CUDA graphs"), (True, GraphedSteps, "CUDA graphs"), (False, EagerSteps, "eager")],
+)
+def test_steps_on_cuda_are_graphs_unless_settings_say_otherwise(graphs, steps, words, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    settings, device = Settings(device="cuda", graphs=graphs), torch.device("cuda")
+    assert engine.executor_for(settings, device) is steps
+    assert engine.environment(device, settings)["executor"] == words
+    assert engine.executor_for(settings, torch.device("cpu")) is EagerSteps
 
 
 # --- plans
@@ -819,17 +799,18 @@ def test_samplers_of_a_notebook_do_not_travel_to_other_processes(tmp_path, monke
     methods = [one_stage(name, 1, Mine(("smallest",))) for name in ("one", "two")]
     monkeypatch.setattr(sys.modules["__main__"], "Mine", Mine, raising=False)
     Mine.__qualname__ = "Mine"
-    with pytest.raises(InputError, match="the sampler Mine needs Mine of a notebook or script") as error:
+    with pytest.raises(InputError, match="cannot be sent to other processes .*Mine") as error:
         engine_module.complete(plan("smoke", methods=methods), Settings(tmp_path, device="cpu", jobs=2, progress=False))
     assert "give jobs=1" in sentence(error)
 
 
-def test_a_sampler_that_cannot_be_sent_to_other_processes_is_told():
+def test_a_local_sampler_does_not_travel_to_other_processes(tmp_path):
     class Local(Successive):
         pass
 
-    with pytest.raises(InputError, match="the sampler Local cannot be sent to other processes .*: give jobs=1"):
-        engine._check_samplers_travel(plan("smoke", methods=[one_stage("one", 1, Local(("smallest",)))]))
+    methods = [one_stage(name, 1, Local(("smallest",))) for name in ("one", "two")]
+    with pytest.raises(InputError, match="cannot be sent to other processes .*Local.*give jobs=1"):
+        engine_module.complete(plan("smoke", methods=methods), Settings(tmp_path, device="cpu", jobs=2, progress=False))
 
 
 @pytest.mark.parametrize("what", ["precision", "dataset_sha256"])
@@ -964,7 +945,7 @@ def test_finished_runs_need_no_dataset(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="toy"):
         complete([*planned, *tiny("rss", profile=profile)], tmp_path / "results", data=tmp_path)
     with pytest.raises(InputError, match="toy"):  # to measure one they are needed
-        complete(planned, tmp_path / "results", data=tmp_path, interference=("rss-short",))
+        complete(planned, tmp_path / "results", data=tmp_path, measure=Measurement(["rss-short"]))
 
 
 def test_what_cannot_be_downloaded_is_told_and_left_out_beside_finished_runs(tmp_path, capsys, monkeypatch):
