@@ -317,7 +317,7 @@ def runs_of(parameters: dict[str, dict], options: dict) -> list[Run]:
 
 def trained_of(options: dict) -> "tuple[Run, SuperNet, Dataset]":
     """The run that was named, which must be finished, with its supernet and images."""
-    from rsstudy.tables import trained_supernet
+    from rsstudy.engine import trained_supernet
 
     run, settings, output = run_of(options), settings_of(options), Path(options["output"])
     check_output(output, "the output's folder")

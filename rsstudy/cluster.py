@@ -15,7 +15,7 @@ from rsslib.files import make_folder
 from rsslib.progress import progress_bar
 from rsstudy.engine import RunsFailed, prepare, train_and_evaluate
 from rsstudy.plan import Run, Settings
-from rsstudy.workers import jobs_that_fit
+from rsstudy.workers import memory_of_a_run
 
 RETRIES = 5  # how often a run may lose its process or node
 
@@ -48,11 +48,11 @@ def complete_with_ray(
     try:
         if started:
             _connect(ray, address)
-        device, jobs, share = _share(ray, settings, any(run.profile.needs_cuda for run in todo))
+        device, share = _share(ray, settings, todo)
         make_folder(results)
         token.touch()
         data = Path(settings.data).resolve()
-        there = replace(settings, results=results, data=data, device=device, jobs=jobs, progress=False)
+        there = replace(settings, results=results, data=data, device=device, jobs=settings.jobs or 1, progress=False)
         task = ray.remote(_on_node).options(max_retries=RETRIES, **share)
         tasks = {task.remote(run, there, str(token)): run for run in todo}
         failures = _wait(ray, tasks, settings.progress, finished)
@@ -83,25 +83,18 @@ def _connect(ray: Any, address: str | None) -> None:
         ) from None
 
 
-def _share(ray: Any, settings: Settings, needs_cuda: bool) -> tuple[str, int, dict[str, float]]:
-    """The device, how many runs share it, and the share of a node for one run."""
-    device, jobs = settings.device, settings.jobs
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes):
-        jobs = jobs or 1
-        return "cuda", jobs, {"num_gpus": 1 / jobs, "num_cpus": 0}
-    if device == "cuda" or (device == "auto" and needs_cuda):
+def _share(ray: Any, settings: Settings, runs: Sequence[Run]) -> tuple[str, dict[str, float]]:
+    """The device, and what one run takes of a node."""
+    there = ray.cluster_resources()
+    if settings.device != "cpu" and there.get("GPU", 0) >= 1:
+        return "cuda", {"num_gpus": 1 / (settings.jobs or 1), "num_cpus": 0}
+    if settings.device == "cuda" or (settings.device == "auto" and any(run.profile.needs_cuda for run in runs)):
         raise InputError("these runs need a GPU and Ray finds none: start a node that has one, or give device cpu")
-    nodes = [(int(node["CPU"]), node.get("memory", 0)) for node in nodes if node.get("CPU", 0) >= 1]
-    if not nodes:
+    cores = min((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    if not there.get("CPU", 0):
         raise InputError("Ray finds no node with a CPU to give: start one without --num-cpus=0")
-    cores = min(cpus for cpus, _ in nodes)
-    if jobs is None:  # so many cores per run that no node gets more runs than its memory holds
-        share = max(-(-cpus // jobs_that_fit(memory, cpus)) for cpus, memory in nodes)
-        jobs = max(1, cores // share)
-    else:
-        share = max(1, cores // jobs)
-    return "cpu", jobs, {"num_gpus": 0, "num_cpus": share}
+    memory = max(memory_of_a_run("cpu", run.method, run.resolution) for run in runs)
+    return "cpu", {"num_cpus": max(1, cores // settings.jobs) if settings.jobs else 1, "memory": memory}
 
 
 def _wait(ray: Any, tasks: dict, progress: bool, finished: Callable[[Run], None]) -> dict[str, Exception]:

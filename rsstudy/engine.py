@@ -38,6 +38,7 @@ from rsslib.device import (
     evaluation_threads,
     free_memory,
     is_out_of_memory,
+    processor_name,
     release_memory,
     set_precision,
     use_threads,
@@ -58,6 +59,7 @@ from rsstudy.store import (
     HISTORY,
     LOCK,
     POPULATION,
+    REBUILD,
     Refused,
     configuration,
     population_of,
@@ -151,8 +153,8 @@ def prepare(runs: Iterable[Run], settings: Settings) -> tuple[list[Run], list[Ru
     is missing are named and left out, if any run is finished.
     """
     runs = _distinct(runs)
-    there = {run.name for run in runs if _is_finished(run, settings)}
-    needs_cuda = any(run.profile.needs_cuda for run in runs if run.name not in there) and settings.device == "auto"
+    finished = {run.name for run in runs if _is_finished(run, settings)}
+    needs_cuda = any(run.profile.needs_cuda for run in runs if run.name not in finished) and settings.device == "auto"
     device = choose_device(settings.device, needed=needs_cuda)
     settings = replace(settings, device=str(device))
     done: list[Run] = []
@@ -161,19 +163,12 @@ def prepare(runs: Iterable[Run], settings: Settings) -> tuple[list[Run], list[Ru
     for run in runs:
         population_of(run)
         try:  # a finished run does not need its images, but is compared with those that are here
-            needed = run.name not in there or is_there(run.dataset, settings.data)
+            needed = run.name not in finished or is_there(run.dataset, settings.data)
             images = images_of(run, settings) if needed else None
         except NoImages as error:
             absent[run.name] = error
             continue
-        config = configuration(run, images, settings.precision)
-        try:
-            status = status_of(run, settings.results, config, weights=True)
-        except Refused:
-            if not settings.rebuild:
-                raise
-            status = "refused"
-        (done if status == "finished" and not _to_measure(run, settings) else todo).append(run)
+        (done if _is_finished(run, settings, images, refuse=not settings.rebuild) else todo).append(run)
     if absent and not done:
         raise next(iter(absent.values()))
     for name, why in absent.items():
@@ -193,17 +188,20 @@ def _distinct(runs: Iterable[Run]) -> list[Run]:
     return list(by_name.values())
 
 
-def _is_finished(run: Run, settings: Settings) -> bool:
-    """Whether nothing is left to do for a run, as far as that is known without its images."""
+def _is_finished(run: Run, settings: Settings, images: Dataset | None = None, refuse: bool = False) -> bool:
+    """Whether nothing is left to do for a run; with `refuse`, raises Refused for a folder that holds another."""
+    config = configuration(run, images, settings.precision)
     try:
-        status = status_of(run, settings.results, configuration(run, precision=settings.precision))
+        status = status_of(run, settings.results, config, weights=refuse)
     except Refused:
+        if refuse:
+            raise
         return False
     return status == "finished" and not _to_measure(run, settings)
 
 
 def _to_measure(run: Run, settings: Settings) -> bool:
-    return settings.measure is not None and settings.measure.missing(run, run.folder(settings.results))
+    return settings.measure is not None and bool(settings.measure.missing(run, run.folder(settings.results)))
 
 
 def images_of(run: Run, settings: Settings) -> Dataset:
@@ -229,6 +227,39 @@ def images_of(run: Run, settings: Settings) -> Dataset:
 def space_of(run: Run, images: Dataset) -> SearchSpace:
     """The search space of a run, with the channels and classes of its dataset."""
     return SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes, resolution=run.resolution)
+
+
+def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperNet, Dataset]:
+    """The supernet of a finished run in eval mode, with its dataset, on the settings' device.
+
+    Raises InputError if its weights are not there, altered or those of a run of another configuration, and if the
+    dataset is not the one it was trained on.
+    """
+    settings = settings or Settings(device="cpu")
+    if (status := status_of(run, settings.results, configuration(run))) in ("missing", "training"):
+        how = {"missing": "was not trained", "training": "is not trained to its end"}[status]
+        raise InputError(f"{run.name} {how} in {settings.results}: train it with `rsslib run` and the same options")
+    supernet, images = stored_supernet(run, settings)
+    status_of(run, settings.results, configuration(run, images))  # which compares the images too
+    return supernet, images
+
+
+def stored_supernet(run: Run, settings: Settings) -> tuple[SuperNet, Dataset]:
+    """`trained_supernet` of whatever was trained in the run's folder, for runs that are known by their records."""
+    path = run.folder(settings.results) / WEIGHTS
+    if not path.exists():
+        raise InputError(f"{path} does not exist: weights stay on the machine that trained them, so train the run here")
+    record = read_record(path.parent)
+    settings = replace(settings, device=str(choose_device(settings.device)))
+    images = images_of(run, settings)
+    if images.checksum != record["config"]["training"]["dataset_sha256"]:
+        raise InputError(
+            f"the dataset {run.dataset} here is another than the one that {run.name} was trained on: "
+            f"restore it in {settings.data}, or {REBUILD}"
+        )
+    supernet = SuperNet(space_of(run, images), run.method.dropout).to(settings.device)
+    supernet.load_state_dict(read_tensors(path, record))
+    return supernet.eval(), images
 
 
 # --- what each worker does --------------------------------------------------------------------------------------------
@@ -455,25 +486,18 @@ class _Job:
 
     def card(self, population: pd.DataFrame) -> dict:
         """What the card of the supernet says about its training and accuracy."""
-        run, images = self.run, self.images
-        by_size = population.groupby("bucket")["accuracy"]
-        return {
-            "dataset": run.dataset,
-            "dataset_sha256": images.checksum,
-            "licence_of_the_data": LICENCES.get(run.dataset, "unknown: a custom dataset"),
+        images, training = self.images, self.record["config"]["training"]
+        accuracy = population.groupby("bucket")["accuracy"].agg(["median", "min", "max", "size"])
+        known = {name: training[name] for name in ("dataset", "dataset_sha256", "profile", "seed", "train_images")}
+        return known | {
+            "method": self.run.method.name,
+            "epochs": self.run.method.epochs,
+            "test_images": len(images.x_test),
             "classes": images.classes,
             "mean": images.mean,
             "std": images.std,
-            "method": run.method.name,
-            "profile": run.profile.name,
-            "seed": run.seed,
-            "epochs": run.method.epochs,
-            "train_images": len(images.x_train),
-            "test_images": len(images.x_test),
-            "test_accuracy_by_mflops": {
-                f"{bucket:g}": {"median": g.median(), "worst": g.min(), "best": g.max(), "subnets": len(g)}
-                for bucket, g in by_size
-            },
+            "licence_of_the_data": LICENCES.get(self.run.dataset, "unknown: a custom dataset"),
+            "test_accuracy_by_mflops": {f"{bucket:g}": row.to_dict() for bucket, row in accuracy.iterrows()},
             "hardware": self.record["hardware"],
             "finished": self.record["finished"],
         }
@@ -499,21 +523,13 @@ def environment(device: torch.device, settings: Settings) -> dict:
         hardware = torch.cuda.get_device_name(device)
         executor = "eager" if settings.graphs is False else "CUDA graphs"
     else:
-        hardware = f"{_processor()}, threads: {torch.get_num_threads()}"
+        hardware = f"{processor_name()}, threads: {torch.get_num_threads()}"
         executor = "eager, compiled loops" if kernels() else "eager"
     executor += f", {settings.precision}" if settings.precision != "fp32" else ""
     # on CPUs times are those of the processor, so runs at once make no difference
     executor += f", {jobs} runs at once" if jobs > 1 and device.type == "cuda" else ""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     return {"hardware": hardware, "versions": versions, "executor": executor}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _machines(record: dict, here: dict, run: Run) -> dict:

@@ -25,12 +25,12 @@ from rsslib.errors import InputError, check_number
 from rsslib.evaluate import evaluate_population
 from rsslib.files import WEIGHTS
 from rsslib.space import RESOLUTION, Arch, SearchSpace
+from rsstudy.engine import stored_supernet
 from rsstudy.figures.populations import ACCURACY, COLUMN, SIZE, shade_buckets
 from rsstudy.figures.protocol import draw_subnet
 from rsstudy.figures.style import backbone_label, label_of, panel_label, style_of
 from rsstudy.plan import Run, Settings, check_folder_name
 from rsstudy.store import POPULATION, finished_runs, read_record, read_table
-from rsstudy.tables import stored_supernet
 
 COLOURS = {"A": "#c1121f", "B": "#6a3fa0"}
 LABELS = {"kernel": "Kernel", "expand": "Width", "depth": "Depth"}  # of the fields of Arch

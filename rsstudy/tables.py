@@ -1,23 +1,14 @@
 """The tables that figures are drawn from, read from the folders of finished runs."""
 
 import math
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from rsslib import files
-from rsslib.data.dataset import Dataset
-from rsslib.deploy.exporting import Deployable
-from rsslib.device import choose_device
 from rsslib.errors import InputError
-from rsslib.files import WEIGHTS
-from rsslib.space import Arch
-from rsslib.supernet import SuperNet
-from rsstudy.engine import images_of, space_of
-from rsstudy.plan import Run, Settings, results_folder
+from rsstudy.plan import Run, results_folder
 from rsstudy.store import (
     AGREEMENT,
     ANCHORS,
@@ -31,7 +22,6 @@ from rsstudy.store import (
     has_table,
     read_record,
     read_table,
-    read_tensors,
     status_of,
 )
 
@@ -121,61 +111,3 @@ def _finished(runs: Sequence[Run], results: str | Path | None) -> Iterator[tuple
             raise InputError(f"{run.name} is {status} in {results_folder(results)}: train it first")
         keys = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
         yield run, keys, read_record(run.folder(results))
-
-
-def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperNet, Dataset]:
-    """The supernet of a finished run in eval mode, with its dataset, on the settings' device.
-
-    Raises InputError if its weights are not there, altered or those of a run of another configuration, and if the
-    dataset is not the one it was trained on.
-    """
-    settings = settings or Settings(device="cpu")
-    if (status := status_of(run, settings.results, configuration(run))) in ("missing", "training"):
-        how = {"missing": "was not trained", "training": "is not trained to its end"}[status]
-        raise InputError(
-            f"{run.name} {how} in {settings.results}: train it with `rsslib run` and the same options, or "
-            "`rsstudy.engine.complete`"
-        )
-    supernet, images = stored_supernet(run, settings)
-    status_of(run, settings.results, configuration(run, images))  # which compares the images too
-    return supernet, images
-
-
-def stored_supernet(run: Run, settings: Settings) -> tuple[SuperNet, Dataset]:
-    """`trained_supernet` of whatever was trained in the run's folder, for runs that are known by their records."""
-    path = run.folder(settings.results) / WEIGHTS
-    if not os.path.exists(path):
-        raise InputError(f"{path} does not exist: weights stay on the machine that trained them, so train the run here")
-    record = read_record(path.parent)
-    settings = replace(settings, device=str(choose_device(settings.device)))
-    images = images_of(run, settings)
-    if images.checksum != record["config"]["training"]["dataset_sha256"]:
-        raise InputError(
-            f"the dataset {run.dataset} here is another than the one that {run.name} was trained on: "
-            f"restore it in {settings.data}, or {REBUILD}"
-        )
-    space = space_of(run, images)
-    supernet = SuperNet(space, run.method.dropout).to(settings.device)
-    supernet.load_state_dict(read_tensors(path, record))
-    return supernet.eval(), images
-
-
-def deployable(
-    trained: Run | SuperNet, arch: Arch | None = None, images: Dataset | None = None, settings: Settings | None = None
-) -> Deployable:
-    """A subnet as a module from uint8 images [N, C, R, R] to logits [N, classes], on the CPU and in eval mode.
-
-    `trained` is a finished run, whose dataset is read with it, or a supernet with the images to recompute statistics
-    from. `arch` is by default the space's middle. Raises InputError if the run is not finished or its weights are not
-    here, if a supernet comes without images, and for an architecture outside the space.
-    """
-    if isinstance(trained, Run):
-        supernet, own = trained_supernet(trained, settings)
-        images = own if images is None else images
-    elif not isinstance(trained, SuperNet):
-        raise InputError(f"a {type(trained).__name__} cannot be deployed: expected a Run or a SuperNet")
-    elif images is None:
-        raise InputError("a supernet has no images of its own: give those to recompute batch norm statistics from")
-    else:
-        supernet = trained
-    return Deployable.of(supernet, supernet.space.middle if arch is None else arch, images)

@@ -13,18 +13,18 @@ from PIL import Image
 
 from rsslib import load_supernet
 from rsslib.checkpoint import read_card
-from rsslib.deploy.exporting import export
+from rsslib.deploy.exporting import Deployable, export
 from rsslib.deploy.predicting import open_model, predict
 from rsslib.deploy.searching import chosen, search
 from rsslib.errors import InputError
 from rsslib.space import SearchSpace
 from rsstudy.cli import main
-from rsstudy.engine import complete
+from rsstudy.engine import complete, trained_supernet
 from rsstudy.explorer import Explorer
 from rsstudy.notebooks import Execution, notebook_parameters
 from rsstudy.plan import PROFILES, Profile, Settings, plan
 from rsstudy.store import configuration, overview
-from rsstudy.tables import deployable, populations, trained_supernet
+from rsstudy.tables import populations
 
 PROFILE = Profile("test", ("photographs",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5)
 PHOTOGRAPHS = ("china", "flower")  # scikit-learn's, of 427 x 640 pixels
@@ -70,7 +70,7 @@ def test_photographs_are_trained_at_64_pixels_searched_exported_and_predicted(da
     predictions = predict(tmp_path / "model.onnx", files)
     right = sum(prediction.label == prediction.path.parent.name for prediction in predictions)
     assert abs(100 * right / len(files) - words["accuracy"]) <= 100 / len(files)  # Pillow may round a pixel otherwise
-    subnet = deployable(run, chosen(front), settings=settings)
+    subnet = Deployable.of(supernet, chosen(front), images)
     logits = open_model(tmp_path / "model.onnx").logits(images.x_test.contiguous().numpy())
     assert np.abs(logits - subnet(images.x_test).numpy()).max() <= 1e-4 * np.abs(logits).max()
 
@@ -114,14 +114,11 @@ def test_a_supernet_needs_nothing_but_its_folder(trained, tmp_path):
         assert torch.equal(supernet.state_dict()[name], tensor), name
     card = read_card(tmp_path)
     assert card["classes"] == list(PHOTOGRAPHS) and (card["dataset"], card["method"]) == ("photographs", "rss")
-    assert card["epochs"] == run.method.epochs and "images of your own" in card["licence_of_the_data"]
+    assert card["epochs"] == run.method.epochs and "custom dataset" in card["licence_of_the_data"]
     table = populations([run], settings.results)
     for bucket, values in card["test_accuracy_by_mflops"].items():
         assert values["median"] == table.query(f"bucket == {bucket}")["accuracy"].median()
-    assert deployable(supernet, images=images).card.classes == PHOTOGRAPHS
-    with pytest.raises(InputError) as error:
-        deployable(supernet)
-    assert "give those to recompute" in sentence(error)
+    assert Deployable.of(supernet, supernet.space.middle, images).card.classes == PHOTOGRAPHS
 
 
 def test_a_supernet_that_was_altered_is_refused(trained, tmp_path):

@@ -34,10 +34,10 @@ from rsslib.checkpoint import identity_of, load_checkpoint, save_checkpoint
 from rsslib.errors import InputError, Stopped
 from rsslib.space import SearchSpace
 from rsstudy import engine, store
-from rsstudy.engine import RunsFailed
+from rsstudy.engine import RunsFailed, trained_supernet
 from rsstudy.plan import Settings, plan
 from rsstudy.store import overview, read_record, write_record
-from rsstudy.tables import histories, populations, times, trained_supernet
+from rsstudy.tables import histories, populations, times
 
 complete = partial(small_runs.complete, checkpoint_seconds=0)  # so that there is one after every epoch
 
