@@ -168,7 +168,7 @@ def prepare(runs: Iterable[Run], settings: Settings) -> tuple[list[Run], list[Ru
         except NoImages as error:
             absent[run.name] = error
             continue
-        (done if _is_finished(run, settings, images, refuse=not settings.rebuild) else todo).append(run)
+        (done if _is_finished(run, settings, images, strict=True) else todo).append(run)
     if absent and not done:
         raise next(iter(absent.values()))
     for name, why in absent.items():
@@ -188,13 +188,16 @@ def _distinct(runs: Iterable[Run]) -> list[Run]:
     return list(by_name.values())
 
 
-def _is_finished(run: Run, settings: Settings, images: Dataset | None = None, refuse: bool = False) -> bool:
-    """Whether nothing is left to do for a run; with `refuse`, raises Refused for a folder that holds another."""
+def _is_finished(run: Run, settings: Settings, images: Dataset | None = None, strict: bool = False) -> bool:
+    """Whether nothing is left to do for a run.
+
+    `strict` checks weights too, and raises Refused for a folder that holds another run, unless it is to be rebuilt.
+    """
     config = configuration(run, images, settings.precision)
     try:
-        status = status_of(run, settings.results, config, weights=refuse)
+        status = status_of(run, settings.results, config, weights=strict)
     except Refused:
-        if refuse:
+        if strict and not settings.rebuild:
             raise
         return False
     return status == "finished" and not _to_measure(run, settings)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rsslib import load_dataset
 from rsstudy import cli, plan
 from rsstudy.engine import complete
 
@@ -56,12 +55,14 @@ def test_an_example_runs(example, project):
         complete(plan.plan("smoke", methods=["rss-short"]), plan.Settings(progress=False))
     # a notebook's functions and classes can be looked up too
     namespace = {"__name__": "readme"}
-    exec(compile(example, "README.md", "exec"), namespace)
+    path = project / "example.py"  # in which the sampler's source is looked up
+    path.write_text(example)
+    exec(compile(example, path, "exec"), namespace)
     if "growing" in namespace:
-        rates = {run.method.name: run.method.stages[0].learning_rate for run in namespace["planned"]}
+        rates = {run.method.name: run.method.stages[0].learning_rate for run in namespace["study"].runs}
         assert rates["growing"] == rates["rss-short"]
     else:
-        assert len(namespace["classes"]) == len(load_dataset("digits").x_test)
+        assert len(namespace["classes"]) == len(namespace["images"].x_test)
 
 
 def test_every_command_runs(project, capsys):

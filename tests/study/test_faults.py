@@ -90,7 +90,7 @@ def interrupted_after(monkeypatch, epochs, error=KeyboardInterrupt):
 @pytest.fixture
 def interrupted(done, tmp_path, monkeypatch):
     """The folder of a run stopped in its fifth epoch, at `tmp_path`."""
-    with interrupted_after(monkeypatch, 4), pytest.raises(Stopped, match="the same call goes on"):
+    with interrupted_after(monkeypatch, 4), pytest.raises(Stopped, match="the same call resumes"):
         complete([done[0]], tmp_path)
     return done[0].folder(tmp_path)
 
@@ -381,7 +381,7 @@ def test_ctrl_c_stops_two_workers(start, tmp_path):
     results, errors = tmp_path / "results", tmp_path / "errors"
     process, connection, group, folders = both_at_work(results, start, errors)
     os.killpg(group, signal.SIGINT)  # as a terminal does: to all processes
-    assert connection.poll(20) and connection.recv().startswith("Stopped: stopped; the same call goes on")
+    assert connection.poll(20) and connection.recv().startswith("Stopped: stopped; the same call resumes")
     process.join(20)
     assert process.exitcode == 0 and errors.read_text() == ""
     for folder in folders:
@@ -401,7 +401,7 @@ def test_sigterm_stops_two_workers(to, start, tmp_path):
         workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
         assert len(workers) == 2
         workers[0].terminate()
-        assert connection.poll(20) and connection.recv().startswith("Stopped: stopped; the same call goes on")
+        assert connection.poll(20) and connection.recv().startswith("Stopped: stopped; the same call resumes")
         process.join(20)
         assert process.exitcode == 0
     assert (tmp_path / "errors").read_text() == ""
@@ -548,10 +548,10 @@ def test_a_run_that_goes_on_on_another_machine_has_a_hardware_of_its_own(interru
         patch.setattr(engine, "environment", lambda *arguments: here | {"hardware": "Abacus"})
         complete([done[0]], tmp_path)
     complete([done[0]], tmp_path)
-    store = read_record(interrupted)
-    assert store["hardware"] == f"{here['hardware']} + Abacus ({done[0].name})"
-    assert store["executor"] == f"eager, compiled loops ({done[0].name})"
-    assert store["machines"] == [here, here | {"hardware": "Abacus"}]
+    record = read_record(interrupted)
+    assert record["hardware"] == f"{here['hardware']} + Abacus ({done[0].name})"
+    assert record["executor"] == f"eager, compiled loops ({done[0].name})"
+    assert record["machines"] == [here, here | {"hardware": "Abacus"}]
     assert tables(interrupted) == tables(done[0].folder(done[1]))
 
 
@@ -602,9 +602,9 @@ def test_a_killed_evaluation_of_more_subnets_goes_on(done, folder, tmp_path, mon
     made, write = tiny(subnets_per_bucket=3), write_record
 
     def killed(folder, record):
-        if store["status"] == "finished":
+        if record["status"] == "finished":
             raise KeyboardInterrupt
-        write(folder, store)
+        write(folder, record)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(engine, "write_record", killed)
@@ -650,9 +650,9 @@ def break_weights(folder):
 
 
 def older_code(folder):
-    store = read_record(folder)
-    store["config"]["training"]["code_version"] = 0
-    write_record(folder, store)
+    record = read_record(folder)
+    record["config"]["training"]["code_version"] = 0
+    write_record(folder, record)
 
 
 @pytest.mark.parametrize("change", [break_record, break_population, break_weights, older_code])
@@ -791,9 +791,9 @@ def test_a_hostile_checkpoint_is_refused(interrupted, done, tmp_path):
 
 def test_hostile_weights_are_refused(done, folder, tmp_path):
     for content in payloads(tmp_path / "ran"):
-        store = read_record(folder)
-        store["sha256"]["weights.safetensors"] = files.write(folder / "weights.safetensors", content)
-        write_record(folder, store)
+        record = read_record(folder)
+        record["sha256"]["weights.safetensors"] = files.write(folder / "weights.safetensors", content)
+        write_record(folder, record)
         with pytest.raises(InputError, match="is not a safetensors file"):
             trained_supernet(done[0], Settings(tmp_path))
     assert not (tmp_path / "ran").exists()

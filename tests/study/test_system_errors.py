@@ -142,7 +142,7 @@ def test_devices_that_are_none(device, tmp_path):
     "settings",
     [{"threads": True}, {"threads": 0}, {"jobs": 1.5}, {"rebuild": 1}, {"progress": None}, {"graphs": 1},
      {"time_budget": -1}, {"time_budget": "5m"}, {"checkpoint_seconds": None}, {"precision": 16},
-     {"train": "False"}, {"train": 0}, {"results": []}, {"results": True}, {"data": []}, {"data": True}],
+     {"results": []}, {"results": True}, {"data": []}, {"data": True}],
 )  # fmt: skip
 def test_settings_that_are_none(settings):
     with pytest.raises(InputError, match=next(iter(settings))) as error:
