@@ -548,6 +548,13 @@ def _machines(record: dict, here: dict, run: Run) -> dict:
     return {key: f"{name} ({run.name})" for key, name in names.items()} | {"machines": machines}
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; of a custom sampler's errors the type says so, not the text."""
+    if isinstance(error, SamplerFailed):
+        return isinstance(error.__cause__, MemoryError | torch.OutOfMemoryError)
+    return is_out_of_memory(error)
+
+
 @contextmanager
 def _clear_errors(run: Run, settings: Settings) -> Iterator[None]:
     """Free networks and graphs that a traceback would keep alive; make lack of memory and system errors a sentence."""
@@ -558,8 +565,7 @@ def _clear_errors(run: Run, settings: Settings) -> Iterator[None]:
         while cause is not None:
             traceback.clear_frames(cause.__traceback__)
             cause = cause.__cause__ or cause.__context__
-        own = error.__cause__ or error if isinstance(error, SamplerFailed) else error  # a sampler's error is its cause
-        if not is_out_of_memory(own):
+        if not ran_out_of_memory(error):
             with files.system_errors():
                 raise
         jobs = settings.jobs or 1

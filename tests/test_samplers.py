@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from rsslib.device import is_out_of_memory
 from rsslib.errors import InputError
 from rsslib.methods import one_stage
 from rsslib.samplers import (
@@ -29,6 +28,7 @@ from rsslib.samplers import (
 )
 from rsslib.space import SearchSpace
 from rsstudy.catalogue import BEYOND, METHODS, Alone, Repeated, build
+from rsstudy.engine import ran_out_of_memory
 
 SPACE = SearchSpace("mobilenet_v3")
 
@@ -348,4 +348,4 @@ def test_a_fault_of_a_sampler_is_told_as_its_own(fault, memory):
 
     with pytest.raises(SamplerFailed, match="the sampler Mine failed: ") as error:
         drawn_steps(Mine(), SPACE, rng(), 0, 1, 3)
-    assert error.value.__cause__ is fault and is_out_of_memory(error.value) == memory
+    assert error.value.__cause__ is fault and ran_out_of_memory(error.value) == memory
