@@ -10,6 +10,7 @@ import json
 import math
 import os
 import textwrap
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -132,45 +133,29 @@ class Record(Machine, total=False):
 ALWAYS = ("status", "config", "sha256")
 IF_FINISHED = ("training_seconds", "hardware", "executor")
 
-# Columns that readers of a table rely on; numbers have bounds.
-Columns = dict[str, tuple[float, float] | None]
-SIZE, MANY = (0, 1e9), (0, 1e30)
-_SUBNETS: Columns = {"bucket": SIZE, "subnet": SIZE, "mflops": SIZE, "kernel": None, "expand": None, "depth": None}
-_SUBNETS["accuracy"] = (0, 100)
-_COSINES: Columns = dict.fromkeys(("cross", "own_a", "own_b"), (-1.01, 1.01))
-TABLES: dict[str, Columns] = {
-    HISTORY: {
-        "stage": None,
-        "epoch": (1, 1e9),
-        "learning_rate": SIZE,
-        "mflops": SIZE,
-        "loss": MANY,
-        "images": (1, 1e12),
-        "seconds": (0, 1e10),
-    },
+# Columns that readers of a table rely on. All but `WORDS` are finite numbers, accuracy is in percent.
+MOST: defaultdict[str, float] = defaultdict(lambda: 1e30, accuracy=100)  # of numbers
+WORDS = {"stage": r"[\w -]+", "length": "step|epoch", "part": r"\w+"}
+WORDS |= dict.fromkeys(("kernel", "expand", "depth"), r"\d+(-\d+)*")
+_SUBNETS = ("bucket", "subnet", "mflops", "kernel", "expand", "depth", "accuracy")
+TABLES = {
+    HISTORY: ("stage", "epoch", "learning_rate", "mflops", "loss", "images", "seconds"),
     POPULATION: _SUBNETS,
     ANCHORS: _SUBNETS,
-    EFFECTS: {
-        "share": (0, 1),
-        "length": None,
-        **dict.fromkeys(("distance", "trained", "judged", "trained_mflops", "judged_mflops"), SIZE),
-        "repeats": (1, 1e9),
-        "loss_effect": (-1e30, 1e30),
-        "accuracy_effect": (-100, 100),
-    },
-    AGREEMENT: {
-        "share": (0, 1),
-        "part": None,
-        **dict.fromkeys(("distance", "a", "b", "a_mflops", "b_mflops"), SIZE),
-        "shared": (0, 1e12),
-        **_COSINES,
-    },
-    FORGETTING: {
-        **dict.fromkeys(("trained", "number", "mflops"), SIZE),
-        "epoch": (1, 1e9),
-        "loss": MANY,
-        "accuracy": (0, 100),
-    },
+    EFFECTS: (
+        "share",
+        "length",
+        "trained",
+        "judged",
+        "trained_mflops",
+        "judged_mflops",
+        "distance",
+        "repeats",
+        "loss_effect",
+        "accuracy_effect",
+    ),
+    AGREEMENT: ("share", "a", "b", "part", "shared", "cross", "own_a", "own_b", "a_mflops", "b_mflops", "distance"),
+    FORGETTING: ("trained", "number", "epoch", "mflops", "loss", "accuracy"),
 }
 
 
@@ -250,11 +235,14 @@ def read_table(folder: Path, name: str, record: dict) -> pd.DataFrame:
         raise Refused(f"{folder / name} cannot be read as a table ({error}): restore it, or {REBUILD}") from None
     if table.empty:
         problem = "it has no rows"
-    for column, bounds in TABLES[name].items():
+    for column in TABLES[name]:
         if column not in table:
             problem = problem or f"it has no column {column}"
-        elif bounds and not (pd.api.types.is_numeric_dtype(table[column]) and table[column].between(*bounds).all()):
-            problem = problem or f"its column {column} is not all numbers from {bounds[0]:g} to {bounds[1]:g}"
+        elif pattern := WORDS.get(column):
+            if not table[column].astype(str).str.fullmatch(pattern).all():
+                problem = problem or f"its column {column} holds what no run writes"
+        elif not (pd.api.types.is_numeric_dtype(table[column]) and table[column].abs().le(MOST[column]).all()):
+            problem = problem or f"its column {column} is not all numbers up to {MOST[column]:g}"
     if problem:
         raise Refused(f"{folder / name} is not a table of a run ({problem}): restore it, or {REBUILD}")
     return table
