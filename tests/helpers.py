@@ -18,6 +18,12 @@ from rsslib.supernet import SuperNet
 from rsstudy import interference
 from rsstudy.catalogue import build
 
+EPS = torch.finfo(torch.float32).eps  # rounding to float32 changes a number by at most half of this share
+
+# The largest error of `augment` without normalisation. Each of its some 20 roundings changes a number of at most 2;
+# their errors add up to less than 12 EPS, in any order of the sums.
+AUGMENT_ERROR = 16 * EPS
+
 # A network with every kind of layer that trains in milliseconds: for what does not depend on size.
 TINY = Backbone(
     name="tiny",
@@ -164,9 +170,13 @@ def idle_from(space: SearchSpace, arch: Arch, other: Arch) -> Arch:
     return Arch(merge(arch.kernel, other.kernel), merge(arch.expand, other.expand), arch.depth)
 
 
-def assert_close(result: torch.Tensor, expected: torch.Tensor, tolerance: float, what: object = "") -> None:
-    """No element is farther off than `tolerance` times the largest expected element."""
-    assert result.shape == expected.shape, what
+def assert_close(result: torch.Tensor, expected: torch.Tensor, what: object = "", tolerance: float = 1e-9) -> None:
+    """No element is farther off than `tolerance` times the largest expected element, which is in float64.
+
+    The default is for a result in float64, whose rounding in a whole network adds up to some 1e-12. In float32 it would
+    be 1e-4 on some processors, as much as a mistake.
+    """
+    assert result.shape == expected.shape and expected.dtype == torch.float64, what
     error = (result - expected).abs().max() / expected.abs().max()
     assert error <= tolerance, f"{what} off by {error:.1e} of the largest element"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_close, corners, random_archs, random_supernet, sentence
+from helpers import EPS, assert_close, corners, random_archs, random_supernet, sentence
 from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3, OFAProxylessNASNets
 from ofa.imagenet_classification.elastic_nn.utils import set_running_statistics
 from ofa.utils import init_models
@@ -51,14 +51,12 @@ def pairs():
 
 @pytest.fixture
 def models(pairs, name):
-    """The pair in float64, in which nothing that differs can pass for rounding."""
-    ours, theirs = pairs[name]
-    theirs.load_state_dict(to_official(ours))
-    return ours, theirs
+    """Copies of the pair in float64, where rounding hides no mistake."""
+    return copy.deepcopy(pairs[name])
 
 
-def images(n, dtype=torch.float64, seed=0):
-    return torch.randn((n, 3, 32, 32), generator=torch.Generator().manual_seed(seed)).to(dtype)
+def images(n):
+    return torch.randn((n, 3, 32, 32), generator=torch.Generator().manual_seed(0)).double()
 
 
 # --- the forward pass, and what training makes of it
@@ -66,19 +64,11 @@ def images(n, dtype=torch.float64, seed=0):
 
 @by_name
 @torch.no_grad()
-def test_logits_agree_in_eval_mode(name):
-    ours, theirs = (model.eval() for model in pair(name, torch.float32))
-    x = images(4, torch.float32)
-    for arch in random_archs(ours.space, 50, seed=1):
-        assert_close(ours(x, arch), activate(theirs, arch)(x), 1e-4, arch)
-
-
-@by_name
-@torch.no_grad()
-def test_logits_of_the_extremes_agree_in_eval_mode(name, models):
+def test_logits_agree_in_eval_mode(name, models):
     ours, theirs = (model.eval() for model in models)
-    for arch in corners(ours.space):
-        assert_close(ours(images(4), arch), activate(theirs, arch)(images(4)), 1e-9, arch)
+    x = images(2)
+    for arch in [*corners(ours.space), *random_archs(ours.space, 50, seed=1)]:
+        assert_close(ours(x, arch), activate(theirs, arch)(x), arch)
 
 
 @by_name
@@ -91,7 +81,7 @@ def test_training_agrees(name, models, part):
     x, y = images(4), torch.tensor([3, 14, 15, 92])
     for arch in [*corners(ours.space), *random_archs(ours.space, 49)][part::4]:
         logits = ours(x, arch), activate(theirs, arch)(x)
-        assert_close(*logits, 1e-9, arch)
+        assert_close(*logits, arch)
         mine, other = (
             dict(zip(p, torch.autograd.grad(F.cross_entropy(z, y), p.values(), allow_unused=True), strict=True))
             for p, z in zip(parameters, logits, strict=True)
@@ -109,9 +99,9 @@ def test_training_agrees(name, models, part):
 
 @by_name
 @pytest.mark.parametrize("batches", [(200, 200), (60,)])
-def test_recalibration_agrees(name, batches):
-    ours, theirs = pair(name, torch.float32)
-    x = images(sum(batches), torch.float32)
+def test_recalibration_agrees(name, models, batches):
+    ours, theirs = models
+    x = images(sum(batches))
     names = dict(zip(to_official(ours), ours.state_dict(), strict=True))
     for arch in random_archs(ours.space, 2):
         statistics = recalibrate(ours, arch, x)
@@ -119,21 +109,21 @@ def test_recalibration_agrees(name, batches):
         expected = {names[key]: tensor for key, tensor in theirs.state_dict().items() if names[key] in statistics}
         assert len(expected) == len(statistics)
         for key, value in statistics.items():
-            torch.testing.assert_close(value, expected[key][: len(value)], atol=1e-4, rtol=1e-4, msg=key)
+            assert_close(value, expected[key][: len(value)], (key, arch))
 
 
 # --- sorting channels
 
 
 def importances(block):
-    return block.conv_pwl.weight.detach().abs().sum((0, 2, 3))
+    return block.conv_pwl.weight.detach().double().abs().sum((0, 2, 3))
 
 
 @by_name
 @pytest.mark.parametrize(("stage", "boundaries"), [(0, ()), (1, (4,))])
 def test_channels_are_sorted_as_the_official_code_sorts_them(name, models, stage, boundaries):
     """In double precision, which the official keys of the second stage need to be exact."""
-    ours, theirs = (copy.deepcopy(model) for model in models)
+    ours, theirs = models
     before = to_official(ours)["blocks.1.conv.point_linear.conv.conv.weight"].clone()
     ours.sort_channels(boundaries)
     theirs.re_organize_middle_weights(expand_ratio_stage=stage)
@@ -153,9 +143,10 @@ def test_the_second_sort_differs_from_the_official_one_by_its_rounding_alone(nam
     for i, layer in enumerate(ours.space.layers):
         mine, other = (importances(model.blocks[str(i)]) for model in (ours, back))
         cut = layer.hidden(4)
+        rounding = layer.out_channels * EPS * mine.max()  # at most, of the two sums by which channels are sorted
         for section in (mine[:cut], mine[cut:], other[:cut]):
-            assert (section.diff() <= 1e-6).all()
-        assert (other[cut:].diff() <= 2**-6).all()  # the spacing of single precision at 200,000
+            assert (section.diff() <= rounding).all()
+        assert (other[cut:].diff() <= 2**-6 + rounding).all()  # the spacing of single precision at 200,000
         torch.testing.assert_close(mine[cut:].sort().values, other[cut:].sort().values)
 
 
@@ -163,11 +154,12 @@ def test_the_second_sort_differs_from_the_official_one_by_its_rounding_alone(nam
 @pytest.mark.parametrize("boundaries", [(), (4,)])
 @torch.no_grad()
 def test_sorting_leaves_the_largest_subnet_as_it_was(name, models, boundaries):
-    before, after, x = models[0], copy.deepcopy(models[0]), images(4)
+    (before, _), x = models, images(4)
+    after = copy.deepcopy(before)
     after.sort_channels(boundaries)
     largest, smallest = before.space.largest, before.space.smallest
     for training in (False, True):
-        assert_close(after.train(training)(x, largest), before.train(training)(x, largest), 1e-9)
+        assert_close(after.train(training)(x, largest), before.train(training)(x, largest))
         assert (after(x, smallest) - before(x, smallest)).abs().max() > 1e-3
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY, assert_close, random_archs, random_supernet, shortened, toy_data
+from helpers import EPS, TINY, random_archs, random_supernet, shortened, toy_data
 
 from rsslib import steps as single_steps
 from rsslib import trainer as training
@@ -118,7 +118,8 @@ def test_steps_are_those_of_plain_sgd_with_zero_gradients_for_idle_weights(count
             group["lr"] = rate
         losses.append(train_step(state, views, x, y, archs, PLAIN, generator, distill).item())
     expected = plain_sgd(plain, steps, teacher)
-    np.testing.assert_allclose(losses, np.reshape(expected, (-1, count)).mean(1), rtol=1e-6)
+    # a step sums its losses in float32
+    np.testing.assert_allclose(losses, np.reshape(expected, (-1, count)).mean(1), rtol=4 * EPS)
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(supernet.state_dict()[name], tensor, atol=1e-11, rtol=0, msg=name)
     idle = [name for name in before if name.startswith(("blocks.3.", "blocks.7."))]
@@ -148,7 +149,8 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss():
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in state.supernet.parameters())
         losses.append(state.history[0]["loss"])
     assert losses[1] != losses[0]
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    # each of some 40 layers rounds by up to half an eps; errors of random signs add up to about sqrt(40) / 2 of it
+    assert losses[1] == pytest.approx(losses[0], rel=4 * torch.finfo(torch.bfloat16).eps)
 
 
 # --- weights that no subnet uses
@@ -166,8 +168,7 @@ def test_what_only_larger_subnets_use_decays_with_momentum_once_its_tensor_was_u
     method = one_stage("smallest", 2, Successive(("smallest",)), "constant", batch_size=16)
     method = replace(method, stages=(replace(method.stages[0], learning_rate=0.5),))
     before = weights(start(SPACE, method, 0))
-    state = run(method)
-    after = weights(state)
+    after = weights(run(method))
     steps, momentum, factor = 2 * 3, 0.0, 1.0
     for _ in range(steps):  # a zero gradient leaves weight decay and momentum, here of a weight of one
         gradient = 3e-5 * factor
@@ -180,11 +181,9 @@ def test_what_only_larger_subnets_use_decays_with_momentum_once_its_tensor_was_u
             unused = [name for name in before if name.startswith(block)]
             assert all(torch.equal(after[name], before[name]) for name in unused)
             continue
-        for name in ("conv_pw.weight", "conv_dw.weight"):
-            torch.testing.assert_close(after[block + name][hidden:], before[block + name][hidden:] * factor)
-        torch.testing.assert_close(
-            after[f"{block}conv_pwl.weight"][:, hidden:], before[f"{block}conv_pwl.weight"][:, hidden:] * factor
-        )
+        for name, part in (("conv_pw", np.s_[hidden:]), ("conv_dw", np.s_[hidden:]), ("conv_pwl", np.s_[:, hidden:])):
+            old, new = (state[f"{block}{name}.weight"][part].double() for state in (before, after))
+            torch.testing.assert_close(new, old * factor, rtol=4 * EPS, atol=0)  # each step rounds a weight once
         for name in ("bn1.weight", "bn1.bias", "bn2.weight", "bn1.running_mean", "bn2.running_var"):
             assert torch.equal(after[block + name][hidden:], before[block + name][hidden:])
             assert not torch.equal(after[block + name][:hidden], before[block + name][:hidden])
@@ -461,8 +460,9 @@ def test_dropout_of_the_method_reaches_the_subnets(spy):
 
 
 def step_of(method, subnets, x, y, supernet=None):
-    """The supernet after one step of a method with these subnets, its gradients and its loss."""
-    state = start(SPACE, method, 0) if supernet is None else TrainingState(supernet, new_optimizer(supernet))
+    """The supernet after one step of a method with these subnets, in float64, its gradients and its loss."""
+    supernet = start(SPACE, method, 0).supernet.double() if supernet is None else supernet
+    state = TrainingState(supernet, new_optimizer(supernet))
     for group in state.optimizer.param_groups:
         group["lr"] = 0.1
     distill = method.teacher is not None
@@ -471,20 +471,20 @@ def step_of(method, subnets, x, y, supernet=None):
 
 
 def test_averaged_gradients_are_summed_ones_over_their_number():
-    x, y, archs = torch.randn(8, 3, 32, 32), torch.arange(8) % 4, tuple(random_archs(SPACE, 3))
+    x, y, archs = torch.randn(8, 3, 32, 32).double(), torch.arange(8) % 4, tuple(random_archs(SPACE, 3))
     (_, total, loss), (_, mean, same_loss) = (
         step_of(replace(PLAIN, gradients=gradients), archs, x, y) for gradients in ("sum", "mean")
     )
     assert loss == same_loss and total.keys() == mean.keys()
     for name, gradient in total.items():
-        torch.testing.assert_close(3 * mean[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+        torch.testing.assert_close(3 * mean[name], gradient, atol=1e-9, rtol=1e-7, msg=name)
 
 
 def test_the_same_subnet_twice_has_twice_its_gradient():
-    x, y, arch = torch.randn(8, 3, 32, 32), torch.arange(8) % 4, SPACE.middle
+    x, y, arch = torch.randn(8, 3, 32, 32).double(), torch.arange(8) % 4, SPACE.middle
     (_, once, _), (_, twice, _) = (step_of(PLAIN, subnets, x, y) for subnets in ((arch,), (arch, arch)))
     for name, gradient in once.items():
-        torch.testing.assert_close(twice[name], 2 * gradient, atol=1e-6, rtol=1e-4, msg=name)
+        torch.testing.assert_close(twice[name], 2 * gradient, atol=1e-9, rtol=1e-7, msg=name)
 
 
 def test_the_largest_subnet_teaches_the_others_of_its_step():
@@ -499,7 +499,7 @@ def test_the_largest_subnet_teaches_the_others_of_its_step():
     sum(losses).backward()
     method = replace(PLAIN, teacher="largest")
     _, gradients, loss = step_of(method, archs, x, y, supernet)
-    assert loss == pytest.approx(sum(x.item() for x in losses) / 3)
+    assert loss == pytest.approx(sum(x.item() for x in losses) / 3, rel=4 * EPS)  # a step sums them in float32
     for name, parameter in plain.named_parameters():
         assert (name in gradients) == (parameter.grad is not None)
         if parameter.grad is not None:
@@ -557,8 +557,9 @@ def test_the_teacher_of_ofa_is_the_largest_subnet_as_trained_in_the_first_stage(
 
 def test_the_teacher_uses_the_statistics_of_the_batch():
     state = start(SPACE, shortened("ofa"), 0)
+    state.supernet.double()
     training.enter_stage(state, shortened("ofa"), shortened("ofa").stages[1], 0)
-    teacher, x = state.supernet.extract(SPACE.largest).train(), torch.randn(8, 3, 32, 32)
+    teacher, x = state.supernet.extract(SPACE.largest).train(), torch.randn(8, 3, 32, 32).double()
     before = copy.deepcopy(dict(state.supernet.named_buffers()))
     for images in (x, x[:4]):
         with torch.no_grad():
@@ -612,8 +613,8 @@ def test_channels_are_sorted_before_the_width_stages_of_ofa_alone(name, expected
 
 
 def test_distillation_adds_the_soft_cross_entropy():
-    supernet, teacher = SuperNet(SPACE, 0.0), Network(SPACE, SPACE.largest).requires_grad_(False)
-    x, y = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
+    supernet, teacher = SuperNet(SPACE, 0.0).double(), Network(SPACE, SPACE.largest).double().requires_grad_(False)
+    x, y = torch.randn(8, 3, 32, 32).double(), torch.arange(8) % 4
     losses = {}
     for distill in (False, True):
         state = TrainingState(copy.deepcopy(supernet), None, dict(teacher.named_parameters()))
@@ -623,7 +624,8 @@ def test_distillation_adds_the_soft_cross_entropy():
     with torch.no_grad():
         soft_labels, student = teacher(x).softmax(1), copy.deepcopy(supernet).train()(x, SPACE.middle)
     soft = -(soft_labels * student.log_softmax(1)).sum(1).mean().item()
-    assert losses[True] - losses[False] == pytest.approx(soft, rel=1e-4)
+    # a step returns its loss in float32; the larger one is about twice the soft one
+    assert losses[True] - losses[False] == pytest.approx(soft, rel=4 * EPS)
 
 
 # --- reproducible, and able to go on
@@ -716,7 +718,7 @@ def test_an_untouched_architecture_is_not_needed_for_training():
             return [(Arch((7, 5) * 4, (6, 3) * 4, (2, 4)),)]
 
     state = run(one_stage("fixed", 1, Fixed(), batch_size=16))
-    assert_close(state.supernet.blocks["0"].kernel_7to5.detach(), torch.eye(25), 0.0)
+    assert torch.equal(state.supernet.blocks["0"].kernel_7to5.detach(), torch.eye(25))
 
 
 def test_a_loss_that_is_not_finite_ends_training_and_is_located(monkeypatch):

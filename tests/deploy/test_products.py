@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, sentence
+from helpers import TINY, assert_close, sentence
 from PIL import Image
 
 from rsslib import load_supernet
 from rsslib.checkpoint import read_card
-from rsslib.deploy.exporting import Deployable, export
+from rsslib.deploy.exporting import TOLERANCE, Deployable, export
 from rsslib.deploy.predicting import open_model, predict
 from rsslib.deploy.searching import chosen, search
 from rsslib.errors import InputError
@@ -72,7 +72,7 @@ def test_photographs_are_trained_at_64_pixels_searched_exported_and_predicted(da
     assert abs(100 * right / len(files) - words["accuracy"]) <= 100 / len(files)  # Pillow may round a pixel otherwise
     subnet = Deployable.of(supernet, chosen(front), images)
     logits = open_model(tmp_path / "model.onnx").logits(images.x_test.contiguous().numpy())
-    assert np.abs(logits - subnet(images.x_test).numpy()).max() <= 1e-4 * np.abs(logits).max()
+    assert_close(torch.from_numpy(logits), subnet.double()(images.x_test), tolerance=TOLERANCE)
 
 
 def test_the_command_line_does_the_same(data, trained, tmp_path, capsys, monkeypatch):
