@@ -15,6 +15,7 @@ from common import random_data
 
 from rsslib.cuda.graphs import GraphedSteps
 from rsslib.data.augmentation import draw_augmentation
+from rsslib.device import own_stream
 from rsslib.files import project_folder
 from rsslib.samplers import Step
 from rsslib.space import Arch, SearchSpace
@@ -51,7 +52,7 @@ def executor(space: SearchSpace, method: str) -> GraphedSteps:
 
 def operators(space: SearchSpace, method: str, step: Step, same: bool) -> dict[str, Counter[str]]:
     """The operators of each graph that is replayed for a step, by the graph's name."""
-    with simulated_graphs() as device:
+    with simulated_graphs() as device, own_stream(CPU):
         steps, n = executor(space, method), 4 * BATCH
         subnets = [step] * 4 if same else [step, *[(space.smallest,) * len(step)] * 3]
         steps.prepare(subnets, same, torch.randperm(n), draw_augmentation(n, steps.generator), [0.0] * 4)

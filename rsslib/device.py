@@ -127,6 +127,10 @@ def evaluation_threads(device: torch.device, jobs: int = 1) -> int:
     return max(1, min(cores() // torch.get_num_threads(), free_memory(device) // EVALUATOR) // jobs)
 
 
+def can_capture(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 CAPTURING = threading.Lock()  # held while a CUDA graph is captured: one at a time in a process, and nothing set up
 # PyTorch has 32 streams a device and hands them out in turn, those in use too; so they are used again.
 _idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
@@ -139,7 +143,7 @@ def own_stream(device: torch.device) -> Iterator[None]:
     Gradients are computed in this thread rather than in the one that PyTorch has for all, so that a thread's libraries
     are its own: they are set up here, which must not happen while a graph is captured.
     """
-    if device.type != "cuda" or torch.cuda.current_stream(device) != torch.cuda.default_stream(device):
+    if not can_capture(device) or torch.cuda.current_stream(device) != torch.cuda.default_stream(device):
         yield
         return
     outside = torch.cuda.current_stream(device)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from rsslib.cuda.masks import Masks
 from rsslib.data.augmentation import augment, parts
 from rsslib.data.dataset import Dataset
-from rsslib.device import CAPTURING, first_line, free_memory, is_out_of_memory, release_memory
+from rsslib.device import CAPTURING, can_capture, first_line, free_memory, is_out_of_memory, release_memory
 from rsslib.errors import InputError, check_room
 from rsslib.samplers import same_throughout
 from rsslib.space import Arch
@@ -41,10 +41,6 @@ from rsslib.steps import (
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
 
 QUEUED_STEPS = 64  # the host waits for the device so many steps back, so that progress and interrupts are real
-
-
-def can_capture(device: torch.device) -> bool:
-    return device.type == "cuda"
 
 
 class GraphedSteps:

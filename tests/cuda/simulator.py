@@ -7,11 +7,13 @@ What a real graph does with memory happens here too, so that a mistake shows as 
 - Tensors made in a capture belong to the graph: they hold NaN (integers: a large number) before and after a replay.
 - Tensors from outside are known by their address alone; if it has been freed, a replay raises `UsedAfterFree`.
 - What waits for the host, takes data from it or draws from an unregistered generator raises `CannotCapture`; so does a
-  capture without the lock, or into a pool that lost its last graph.
+  capture without the lock, outside of `own_stream` or into a pool that lost its last graph.
 
-There are no streams, threads or library workspaces. `simulated_graphs` puts this in place of `torch.cuda.CUDAGraph`.
+Streams run nothing, and there are no library workspaces. `simulated_graphs` puts this in place of
+`torch.cuda.CUDAGraph`.
 """
 
+import threading
 from collections import Counter
 from contextlib import contextmanager
 from unittest import mock
@@ -22,6 +24,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from rsslib import device as machine
+from rsslib import operators
 from rsslib.cuda import graphs
 from rsslib.device import CAPTURING
 
@@ -170,21 +174,41 @@ class EagerKinds(TorchDispatchMode):
         return function(*arguments, **(settings or {}))
 
 
+class Stream:
+    """`torch.cuda.Stream`."""
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+
+    def wait_stream(self, other: "Stream") -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
 class Device:
     """The graphs captured while it is simulated, and what is left of them."""
 
     def __init__(self, eager: EagerKinds | None = None):
         self.eager = eager
+        self.default, self.entered = Stream(), threading.local()
         self.captured: list[Recorder] = []
         self.alive: Counter = Counter()  # graphs by pool
-        self.emptied = 0  # how many times the cache was
 
     def graph(self) -> "SimulatedGraph":
         return SimulatedGraph(self)
 
-    def empty_cache(self) -> None:
-        assert CAPTURING.locked()
-        self.emptied += 1
+    def current_stream(self, device: torch.device | None = None) -> Stream:
+        return getattr(self.entered, "stream", self.default)
+
+    @contextmanager
+    def stream(self, stream: Stream):
+        outside, self.entered.stream = self.current_stream(), stream
+        try:
+            yield
+        finally:
+            self.entered.stream = outside
 
 
 class SimulatedGraph:
@@ -199,6 +223,8 @@ class SimulatedGraph:
     def capture_begin(self, pool, capture_error_mode: str) -> None:
         if not CAPTURING.locked():
             raise CannotCapture("without the lock")
+        if self.device.current_stream() is self.device.default:
+            raise CannotCapture("CUDA graphs must be captured on a non-default stream")
         if pool in self.device.alive and not self.device.alive[pool]:
             raise CannotCapture("into a pool whose last graph is gone")
         self.pool, self.state = pool, None if self.generator is None else self.generator.get_state()
@@ -236,11 +262,15 @@ def simulated_graphs(lazy_loading: bool = False):
     pools = iter(range(1_000_000))
     with (
         mock.patch.object(graphs, "can_capture", lambda device: True),
+        mock.patch.object(machine, "can_capture", lambda device: True),
+        mock.patch.object(operators, "kernels", lambda: None),  # compiled for a CPU, where no operator is called
         mock.patch("torch.cuda.CUDAGraph", device.graph),
         mock.patch("torch.cuda.graph_pool_handle", lambda: (0, next(pools))),
         mock.patch("torch.cuda.Event", mock.MagicMock),
-        mock.patch("torch.cuda.current_stream", mock.MagicMock()),
-        mock.patch("torch.cuda.empty_cache", device.empty_cache),
+        mock.patch("torch.cuda.Stream", Stream),
+        mock.patch("torch.cuda.stream", device.stream),
+        mock.patch("torch.cuda.current_stream", device.current_stream),
+        mock.patch("torch.cuda.default_stream", lambda where: device.default),
     ):
         if device.eager is None:
             yield device
