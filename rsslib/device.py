@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from rsslib.errors import PRECISIONS, InputError, check_device_name, choose
+from rsslib.errors import PRECISIONS, CaptureFailed, InputError, check_device_name, choose
 
 
 def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
@@ -132,8 +132,18 @@ def can_capture(device: torch.device) -> bool:
 
 
 CAPTURING = threading.Lock()  # held while a CUDA graph is captured: one at a time in a process, and nothing set up
+capture_failed = threading.Event()
 # PyTorch has 32 streams a device and hands them out in turn, those in use too; so they are used again.
 _idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
+
+
+def check_captures() -> None:
+    """Raise CaptureFailed if a capture has failed in this process."""
+    if capture_failed.is_set():
+        raise CaptureFailed(
+            "an earlier capture of a CUDA graph failed in this process, which cannot use the device any more: "
+            "restart it with --no-graphs, or graphs=False"
+        )
 
 
 @contextmanager
@@ -141,11 +151,13 @@ def own_stream(device: torch.device) -> Iterator[None]:
     """On CUDA, a stream of its own for what is inside, so that runs in several threads share the device.
 
     Gradients are computed in this thread rather than in the one that PyTorch has for all, so that a thread's libraries
-    are its own: they are set up here, which must not happen while a graph is captured.
+    are its own: they are set up here, which must not happen while a graph is captured. Raises CaptureFailed if a
+    capture has failed in this process.
     """
     if not can_capture(device) or torch.cuda.current_stream(device) != torch.cuda.default_stream(device):
         yield
         return
+    check_captures()
     outside = torch.cuda.current_stream(device)
     idle = _idle_streams[outside.device]
     try:

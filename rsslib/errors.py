@@ -22,6 +22,10 @@ class NoImages(InputError):
     """A dataset is not here and could not be downloaded."""
 
 
+class CaptureFailed(InputError):
+    """A CUDA graph could not be captured, which leaves PyTorch's allocator of this process in a capture for good."""
+
+
 class Stopped(KeyboardInterrupt):
     """Ctrl-C; the message says how to go on."""
 

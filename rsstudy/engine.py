@@ -43,7 +43,7 @@ from rsslib.device import (
     set_precision,
     use_threads,
 )
-from rsslib.errors import InputError, NoImages, Stopped, check_room
+from rsslib.errors import CaptureFailed, InputError, NoImages, Stopped, check_room
 from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import CARD, WEIGHTS
 from rsslib.operators import kernels
@@ -96,8 +96,8 @@ def complete(
 
     Everything is checked before anything is trained: raises InputError. A folder with a damaged run, or one of another
     configuration, code version or dataset, is refused, or with `settings.rebuild` set aside. A run that fails does not
-    stop the others; RunsFailed, at the end, names it. Ctrl-C stops everything (Stopped); the same call resumes from the
-    last checkpoints.
+    stop the others; RunsFailed, at the end, names it. CaptureFailed stops everything, since this process can no longer
+    use the device. Ctrl-C stops everything (Stopped); the same call resumes from the last checkpoints.
     """
     settings = settings or Settings()
     deadline = time.time() + (math.inf if settings.time_budget is None else settings.time_budget)
@@ -123,6 +123,8 @@ def complete(
         if index in ended:  # another worker has waited for it
             return
         ended.add(index)
+        if isinstance(error, CaptureFailed):
+            raise error
         if error is not None:
             failures[todo[index].name] = error
             return

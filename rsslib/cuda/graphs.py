@@ -23,8 +23,17 @@ from torch import Tensor, nn
 from rsslib.cuda.masks import Masks
 from rsslib.data.augmentation import augment, parts
 from rsslib.data.dataset import Dataset
-from rsslib.device import CAPTURING, can_capture, first_line, free_memory, is_out_of_memory, release_memory
-from rsslib.errors import InputError, check_room
+from rsslib.device import (
+    CAPTURING,
+    can_capture,
+    capture_failed,
+    check_captures,
+    first_line,
+    free_memory,
+    is_out_of_memory,
+    release_memory,
+)
+from rsslib.errors import CaptureFailed, check_room
 from rsslib.samplers import same_throughout
 from rsslib.space import Arch
 from rsslib.steps import (
@@ -262,26 +271,26 @@ class GraphedSteps:
         self.graphs[key].replay()
 
     def capture(self, function: Callable[..., object], *arguments) -> torch.cuda.CUDAGraph:
-        """Raises InputError if that fails for another reason than memory."""
+        """Raises CaptureFailed if that fails for another reason than memory."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
         with CAPTURING:
+            check_captures()
             try:
                 graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
                 try:
                     function(*arguments)
-                except BaseException:
-                    with suppress(RuntimeError):  # it says that something went wrong, not what
-                        graph.capture_end()
-                    raise
-                graph.capture_end()
+                finally:
+                    graph.capture_end()
             except RuntimeError as error:
                 graph.reset()
                 if is_out_of_memory(error):
                     raise
-                raise InputError(
+                capture_failed.set()
+                cause = first_line(error.__context__ or error)  # `capture_end` only says that there is one
+                raise CaptureFailed(
                     f"the part {function.__name__!r} of a training step could not be captured as a CUDA graph "
-                    f"({first_line(error)}): give --no-graphs, or graphs=False, to train without"
+                    f"({cause}): restart with --no-graphs, or graphs=False, to train without"
                 ) from error
         return graph
 

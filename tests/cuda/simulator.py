@@ -7,7 +7,8 @@ What a real graph does with memory happens here too, so that a mistake shows as 
 - Tensors made in a capture belong to the graph: they hold NaN (integers: a large number) before and after a replay.
 - Tensors from outside are known by their address alone; if it has been freed, a replay raises `UsedAfterFree`.
 - What waits for the host, takes data from it or draws from an unregistered generator raises `CannotCapture`; so does a
-  capture without the lock, outside of `own_stream` or into a pool that lost its last graph.
+  capture without the lock, outside of `own_stream` or into a pool that lost its last graph. Such a capture is invalid:
+  its end raises too, and the allocator, still in it, takes no other.
 
 Streams run nothing, and there are no library workspaces. `simulated_graphs` puts this in place of
 `torch.cuda.CUDAGraph`.
@@ -15,7 +16,7 @@ Streams run nothing, and there are no library workspaces. `simulated_graphs` put
 
 import threading
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from unittest import mock
 
 import torch
@@ -64,7 +65,7 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self, generator: torch.Generator | None = None, warm: set | None = None):
         super().__init__()
-        self.generator, self.warm = generator, warm
+        self.generator, self.warm, self.valid = generator, warm, True
         self.recorded: list[tuple] = []
         self.own: dict[int, torch.UntypedStorage] = {}  # made in the capture, by address
         self.own_tensors: list[Tensor] = []
@@ -75,6 +76,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), settings=None):
         settings = settings or {}
         leaves, spec = tree_flatten((arguments, settings))
+        self.valid = False  # unless it turns out well
         self.check(function, leaves, arguments)
         loaded = self.warm is None or kind(function, leaves) in self.warm
         inputs = [t for t in leaves if isinstance(t, Tensor)]
@@ -100,6 +102,7 @@ class Recorder(TorchDispatchMode):
             for i, _ in slots:
                 leaves[i] = None
             self.recorded.append((function, leaves, spec, slots, fresh))
+        self.valid = True
         return result
 
     def check(self, function, leaves, arguments) -> None:
@@ -194,6 +197,7 @@ class Device:
         self.eager = eager
         self.default, self.entered = Stream(), threading.local()
         self.captured: list[Recorder] = []
+        self.usable = True  # no capture was invalid
         self.alive: Counter = Counter()  # graphs by pool
 
     def graph(self) -> "SimulatedGraph":
@@ -225,6 +229,7 @@ class SimulatedGraph:
             raise CannotCapture("without the lock")
         if self.device.current_stream() is self.device.default:
             raise CannotCapture("CUDA graphs must be captured on a non-default stream")
+        assert self.device.usable, "the allocator is still in a capture that failed"
         if pool in self.device.alive and not self.device.alive[pool]:
             raise CannotCapture("into a pool whose last graph is gone")
         self.pool, self.state = pool, None if self.generator is None else self.generator.get_state()
@@ -237,6 +242,9 @@ class SimulatedGraph:
         if self.state is not None:
             self.generator.set_state(self.state)
         self.recorder.put_back()
+        if not self.recorder.valid:
+            self.recorder, self.device.usable = None, False
+            raise CannotCapture("operation failed due to a previous error during capture")
         self.recorder.spoil()
         self.device.captured.append(self.recorder)
         self.device.alive[self.pool] += 1
@@ -272,8 +280,8 @@ def simulated_graphs(lazy_loading: bool = False):
         mock.patch("torch.cuda.current_stream", device.current_stream),
         mock.patch("torch.cuda.default_stream", lambda where: device.default),
     ):
-        if device.eager is None:
-            yield device
-        else:
-            with device.eager:
+        try:
+            with device.eager or nullcontext():
                 yield device
+        finally:
+            machine.capture_failed.clear()  # the next device is another

@@ -14,6 +14,7 @@ import torch
 from helpers import TINY, double_measurements, random_archs, random_supernet, sentence, toy_data
 from helpers import shortened as of_the_study
 from simulator import SimulatedGraph, simulated_graphs
+from small_runs import complete, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -22,15 +23,18 @@ from rsslib.checkpoint import load_checkpoint, save_checkpoint
 from rsslib.cuda import graphs
 from rsslib.data import augmentation
 from rsslib.device import CAPTURING, own_stream
-from rsslib.errors import InputError
+from rsslib.errors import CaptureFailed, InputError
+from rsslib.evaluate import evaluate_population
 from rsslib.methods import one_stage
 from rsslib.samplers import Sandwich, Uniform
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps, TrainingState, new_optimizer, teacher_weights
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start
+from rsstudy import engine
 from rsstudy.catalogue import CONTROLS, INTERVALS, METHODS, SAMPLERS, Alone
 from rsstudy.interference import Effort, measure
+from rsstudy.store import overview
 
 SPACE = SearchSpace(TINY, classes=4)
 shortened = partial(of_the_study, batch_size=4, dropout=0.0)
@@ -344,19 +348,52 @@ def test_memory_that_runs_out_in_a_capture_is_known_as_that(at, message, monkeyp
         run(shortened("rss"), "cpu", True)
 
 
-def test_a_capture_that_fails_says_so_in_a_sentence(monkeypatch):
+@pytest.fixture
+def reads_a_number(monkeypatch):
+    """Steps read a number back from the device, which a capture does not take."""
     load = graphs.GraphedSteps.load
 
-    def reads_a_number(executor):
+    def load_and_read(executor):
         load(executor)
         executor.step.item()
 
-    monkeypatch.setattr(graphs.GraphedSteps, "load", reads_a_number)
-    with simulated_graphs() as simulated, pytest.raises(InputError) as caught:
+    monkeypatch.setattr(graphs.GraphedSteps, "load", load_and_read)
+
+
+def test_a_capture_that_fails_says_so_in_a_sentence(reads_a_number):
+    with simulated_graphs() as simulated, pytest.raises(CaptureFailed) as caught:
         run(shortened("rss"), "cpu", True)
-    assert "'whole_step'" in str(caught.value) and "--no-graphs" in str(caught.value)
-    assert "\n" not in str(caught.value) and "_local_scalar_dense" in str(caught.value)
+    assert "'whole_step'" in sentence(caught) and "--no-graphs" in sentence(caught)
+    assert "_local_scalar_dense" in sentence(caught)
     assert simulated.alive.total() == 0 and not CAPTURING.locked()
+
+
+def test_after_a_capture_that_failed_nothing_is_trained_or_evaluated_in_the_process(reads_a_number):
+    method, data = shortened("rss"), toy_data(11)
+    with simulated_graphs():
+        with pytest.raises(CaptureFailed):
+            run(method, "cpu", True)
+        state = new_state(method, dtype=torch.float32)
+        for use in (lambda: train(state, method, data, False), lambda: evaluate_population(state.supernet, [], data)):
+            with pytest.raises(CaptureFailed, match="earlier capture .* --no-graphs"):
+                use()
+    assert state.history == []
+    train(state, method, data, False)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_capture_that_fails_ends_the_campaign_in_one_sentence(
+    jobs, reads_a_number, tiny_backbone, tmp_path, monkeypatch
+):
+    if jobs > 1:  # as on CUDA
+        monkeypatch.setattr(engine, "in_processes", workers.in_threads)
+    monkeypatch.setattr(engine, "executor_for", lambda settings, device: graphs.GraphedSteps)
+    runs = tiny("rss", "rss-per-batch", "rss-2-per-batch", "ofa", seeds=[0, 1])
+    with simulated_graphs() as simulated, pytest.raises(CaptureFailed) as caught:
+        complete(runs, tmp_path, jobs=jobs)
+    assert "--no-graphs" in sentence(caught)
+    assert not simulated.usable and not list(tmp_path.rglob("history.csv")) and not list(tmp_path.rglob("checkpoint*"))
+    assert sum(overview(runs, tmp_path)["status"] == "missing") >= len(runs) - 2 * jobs  # most were not begun
 
 
 def test_an_epoch_of_images_that_does_not_fit_is_one_sentence(monkeypatch):

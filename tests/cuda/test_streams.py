@@ -1,4 +1,4 @@
-"""rsslib.machine.own_stream on a simulated CUDA device."""
+"""rsslib.device.own_stream on a simulated CUDA device."""
 
 import torch
 from simulator import simulated_graphs
