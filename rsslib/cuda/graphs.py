@@ -333,7 +333,7 @@ class GraphedSteps:
         """Wait for the event `last`; returns one that says when the device has done what it was given so far."""
         if not self.capturing:
             return None
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)  # else waiting would occupy a core
         event.record()
         if last is not None:
             last.synchronize()

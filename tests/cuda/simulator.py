@@ -190,6 +190,19 @@ class Stream:
         pass
 
 
+class Event:
+    """`torch.cuda.Event`, of which waiting must not take a processor core."""
+
+    def __init__(self, blocking: bool = False):
+        assert blocking, "waiting for this event would occupy a core"
+
+    def record(self) -> None:
+        self.recorded = True
+
+    def synchronize(self) -> None:
+        assert self.recorded
+
+
 class Device:
     """The graphs captured while it is simulated, and what is left of them."""
 
@@ -274,7 +287,7 @@ def simulated_graphs(lazy_loading: bool = False):
         mock.patch.object(operators, "kernels", lambda: None),  # compiled for a CPU, where no operator is called
         mock.patch("torch.cuda.CUDAGraph", device.graph),
         mock.patch("torch.cuda.graph_pool_handle", lambda: (0, next(pools))),
-        mock.patch("torch.cuda.Event", mock.MagicMock),
+        mock.patch("torch.cuda.Event", Event),
         mock.patch("torch.cuda.Stream", Stream),
         mock.patch("torch.cuda.stream", device.stream),
         mock.patch("torch.cuda.current_stream", device.current_stream),

@@ -249,6 +249,12 @@ def test_every_step_has_its_learning_rate_and_every_image_is_used_once(device, m
     assert torch.cat(rows).tolist() == list(range(40))
 
 
+def test_steps_wait_for_the_device_without_occupying_a_core(monkeypatch):
+    monkeypatch.setattr(graphs, "QUEUED_STEPS", 2)
+    with simulated_graphs():  # whose events refuse to spin
+        run(shortened("rss"), "cpu", True, 32)
+
+
 class OnOneDevice(TorchDispatchMode):
     """Refuses tensors of a CPU, which a CUDA graph would copy once, or not at all."""
 
