@@ -31,7 +31,7 @@ from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps, TrainingState, new_optimizer, teacher_weights
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start
-from rsstudy import engine
+from rsstudy import engine, workers
 from rsstudy.catalogue import CONTROLS, INTERVALS, METHODS, SAMPLERS, Alone
 from rsstudy.interference import Effort, measure
 from rsstudy.store import overview

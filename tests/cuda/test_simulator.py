@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from rsslib.machine import CAPTURING, own_stream
 from simulator import CannotCapture, UsedAfterFree, simulated_graphs
+
+from rsslib.device import CAPTURING, own_stream
 
 CPU = torch.device("cpu")
 
