@@ -24,7 +24,8 @@ from rsslib.space import Arch, SearchSpace
 from rsslib.steps import MOMENTUM, WEIGHT_DECAY, EagerSteps
 from rsslib.trainer import enter_stage, start
 from rsstudy.catalogue import build
-from rsstudy.workers import environment
+from rsstudy.engine import environment
+from rsstudy.plan import Settings
 
 SPACE = SearchSpace("mobilenet_v3")
 DEVICE = choose_device("auto")
@@ -163,7 +164,7 @@ def options(description: str, **defaults: int) -> argparse.Namespace:
 
 def report(title: str, rows: list[dict], note: str = "") -> None:
     """Print one table, with the machine that it was measured on."""
-    machine = environment(DEVICE)
+    machine = environment(DEVICE, Settings())
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     print(f"{title}\n{machine['hardware']}; {platform.system()} {platform.machine()}; {versions}\n")
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
