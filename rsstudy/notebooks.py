@@ -118,6 +118,7 @@ class Execution:
         self.done: list[Run] = []
         self.started: dict[str, Future] = {}
         self.failures: list[str] = []
+        self.processes: set[subprocess.Popen] = set()
 
     def __enter__(self) -> "Execution":
         from rsslib.device import cores  # here, since it imports PyTorch
@@ -126,7 +127,10 @@ class Execution:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in self.processes:  # after an interrupt; else all have ended
+            process.terminate()
+        self.pool.shutdown()
 
     def finished(self, run: Run) -> None:
         """Call with each finished run; starts the notebooks that waited for it alone."""
@@ -166,7 +170,7 @@ class Execution:
     def _execute(self, name: str) -> None:
         """Execute a notebook and print how it ended."""
         output = make_folder(self.folders[name] / "notebooks") / f"{name}.ipynb"
-        why = execute_apart(project_folder() / "notebooks" / output.name, output, self.parameters[name])
+        why = execute_apart(project_folder() / "notebooks" / output.name, output, self.parameters[name], self.processes)
         if why:
             self.failures.append(f"{name}: {why}")
         tqdm.write(f"{name} {'failed' if why else 'done'}: {output}")
@@ -174,13 +178,14 @@ class Execution:
             tqdm.write(f"the main figure: {self.folders[name] / 'figure_3.png'}")
 
 
-def execute_apart(path: Path, output: Path, values: dict) -> str:
-    """`execute` in a process of its own; returns why it failed, or nothing."""
+def execute_apart(path: Path, output: Path, values: dict, processes: set[subprocess.Popen]) -> str:
+    """`execute` in a process of its own, one of `processes` until it ends; returns why it failed, or nothing."""
     command = [sys.executable, "-m", "rsstudy.notebooks", str(path), str(output), json.dumps(values)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if not ended.returncode:
-        return ""
-    return (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    processes.add(process)
+    said = process.communicate()[1].strip().splitlines()
+    processes.discard(process)
+    return (said or [f"exit status {process.returncode}"])[-1] if process.returncode else ""
 
 
 def execute(path: Path, output: Path, values: dict) -> None:

@@ -165,7 +165,7 @@ def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):
 
 
 def test_each_notebook_is_executed_once_and_failures_are_returned(tmp_path, capsys, monkeypatch):
-    def execute(path, output, values):
+    def execute(path, output, values, processes):
         time.sleep(0.2 * (path.stem == "02_main_results"))  # the last notebook waits for all others
         return "a mistake" if path.stem == "08_deploy" else ""
 
@@ -184,10 +184,22 @@ def test_each_notebook_is_executed_once_and_failures_are_returned(tmp_path, caps
     assert lines.count(f"the main figure: {tmp_path / 'smoke' / 'figure_3.png'}") == 1 and lines[-1] == ended[-1]
 
 
+def test_an_interrupt_ends_the_notebooks_that_are_being_executed(tmp_path):
+    parameters = notebooks.notebook_parameters({"profile": "smoke", "results": str(tmp_path)}, ["02_main_results"])
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), notebooks.Execution(parameters, tmp_path) as execution:
+        execution._start("02_main_results")
+        while not execution.processes:
+            time.sleep(0.01)
+        (process,) = execution.processes
+        raise KeyboardInterrupt
+    assert process.returncode is not None and time.monotonic() - began < 20
+
+
 def test_a_notebook_that_fails_says_why_and_is_kept(tmp_path):
     path = Path(__file__).parent.parent / "notebooks" / "02_main_results.ipynb"
     values = notebooks.notebook_parameters({"profile": "nowhere", "results": str(tmp_path)}, [path.stem])[path.stem]
-    why = notebooks.execute_apart(path, tmp_path / path.name, values)
+    why = notebooks.execute_apart(path, tmp_path / path.name, values, set())
     assert why.startswith("InputError: unknown profile 'nowhere'")
     assert (tmp_path / path.name).exists()
 
