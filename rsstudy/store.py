@@ -135,7 +135,7 @@ IF_FINISHED = ("training_seconds", "hardware", "executor")
 
 # Columns that readers of a table rely on. All but `WORDS` are finite numbers, accuracy is in percent.
 MOST: defaultdict[str, float] = defaultdict(lambda: 1e30, accuracy=100)  # of numbers
-WORDS = {"stage": r"[\w -]+", "length": "step|epoch", "part": r"\w+"}
+WORDS = {"stage": r"[\w -]*", "length": "step|epoch", "part": r"\w+"}
 WORDS |= dict.fromkeys(("kernel", "expand", "depth"), r"\d+(-\d+)*")
 _SUBNETS = ("bucket", "subnet", "mflops", "kernel", "expand", "depth", "accuracy")
 TABLES = {
@@ -239,7 +239,7 @@ def read_table(folder: Path, name: str, record: dict) -> pd.DataFrame:
         if column not in table:
             problem = problem or f"it has no column {column}"
         elif pattern := WORDS.get(column):
-            if not table[column].astype(str).str.fullmatch(pattern).all():
+            if not table[column].fillna("").astype(str).str.fullmatch(pattern).all():
                 problem = problem or f"its column {column} holds what no run writes"
         elif not (pd.api.types.is_numeric_dtype(table[column]) and table[column].abs().le(MOST[column]).all()):
             problem = problem or f"its column {column} is not all numbers up to {MOST[column]:g}"
