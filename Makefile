@@ -71,8 +71,8 @@ lab: $(INSTALLED) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 lock: $(INSTALLED) ## bring requirements.lock in line with pyproject.toml (ARGS=--upgrade for newer versions)
-	$(UV) pip compile pyproject.toml --extra test --extra cluster --extra search --extra export --extra site --universal \
-	    --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -o requirements.lock $(ARGS)
+	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-emit-index-url --no-annotate -o requirements.lock $(ARGS)
 
 # The packages. A .venv made by another Python is made anew. pip fetches only uv, in the lock's version and
 # checked by its hashes; uv fetches the rest.

@@ -1,4 +1,4 @@
-"""From a population to a product: what search gains, which exports verify, sizes and latencies, predicted latencies.
+"""From a population to a product: what search finds, which exports verify, sizes and latencies, predicted latencies.
 
 Parts, by name: search (needs finished runs of RSS at quick on Fashion-MNIST with their weights, seeds 0 to 2), exports,
 sizes, latencies, photographs. What takes long appends to a table in benchmarks/product/ and goes on from it.
@@ -24,9 +24,8 @@ from rsslib import export, latency_table, load_dataset, search
 from rsslib.backbones import BACKBONES
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from rsslib.deploy.exporting import onnx_model
-from rsslib.deploy.latency import bytes_of, undisturbed, untrained
+from rsslib.deploy.latency import bytes_of, undisturbed, untrained, whole_times
 from rsslib.deploy.predicting import session_of
-from rsslib.deploy.searching import hypervolume
 from rsslib.errors import InputError
 from rsslib.files import WEIGHTS, project_folder
 from rsslib.space import SearchSpace
@@ -47,7 +46,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="+", choices=sorted(PARTS))
     parser.add_argument("--evaluations", type=int, default=120, help="of each search (default: %(default)s)")
-    parser.add_argument("--methods", nargs="+", default=["nsga2", "random"], help="of search (default: both)")
     parser.add_argument("--subnets", type=int, default=50, help="exported of each case (default: %(default)s)")
     parser.add_argument("--results", help="folder with the runs (default: the project's)")
     parser.add_argument("--work", default="build/product", help="folder for files that are not kept")
@@ -74,44 +72,31 @@ def append(name: str, rows: pd.DataFrame) -> None:
 
 
 def searches(options: argparse.Namespace) -> None:
-    """Both searches on each seed's supernet, up to the largest budget; smaller ones are taken from the same fronts.
+    """Search each seed's supernet up to the largest budget; smaller budgets are read from the same front.
 
-    Fronts of other weights, as of runs that were trained anew since, stay in the table and are not reported.
+    Fronts of other weights, such as those of runs that were trained again since, stay in the table and are left out.
     """
     settings, most, found = Settings(options.results, device="cpu"), max(BUDGETS), []
     for run in plan("quick", ["fashion_mnist"], ["rss"], seeds=SEEDS):
         weights = read_record(run.folder(settings.results))["sha256"][WEIGHTS]
-        for method in options.methods:
-            case = {"seed": run.seed, "method": method, "weights_sha256": weights}
-            if len(stored("fronts", **case)):
-                continue
+        case = {"seed": run.seed, "method": "random", "weights_sha256": weights}
+        if not len(stored("fronts", **case)):
             supernet, images = trained_supernet(run, settings)
             began = time.process_time()
-            front = search(supernet, images, {"mflops": most}, method, options.evaluations, run.seed)
+            front = search(supernet, images, {"mflops": most}, options.evaluations, run.seed)
             spent = {"evaluations": options.evaluations, "processor_seconds": time.process_time() - began}
             append("fronts", front.assign(**case, **spent))
-        found.append(stored("fronts", weights_sha256=weights))
-    fronts = pd.concat(found)
-    if fronts.groupby("seed")["method"].nunique().eq(2).sum() == len(SEEDS):
-        report_searches(fronts)
-
-
-def report_searches(fronts: pd.DataFrame) -> None:
+        found.append(stored("fronts", **case))
     rows = []
-    for (seed, method), front in fronts.groupby(["seed", "method"]):
-        row = {"seed": seed, "method": method, "hypervolume %": 100 * hypervolume(front, max(BUDGETS))}
+    for front in found:
+        row = {"seed": front["seed"].iloc[0]}
         for budget in BUDGETS:
             within = front[front["mflops"] <= budget]
             row[f"at {budget} M"] = within["test_accuracy"][within["validation_accuracy"].idxmax()]
         row["validation %"] = front["validation_accuracy"].max()
-        row["evaluations a processor second"] = front["evaluations"].iloc[0] / front["processor_seconds"].iloc[0]
+        row["evaluations per processor second"] = front["evaluations"].iloc[0] / front["processor_seconds"].iloc[0]
         rows.append(row)
-    report("search: share of the plane up to 10 MFLOPs, test accuracy of the chosen subnets", rows)
-    table = pd.DataFrame(rows).set_index(["seed", "method"])
-    gains = (table.xs("nsga2", level="method") - table.xs("random", level="method")).iloc[:, :-1]
-    margins = stats.t.isf(0.025, len(gains) - 1) * gains.sem()
-    words = [{"measure": name, "NSGA-II minus random": gains[name].mean(), "+-": margins[name]} for name in gains]
-    report(f"paired differences, 95 % t intervals over {len(gains)} seeds", words)
+    report("search: test accuracy of the subnets that validation chooses", rows)
 
 
 # --- exports ----------------------------------------------------------------------------------------------------------
@@ -177,7 +162,7 @@ def sizes(options: argparse.Namespace) -> None:
             subnet = untrained(space, getattr(space, name))
             content = bytes_of(subnet)
             sessions[name] = session_of(content)
-            found[name] = (subnet.card.mflops, subnet.card.parameters, len(content))
+            found[name] = (subnet.metadata["mflops"], subnet.metadata["parameters"], len(content))
         small = Small().eval()
         example = torch.zeros((2, 3, resolution, resolution), dtype=torch.uint8)
         content = onnx_model(small, example).SerializeToString()
@@ -207,7 +192,11 @@ def latencies(options: argparse.Namespace) -> None:
         began = time.process_time()
         table = latency_table(SearchSpace(backbone, resolution=resolution))
         words = {"backbone": backbone, "resolution": resolution, "s for the table": time.process_time() - began}
-        rows.append(words | table.check())
+        subnets = table.space.sample(100, np.random.default_rng([0, 1]))
+        times, predicted = whole_times(table.space, table.pieces, subnets, 100), table.predict(subnets)
+        words["spearman"] = stats.spearmanr(predicted, times).statistic
+        words["relative_error"] = np.median(np.abs(predicted - times) / times)
+        rows.append(words | {"subnets": len(subnets)})
         pd.DataFrame(rows).to_csv(TABLES / "latencies.csv", index=False)
     report("predicted and measured latencies", rows)
 

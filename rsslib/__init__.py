@@ -1,13 +1,16 @@
-"""Once-for-all supernets: search spaces, samplers, training methods, evaluation.
+"""Once-for-all supernets: search spaces, samplers, training methods, evaluation, deployment.
 
-The public names are listed in `__init__.pyi`.
+The public names and their modules are listed in `__init__.pyi`.
 """
 
-import lazy_loader
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-# Names are loaded on first use: PyTorch takes seconds to import, and planning does not need it.
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-
+# A module is imported when one of its names is used first: PyTorch takes seconds, and planning does without it.
+_STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+_MODULES = {name: module for module, name in re.findall(r"from (\S+) import (\S+) as", _STUB)}
 _MOVED = {
     "complete": "rsstudy.engine",
     "plan": "rsstudy.plan",
@@ -15,9 +18,16 @@ _MOVED = {
     "campaign": "rsstudy",
     "paper": "rsstudy",
 }
+__all__ = sorted(_MODULES)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name], __name__), name)
     if name in _MOVED:
         raise ImportError(f"{name} is no longer in rsslib: see {_MOVED[name]}")
-    return _load(name)
+    raise AttributeError(f"rsslib has no {name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,7 @@
 from .checkpoint import load_supernet as load_supernet
 from .data.dataset import load_dataset as load_dataset
 from .deploy.exporting import Deployable as Deployable
+from .deploy.exporting import deployable as deployable
 from .deploy.exporting import export as export
 from .deploy.latency import latency as latency
 from .deploy.latency import latency_table as latency_table

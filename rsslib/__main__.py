@@ -1,51 +1,64 @@
-"""`rsslib` and `python -m rsslib`."""
+"""`rsslib` and `python -m rsslib`: the command line of the study, and how it ends."""
 
+import io
 import os
 import signal
 import sys
 import time
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what a cluster's scheduler stops with
-PATIENCE = 5  # seconds for what a stopped command puts away
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what a cluster's scheduler sends
+PATIENCE = 5  # seconds in which a stopped command cleans up
 STOPPED = "rsslib: stopped; the same command goes on from the last checkpoint\n"
 _stopping_since: float | None = None
 
 
 def entry() -> None:
+    """Run the command line and exit with its status: 130 if stopped, 2 if a package is missing."""
     for number in SIGNALS:
         signal.signal(number, _stop)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # it is None if it was closed
+            stream.reconfigure(errors="backslashreplace")
     try:
-        from rsstudy.cli import main  # here, so that it can be stopped too
+        from rsstudy.cli import main  # here, so that imports can be stopped
 
         status = main()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"rsslib: {error.name} is not installed: pip install 'rsslib[study]'\n")
+        status = 2
     except KeyboardInterrupt:
         sys.stderr.write(STOPPED)
         status = 130
-    except BrokenPipeError:  # whoever read has read enough, as `head` does
+    except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 128 + signal.SIGPIPE
-    for number in SIGNALS:  # what is left to do takes no time
+    for number in SIGNALS:  # what remains takes no time
         signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """The first signal raises KeyboardInterrupt; more of them, as of a key that is held, must not stop what is being
-    put away. One that comes later ends all at once, which costs nothing that a checkpoint holds."""
+    """Raise KeyboardInterrupt at the first signal, ignore those while it cleans up, and exit at once at a later one.
+
+    A held key sends many signals, which must not interrupt the cleaning up. Exiting at once loses nothing that a
+    checkpoint holds.
+    """
     global _stopping_since
-    if _stopping_since is not None and time.monotonic() - _stopping_since < PATIENCE:
+    now = time.monotonic()
+    if _stopping_since is not None and now - _stopping_since < PATIENCE:
         return
     if _stopping_since is not None or _is_importing(frame):
         os.write(2, STOPPED.encode())
         os._exit(130)
-    _stopping_since = time.monotonic()
+    _stopping_since = now
     raise KeyboardInterrupt
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported: many take an interrupt for a fault of theirs, or lose it."""
+    """Whether a module is being imported: many take an interrupt for their own error, or lose it."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

@@ -142,7 +142,7 @@ def _check(state: TrainingState, parts: Parts, position: dict, method: Method | 
 
 HOW_TO_LOAD = (
     "rsslib.load_supernet(folder) with this file and weights.safetensors in it; then "
-    "rsslib.Deployable.of(supernet, arch, images) recomputes a subnet's batch norm statistics from images of yours"
+    "rsslib.deployable(supernet, arch, images) recomputes a subnet's batch norm statistics from images of yours"
 )
 
 
@@ -184,7 +184,7 @@ def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> Sup
     """The supernet in a folder with `weights.safetensors` and `card.json`, in eval mode; needs nothing else.
 
     `read_card(folder)` says what it was trained on. Before a subnet is used, its batch norm statistics are recomputed
-    from images: `rsslib.Deployable.of(supernet, arch, images)` does so. Raises InputError if a file is not there, was
+    from images: `rsslib.deployable(supernet, arch, images)` does so. Raises InputError if a file is not there, was
     altered, or the two do not belong together.
     """
     from safetensors import SafetensorError

@@ -1,4 +1,4 @@
-"""The machine that computes: its device, precision, memory, threads and streams."""
+"""The machine that computes: its device, precision, memory, threads and CUDA streams."""
 
 import ctypes
 import errno
@@ -16,37 +16,46 @@ import torch
 
 from rsslib.errors import PRECISIONS, CaptureFailed, InputError, check_device_name, choose
 
+EVALUATOR_BYTES = 3 * 2**27  # of evaluating one subnet beside others: feature maps and a pass over 10,000 images
+CAPTURING = threading.Lock()  # held while a CUDA graph is captured: nothing may be set up or freed meanwhile
+capture_failed = threading.Event()
+
+# PyTorch hands out its 32 streams of a device in turn, even those in use, so streams that are free are used again.
+_idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
+
+
+# --- the device -------------------------------------------------------------------------------------------------------
+
 
 def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
-    """The device of that name; auto is CUDA where a device works, and says in a line why one that is there does not.
+    """Return the device named auto, cpu, cuda or cuda:<number>; auto is CUDA if it works, otherwise the CPU.
 
-    Raises InputError where CUDA is asked for, or `needed`, in vain.
+    Says in a line on stderr why auto does not take a CUDA device that is present. Raises InputError if a CUDA device is
+    named, or `needed`, and does not work.
     """
     check_device_name(device)
     kind, _, index = device.partition(":")
-    if kind != "cpu":
-        fault = why_not_cuda(int(index or 0))
-        if kind == "cuda" and fault:
-            raise InputError(f"device {device!r} was asked for, but {fault}")
-        if needed and fault:
-            raise InputError(
-                f"this profile is meant for a CUDA device, but {fault}: "
-                "choose profile smoke or quick, or give device cpu if weeks of computing are what you want"
-            )
-        if kind == "auto":
-            device = "cpu" if fault else "cuda"
-            if fault and torch.cuda.device_count():
-                print(f"computing on the CPU, since {fault}", file=sys.stderr)
+    fault = None if kind == "cpu" else why_not_cuda(int(index or 0))
+    if fault and kind == "cuda":
+        raise InputError(f"device {device!r} was asked for, but {fault}: choose auto or cpu")
+    if fault and needed:
+        raise InputError(
+            f"this profile is meant for a CUDA device, but {fault}: choose profile smoke or quick, or device cpu if "
+            "weeks of computing are acceptable"
+        )
+    if kind == "auto":
+        if fault and torch.cuda.device_count():
+            print(f"computing on the CPU, since {fault}", file=sys.stderr)
+        device = "cpu" if fault else "cuda"
     if device == "cpu":
         keep_freed_memory()
     return torch.device(device)
 
 
 def why_not_cuda(index: int = 0) -> str | None:
-    """What is wrong with CUDA device `index`, in part of a sentence; None if it works.
+    """Return what is wrong with CUDA device `index`, as part of a sentence; None if it works.
 
-    That a device is counted does not say that the driver starts it, or that PyTorch was built for its architecture; so
-    it is given a kernel to run.
+    A device that is counted may still lack a matching driver or PyTorch build, so a kernel is run on it.
     """
     available = torch.cuda.device_count()
     if index >= available:
@@ -63,13 +72,31 @@ def run_kernel(device: torch.device) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def set_precision(precision: str) -> None:
+    """Set how CUDA multiplies float32: fp32 as in the study, tf32 with fewer digits; bf16 is the trainer's to apply."""
+    mode = "tf32" if choose(precision, PRECISIONS, "precision") == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = mode
+    torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def free_memory(device: torch.device | None = None) -> int:
+    """Return the bytes that can be allocated, by default on the CPU; on CUDA with those that PyTorch has cached."""
+    if device is None or device.type != "cuda":
+        return psutil.virtual_memory().available
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
 
 
 def keep_freed_memory() -> None:
-    """Have glibc's allocator keep what PyTorch frees, for the rest of the process; elsewhere this does nothing.
+    """Make glibc's allocator keep what PyTorch frees, until the process ends; does nothing with other C libraries.
 
-    By default every large tensor is mapped anew, and a CPU step spends a quarter of its time on page faults.
+    By default every large tensor is mapped again, and a CPU step spends a quarter of its time on page faults.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -77,11 +104,11 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def set_precision(precision: str) -> None:
-    """How CUDA multiplies float32 numbers: fp32 as the study, tf32 with fewer digits. bf16 is left to the trainer."""
-    mode = "tf32" if choose(precision, PRECISIONS, "precision") == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = mode
-    torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
+def release_memory(device: torch.device) -> None:
+    """Free PyTorch's cache of a finished run, whose blocks other streams cannot use."""
+    if device.type == "cuda":
+        with CAPTURING:  # PyTorch refuses it during a capture
+            torch.cuda.empty_cache()
 
 
 def processor_name() -> str:
@@ -93,17 +120,20 @@ def processor_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that may be taken: on CUDA also those that PyTorch holds for later."""
-    if device.type != "cuda":
-        return psutil.virtual_memory().available
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, according to the system, PyTorch's allocator, the CUDA driver or one of its libraries."""
+    if isinstance(error, RuntimeError):  # PyTorch's own type is one, and has the second of these texts
+        texts = ("allocate memory", "out of memory", "alloc_failed")
+        return any(text in str(error).lower() for text in texts)
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def use_threads(number: int) -> Iterator[None]:
-    """Have PyTorch compute with so many threads in this block or, as a decorator, function, on a CPU."""
+    """Set PyTorch's thread count on the CPU inside a block or a decorated function."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -113,28 +143,20 @@ def use_threads(number: int) -> Iterator[None]:
 
 
 def cores() -> int:
-    """How many processor cores this process may use; a scheduler may leave it fewer than the machine has."""
+    """Return the number of processor cores that this process may use, which a scheduler can limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-EVALUATOR = 3 * 2**27  # bytes of a subnet that is evaluated beside others: kept maps and a pass, with 10,000 images
-
-
 def evaluation_threads(device: torch.device, jobs: int = 1) -> int:
-    """How many subnets are evaluated at once in one of so many runs: on a CPU what it has of cores and free memory."""
+    """Return how many subnets one of `jobs` runs evaluates at once: on a CPU as many as cores and memory allow."""
     if device.type != "cpu":
         return 1
-    return max(1, min(cores() // torch.get_num_threads(), free_memory(device) // EVALUATOR) // jobs)
+    most = min(cores() // torch.get_num_threads(), free_memory(device) // EVALUATOR_BYTES)
+    return max(1, most // jobs)
 
 
 def can_capture(device: torch.device) -> bool:
     return device.type == "cuda"
-
-
-CAPTURING = threading.Lock()  # held while a CUDA graph is captured: one at a time in a process, and nothing set up
-capture_failed = threading.Event()
-# PyTorch has 32 streams a device and hands them out in turn, those in use too; so they are used again.
-_idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
 
 
 def check_captures() -> None:
@@ -148,7 +170,7 @@ def check_captures() -> None:
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """On CUDA, a stream of its own for what is inside, so that runs in several threads share the device.
+    """Run the block on a separate CUDA stream, so that runs in several threads share the device.
 
     Gradients are computed in this thread rather than in the one that PyTorch has for all, so that a thread's libraries
     are its own: they are set up here, which must not happen while a graph is captured. Raises CaptureFailed if a
@@ -176,25 +198,7 @@ def own_stream(device: torch.device) -> Iterator[None]:
 
 
 def set_up_libraries(device: torch.device) -> None:
-    """A matrix product and a convolution, of which a thread's first, in a stream, allocates memory on the device."""
+    """Multiply matrices and convolve: a thread's first such call in a stream allocates memory on the device."""
     x = torch.ones(1, 8, 8, 8, device=device)
     torch.mm(x.view(64, 8), x.view(8, 64))
     torch.nn.functional.conv2d(x, x)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the system, PyTorch's allocator, the CUDA driver or one of its libraries says that memory has run out."""
-    text = str(error).lower()
-    words = ("allocate memory", "out of memory", "alloc_failed")
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(word in text for word in words)
-    )
-
-
-def release_memory(device: torch.device) -> None:
-    """Give back what a finished run left in PyTorch's cache, whose blocks other streams cannot use."""
-    if device.type == "cuda":
-        with CAPTURING:  # PyTorch refuses it meanwhile
-            torch.cuda.empty_cache()

@@ -1,4 +1,7 @@
-"""Errors that are the user's to fix: one sentence, no traceback in a notebook or on the command line."""
+"""Errors that the user can fix, and the checks that raise them; nothing here needs PyTorch.
+
+Each is one sentence: the value, what was expected, what to do.
+"""
 
 import difflib
 import importlib
@@ -7,19 +10,18 @@ import sys
 from collections.abc import Iterable
 from types import ModuleType
 
-MOST_LISTED = 29  # names in a sentence
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 class InputError(ValueError):
-    """A parameter, file or folder that cannot be used; the message says what was expected and what to do."""
+    """A parameter, file or folder that cannot be used."""
 
-    def _render_traceback_(self) -> list[str]:  # what IPython (so Jupyter and papermill) shows instead of a stack
+    def _render_traceback_(self) -> list[str]:  # IPython, and so Jupyter and papermill, shows this instead of a stack
         return [f"InputError: {self}"]
 
 
 class NoImages(InputError):
-    """A dataset is not here and could not be downloaded."""
+    """A dataset is missing and could not be downloaded."""
 
 
 class CaptureFailed(InputError):
@@ -27,14 +29,14 @@ class CaptureFailed(InputError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C; the message says how to go on."""
+    """Interrupted by Ctrl-C; the message says how to resume."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"Stopped: {self}"]
 
 
 def shortened(text: str, most: int = 120) -> str:
-    """The text, without its middle if it is long: a stranger's file may hold anything.
+    """Return `text`, without its middle if it is longer than `most`: foreign files may hold text of any length.
 
     >>> shortened("a" * 50 + "b" * 50, 20)
     'aaaaaaaaaa ... bbbbbbbbbb'
@@ -43,13 +45,12 @@ def shortened(text: str, most: int = 120) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What another package's error says, of whatever length and lines, as part of a sentence; else its type."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
+    """Return another package's error message as part of a sentence: on one line, shortened, never empty."""
+    return shortened(" ".join(str(error).split()) or type(error).__name__, 160)
 
 
 def choose(value: str, valid: Iterable[str], what: str) -> str:
-    """Return `value` if it is one of `valid`; else raise InputError naming the valid values and the closest one.
+    """Return `value` if it is one of `valid`; otherwise raise InputError with the valid values and the closest one.
 
     >>> choose("rs", ["rss", "ofa"], "method")
     Traceback (most recent call last):
@@ -58,41 +59,39 @@ def choose(value: str, valid: Iterable[str], what: str) -> str:
     valid = list(valid)
     if value in valid:
         return value
-    shown = shortened(repr(value))
-    close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5) if shown == repr(value) else []
-    more = f" and {len(valid) - MOST_LISTED} others" if len(valid) > MOST_LISTED else ""
+    shown = repr(value)
+    close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5) if len(shown) <= 120 else []
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise InputError(f"unknown {what} {shown}{hint}: expected one of {', '.join(valid[:MOST_LISTED])}{more}")
+    expected = shortened(", ".join(valid), 300)
+    raise InputError(f"unknown {what} {shortened(shown)}{hint}: expected one of {expected}")
 
 
 def check_number(value: float, what: str, least: float, most: float | None = None, whole: bool = False) -> None:
     """Raise InputError unless `value` is a number, whole if `whole`, from `least` to `most`."""
     kind = int if whole else (int, float)
-    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= (most or sys.float_info.max):
+    limit = most or sys.float_info.max
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= limit:
         expected = f"{'whole ' * whole}number of at least {least}" + (f" and at most {most}" if most else "")
-        raise InputError(f"{what} is {value!r}: expected a {expected}")
+        raise InputError(f"{what} is {shortened(repr(value))}: expected a {expected}")
 
 
 def check_room(needed: float, free: float, what: str, advice: str) -> None:
-    """Raise InputError if `what` needs more than the free bytes of memory."""
+    """Raise InputError if `what` needs more than the `free` bytes of memory."""
     if needed > free:
         gigabytes = f"{needed / 2**30:.2g} GiB of memory, of which {free / 2**30:.2g} are free"
         raise InputError(f"{what} need {gigabytes}: {advice}")
 
 
 def check_device_name(device: object) -> None:
-    """Raise InputError unless `device` can name one; whether it is there, `machine.choose_device` says."""
-    if not isinstance(device, str):
-        raise InputError(f"device is {device!r}: expected auto, cpu, cuda or cuda:<number>")
-    kind, _, _ = device.partition(":")
-    choose(kind, ("auto", "cpu", "cuda"), "device")
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
-        raise InputError(f"device is {device!r}: expected auto, cpu, cuda or cuda:<number>")
+    """Raise InputError unless `device` can name a device; `rsslib.device.choose_device` checks that it exists."""
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
+        raise InputError(f"device is {shortened(repr(device))}: expected auto, cpu, cuda or cuda:<number>")
 
 
 def needed(name: str, extra: str) -> ModuleType:
-    """The module `name`; raises InputError naming the extra that brings it if it is not installed."""
+    """Import the module `name`; raise InputError that names the extra with it if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise InputError(f"{name} is not installed: pip install -e '.[{extra}]'") from None
+        package, _, _ = name.partition(".")
+        raise InputError(f"{package} is not installed: pip install 'rsslib[{extra}]'") from None

@@ -1,48 +1,71 @@
-"""Folders and files that can be used, or a sentence that says why not; what is written appears whole or not at all.
+"""Files and folders: checked in one sentence, read only if regular, written whole or not at all.
 
-Tensors are in safetensors, the rest is JSON and CSV; nothing is pickled, so reading someone else's cannot run code.
+Tensors are stored as safetensors, everything else as JSON and CSV. Nothing is pickled, so reading foreign files cannot
+run code.
 """
 
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from rsslib.errors import InputError, shortened
 
-if TYPE_CHECKING:  # neither is needed to name files and to check folders
+if TYPE_CHECKING:  # files and folders can be checked without these
     import pandas as pd
     import torch
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
+LONGEST_NAME = 240  # bytes; a temporary file's name is 14 longer, and file systems allow 255
 
 
 def project_folder() -> Path:
-    """The folder with notebooks, data and figures: that of this package's source, or the current one if installed."""
+    """Return the folder with notebooks, data and figures: that of the source, or the current one if installed."""
     source = Path(__file__).resolve().parents[1]
-    return source if (source / "notebooks").is_dir() and (source / "pyproject.toml").is_file() else Path.cwd()
+    return source if (source / "pyproject.toml").is_file() else Path.cwd()
 
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Raise InputError for what the operating system refuses: a file that cannot be read, a folder in place of one.
-
-    Also a decorator, of what a person calls.
-    """
+    """Turn errors of the operating system, such as an unreadable file, into InputError; also a decorator."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise InputError(
-            f"{error.filename or 'a file'} cannot be used ({error.strerror or error}): see what is there and whose it "
-            "is, or choose another folder"
-        ) from None
+        path, why = error.filename or "a file", error.strerror or error
+        raise InputError(f"{path} cannot be used ({why}): check the path and its permissions") from None
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def open_regular(path: str | Path, at_most: int) -> BinaryIO:
+    """Open a regular file of at most `at_most` bytes for reading.
+
+    Raises InputError for a larger file, and for a pipe or a device, which could be read forever. Errors of the
+    operating system, such as a missing file or a folder, are left to the caller.
+    """
+    found = os.stat(path)
+    suitable = stat.S_ISREG(found.st_mode) and found.st_size <= at_most
+    if not suitable and not stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{path} is not a regular file of at most {at_most:,} bytes: remove it or name another")
+    return open(path, "rb")
+
+
+def read_regular(path: str | Path, at_most: int) -> bytes:
+    """Read a regular file of at most `at_most` bytes; raises as `open_regular` does."""
+    with open_regular(path, at_most) as file:
+        return file.read(at_most)  # files of the kernel can be longer than they say
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -51,14 +74,15 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        why = error.strerror or error
         raise InputError(
-            f"{path} cannot be written ({error.strerror or error}): make room or choose another folder; "
-            "what was there is unharmed, and the same call goes on from it"
+            f"{path} cannot be written ({why}): free some space or choose another folder; existing files are intact, "
+            "and the same call resumes from them"
         ) from error
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made if it is not there; raises InputError where that cannot be."""
+    """Create a folder unless it exists, and return it; raises InputError if that fails."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
@@ -66,10 +90,10 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def locked(path: Path, patience: float = 0, stopped: Callable[[], bool] = lambda: False) -> Iterator[bool]:
-    """Whether this process alone has the lock `path`, after so many seconds at most; the end of a process releases it.
+    """Try for `patience` seconds to lock the file `path`; yields whether this process holds the lock.
 
-    It excludes the processes of one machine; those of others where the file system does so for `flock`. Waiting ends
-    when `stopped()`. Raises InputError where the operating system gives no lock.
+    The lock excludes other processes of this machine, and of other machines if the file system supports `flock` among
+    them; it ends with its process. Waiting ends early when `stopped()`. Raises InputError if the file cannot be locked.
     """
     lock = FileLock(path, fallback_to_soft=False)  # a soft lock would outlive its process
     try:
@@ -77,36 +101,35 @@ def locked(path: Path, patience: float = 0, stopped: Callable[[], bool] = lambda
     except Timeout:
         pass
     except OSError as error:
+        why = error.strerror or error
         raise InputError(
-            f"{path} cannot be locked ({error.strerror or error}): expected a file of one's own on a file system with "
-            "locks; remove what is there, or choose another folder"
+            f"{path} cannot be locked ({why}): expected a file on a file system with locks, so remove what is there "
+            "or choose another folder"
         ) from None
     try:
         yield lock.is_locked
     finally:
-        lock.release()  # nothing if it is not held
+        lock.release()  # does nothing if the lock is not held
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it, fsynced, if the block succeeds, and vanishes if not.
+    """Yield a temporary path that replaces `path` if the block succeeds and is removed if it fails.
 
     Raises InputError if there is no space left or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with writing(path):
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # as far as the umask allows
         try:
             yield temporary
             _sync(temporary)
             os.replace(temporary, path)
-            _sync(path.parent)  # or the new name may not survive a power cut
-        except BaseException:
+            _sync(path.parent)  # otherwise a power cut could undo the renaming
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
 
 
-def _sync(path: str | Path) -> None:
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -115,48 +138,9 @@ def _sync(path: str | Path) -> None:
 
 
 def remove_temporary(folder: Path, name: str = "*") -> None:
-    """Remove what a process that was killed while it wrote `name` has left; only for who holds the lock on it."""
+    """Remove what a process that was killed while writing `name` left; only the holder of its lock may."""
     for path in folder.glob(f".{name}.*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def folder_of(value: object, what: str) -> Path:
-    """The value as a path; raises InputError if it is no name of a folder."""
-    if not isinstance(value, str | Path) or not str(value):
-        raise InputError(f"{what} is {value!r}: expected a folder, or None for the project's")
-    return Path(value)
-
-
-def check_folder(folder: str | Path, what: str) -> Path:
-    """The folder, or the nearest above it that there is; raises InputError unless it is or can become a folder."""
-    folder = folder_of(folder, what)
-    try:
-        os.stat(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:  # a name too long, links in a circle, a null byte
-        why = getattr(error, "strerror", error)
-        raise InputError(
-            f"{what} is {shortened(str(folder))!r}, which cannot be used ({why}): choose another folder"
-        ) from None
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise InputError(f"{what} is {str(folder)!r}, but {there} is a file: expected a folder")
-    return there
-
-
-def check_writable(folder: str | Path, what: str) -> None:
-    """Raise InputError unless `folder` is or can become a folder to write in; makes nothing."""
-    there = check_folder(folder, what)
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{what} is {str(folder)!r}, but {there} cannot be written: choose another folder")
-
-
-def check_output(path: Path, what: str) -> None:
-    """Raise InputError unless `path` can be a file, in `what` that is or can become a folder to write in."""
-    check_writable(path.parent, what)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: expected the name of a file")
 
 
 def sha256(content: bytes) -> str:
@@ -164,7 +148,7 @@ def sha256(content: bytes) -> str:
 
 
 def write(path: Path, content: bytes) -> str:
-    """Write a file whole; returns its SHA-256."""
+    """Write a whole file; returns its SHA-256."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return sha256(content)
@@ -175,7 +159,7 @@ def write_csv(path: Path, table: "pd.DataFrame") -> str:
 
 
 def tensor_bytes(tensors: "dict[str, torch.Tensor]") -> bytes:
-    """The content of a safetensors file; raises FloatingPointError if a number is not finite."""
+    """Return the content of a safetensors file; raises FloatingPointError if a number is not finite."""
     from safetensors.torch import save
 
     for name, tensor in tensors.items():
@@ -184,3 +168,46 @@ def tensor_bytes(tensors: "dict[str, torch.Tensor]") -> bytes:
                 f"{name} is not finite after the last epoch: try a lower learning rate; the last checkpoint is kept"
             )
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+# --- checks of what was typed -----------------------------------------------------------------------------------------
+
+
+def folder_of(value: object, what: str) -> Path:
+    """Return `value` as a path; raises InputError if it cannot name a folder."""
+    if not isinstance(value, str | Path) or not str(value):
+        raise InputError(f"{what} is {value!r}: expected a folder")
+    return Path(value)
+
+
+@system_errors()
+def check_folder(folder: str | Path, what: str) -> Path:
+    """Return the folder or its nearest existing parent; raises InputError unless `folder` is or can become a folder."""
+    folder = folder_of(folder, what)
+    try:
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # the name is too long, links form a circle, it has a null byte
+        why, shown = getattr(error, "strerror", error), shortened(str(folder))
+        raise InputError(f"{what} is {shown!r}, which cannot be used ({why}): choose another folder") from None
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise InputError(f"{what} is {str(folder)!r}, but {there} is a file: expected a folder")
+    return there
+
+
+def check_writable(folder: str | Path, what: str) -> None:
+    """Raise InputError unless `folder` is or can become a folder to write in; creates nothing."""
+    there = check_folder(folder, what)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{what} is {str(folder)!r}, but {there} cannot be written: choose another folder")
+
+
+def check_output(path: Path, what: str) -> None:
+    """Raise InputError unless `path` can be written; only a regular file may be there. `what` names its folder."""
+    check_writable(path.parent, what)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path} is a folder, a link, a pipe or a device: expected the name of a file")
+    if len(os.fsencode(path.name)) > LONGEST_NAME or "\0" in path.name:
+        raise InputError(f"{shortened(repr(path.name))} cannot name a file: expected at most {LONGEST_NAME} bytes")

@@ -1,4 +1,4 @@
-"""One look for all progress bars: in a terminal of 80 columns, in a notebook, and where processes share a terminal."""
+"""Progress bars that look the same in a terminal of 80 columns, in a notebook, and where processes share a terminal."""
 
 import io
 import math
@@ -17,21 +17,21 @@ def start_worker(line: int, lock) -> None:
 
 
 def progress_bar(iterable=None, shown: bool = True, **settings) -> tqdm:
-    """A bar over `iterable`, or one to be updated by hand; takes tqdm's settings."""
+    """Return a bar over `iterable`, or one to update by hand; takes tqdm's settings."""
     look = {"bar_format": "{desc} {percentage:3.0f}% {remaining} left{postfix}", "position": _line, "mininterval": 0.5}
-    if display := _display():
-        return _NotebookBar(display, iterable, leave=False, disable=not shown, **look | settings)
-    return tqdm(iterable, leave=False, disable=not shown, **look | settings)
+    look |= settings | {"leave": False, "disable": not shown}
+    display = _display()
+    return _NotebookBar(display, iterable, **look) if display else tqdm(iterable, **look)
 
 
 def _display():
-    """IPython's function of that name in a notebook's kernel, else None; the library itself does not import it."""
+    """Return IPython's function of that name in a notebook's kernel, otherwise None; never imports IPython."""
     ipython = sys.modules.get("IPython")
     return ipython.display.display if ipython and getattr(ipython.get_ipython(), "kernel", None) else None
 
 
 class _NotebookBar(tqdm):
-    """A line in a cell's output that is empty once the bar is closed: an executed notebook keeps no stale ones."""
+    """A line in a cell's output that is empty once the bar is closed: executed notebooks keep no stale bars."""
 
     def __init__(self, display, *arguments, **settings):
         self._show, self._line = display, None
@@ -46,7 +46,7 @@ class _NotebookBar(tqdm):
 
 
 def in_words(seconds: float) -> str:
-    """A duration to read: 40 s, 12 min, 3.4 h; a dash where it is not known.
+    """Return a duration to read, such as 40 s, 12 min or 3.4 h; a dash if it is unknown.
 
     >>> [in_words(x) for x in (5, 600, 12_240, float("nan"))]
     ['5 s', '10 min', '3.4 h', '-']

@@ -1,4 +1,4 @@
-"""One environment, described once: pyproject.toml bounds it, requirements.lock pins it, the rest follow."""
+"""One environment, described once: pyproject.toml bounds it, requirements.lock pins it, other files follow."""
 
 import re
 import tomllib
@@ -32,14 +32,14 @@ LINUX = {
 
 
 def locked() -> list[tuple[Requirement, list[str]]]:
-    """Every requirement of the lock with its options (the hashes)."""
+    """Return every requirement of the lock with its options, the hashes."""
     lines = LOCK.replace("\\\n", " ").splitlines()
     pairs = (re.split(r"\s+(?=--)", line.strip()) for line in lines if line.strip())
     return [(Requirement(requirement), options) for requirement, *options in pairs]
 
 
 def pins(environment: dict[str, str]) -> dict[str, Version]:
-    """The one version that the lock gives each package in an environment."""
+    """Return the one version of each package in an environment."""
     found = {}
     for requirement, _ in locked():
         if requirement.marker is None or requirement.marker.evaluate(environment):

@@ -1,12 +1,12 @@
-"""rsslib.errors: sentences about what was typed, and of other packages' errors."""
+"""rsslib.errors: sentences about values that were typed, and about other packages' errors."""
 
 import pytest
 from helpers import sentence
 
-from rsslib.errors import InputError, choose, one_line
+from rsslib.errors import InputError, check_device_name, check_number, choose, needed, one_line
 
 
-def test_choose_returns_what_is_valid():
+def test_choose_returns_a_valid_value():
     assert choose("rss", ["ofa", "rss"], "method") == "rss"
 
 
@@ -27,7 +27,33 @@ def test_choose_names_the_valid_values_and_the_closest(value, message):
     assert error.value._render_traceback_() == [f"InputError: {message}"]  # a notebook shows this and no stack
 
 
-def test_another_packages_error_is_a_short_line():
+def test_long_lists_and_values_stay_one_sentence():
+    with pytest.raises(InputError) as error:
+        choose("x" * 10_000, [f"method-{i}" for i in range(500)], "method")
+    assert "method-0" in sentence(error) and "method-499" in sentence(error)
+
+
+@pytest.mark.parametrize("value", [0, 4, 2.5, True, "2", None, float("nan"), 10**400])
+def test_number_out_of_range_is_refused(value):
+    with pytest.raises(InputError, match="n is .*: expected a whole number of at least 1 and at most 3") as error:
+        check_number(value, "n", 1, 3, whole=True)
+    assert sentence(error)
+    check_number(2, "n", 1, 3, whole=True)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:<number>", "cuda:99999", 0, None])
+def test_name_that_is_no_device_is_refused(name):
+    with pytest.raises(InputError) as error:
+        check_device_name(name)
+    assert sentence(error) == f"device is {name!r}: expected auto, cpu, cuda or cuda:<number>"
+
+
+def test_missing_package_names_the_extra():
+    with pytest.raises(InputError) as error:
+        needed("nothing_of_this_name.at_all", "study")
+    assert sentence(error) == "nothing_of_this_name is not installed: pip install 'rsslib[study]'"
+
+
+def test_error_of_another_package_becomes_a_short_line():
     assert one_line(ValueError("two\n  lines ")) == "two lines" and one_line(KeyError()) == "KeyError"
-    long = one_line(OSError("x" * 500))
-    assert long == "x" * 157 + "..."
+    assert one_line(OSError("x" * 250 + "y" * 250)) == "x" * 80 + " ... " + "y" * 80

@@ -1,4 +1,4 @@
-"""rsslib.progress in a notebook's kernel: what is left in the saved outputs."""
+"""rsslib.progress in a notebook's kernel: what remains in the saved outputs."""
 
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ def cell(monkeypatch):
     return cell
 
 
-def test_a_bar_in_a_notebook_is_a_line_that_is_empty_once_it_is_closed(cell, capsys):
+def test_bar_in_a_notebook_is_one_line_that_is_empty_once_closed(cell, capsys):
     seen = []
     for _ in progress.progress_bar(range(4), desc="train", mininterval=0):
         seen.append(cell[0]["text/plain"])
@@ -31,7 +31,7 @@ def test_a_bar_in_a_notebook_is_a_line_that_is_empty_once_it_is_closed(cell, cap
     assert cell == [{"text/plain": ""}] and capsys.readouterr().err == ""
 
 
-def test_a_bar_that_is_not_shown_leaves_no_output(cell):
+def test_hidden_bar_leaves_no_output(cell):
     with progress.progress_bar(total=3, shown=False) as bar:
         bar.update(2)
     assert cell == []

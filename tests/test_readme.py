@@ -51,7 +51,7 @@ def project(folder, monkeypatch):
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0])
 def test_an_example_runs(example, project):
-    if "Deployable" in example:
+    if "deployable" in example:
         complete(plan.plan("smoke", methods=["rss-short"]), plan.Settings(progress=False))
     # a notebook's functions and classes can be looked up too
     namespace = {"__name__": "readme"}

@@ -1,19 +1,21 @@
-"""Image datasets held on the device as one uint8 tensor, split into training, validation and test images."""
+"""Image datasets on the device: uint8 tensors, split into training, validation and test images."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rsslib.data.readers import DATASETS, Rows, check_fits, check_unchanged, fingerprint, fit, held_out, read, row_order
-from rsslib.device import free_memory
-from rsslib.errors import InputError, one_line
-from rsslib.files import system_errors
+from rsslib.data.images import fit
+from rsslib.data.readers import Rows, check_fits, fingerprint, held_out, read
+from rsslib.device import choose_device
+from rsslib.errors import InputError, check_number
+from rsslib.files import folder_of, read_regular, system_errors, write
 from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,11 +26,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Dataset:
     """Images and labels of one dataset, all on one device.
 
-    `x_train`, `x_val` and `x_test` are uint8 [N, C, R, R] in channels-last memory format, C is 1 or 3;
-    `y_train`, `y_val` and `y_test` are int64 [N], from 0 to len(classes) - 1. `mean` and `std` normalise
-    the channels of pixels in 0 to 1, None for grey images. `checksum` is a SHA-256 over all rows as stored
-    (a hash of each row's pixels, and its label), before `train_images` or `test_images` shorten them; the
-    order of rows does not change it.
+    `x_train`, `x_val` and `x_test` are uint8 [N, C, R, R] in channels-last memory format, C is 1 or 3; `y_train`,
+    `y_val` and `y_test` are int64 [N], from 0 to len(classes) - 1. `mean` and `std` normalise the channels of pixels in
+    0 to 1; they are None for grey images. `checksum` is a SHA-256 over all rows as stored (a hash of each row's pixels,
+    and its label), before `train_images` or `test_images` shorten them; the order of rows does not change it.
     """
 
     name: str
@@ -77,75 +78,95 @@ def load_dataset(
     test_images: int | None = None,
     resolution: int = RESOLUTION,
 ) -> Dataset:
-    """Load a dataset at `resolution` x `resolution` pixels and split it into training, validation and test images.
+    """Load a dataset at `resolution` x `resolution` pixels, split into training, validation and test images.
 
     `resolution` is 32 to 224 in multiples of 32.
 
-    `digits` comes with scikit-learn. mnist, fashion_mnist, cifar10 and cifar100 are read from
-    `root/<name>.npz`; where that is missing, torchvision downloads the dataset and the file is written. Any
-    other name is a dataset of your own, either a file `root/<name>.npz` (x_train, x_test: uint8 [N, H, W]
-    or [N, H, W, 1 or 3]; y_train, y_test: integers from 0 to K - 1; optionally classes: K names) or image
-    files `root/<name>/train/<class>/*` and `root/<name>/test/<class>/*`, which are read as grey if every
-    one of them is. At 32 pixels grey images of 28 x 28 are zero-padded by 2 on each side; all others are
-    resized to the square (bilinear with antialias).
+    `digits` comes with scikit-learn. mnist, fashion_mnist, cifar10 and cifar100 are read from `root/<name>.npz`; if it
+    is missing, torchvision downloads the dataset and the file is written. Any other name is a dataset of yours: either
+    a file `root/<name>.npz` (x_train, x_test: uint8 [N, H, W] or [N, H, W, 1 or 3]; y_train, y_test: integers from 0 to
+    K - 1; optionally classes: K names), or image files `root/<name>/train/<class>/*` and `root/<name>/test/<class>/*`,
+    which are read as grey if every one of them is. Formats are JPEG, PNG, GIF, BMP, TIFF, WebP and PPM; photos are
+    turned upright, and transparent pixels are put on white. At 32 pixels grey images of 28 x 28 are zero-padded by 2 on
+    each side; all others are resized to the square (bilinear with antialias).
 
-    Rows are ordered by a hash of their pixels. The first 10,000 training rows, at most a fifth, are held
-    out for validation (as many as in the released code of Shipard et al. 2022): the same ones for every
-    seed and whatever the order of rows on disk. `digits` has no test images of its own; the first fifth of
-    it are. `train_images` and `test_images` keep only the first so many training and test images.
+    Rows are ordered by a hash of their pixels. The first 10,000 training rows, at most a fifth, are held out for
+    validation (as many as in the released code of Shipard et al. 2022): the same ones for every seed and any order of
+    rows on disk. `digits` has no test images of its own; a fifth of it is used. `train_images` and `test_images` keep
+    only that many training and test images, the first ones.
 
-    The checksum at first use is kept in `root/<name>.sha256` and compared at every later one.
+    The checksum at first use is kept in `root/<name>.sha256` and compared at every later use.
 
-    Raises InputError if there is no such dataset, its files cannot be used or have changed, the download
-    fails, `device` cannot be used, or more images are asked for than there are.
+    Raises InputError if there is no such dataset, its files cannot be used or have changed, the download fails,
+    `device` cannot be used, or more images are asked for than there are.
     """
-    try:
-        device = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:  # which of them depends on PyTorch's build
-        raise InputError(
-            f"device {device!r} cannot be used ({one_line(error)}): choose 'cpu' or a device of this machine"
-        ) from None
-    root = Path(root)
+    where = choose_device(str(device))
+    root = folder_of(root, "root")
     train, test, classes, path = read(name, root, check_resolution(resolution))
-
-    order, test_order = row_order(train), row_order(test)
-    hashed = hashlib.sha256()
-    for rows, by_hash in ((train, order), (test, test_order)):
-        hashed.update(f"{len(by_hash)} rows".encode())
-        hashed.update(rows.keys[by_hash].astype(">u8").tobytes() + rows.y[by_hash].astype(">i8").tobytes())
-    checksum = hashed.hexdigest()
+    checksum = sha256_of(train, test)
     if name != "digits":
         check_unchanged(path, checksum, root / f"{name}.sha256")
-    n_val = held_out(len(order))
-    if n_val == 0:
-        raise InputError(f"{path} has {len(order)} training images, expected 5 or more: add images")
-    val, order = order[:n_val], order[n_val:]
-    lost = {*range(len(classes))} - {*train.y[order].tolist()}
-    if lost and name not in DATASETS:
+
+    n = held_out(len(train.y))
+    if n == 0:
+        raise InputError(f"{path} has {len(train.y)} training images, expected 5 or more: add images")
+    val, train = train.part(slice(n)), train.part(slice(n, None))
+    lost = set(range(len(classes))) - set(train.y.tolist())
+    if lost:
         raise InputError(
-            f"{path}: all training images of {classes[min(lost)]!r} are among the {n_val} held out for validation: add "
+            f"{path}: all training images of {classes[min(lost)]!r} are among the {n} held out for validation: add "
             "some of it"
         )
-    order = order[: _count(train_images, len(order), "train_images", name)]
-    test_order = test_order[: _count(test_images, len(test_order), "test_images", name)]
-    images = len(val) + len(order) + len(test_order)
-    check_fits(images, resolution, train.x.shape[-1], path, free_memory(device))
+    train = first_rows(train, train_images, "train_images")
+    test = first_rows(test, test_images, "test_images")
+    channels = train.x.shape[-1]
+    check_fits(n + len(train.y) + len(test.y), resolution, channels, path, where)
 
-    def on_device(rows: Rows, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
-        x = torch.from_numpy(fit(rows.x[chosen], resolution)).permute(0, 3, 1, 2)  # NHWC memory is channels-last
-        return x.to(device), torch.from_numpy(rows.y[chosen]).to(device)
+    def on_device(rows: Rows) -> tuple[Tensor, Tensor]:
+        x = torch.from_numpy(fit(rows.x, resolution)).to(where, copy=True)  # parts would keep the whole
+        return x.permute(0, 3, 1, 2), torch.from_numpy(rows.y).to(where)  # NHWC memory is channels-last
 
-    grey = train.x.shape[-1] == 1
     return Dataset(
         name,
-        *on_device(train, order),
-        *on_device(train, val),
-        *on_device(test, test_order),
+        *on_device(train),
+        *on_device(val),
+        *on_device(test),
         classes=classes,
-        mean=None if grey else IMAGENET_MEAN,
-        std=None if grey else IMAGENET_STD,
+        mean=None if channels == 1 else IMAGENET_MEAN,
+        std=None if channels == 1 else IMAGENET_STD,
         checksum=checksum,
     )
+
+
+def sha256_of(*splits: Rows) -> str:
+    hashed = hashlib.sha256()
+    for rows in splits:
+        hashed.update(f"{len(rows.y)} rows".encode())
+        hashed.update(rows.keys.tobytes() + rows.y.astype(">i8").tobytes())
+    return hashed.hexdigest()
+
+
+def check_unchanged(path: Path, checksum: str, record: Path) -> None:
+    """Raise InputError if the checksum differs from that in `record`, which is written at first use."""
+    try:
+        known = read_regular(record, 100)
+    except FileNotFoundError:
+        with suppress(InputError):  # a shared folder may be read-only
+            write(record, f"{checksum}\n".encode())
+        return
+    if known.strip() != checksum.encode():
+        raise InputError(
+            f"{path} has changed since its first use, according to {record}: restore it, or delete {record} if the "
+            "change is meant, and rebuild the runs that were trained on the old images"
+        )
+
+
+def first_rows(rows: Rows, n: int | None, what: str) -> Rows:
+    if n is None:
+        return rows
+    n = int(n) if isinstance(n, np.integer) else n
+    check_number(n, what, 1, len(rows.y), whole=True)
+    return rows.part(slice(n))
 
 
 def check_images(space: SearchSpace, images: Dataset) -> None:
@@ -153,33 +174,17 @@ def check_images(space: SearchSpace, images: Dataset) -> None:
     theirs = (images.channels, images.resolution, images.n_classes)
     own = (space.in_channels, space.resolution, space.classes)
     if theirs != own:
-        words = ["{} channels, {} pixels a side, {} classes".format(*values) for values in (theirs, own)]
+        given, expected = ("{} channels, {} pixels a side, {} classes".format(*values) for values in (theirs, own))
         raise InputError(
-            f"the images of {images.name} have {words[0]}, the supernet takes {words[1]}: give the images that it was "
-            "made for"
+            f"the images of {images.name} have {given}, the supernet takes {expected}: give the images it was made for"
         )
 
 
-def cached_dataset(
-    name: str, root: str | Path, device: str, train_images: int | None = None, test_images: int | None = None,
-    resolution: int = RESOLUTION,
-) -> Dataset:  # fmt: skip
-    """`load_dataset`, or what it gave before if the files are still the same ones."""
-    return _loaded(name, str(root), device, train_images, test_images, resolution, fingerprint(name, Path(root)))
+def cached_dataset(name: str, root: str | Path, *arguments: Any, **more: Any) -> Dataset:
+    """Return what `load_dataset` does, or did before if the files have not changed."""
+    return _load(fingerprint(name, Path(root)), name, root, *arguments, **more)
 
 
 @lru_cache(maxsize=4)
-def _loaded(
-    name: str, root: str, device: str, train_images: int | None, test_images: int | None, resolution: int, files: object
-):
-    return load_dataset(name, root, device, train_images, test_images, resolution)
-
-
-def _count(n: int | None, available: int, what: str, name: str) -> int:
-    if n is None:
-        return available
-    if not isinstance(n, Integral) or isinstance(n, bool) or not 0 < n <= available:
-        raise InputError(
-            f"{what} is {n!r}, expected a whole number up to the {available} that {name} has, or None for all"
-        )
-    return int(n)
+def _load(files: tuple, *arguments: Any, **more: Any) -> Dataset:
+    return load_dataset(*arguments, **more)

@@ -1,7 +1,7 @@
 """How long a subnet takes: measured in onnxruntime, or predicted from a table of its layers."""
 
-import importlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsslib.deploy.exporting import Deployable, card_of, onnx_model
+from rsslib.backbones import LayerSpec
+from rsslib.deploy.exporting import Deployable, onnx_model
 from rsslib.deploy.predicting import open_model, session_of
 from rsslib.errors import check_number, needed
 from rsslib.network import Network
@@ -19,7 +20,8 @@ from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
 
 WARM_UP = 10  # runs that are not counted
-CALIBRATION = 30  # subnets to which a table is fitted
+ROUNDS = 5
+CALIBRATION = 30  # subnets to which a table is fitted, besides the smallest, the middle and the largest
 
 
 @dataclass(frozen=True)
@@ -36,32 +38,49 @@ class Latency:
 
 
 def latency(subnet: Deployable | str | Path, runs: int = 200) -> Latency:
-    """Time of a deployable subnet or of an exported file in onnxruntime: one thread, one image at a time, warm.
+    """Measure a deployable subnet or an exported file in onnxruntime: one thread, one image at a time, warm.
 
     Raises InputError if the extra [export] is not installed or the file is not an exported model.
     """
     check_number(runs, "runs", 1, whole=True)
-    session = session_of(bytes_of(subnet)) if isinstance(subnet, Deployable) else open_model(subnet).session
-    return measured(session, runs)
+    if isinstance(subnet, Deployable):
+        return measured(session_of(bytes_of(subnet)), runs)
+    return measured(open_model(subnet).session, runs)
 
 
 def bytes_of(subnet: Deployable) -> bytes:
-    side = subnet.card.resolution
-    return onnx_model(subnet, torch.zeros((2, subnet.card.channels, side, side), dtype=torch.uint8)).SerializeToString()
+    """Return a subnet as the content of an ONNX file, without verification."""
+    side = subnet.metadata["resolution"]
+    example = torch.zeros(2, subnet.metadata["channels"], side, side)
+    model = onnx_model(subnet, example.to(torch.uint8))
+    return model.SerializeToString()
 
 
-def measured(session, runs: int) -> Latency:
-    """The time of a session for a single input of noise."""
+def measured(session: Any, runs: int) -> Latency:
+    """Measure a session on a single input of noise."""
     (place,) = session.get_inputs()
-    noise = np.random.default_rng(0).random((1, *place.shape[1:]))
-    feed = {place.name: (255 * noise).astype(np.uint8) if place.type == "tensor(uint8)" else noise.astype(np.float32)}
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (1, *place.shape[1:]))
+    kind = np.uint8 if place.type == "tensor(uint8)" else np.float32
+    feed = {place.name: noise.astype(kind)}
     seconds = []
     for _ in range(WARM_UP + runs):
         began = time.perf_counter()
         session.run(None, feed)
-        seconds.append(time.perf_counter() - began)
-    low, median, high = 1000 * np.percentile(seconds[WARM_UP:], [25, 50, 75])
-    return Latency(float(median), float(low), float(high), runs)
+        ended = time.perf_counter()
+        seconds.append(ended - began)
+    counted = 1000 * np.array(seconds[WARM_UP:])
+    low, median, high = np.percentile(counted, [25, 50, 75]).tolist()
+    return Latency(median, low, high, runs)
+
+
+def undisturbed(sessions: dict, runs: int) -> dict:
+    """Return each session's least median of five rounds in milliseconds, which leaves out what other programs add."""
+    best = dict.fromkeys(sessions, np.inf)
+    for _, key in product(range(ROUNDS), sessions):
+        found = measured(sessions[key], runs)
+        best[key] = min(best[key], found.median)
+    return best
 
 
 # --- a table of layers ------------------------------------------------------------------------------------------------
@@ -69,11 +88,11 @@ def measured(session, runs: int) -> Latency:
 
 @dataclass(frozen=True, eq=False)
 class LatencyTable:
-    """Milliseconds of every layer's settings, whose sum predicts those of a subnet.
+    """Milliseconds of every choice for every layer; their sum predicts those of a subnet.
 
-    `layers` [layers, kernel size + 1, expand ratio + 1] is indexed by the settings themselves; `fixed` is everything
-    else. A larger setting never costs less: where it was measured so, that was noise, and it has the smaller one's.
-    `pieces` are the layers as ONNX models, of which `check` makes whole subnets.
+    `layers` [layers, kernel size + 1, expand ratio + 1] is indexed by the choices themselves; `fixed` is everything
+    else. A larger choice never costs less: if it was measured so, that was noise, and it has the smaller one's value.
+    `pieces` are the layers as ONNX models, of which `whole_times` composes whole subnets.
     """
 
     space: SearchSpace
@@ -82,123 +101,130 @@ class LatencyTable:
     pieces: dict
 
     def predict(self, archs: Arch | np.ndarray) -> Any:
-        """Milliseconds of a subnet, or float64 [n] of rows."""
+        """Return the milliseconds of a subnet, or float64 [n] of rows."""
         return self.space.total(archs, self.layers, self.fixed)
 
-    def check(self, subnets: int = 100, runs: int = 100, seed: int = 0) -> dict:
-        """How well the table predicts `subnets` that it has not seen, drawn uniformly and measured whole.
 
-        Returns spearman (rank correlation), relative_error (median of the distance from what is measured, over it) and
-        subnets.
-        """
-        from scipy.stats import spearmanr
+def latency_table(space: SearchSpace, runs: int = 100, progress: bool = True) -> LatencyTable:
+    """Measure every layer of a space with every choice in onnxruntime, as `latency` does; takes one to three minutes.
 
-        rows = self.space.sample(subnets, np.random.default_rng([seed, 1]))
-        times, told = whole_times(self.space, self.pieces, rows, runs), self.predict(rows)
-        return {
-            "spearman": float(spearmanr(told, times).statistic),
-            "relative_error": float(np.median(np.abs(told - times) / times)),
-            "subnets": subnets,
-        }
+    Layers of equal shape are measured once, with random weights, which do not change the time. A layer that runs alone
+    keeps its weights in the processor's caches, unlike in a whole subnet. So the table holds share * (time alone) +
+    fetch * (number of weights); the two factors and a constant are fitted to 33 whole subnets (non-negative least
+    squares of relative errors). Raises InputError if the extras [search] and [export] are not installed.
+    """
+    optimize = needed("scipy.optimize", "search")
+    check_number(runs, "runs", 1, whole=True)
+    pieces = {}
+    bar = progress_bar(
+        modules(space).items(),
+        progress,
+        desc="latency table",
+        unit="layer",
+    )
+    for key, (module, example) in bar:
+        pieces[key] = onnx_model(module, example)
+    sessions = {}
+    for key, piece in pieces.items():
+        content = piece.SerializeToString()
+        sessions[key] = session_of(content)
+    times = undisturbed(sessions, runs)
+    call = times["nothing"]
+
+    _, weights = space.tables
+    alone = np.zeros(weights.shape)
+    for i, layer in enumerate(space.layers):
+        for kernel, expand in product(space.kernels, space.expands):
+            key = layer_key(layer, kernel, expand)
+            alone[i, kernel, expand] = times[key] - call
+    corners = space.to_rows([space.smallest, space.middle, space.largest])
+    rng = np.random.default_rng([0, 0])
+    rows = np.concatenate([space.sample(CALIBRATION, rng), corners])
+    ones = np.ones(len(rows))
+    times_alone = space.total(rows, alone, 0.0)
+    fetched = space.total(rows, weights, 0.0)
+    terms = np.stack([ones, times_alone, fetched])
+    relative = terms / whole_times(space, pieces, rows, runs)
+    (fixed, share, fetch), _ = optimize.nnls(relative.T, ones)
+    layers = share * alone + fetch * weights
+    layers = layers.clip(0)
+    for axis in (1, 2):
+        layers = np.maximum.accumulate(layers, axis)
+    return LatencyTable(space, layers, float(fixed), pieces)
+
+
+class Piece(nn.Module):
+    """A function of a subnet as a module."""
+
+    def __init__(self, subnet: Deployable, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.subnet = subnet
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images)
+
+
+def modules(space: SearchSpace) -> dict[object, tuple[nn.Module, Tensor]]:
+    """Return what a subnet consists of, by key, each with an example: layers, what is before and after, and nothing."""
+    result: dict[object, tuple[nn.Module, Tensor]] = {}
+
+    def example(channels: int, size: int) -> Tensor:
+        return torch.zeros(2, channels, size, size)
+
+    for kernel, expand in product(space.kernels, space.expands):
+        arch = space.uniform(kernel, expand, max(space.depths))
+        subnet = untrained(space, arch)
+        network = subnet.network
+        for i, layer in enumerate(space.layers):
+            block = network.blocks[str(i)]
+            key = layer_key(layer, kernel, expand)
+            result[key] = block, example(layer.in_channels, layer.in_size)
+
+    def start(images: Tensor) -> Tensor:
+        x = subnet.normalise(images)
+        return network.first(network.stem(x))
+
+    last = space.layers[-1]
+    images = example(space.in_channels, space.resolution).to(torch.uint8)
+    result["start"] = Piece(subnet, start), images
+    maps = example(last.out_channels, last.out_size)
+    result["end"] = Piece(subnet, network.head), maps
+    result["nothing"] = nn.ReLU(), example(8, 1)
+    return result
+
+
+def layer_key(layer: LayerSpec, kernel: int, expand: int) -> tuple:
+    """Return a key that is equal for layers that compute with the same shapes."""
+    shape = replace(layer, stage=0, index=0)
+    kernel = min(kernel, 2 * layer.in_size - 1)
+    return shape, kernel, expand
+
+
+def untrained(space: SearchSpace, arch: Arch) -> Deployable:
+    """Return a subnet with PyTorch's initial weights."""
+    return Deployable(Network(space, arch), space, arch)
 
 
 def compose(space: SearchSpace, pieces: dict, arch: Arch) -> bytes:
-    """The ONNX model of a subnet, put together from its layers': what exporting it whole gives but for weights."""
-    onnx = needed("onnx", "export")
-    importlib.import_module("onnx.compose")
+    """Compose the ONNX model of a subnet from its layers: the same as exporting it whole, except for weights."""
+    tools = needed("onnx.compose", "export")
     keys = [layer_key(layer, kernel, expand) for _, layer, kernel, expand in space.active(arch)]
-    whole: Any = None
-    for i, key in enumerate(["start", *keys, "end"]):
-        piece = onnx.compose.add_prefix(pieces[key], f"{i}.")
-        links = [] if whole is None else [(whole.graph.output[0].name, f"{i}.images")]
-        whole = piece if whole is None else onnx.compose.merge_models(whole, piece, links)
+    whole: Any = tools.add_prefix(pieces["start"], "0.")
+    for i, key in enumerate([*keys, "end"], start=1):
+        piece = tools.add_prefix(pieces[key], f"{i}.")
+        (output,) = whole.graph.output
+        link = (output.name, f"{i}.images")
+        whole = tools.merge_models(whole, piece, [link])
     return whole.SerializeToString()
 
 
 def whole_times(space: SearchSpace, pieces: dict, rows: np.ndarray, runs: int) -> np.ndarray:
-    """Milliseconds of whole subnets, float64 [n], as `undisturbed` has them."""
+    """Return the milliseconds of whole subnets, float64 [n], as `undisturbed` measures them."""
     times: list[float] = []
     for part in np.split(rows, range(20, len(rows), 20)):  # few at a time: each holds its weights
-        sessions = {i: session_of(compose(space, pieces, space.to_arch(row))) for i, row in enumerate(part)}
+        archs = map(space.to_arch, part)
+        models = [compose(space, pieces, arch) for arch in archs]
+        sessions = dict(enumerate(map(session_of, models)))
         times += undisturbed(sessions, runs).values()
     return np.array(times)
-
-
-def undisturbed(sessions: dict, runs: int) -> dict:
-    """For each session the least of five rounds' medians in milliseconds: what other programs add is left out."""
-    rounds = [{key: measured(session, runs).median for key, session in sessions.items()} for _ in range(5)]
-    return {key: min(turn[key] for turn in rounds) for key in sessions}
-
-
-def latency_table(space: SearchSpace, runs: int = 100, progress: bool = True) -> LatencyTable:
-    """Measure every layer of a space at every setting, in onnxruntime as `latency` does; takes a minute or three.
-
-    Layers of equal shape are measured once, with random weights, which do not change the time. Alone, a layer's weights
-    stay in the processor's caches, in a whole subnet they do not: so the table holds share * (time alone) + fetch *
-    (number of weights), with the two factors and a constant fitted to 33 whole subnets (non-negative least squares of
-    relative errors). Raises InputError if the extra [export] is not installed.
-    """
-    from scipy.optimize import nnls
-
-    check_number(runs, "runs", 1, whole=True)
-    modules: dict[object, tuple[nn.Module, tuple]] = {}
-    for kernel, expand in product(space.kernels, space.expands):
-        subnet = untrained(space, space.uniform(kernel, expand, max(space.depths)))
-        for i, layer in enumerate(space.layers):
-            shape = (layer.in_channels, layer.in_size, layer.in_size)
-            modules.setdefault(layer_key(layer, kernel, expand), (subnet.network.blocks[str(i)], shape))
-    last = space.layers[-1]
-    modules["start"] = Start(subnet), (space.in_channels, space.resolution, space.resolution)
-    modules["end"] = End(subnet), (last.out_channels, last.out_size, last.out_size)
-    modules["nothing"] = nn.ReLU(), (8, 1, 1)
-    pieces = {}
-    for key, (module, shape) in progress_bar(modules.items(), progress, desc="latency table", unit="layer"):
-        example = torch.zeros((2, *shape), dtype=torch.uint8 if key == "start" else torch.float32)
-        pieces[key] = onnx_model(module, example)
-    times = undisturbed({key: session_of(piece.SerializeToString()) for key, piece in pieces.items()}, runs)
-    call = times["nothing"]  # what a call costs whatever is in it
-    _, weights = space.tables
-    alone = np.zeros(weights.shape)
-    for (i, layer), kernel, expand in product(enumerate(space.layers), space.kernels, space.expands):
-        alone[i, kernel, expand] = times[layer_key(layer, kernel, expand)] - call
-    rows = np.concatenate([space.sample(CALIBRATION, np.random.default_rng([0, 0])), space.to_rows(
-        [space.smallest, space.middle, space.largest])])  # fmt: skip
-    sums = [np.ones(len(rows)), space.total(rows, alone, 0.0), space.total(rows, weights, 0.0)]
-    whole = whole_times(space, pieces, rows, runs)
-    fixed, share, fetch = nnls(np.stack(sums, axis=1) / whole[:, None], np.ones(len(rows)))[0]  # relative errors
-    layers = share * alone + fetch * weights
-    layers = np.maximum.accumulate(np.maximum.accumulate(layers.clip(0), axis=1), axis=2)
-    return LatencyTable(space, layers, float(fixed), pieces)
-
-
-def layer_key(layer, kernel: int, expand: int) -> tuple:
-    """Equal for layers that compute with the same shapes."""
-    return replace(layer, stage=0, index=0), min(kernel, 2 * layer.in_size - 1), expand
-
-
-class Start(nn.Module):
-    """What comes before the elastic layers, from uint8 images on."""
-
-    def __init__(self, subnet: Deployable):
-        super().__init__()
-        self.subnet = subnet
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.subnet.network.first(self.subnet.network.stem(self.subnet.normalise(images)))
-
-
-class End(nn.Module):
-    """What comes after the elastic layers."""
-
-    def __init__(self, subnet: Deployable):
-        super().__init__()
-        self.network = subnet.network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network.head(images)
-
-
-def untrained(space: SearchSpace, arch: Arch) -> Deployable:
-    """A subnet with PyTorch's initial weights."""
-    card = card_of(space, arch, "", tuple(map(str, range(space.classes))))
-    return Deployable(Network(space, arch), space, card)

@@ -1,20 +1,23 @@
-"""What an exported model says of an image, by Pillow and onnxruntime: this needs no PyTorch.
+"""Predict the class of image files with an exported model, by Pillow and onnxruntime; needs no PyTorch.
 
-Any program can do the same: the file takes uint8 [N, C, R, R] and gives logits, and its metadata name the classes.
+Any program can do the same: the file takes uint8 [N, C, R, R] and gives logits; its metadata name the classes.
 """
 
 import json
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rsslib.data.readers import fit_with_pillow, read_image
+from rsslib.data.images import fit, read_image, resize_with_pillow
 from rsslib.errors import InputError, needed, one_line
+from rsslib.files import read_regular
 
-FORMAT = "rsslib"  # the metadata's key that says which files are ours; its value is the version
+FORMAT = "rsslib"  # key in the metadata of exported files; its value is the version
+LARGEST_MODEL = 2**30  # bytes
+BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -28,28 +31,40 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Model:
-    """An exported file, opened: its session and its metadata, see `rsslib.deploy.exporting.export`."""
+    """An opened model: its session and its metadata, which `rsslib.deploy.exporting.export` lists."""
 
     session: Any  # onnxruntime.InferenceSession
     metadata: dict
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """float32 [N, classes] of uint8 images [N, C, R, R]."""
-        return self.session.run(None, {"images": images})[0]
+        """Return float32 [N, classes] of uint8 images [N, C, R, R]."""
+        parts = np.split(images, range(BATCH, len(images), BATCH))
+        return np.concatenate([self.session.run(None, {"images": part})[0] for part in parts])
 
     def predict(self, path: str | Path) -> Prediction:
-        """The most probable class of an image file; raises InputError for one that is no image. See `predict`."""
-        pixels = fit_with_pillow(
-            read_image(Path(path), grey=self.metadata["channels"] == 1), self.metadata["resolution"]
-        )
-        logits = self.logits(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))[0].astype(float)
-        weights = np.exp(logits - logits.max())
+        """Return the most probable class of an image file, in any colours and of up to 25 million pixels.
+
+        Images are read as those for training are (grey if the model is) and resized by Pillow: the same pixels as in
+        training, up to one grey level of rounding. Raises InputError for a file that is not an image.
+        """
+        pixels = read_image(Path(path), grey=self.metadata["channels"] == 1)[None]
+        pixels = fit(pixels, self.metadata["resolution"], resize_with_pillow)
+        pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        classes = self.metadata["classes"]
+        try:
+            logits = self.logits(pixels)
+        except Exception as error:  # onnxruntime has a type for each cause
+            raise InputError(f"the model cannot be run ({one_line(error)}): export it again") from None
+        if logits.shape != (1, len(classes)) or not np.isfinite(logits).all():
+            raise InputError(f"the model gives no finite logits for {path}: export it again")
+        weights = np.exp(logits[0].astype(float) - logits.max())
         best = int(weights.argmax())
-        return Prediction(Path(path), self.metadata["classes"][best], float(weights[best] / weights.sum()))
+        return Prediction(Path(path), classes[best], float(weights[best] / weights.sum()))
 
 
-def session_of(model: bytes):
-    """An onnxruntime session on one thread of a CPU."""
+def session_of(model: bytes) -> Any:
+    """Return an onnxruntime session on one thread of a CPU."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     runtime = needed("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -58,43 +73,37 @@ def session_of(model: bytes):
 
 
 def open_model(path: str | Path) -> Model:
-    """Open an exported file; raises InputError if it cannot be read, or is another program's."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} is not a file: expected a model that `rsslib export` wrote")
+    """Open an exported file; raises InputError if it cannot be read or was not written by `export`."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): expected what `rsslib export` wrote") from None
-    try:
+        content = read_regular(path, LARGEST_MODEL)
         session = session_of(content)
         words = session.get_modelmeta().custom_metadata_map
     except InputError:
         raise
+    except OSError as error:
+        why = error.strerror
+        raise InputError(f"{path} cannot be read ({why}): expected a model that `rsslib export` wrote") from None
     except Exception as error:  # onnxruntime has a type for each cause
         raise InputError(f"{path} is damaged or no ONNX file ({one_line(error)}): export it again") from None
     try:
         metadata = {name: json.loads(value) for name, value in words.items() if name != FORMAT}
-        images, logits = session.get_inputs(), session.get_outputs()
-        shape = [metadata[name] for name in ("channels", "resolution", "resolution")]
-        told = [words[FORMAT], [x.name for x in images], images[0].type, images[0].shape[1:], logits[0].shape[1:]]
-        ours = told == ["1", ["images"], "tensor(uint8)", shape, [len(metadata["classes"])]]
-    except (KeyError, ValueError, IndexError, TypeError):
+        channels, side, classes = (metadata[name] for name in ("channels", "resolution", "classes"))
+        (images,), (logits,) = session.get_inputs(), session.get_outputs()
+        ours = (
+            words[FORMAT] == "1"
+            and (images.name, images.type) == ("images", "tensor(uint8)")
+            and images.shape[1:] == [channels, side, side]
+            and logits.shape[1:] == [len(classes)]
+            and channels in (1, 3)
+            and side in range(32, 225)
+            and isinstance(classes, list)
+            and all(isinstance(name, str) for name in classes)
+        )
+    except (KeyError, ValueError, TypeError, RecursionError):
         ours = False
     if not ours:
         raise InputError(
             f"{path} is an ONNX file, but not one that this version of `rsslib export` wrote: its metadata do not "
-            "say what its input and its classes are"
+            "describe its input and its classes"
         )
     return Model(session, metadata)
-
-
-def predict(model: str | Path, images: Sequence[str | Path]) -> list[Prediction]:
-    """The most probable class of each image file, which may have any colours and up to 25 million pixels.
-
-    Images are read as the training's are (grey if the model is) and fitted to the model's size by Pillow; the
-    training's come to the same pixels up to one grey level of rounding. Raises InputError for a file that is not an
-    exported model and for one that is no image.
-    """
-    opened = open_model(model)
-    return [opened.predict(path) for path in images]

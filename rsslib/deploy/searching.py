@@ -1,28 +1,35 @@
-"""The best subnets of a trained supernet under a budget: NSGA-II (Deb et al. 2002), and random search beside it."""
+"""Search for the best subnets of a trained supernet under a budget."""
 
-import io
+import hashlib
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from rsslib import files
 from rsslib.data.dataset import Dataset, check_images
 from rsslib.deploy.latency import LatencyTable, latency_table
-from rsslib.device import evaluation_threads, own_stream, use_threads
-from rsslib.errors import InputError, check_number, choose, needed, one_line
-from rsslib.evaluate import LabelledBatches, correct_answers, evaluate_population, in_turn, recalibration_images
-from rsslib.progress import progress_bar
+from rsslib.device import evaluation_threads, use_threads
+from rsslib.errors import InputError, check_number, choose, one_line
+from rsslib.evaluate import evaluate_population, recalibration_images
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet
 
 MEASURES = ("mflops", "parameters", "latency_ms")
-POPULATION = 20
+SETTINGS = ("kernel", "expand", "depth")
+FINALISTS = 20
 FIRST_IMAGES = 1000
+SCORES_VERSION = 1  # raised when a change of code changes accuracies
+KEPT_EVERY = 10  # scores
+LARGEST_FILE = 2**26  # bytes of kept scores
 
-Measure = Callable[[np.ndarray], np.ndarray]  # rows of a space to a size each
+Measure = Callable[[np.ndarray], np.ndarray]  # sizes of rows
 
 
 @use_threads(1)
@@ -30,7 +37,6 @@ def search(
     supernet: SuperNet,
     images: Dataset,
     budget: Mapping[str, float] | None = None,
-    method: str = "nsga2",
     evaluations: int = 200,
     seed: int = 0,
     first_images: int = FIRST_IMAGES,
@@ -38,329 +44,228 @@ def search(
     latency: LatencyTable | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """The Pareto front of validation error against size, among subnets that meet every limit of `budget`.
+    """Return the Pareto front of validation error against size, among subnets within `budget`.
 
-    `budget` maps mflops (millions of multiply-accumulates), parameters and latency_ms to the most that is allowed; the
-    first is the size that is minimised beside the error (without a budget, mflops). They are those of the very network,
-    with the space's channels, classes and resolution. Milliseconds are predicted by `latency`, or by a table that is
-    measured first. `method` is nsga2, or random, which draws its candidates uniformly.
+    `budget` maps mflops (millions of multiply-accumulates), parameters and latency_ms to upper limits; the first is the
+    size that is minimised besides the error (without a budget, mflops). Sizes are those of the network itself, with the
+    space's channels, classes and resolution. Milliseconds are predicted by `latency`, or by a table that is measured
+    first.
 
-    The rule: each of `evaluations` different candidates gets batch norm statistics of its own and is scored on the
-    first `first_images` validation images. Of them all, the 20 best by non-domination, then crowding distance, are
-    scored on all validation images, and the front is taken from those scores. The test images are used once, for the
-    front that is returned. Equal arguments give equal tables; with a `folder`, candidates that were scored there
-    before, also by a search that was stopped, are not scored again. On a CPU each subnet is one thread's, of as
-    many as there are cores: within a subnet a second would change last digits, and be slow beside a busy program.
+    `evaluations` different candidates are drawn within the budget. Each is scored on the first `first_images`
+    validation images, after recalibration of its batch norm statistics. The best of them, 20 or a few more, are scored
+    on all validation images, and the front is taken from those scores. The test images are used once, for the front.
+    Equal arguments give equal tables. A `folder` keeps scores, so that a search can be stopped and resumed. On a CPU
+    each subnet is evaluated by one thread, in as many threads as there are cores.
 
-    Returns one row a subnet, in order of size: mflops, parameters, latency_ms (if there is a table), kernel, expand,
-    depth, validation_accuracy and test_accuracy (percent); `attrs` has evaluations, seconds and, of these, scored (how
-    many candidates were not in the folder). `chosen` takes a subnet from it.
+    Returns one row per subnet in order of size: mflops, parameters, latency_ms (if there is a table), kernel, expand,
+    depth, validation_accuracy and test_accuracy (percent). `attrs` has evaluations, scored (how many scores were not in
+    the folder) and seconds. `chosen` takes a subnet from it.
 
-    Raises InputError for a budget that no subnet can meet, images that the supernet does not take, a folder that cannot
-    be written, and if the extra [search] is not installed.
+    Raises InputError for a budget that no subnet meets, for images that the supernet does not take, and for a folder
+    that cannot be written.
     """
-    needed("pymoo", "search")
-    choose(method, ("nsga2", "random"), "method")
     check_number(evaluations, "evaluations", 1, whole=True)
     check_number(seed, "seed", 0, 2**32 - 1, whole=True)
     check_number(first_images, "first_images", 1, whole=True)
-    space, began = supernet.space, perf_counter()
-    check_images(space, images)
-    for what, labels in (("validation", images.y_val), ("test", images.y_test)):
-        if len(labels) == 0:
-            raise InputError(f"{images.name} has no {what} images: expected at least one")
-    if not isinstance(budget, Mapping | None):
-        raise InputError(f"budget is {budget!r}: expected limits by name, as {{'mflops': 8}}, or None")
-    budget = dict(budget or {})
-    for name, limit in budget.items():
-        choose(name, MEASURES, "budget")
-        check_number(limit, f"budget {name}", 0)
-    if "latency_ms" in budget and latency is None:
-        latency = latency_table(space, progress=progress)
-    candidates = Candidates(space, budget, measures(space, latency), np.random.default_rng([seed, 1]))
-    scores = Scores(supernet, images, folder)
-    first_images = min(first_images, len(images.y_val))
-    with progress_bar(shown=progress, total=evaluations, desc=f"search {images.name}", unit="subnet") as bar:
+    check_images(supernet.space, images)
+    limits = check_budget(budget)
+    began = perf_counter()
+    if "latency_ms" in limits and latency is None:
+        latency = latency_table(supernet.space, progress=progress)
+    measures = measures_of(supernet.space, latency)
+    size = measures[next(iter(limits), "mflops")]
+    scores = Scores(supernet, images, folder, progress)
 
-        def score(rows: np.ndarray) -> np.ndarray:
-            error = 1 - scores.correct(rows, first_images, bar) / first_images
-            return np.stack([error, candidates.size(rows)], axis=1)
-
-        find = nsga2 if method == "nsga2" else random_search
-        rows, objectives = find(candidates, score, evaluations, seed)
-    rows = rows[best(objectives, POPULATION, seed)]
-    accuracy = 100 * scores.correct(rows, len(images.y_val)) / len(images.y_val)
-    front = non_dominated(np.stack([100 - accuracy, candidates.size(rows)], axis=1))
-    rows, accuracy = rows[front], accuracy[front]
-    order = np.argsort(candidates.size(rows), kind="stable")
-    rows, accuracy = rows[order], accuracy[order]
-    tested = evaluate_population(
-        supernet, [(0, space.to_arch(row)) for row in rows], images, f"test {images.name}", progress,
-        threads=evaluation_threads(images.device),
-    )  # fmt: skip
-    table = pd.DataFrame({name: measure(rows) for name, measure in candidates.measures.items()})
-    table = table.join(tested[["kernel", "expand", "depth"]])
-    table["validation_accuracy"], table["test_accuracy"] = accuracy, tested["accuracy"]
-    table.attrs = {"evaluations": len(objectives), "scored": scores.made, "seconds": perf_counter() - began}
+    rng = np.random.default_rng([seed, 1])
+    rows = draw(supernet.space, limits, measures, evaluations, rng)
+    first = scores.accuracy(rows, min(first_images, len(images.y_val)))
+    rows = rows[finalists(100 - first, size(rows))]
+    validation = scores.accuracy(rows, len(images.y_val))
+    front = pareto_front(100 - validation, size(rows))
+    rows = rows[front]
+    tested = scores.evaluate(rows, images, "test")
+    columns = {name: measure(rows) for name, measure in measures.items()}
+    columns |= tested[[*SETTINGS]]
+    columns["validation_accuracy"] = validation[front]
+    columns["test_accuracy"] = tested["accuracy"]
+    table = pd.DataFrame(columns)
+    table.attrs = {
+        "evaluations": len(first),
+        "scored": scores.made,
+        "seconds": perf_counter() - began,
+    }
     return table
 
 
-def chosen(front: pd.DataFrame, **budget: float) -> Arch:
-    """The subnet of a front that is most accurate on the validation images within a budget, such as mflops=8.
+def check_budget(budget: object) -> dict[str, float]:
+    """Return a budget as a dict; raises InputError unless it maps names of sizes to numbers."""
+    if not isinstance(budget, Mapping | None):
+        raise InputError(f"budget is {budget!r}: expected limits by name, such as {{'mflops': 8}}, or None")
+    for name, limit in (budget or {}).items():
+        choose(name, MEASURES, "budget")
+        check_number(limit, f"budget {name}", 0)
+    return dict(budget or {})
 
-    Raises InputError if none is within it.
+
+def chosen(front: pd.DataFrame, **budget: float) -> Arch:
+    """Return the subnet of a front that is most accurate on the validation images within a budget, such as mflops=8.
+
+    Raises InputError if there is none, or the table is not a front.
     """
-    if len(front) == 0:
-        raise InputError("the front has no rows: expected a table that `search` gave")
+    missing = {*SETTINGS, "validation_accuracy", *check_budget(budget)} - set(front)
+    if missing:
+        raise InputError(f"the front has no column {min(missing)}: expected a table as `search` gives it")
     table = front
     for name, limit in budget.items():
-        choose(name, [column for column in MEASURES if column in front], "budget")
         table = table[table[name] <= limit]
     if len(table) == 0:
-        words = " and ".join(f"{name} {limit:g} (its least is {front[name].min():g})" for name, limit in budget.items())
-        raise InputError(f"no subnet of the front is within {words}: search with that budget")
-    return archs_of(table.loc[[table["validation_accuracy"].idxmax()]])[0]
+        least = {name: f"{front[name].min():g}" for name in budget}
+        raise InputError(f"no subnet of the front is within {budget}, the least are {least}: search with that budget")
+    best = table["validation_accuracy"].idxmax()
+    return archs_of(table.loc[[best]])[0]
 
 
 def archs_of(table: pd.DataFrame) -> list[Arch]:
-    """The architectures in the columns kernel, expand and depth of a front or of a population's table."""
-    columns = (table[setting].astype(str).str.split("-") for setting in ("kernel", "expand", "depth"))
-    return [Arch(*(tuple(map(int, part)) for part in row)) for row in zip(*columns, strict=True)]
+    """Return the architectures in the columns kernel, expand and depth of a front or of a population's table."""
+    columns = [table[name].astype(str).str.split("-") for name in SETTINGS]
+    rows = zip(*columns, strict=True)
+    return [Arch(*(tuple(map(int, values)) for values in row)) for row in rows]
 
 
-def hypervolume(front: pd.DataFrame, most: float, size: str = "mflops", accuracy: str = "test_accuracy") -> float:
-    """The share, 0 to 1, of the rectangle of errors up to 100 % and sizes up to `most` that a front dominates."""
-    needed("pymoo", "search")
-    from pymoo.indicators.hv import HV
-
-    points = np.stack([1 - front[accuracy] / 100, front[size] / most], axis=1)
-    return float(HV(ref_point=np.array([1.0, 1.0]))(points))
-
-
-# --- which subnets may be tried ---------------------------------------------------------------------------------------
+def pareto_front(errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the points [n] that no other dominates, in order of size; of equal points the first."""
+    front: list[int] = []
+    for i in np.lexsort((errors, sizes)):
+        if not front or errors[i] < errors[front[-1]]:
+            front.append(i)
+    return np.array(front, dtype=int)
 
 
-def measures(space: SearchSpace, latency: LatencyTable | None) -> dict[str, Measure]:
-    """Sizes by name, of rows."""
-    result: dict[str, Measure] = {"mflops": lambda rows: space.macs(rows) / 1e6, "parameters": space.parameters}
+def finalists(errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the points [n] of the best fronts: the front, then the front of the others, until there are 20."""
+    left = np.arange(len(errors))
+    best = np.arange(0)
+    while len(best) < FINALISTS and len(left):
+        front = left[pareto_front(errors[left], sizes[left])]
+        left = np.setdiff1d(left, front)
+        best = np.append(best, front)
+    return np.sort(best)
+
+
+def measures_of(space: SearchSpace, latency: LatencyTable | None = None) -> dict[str, Measure]:
+    """Return sizes by name, as functions of rows that grow with every choice."""
+    measures: dict[str, Measure] = {
+        "mflops": lambda rows: space.macs(rows) / 1e6,
+        "parameters": space.parameters,
+    }
     if latency is not None:
-        result["latency_ms"] = latency.predict
-    return result
+        measures["latency_ms"] = latency.predict
+    return measures
 
 
-class Candidates:
-    """The subnets of a space that meet a budget, each in one form: layers that it does not use have the least settings.
+def draw(
+    space: SearchSpace,
+    budget: Mapping[str, float],
+    measures: Mapping[str, Measure],
+    n: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draw rows of `n` different subnets within a budget, or as many as are found.
 
-    Raises InputError for a budget that not even the smallest subnet meets; every measure grows with every setting.
+    Draws are uniform; where too few of them meet the budget, a growing share of choices is replaced by the least.
+    Layers that a subnet does not use have the least choices. Raises InputError if the smallest subnet is too large.
     """
-
-    def __init__(
-        self, space: SearchSpace, budget: Mapping[str, float], measures: Mapping[str, Measure],
-        rng: np.random.Generator,
-    ):  # fmt: skip
-        self.space, self.budget, self.measures, self.rng = space, dict(budget), dict(measures), rng
-        self.size = self.measures[next(iter(budget), "mflops")]
-        self.settings = [sorted(settings) for settings, width in space.columns for _ in range(width)]
-        self.least = space.to_rows([space.smallest])[0]
-        for name, limit in self.budget.items():
-            smallest = float(self.measures[name](self.least[None])[0])
-            if smallest > limit:
-                raise InputError(
-                    f"no subnet of {space.backbone.name} at {space.resolution} pixels has {name} of at most {limit:g}: "
-                    f"the smallest has {smallest:g}"
-                )
-
-    def within(self, rows: np.ndarray) -> np.ndarray:
-        """bool [n]: which rows meet the budget."""
-        inside = np.ones(len(rows), bool)
-        for name, limit in self.budget.items():
-            inside &= self.measures[name](rows) <= limit
-        return inside
-
-    def plain(self, rows: np.ndarray) -> np.ndarray:
-        """The same subnets, each in its one form."""
-        return np.where(self.space.used(rows), rows, self.least).astype(np.int8)
-
-    def shrink(self, rows: np.ndarray) -> np.ndarray:
-        """Rows that meet the budget: those that do not take random steps to smaller settings until they do."""
-        rows = self.plain(rows)
-        for i in np.flatnonzero(~self.within(rows)):
-            while not self.within(rows[i : i + 1])[0]:
-                column = self.rng.choice(np.flatnonzero(rows[i] > self.least))
-                settings = self.settings[column]
-                rows[i, column] = settings[settings.index(rows[i, column]) - 1]
-                rows[i : i + 1] = self.plain(rows[i : i + 1])
-        return rows
-
-    def draw(self, n: int) -> np.ndarray:
-        """`n` different rows within the budget, or as many as are found: uniform draws, by rejection while that finds
-        any among 10,000, else shrunk ones."""
-        found: dict[bytes, np.ndarray] = {}
-        rare = False
-        for _ in range(50):
-            rows = self.plain(self.space.sample(n if rare else 10_000, self.rng))
-            inside = self.shrink(rows) if rare else rows[self.within(rows)]
-            for row in inside:
-                found.setdefault(row.tobytes(), row)
-            if len(found) >= n:
-                break
-            rare = rare or len(inside) < n / 10
-        return np.stack(list(found.values())[:n])
-
-
-# --- scores -----------------------------------------------------------------------------------------------------------
+    least = space.to_rows([space.smallest])
+    for name, limit in budget.items():
+        smallest = measures[name](least)[0]
+        if smallest > limit:
+            raise InputError(
+                f"no subnet of {space.backbone.name} at {space.resolution} pixels has {name} of at most {limit:g}: "
+                f"the smallest has {smallest:g}"
+            )
+    found: dict[bytes, np.ndarray] = {}
+    for share in [0.0] * 10 + list(np.linspace(0, 1, 41)):
+        rows = space.sample(10_000, rng)
+        replaced = rng.random(rows.shape) < share
+        rows = np.where(replaced, least, rows)
+        rows = np.where(space.used(rows), rows, least)
+        within = np.ones(len(rows), bool)
+        for name, limit in budget.items():
+            within &= measures[name](rows) <= limit
+        found |= {row.tobytes(): row for row in rows[within]}
+        if len(found) >= n:
+            break
+    return np.stack(list(found.values())[:n])
 
 
 class Scores:
-    """Correct answers on the first validation images, kept in memory and, with a folder, in a file there.
+    """Accuracies on validation images, kept in memory and, with a folder, in a file there.
 
-    The file's name tells the supernet's weights and the images, so that no other's scores are taken for these.
+    The file's name depends on everything that decides a score: weights, space, images and labels.
     """
 
-    def __init__(self, supernet: SuperNet, images: Dataset, folder: str | Path | None):
-        self.supernet, self.images, self.made, self.top = supernet, images, 0, 0
-        self.known: dict[tuple[str, int], int] = {}
-        self.recalibration, self.path = recalibration_images(images), None
+    def __init__(self, supernet: SuperNet, images: Dataset, folder: str | Path | None, progress: bool):
+        self.supernet = supernet
+        self.images = images
+        self.progress = progress
+        self.known: dict[str, int] = {}
+        self.made = 0
+        self.path: Path | None = None
         if folder is not None:
             files.check_writable(folder, "the search's folder")
-            weights = files.tensor_bytes(supernet.state_dict())
-            identity = files.sha256(weights + f"{images.checksum} {len(images.y_train)} {len(images.y_val)}".encode())
-            self.path = Path(folder, f"candidates-{identity[:16]}.csv")
+            self.path = Path(folder, f"scores-{self.identity()[:16]}.json")
             if self.path.exists():
-                self.known = self._read(self.path)
+                self.known = read_scores(self.path)
 
-    def _read(self, path: Path) -> dict[tuple[str, int], int]:
-        try:
-            table = pd.read_csv(io.BytesIO(path.read_bytes()), dtype={"subnet": str})
-            rows = zip(table["subnet"], table["images"], table["correct"], strict=True)
-            return {(subnet, int(n)): int(correct) for subnet, n, correct in rows}
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{path} cannot be read ({one_line(error)}): restore it, or remove it to score its candidates again"
-            ) from None
+    def identity(self) -> str:
+        space = self.supernet.space
+        images = self.images
+        described = (space.backbone, space.kernels, space.expands, space.depths, SCORES_VERSION)
+        hashed = hashlib.sha256(repr(described).encode())
+        weights = self.supernet.state_dict().values()
+        for tensor in (*weights, recalibration_images(images), images.x_val, images.y_val):
+            hashed.update(f"{tensor.dtype} {tensor.shape}".encode())
+            hashed.update(tensor.cpu().contiguous().numpy())
+        return hashed.hexdigest()
 
-    def correct(self, rows: np.ndarray, n: int, bar=None) -> np.ndarray:
-        """int64 [rows]: how many of the first `n` validation images each subnet classifies correctly."""
-        keys = [("-".join(map(str, row)), n) for row in rows]  # a setting may have two digits
-        data, space, counts = self.images, self.supernet.space, {}
-        new = {key: space.to_arch(row) for key, row in zip(keys, rows, strict=True) if key not in self.known}
-        with own_stream(data.device):
-            if new:
-                images = LabelledBatches(data.x_val[:n], data.y_val[:n], data), self.recalibration
-                scored, threads = list(new), evaluation_threads(data.device)
-                with in_turn(self.supernet, images, list(new.values()), correct_answers, threads) as counted:
-                    for number, count in counted:
-                        counts[scored[number]] = count
-                        if bar is not None:
-                            bar.update()
-            self.known |= {key: int(count) for key, count in counts.items()}
-        if bar is not None:
-            bar.update(len(keys) - len(new))
-            self.top = max(self.top, *(self.known[key] for key in keys))
-            bar.set_postfix(best=f"{100 * self.top / n:.1f} %")
-        self.made += len(counts)
-        if counts and self.path is not None:
+    def accuracy(self, rows: np.ndarray, n: int) -> np.ndarray:
+        """Return the accuracy of each row on the first `n` validation images, in percent."""
+        images = replace(self.images, x_test=self.images.x_val[:n], y_test=self.images.y_val[:n])
+        keys = ["-".join(map(str, row)) + f" on {n}" for row in rows]
+        counts = {}
+        for i, key in enumerate(keys):
+            if key in self.known:
+                counts[i] = torch.tensor(self.known[key], device=images.device)
+        self.made += len(keys) - len(counts)
+
+        def keep(every: int = KEPT_EVERY) -> None:
+            if len(counts) % every == 0:
+                self.known |= {keys[i]: int(count) for i, count in counts.items()}
+                self.write()
+
+        table = self.evaluate(rows, images, "search", counts=counts, before_each=keep)
+        keep(1)
+        return table["accuracy"].to_numpy()
+
+    def evaluate(self, rows: np.ndarray, images: Dataset, what: str, **more: Any) -> pd.DataFrame:
+        more |= {"progress": self.progress, "threads": evaluation_threads(images.device)}
+        population = [(0.0, self.supernet.space.to_arch(row)) for row in rows]
+        return evaluate_population(self.supernet, population, images, f"{what} {images.name}", **more)
+
+    def write(self) -> None:
+        if self.path is not None:
+            content = json.dumps(self.known, indent=0).encode()
             files.make_folder(self.path.parent)
-            scores = [(*key, correct) for key, correct in self.known.items()]
-            files.write_csv(self.path, pd.DataFrame(scores, columns=["subnet", "images", "correct"]))
-        return np.array([self.known[key] for key in keys], dtype=np.int64)
+            files.write(self.path, f"{files.sha256(content)}\n".encode() + content)
 
 
-# --- the two searches -------------------------------------------------------------------------------------------------
-
-
-def random_search(
-    candidates: Candidates, score: Callable[[np.ndarray], np.ndarray], evaluations: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows drawn within the budget and their objectives, float64 [n, 2]."""
-    rows = candidates.draw(evaluations)
-    return rows, np.concatenate([score(part) for part in np.split(rows, range(POPULATION, len(rows), POPULATION))])
-
-
-def nsga2(
-    candidates: Candidates, score: Callable[[np.ndarray], np.ndarray], evaluations: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """All rows that NSGA-II tried, no two alike, and their objectives, float64 [n, 2].
-
-    Uniform crossover; each setting is drawn anew with the probability that changes two a child; a child above the
-    budget is shrunk.
-    """
-    from pymoo.algorithms.moo.nsga2 import NSGA2
-    from pymoo.core.duplicate import ElementwiseDuplicateElimination
-    from pymoo.core.mutation import Mutation
-    from pymoo.core.problem import Problem
-    from pymoo.core.repair import Repair
-    from pymoo.core.termination import NoTermination
-    from pymoo.operators.crossover.ux import UniformCrossover
-
-    seen: set[bytes] = set()
-
-    class Redraw(Mutation):
-        def _do(self, problem, X, *args, random_state=None, **kwargs):
-            drawn = np.stack([random_state.choice(s, len(X)) for s in candidates.settings], axis=1)
-            return np.where(random_state.random(X.shape) < 2 / X.shape[1], drawn, X)
-
-    class Shrink(Repair):
-        def _do(self, problem, X, **kwargs):
-            return candidates.shrink(np.asarray(X, np.int8))
-
-    class Unseen(ElementwiseDuplicateElimination):
-        """Drops what was ever tried, not only what is in the population."""
-
-        def __init__(self):
-            super().__init__(lambda a, b: bool((a.X == b.X).all()))
-
-        def do(self, pop, *args, **kwargs):
-            fresh = np.array([individual.X.astype(np.int8).tobytes() not in seen for individual in pop], dtype=bool)
-            return super().do(pop[fresh], *args, **kwargs) if len(pop) else pop
-
-    columns = len(candidates.settings)
-    problem = Problem(n_var=columns, n_obj=2, vtype=int, xl=[s[0] for s in candidates.settings],
-                      xu=[s[-1] for s in candidates.settings])  # fmt: skip
-    first = candidates.draw(min(POPULATION, evaluations))
-    algorithm = NSGA2(
-        pop_size=POPULATION, sampling=first, crossover=UniformCrossover(), mutation=Redraw(), repair=Shrink(),
-        eliminate_duplicates=Unseen(),
-    )  # fmt: skip
-    algorithm.setup(problem, termination=NoTermination(), seed=seed, verbose=False)
-    rows: list[np.ndarray] = []
-    objectives: list[np.ndarray] = []
-    while len(rows) < evaluations:
-        children = algorithm.ask()
-        if children is None or len(children) == 0:  # nothing is left to try
-            break
-        children = children[: evaluations - len(rows)]
-        tried = children.get("X").astype(np.int8)
-        values = score(tried)
-        children.set("F", values)
-        for child in children:
-            child.evaluated.update(("F", "G", "H"))
-        seen.update(row.tobytes() for row in tried)
-        rows += list(tried)
-        objectives += list(values)
-        algorithm.tell(infills=children)
-    return np.stack(rows), np.stack(objectives)
-
-
-def non_dominated(objectives: np.ndarray) -> np.ndarray:
-    """Indices of the points [n, 2] that no other dominates; of equal ones the first."""
-    order = np.lexsort((objectives[:, 0], objectives[:, 1]))
-    front, least = [], np.inf
-    for i in order:  # from small to large: on the front if no smaller or equal one has as small an error
-        if objectives[i, 0] < least:
-            least = objectives[i, 0]
-            front.append(i)
-    return np.sort(np.array(front))
-
-
-def best(objectives: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Indices of the `n` best points [m, 2] by non-domination, then by crowding distance, as NSGA-II survives."""
-    from pymoo.core.population import Population
-    from pymoo.core.problem import Problem
-    from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
-
-    population = Population.new(F=objectives, index=np.arange(len(objectives)))
-    survivors = RankAndCrowding().do(
-        Problem(n_obj=2), population, n_survive=min(n, len(objectives)), random_state=np.random.default_rng(seed)
-    )
-    return np.sort(survivors.get("index").astype(int))
+def read_scores(path: Path) -> dict[str, int]:
+    try:
+        digest, _, content = files.read_regular(path, LARGEST_FILE).partition(b"\n")
+        if digest.decode() != files.sha256(content):
+            raise ValueError("its checksum differs")
+        return json.loads(content)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({one_line(error)}): restore it, or remove it to score its candidates again"
+        ) from None

@@ -84,12 +84,12 @@ def test_crops_are_distributed_like_torchvisions(drawn, reference):
     "wrong",
     [{"scale": (0.1, 1)}, {"scale": (0.08, 0.9)}, {"ratio": (0.7, 1 / 0.7)}, {"ratio": (0.75, 1.3)}],
 )
-def test_the_comparison_sees_a_wrong_range(drawn, wrong):
+def test_comparison_detects_a_wrong_range(drawn, wrong):
     p = p_values(as_crops(drawn), torchvision_crops(**wrong))
     assert min(p.values()) < P / 100, p
 
 
-def test_the_comparison_sees_wrong_positions(drawn, reference):
+def test_comparison_detects_wrong_positions(drawn, reference):
     top, left, height, width = as_crops(drawn)
     off_by_one = np.minimum(top, RESOLUTION - height - 1).clip(0)
     p = p_values((off_by_one, left, height, width), reference)
@@ -103,14 +103,14 @@ def test_crops_lie_within_the_image(drawn):
     assert min(height.min(), width.min()) == 8 and height.max() == width.max() == RESOLUTION
 
 
-def test_the_whole_image_where_no_draw_fits(monkeypatch):
+def test_crop_is_the_whole_image_if_no_draw_fits(monkeypatch):
     largest = 1 - 2**-24  # of the numbers that torch.rand gives: area 1, ratio 4/3, never fits
     monkeypatch.setattr(torch, "rand", lambda size, **_: torch.full(size, largest))
     crops = np.stack(as_crops(draw_augmentation(3, generator())))
     assert (crops == np.array([[0], [0], [RESOLUTION], [RESOLUTION]])).all()
 
 
-def test_the_largest_random_number_stays_within_the_image(monkeypatch):
+def test_largest_random_number_stays_within_the_image(monkeypatch):
     rand = torch.rand
     draws = iter([lambda: rand(2, 10, 500), lambda: torch.full((6, 500), 1 - 2**-24)])
     monkeypatch.setattr(torch, "rand", lambda *_, **__: next(draws)())
@@ -143,7 +143,7 @@ def test_parameters_are_independent(drawn):
     assert abs(correlation[:2, 4:]).max() < 4.5 / math.sqrt(inside.sum())
 
 
-def test_a_seed_fixes_the_parameters():
+def test_seed_fixes_the_parameters():
     a, b, c = (draw_augmentation(99, generator(seed)) for seed in (3, 3, 4))
     g = generator(3)
     draw_augmentation(99, g)
@@ -203,7 +203,7 @@ def by_image(p):
 
 @pytest.mark.parametrize("functional", [F, F2], ids=["v1", "v2"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pixels_are_torchvisions(channels, functional):
+def test_pixels_equal_torchvisions(channels, functional):
     x, p = random_images(200, channels), draw_augmentation(200, generator(5))
     expected = torch.stack([torchvision_pipeline(*pair, functional) for pair in zip(x, by_image(p), strict=True)])
     assert (expected == 1).double().mean() > 0.001  # clipping is put to the test
@@ -229,7 +229,7 @@ def test_every_crop_size_in_every_corner():
     torch.testing.assert_close(augment(x, p, None, None).double(), torch.stack(expected), rtol=0, atol=AUGMENT_ERROR)
 
 
-def test_within_the_rounding_of_pils_8_bits():
+def test_pixels_are_within_the_rounding_of_pillows_8_bits():
     # Pillow rounds to 8 bits after the horizontal and after the vertical pass: up to half a step each.
     x, p = random_images(500), without_jitter(draw_augmentation(500, generator(6)))
     pil = []
@@ -250,13 +250,13 @@ def test_saturation_leaves_grey_images_as_they_are():
     torch.testing.assert_close(out, augment(x, p, None, None).expand(-1, 3, -1, -1), rtol=0, atol=1e-4)
 
 
-def test_the_order_of_the_jitters_matters():
+def test_order_of_the_jitters_matters():
     x, p = random_images(50), draw_augmentation(50, generator())
     swapped = replace(p, brightness_first=~p.brightness_first)
     assert (augment(x, p, None, None) - augment(x, swapped, None, None)).abs().max() > 0.01
 
 
-def test_images_and_parameters_are_left_alone():
+def test_images_and_parameters_are_not_changed():
     x, p = random_images(20), draw_augmentation(20, generator())
     x_before = x.clone()
     first = augment(x, p, IMAGENET_MEAN, IMAGENET_STD)
@@ -293,7 +293,7 @@ def test_no_shape_or_branch_depends_on_data():
 
 @pytest.mark.cuda
 @pytest.mark.parametrize(("channels", "mean", "std"), [(1, None, None), (3, IMAGENET_MEAN, IMAGENET_STD)])
-def test_a_cuda_graph_captures_it(channels, mean, std):
+def test_cuda_graph_captures_augmentation(channels, mean, std):
     batches = [(random_images(64, channels, seed), draw_augmentation(64, generator(seed))) for seed in (1, 2)]
     x, *static = (t.cuda() for t in (batches[0][0], *(getattr(batches[0][1], f.name) for f in fields(Augmentation))))
     p = Augmentation(*static)

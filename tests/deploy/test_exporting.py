@@ -1,7 +1,11 @@
 """rsslib.deploy.exporting and .predicting: what is exported computes what the supernet does, or is not written."""
 
+import json
+import os
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -15,10 +19,10 @@ from PIL import Image
 from torch import nn
 
 from rsslib.data.augmentation import normalise
-from rsslib.data.readers import fit, fit_with_pillow
+from rsslib.data.images import fit, resize_with_pillow
 from rsslib.deploy import exporting
-from rsslib.deploy.exporting import TOLERANCE, Deployable, compare, export, onnx_model, verify
-from rsslib.deploy.predicting import open_model, predict
+from rsslib.deploy.exporting import TOLERANCE, compare, deployable, export, onnx_model, verify
+from rsslib.deploy.predicting import open_model
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population, recalibrate, recalibration_images
 from rsslib.space import SearchSpace
@@ -38,7 +42,7 @@ def exported(tmp_path_factory):
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v3", "proxylessnas"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_deployable_is_the_recalibrated_subnet(backbone, channels, monkeypatch):
+def test_deployable_equals_the_recalibrated_subnet(backbone, channels, monkeypatch):
     double_images(monkeypatch, (exporting, "recalibration_images"))
     data = DATA[channels]
     supernet = random_supernet(SearchSpace(backbone, in_channels=channels, classes=4), dtype=torch.float64).eval()
@@ -46,7 +50,7 @@ def test_a_deployable_is_the_recalibrated_subnet(backbone, channels, monkeypatch
     for arch in random_archs(supernet.space, 3):
         network = supernet.extract(arch)
         network.load_state_dict(recalibrate(supernet, arch, recalibration), strict=False)
-        subnet = Deployable.of(supernet, arch, data).double()
+        subnet = deployable(supernet, arch, data).double()
         images = subnet.normalise(data.x_test)
         # up to 2.5 EPS: one side rounds its scale of pixels to float32, the other rounds pixels twice and doubles them
         expected = normalise(data.x_test, data.mean, data.std).double()
@@ -54,13 +58,18 @@ def test_a_deployable_is_the_recalibrated_subnet(backbone, channels, monkeypatch
         with torch.no_grad():
             assert_close(subnet(data.x_test), network(images))
         assert not any(isinstance(module, nn.BatchNorm2d) for module in subnet.modules())
-        assert subnet.card.arch == arch and subnet.card.classes == data.classes
+        assert subnet.metadata["arch"] == vars(arch) and subnet.metadata["classes"] == data.classes
 
 
-def test_the_file_opens_elsewhere_and_gives_the_logits_of_any_batch(exported):
+def test_deployable_needs_images(exported):
+    with pytest.raises(InputError, match="images is None: give the dataset"):
+        deployable(exported[1])
+
+
+def test_file_gives_the_logits_of_any_batch_elsewhere(exported):
     path, supernet, arch, words = exported
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    subnet = Deployable.of(supernet, arch, DATA[3]).double()
+    subnet = deployable(supernet, arch, DATA[3]).double()
     for n in (1, 2, 60):
         x = DATA[3].x_test[:n].contiguous()
         assert_close(torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), subnet(x), tolerance=TOLERANCE)
@@ -69,7 +78,7 @@ def test_the_file_opens_elsewhere_and_gives_the_logits_of_any_batch(exported):
     assert words["checked_images"] == 256 and 0 <= words["difference"] <= TOLERANCE
 
 
-def test_the_file_says_what_it_is(exported):
+def test_metadata_describe_the_file(exported):
     path, supernet, arch, words = exported
     metadata = open_model(path).metadata
     assert metadata == words
@@ -78,9 +87,60 @@ def test_the_file_says_what_it_is(exported):
     assert metadata["mflops"] == supernet.space.macs(arch) / 1e6
 
 
-def test_an_export_that_differs_is_refused(exported):
+def test_file_names_no_paths_of_this_machine(exported):
+    content = exported[0].read_bytes()
+    assert b"stack_trace" not in content and not re.search(rb'File \\?"', content)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"classes": "0123"},
+        {"classes": [0, 1, 2, 3]},
+        {"classes": {"a": 1, "b": 2, "c": 3, "d": 4}},
+        {"classes": ["a", "b"]},
+        {"classes": None},
+        {"resolution": 64},
+        {"resolution": "R"},
+        {"resolution": None},
+        {"channels": 1},
+        {"rsslib": 2},
+    ],
+)
+def test_metadata_that_do_not_describe_the_model_are_refused(exported, tmp_path, changed):
+    model = onnx.load(exported[0])
+    texts = {prop.key: prop.value for prop in model.metadata_props}
+    texts |= {name: json.dumps(value) for name, value in changed.items()}
+    onnx.helper.set_model_props(model, texts)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="not one that this version") as error:
+        open_model(tmp_path / "model.onnx")
+    assert sentence(error)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused(exported, tmp_path, value):
+    model = onnx.load(exported[0])
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("classifier.bias"):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(4, value, np.float32), tensor.name))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
+    with pytest.raises(InputError, match="gives no finite logits for .*grey.png") as error:
+        open_model(tmp_path / "model.onnx").predict(tmp_path / "grey.png")
+    assert sentence(error)
+
+
+def test_exports_in_threads_are_all_written(exported, tmp_path):
+    _, supernet, arch, words = exported
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda name: export(supernet, arch, DATA[3], tmp_path / name), ("a.onnx", "b.onnx")))
+    assert done == [words, words]
+
+
+def test_export_that_differs_is_refused(exported):
     _, supernet, arch, _ = exported
-    subnet = Deployable.of(supernet, arch, DATA[3])
+    subnet = deployable(supernet, arch, DATA[3])
     images, precision = DATA[3].x_test.contiguous(), torch.backends.cudnn.conv.fp32_precision
     model = onnx_model(subnet, images[:2])
     assert torch.backends.cudnn.conv.fp32_precision == precision  # as CUDA training set it
@@ -94,7 +154,7 @@ def test_an_export_that_differs_is_refused(exported):
     assert "differs from PyTorch by" in sentence(error)
 
 
-def test_no_file_appears_where_verification_fails(exported, tmp_path, monkeypatch):
+def test_no_file_appears_if_verification_fails(exported, tmp_path, monkeypatch):
     _, supernet, arch, _ = exported
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     with pytest.raises(InputError) as error:
@@ -112,9 +172,9 @@ def test_a_prediction_may_differ_only_where_the_margin_is_small():
             compare(far, expected)
 
 
-def test_predictions_are_those_of_the_model(exported, tmp_path):
+def test_predictions_equal_the_models(exported, tmp_path):
     path, supernet, arch, _ = exported
-    subnet, images = Deployable.of(supernet, arch, DATA[3]).double(), DATA[3].x_test[:5]
+    subnet, images = deployable(supernet, arch, DATA[3]).double(), DATA[3].x_test[:5]
     files = []
     for i, x in enumerate(images):
         files.append(tmp_path / f"{i}.png")
@@ -122,7 +182,8 @@ def test_predictions_are_those_of_the_model(exported, tmp_path):
     logits = subnet(images)
     probabilities = logits.softmax(1)
     error = TOLERANCE * logits.abs().max().item() / 2  # a probability changes at most half as much as the logits
-    for i, prediction in enumerate(predict(path, files)):
+    model = open_model(path)
+    for i, prediction in enumerate(map(model.predict, files)):
         assert prediction.label == DATA[3].classes[probabilities[i].argmax()]
         assert prediction.probability == pytest.approx(probabilities[i].max().item(), rel=0, abs=error)
 
@@ -130,30 +191,30 @@ def test_predictions_are_those_of_the_model(exported, tmp_path):
 def test_predict_does_not_import_pytorch(exported, tmp_path):
     Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
     code = (
-        "import sys; from rsstudy.cli import main; "
-        f"status = main(['predict', {str(exported[0])!r}, {str(tmp_path / 'grey.png')!r}]); "
-        "assert 'torch' not in sys.modules; sys.exit(status)"
+        "import sys; from rsslib.deploy.predicting import open_model; "
+        f"print(open_model({str(exported[0])!r}).predict({str(tmp_path / 'grey.png')!r}).label); "
+        "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(str(tmp_path / "grey.png")) and "%" in done.stdout
+    assert done.stdout.strip() in DATA[3].classes
 
 
 @pytest.mark.parametrize("resolution", [32, 64])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pillow_fits_an_image_as_training_does_up_to_a_grey_level(channels, resolution):
+def test_pillow_resizes_as_training_does_up_to_a_grey_level(channels, resolution):
     rng = np.random.default_rng(0)
     for height, width in ((8, 8), (28, 28), (32, 32), (37, 211), (300, 40), (500, 400)):
         x = rng.integers(0, 256, (height, width, channels)).astype(np.uint8)
-        ours, theirs = fit_with_pillow(x, resolution).astype(int), fit(x[None], resolution)[0].astype(int)
+        ours, theirs = (fit(x[None], resolution, *how).astype(int) for how in ((resize_with_pillow,), ()))
         planes = torch.from_numpy(x).permute(2, 0, 1)[None].double()
-        exact = F.interpolate(planes, (resolution,) * 2, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+        exact = F.interpolate(planes, (resolution,) * 2, mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
         assert np.abs(ours - theirs).max() <= 1
         # they differ only next to a half, which float32 misses by at most EPS of 255 for each of 60 pixels that it sums
         assert (np.abs(exact[ours != theirs] % 1 - 0.5) <= 60 * 255 * EPS).all()
 
 
-def test_a_damaged_or_foreign_file_is_refused(exported, tmp_path):
+def test_damaged_or_foreign_file_is_refused(exported, tmp_path):
     content = exported[0].read_bytes()
     (tmp_path / "cut.onnx").write_bytes(content[: len(content) // 2])
     (tmp_path / "text.onnx").write_text("not a model")
@@ -162,23 +223,30 @@ def test_a_damaged_or_foreign_file_is_refused(exported, tmp_path):
     (tmp_path / "foreign.onnx").write_bytes(model.SerializeToString())
     onnx.helper.set_model_props(model, {"rsslib": "1", "classes": "[1"})
     (tmp_path / "lying.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "folder.onnx").mkdir()
+    os.mkfifo(tmp_path / "pipe.onnx")
     for name, said in (
-        ("cut", "damaged"), ("text", "damaged"), ("foreign", "not one that"), ("lying", "not one that"),
-        ("absent", "is not a file"),
-    ):  # fmt: skip
+        ("cut", "damaged"),
+        ("text", "damaged"),
+        ("foreign", "not one that"),
+        ("lying", "not one that"),
+        ("absent", "cannot be read (No such file"),
+        ("folder", "cannot be read (Is a directory"),
+        ("pipe", "is not a regular file"),
+    ):
         with pytest.raises(InputError) as error:
             open_model(tmp_path / f"{name}.onnx")
         assert said in sentence(error) and f"{name}.onnx" in sentence(error)
 
 
-def test_a_file_that_is_no_image_is_named(exported, tmp_path):
+def test_file_that_is_not_an_image_is_named(exported, tmp_path):
     (tmp_path / "notes.png").write_text("no image")
     with pytest.raises(InputError) as error:
-        predict(exported[0], [tmp_path / "notes.png"])
+        open_model(exported[0]).predict(tmp_path / "notes.png")
     assert "notes.png is not a readable image" in sentence(error)
 
 
-def test_a_file_that_is_no_image_costs_no_other_its_answer(exported, tmp_path, capsys):
+def test_file_that_is_not_an_image_affects_no_other(exported, tmp_path, capsys):
     (tmp_path / "b.png").write_text("no image")
     files = [str(tmp_path / f"{name}.png") for name in "abc"]
     for path in files[::2]:
@@ -191,7 +259,7 @@ def test_a_file_that_is_no_image_costs_no_other_its_answer(exported, tmp_path, c
 
 def test_pixels_that_are_not_uint8_are_refused(exported):
     _, supernet, arch, _ = exported
-    subnet = Deployable.of(supernet, arch, DATA[3])
+    subnet = deployable(supernet, arch, DATA[3])
     with pytest.raises(InputError, match="images are torch.float32: expected uint8"):
         subnet(DATA[3].x_test[:2] / 255)
 
@@ -205,25 +273,30 @@ def test_images_that_the_supernet_does_not_take_are_refused(exported, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
-def test_a_missing_package_names_the_extra(exported, tmp_path, monkeypatch, missing):
+def test_missing_package_names_the_extra(exported, tmp_path, monkeypatch, missing):
     _, supernet, arch, _ = exported
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(InputError) as error:
         export(supernet, arch, DATA[3], tmp_path / "model.onnx")
-    assert f"{missing} is not installed: pip install -e '.[export]'" in sentence(error)
+    assert f"{missing} is not installed: pip install 'rsslib[export]'" in sentence(error)
 
 
-def test_predict_names_the_extra_where_onnxruntime_is_missing(exported, monkeypatch):
+def test_predict_names_the_extra_if_onnxruntime_is_missing(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError) as error:
         open_model(exported[0])
-    assert "onnxruntime is not installed: pip install -e '.[export]'" in sentence(error)
+    assert "onnxruntime is not installed: pip install 'rsslib[export]'" in sentence(error)
 
 
-def test_a_folder_that_cannot_be_written_is_named(exported, tmp_path):
+def test_output_that_cannot_be_written_is_refused(exported, tmp_path):
     _, supernet, arch, _ = exported
     (tmp_path / "file").touch()
-    for path, said in ((tmp_path / "file" / "model.onnx", "is a file"), (tmp_path, "is a folder")):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for path, said in (
+        (tmp_path / "file" / "model.onnx", "is a file"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "link", "a link"),
+    ):
         with pytest.raises(InputError) as error:
             export(supernet, arch, DATA[3], path)
         assert said in sentence(error)

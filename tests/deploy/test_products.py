@@ -13,8 +13,8 @@ from PIL import Image
 
 from rsslib import load_supernet
 from rsslib.checkpoint import read_card
-from rsslib.deploy.exporting import TOLERANCE, Deployable, export
-from rsslib.deploy.predicting import open_model, predict
+from rsslib.deploy.exporting import TOLERANCE, deployable, export
+from rsslib.deploy.predicting import open_model
 from rsslib.deploy.searching import chosen, search
 from rsslib.errors import InputError
 from rsslib.space import SearchSpace
@@ -57,7 +57,7 @@ def trained(data, tiny_backbone, tmp_path_factory):
     return run, settings
 
 
-def test_photographs_are_trained_at_64_pixels_searched_exported_and_predicted(data, trained, tmp_path):
+def test_photographs_are_searched_exported_and_predicted_at_64_pixels(data, trained, tmp_path):
     run, settings = trained
     supernet, images = trained_supernet(run, settings)
     assert images.resolution == supernet.space.resolution == 64 and images.classes == PHOTOGRAPHS
@@ -67,15 +67,15 @@ def test_photographs_are_trained_at_64_pixels_searched_exported_and_predicted(da
     words = export(supernet, chosen(front), images, tmp_path / "model.onnx")
     assert words["accuracy"] in front["test_accuracy"].tolist() and words["resolution"] == 64
     files = sorted((data / "photographs" / "test").rglob("*.png"))
-    predictions = predict(tmp_path / "model.onnx", files)
+    predictions = [open_model(tmp_path / "model.onnx").predict(path) for path in files]
     right = sum(prediction.label == prediction.path.parent.name for prediction in predictions)
     assert abs(100 * right / len(files) - words["accuracy"]) <= 100 / len(files)  # Pillow may round a pixel otherwise
-    subnet = Deployable.of(supernet, chosen(front), images)
+    subnet = deployable(supernet, chosen(front), images)
     logits = open_model(tmp_path / "model.onnx").logits(images.x_test.contiguous().numpy())
     assert_close(torch.from_numpy(logits), subnet.double()(images.x_test), tolerance=TOLERANCE)
 
 
-def test_the_command_line_does_the_same(data, trained, tmp_path, capsys, monkeypatch):
+def test_command_line_searches_exports_and_predicts(data, trained, tmp_path, capsys, monkeypatch):
     run, settings = trained
     monkeypatch.setitem(PROFILES, "test", PROFILE)
     where = ["--profile", "test", "--dataset", "photographs", "--backbone", "tiny", "--resolution", "64"]
@@ -92,7 +92,7 @@ def test_the_command_line_does_the_same(data, trained, tmp_path, capsys, monkeyp
         (["search", *where, "--mflops", "0.01"], "no subnet of tiny at 64 pixels has mflops of at most 0.01"),
         (["export", *where, "--resolution", "33", "--output", model], "resolution is 33: expected a multiple of 32"),
         (["export", *where, "--output", str(image / "model.onnx")], "is a file: expected a folder"),
-        (["search", *where, "--output", str(tmp_path)], "is a folder: expected the name of a file"),
+        (["search", *where, "--output", str(tmp_path)], "is a folder, a link, a pipe or a device: expected"),
         (["predict", str(image), str(image)], "is damaged or no ONNX file"),
     ):
         assert main(arguments) == 2
@@ -103,7 +103,7 @@ def test_the_command_line_does_the_same(data, trained, tmp_path, capsys, monkeyp
         assert "cannot be written: choose another folder" in capsys.readouterr().err
 
 
-def test_a_supernet_needs_nothing_but_its_folder(trained, tmp_path):
+def test_supernet_is_loaded_from_its_folder_alone(trained, tmp_path):
     run, settings = trained
     expected, images = trained_supernet(run, settings)
     for name in ("weights.safetensors", "card.json"):
@@ -118,10 +118,10 @@ def test_a_supernet_needs_nothing_but_its_folder(trained, tmp_path):
     table = populations([run], settings.results)
     for bucket, values in card["test_accuracy_by_mflops"].items():
         assert values["median"] == table.query(f"bucket == {bucket}")["accuracy"].median()
-    assert Deployable.of(supernet, supernet.space.middle, images).card.classes == PHOTOGRAPHS
+    assert deployable(supernet, images=images).metadata["classes"] == PHOTOGRAPHS
 
 
-def test_a_supernet_that_was_altered_is_refused(trained, tmp_path):
+def test_altered_supernet_is_refused(trained, tmp_path):
     run, settings = trained
     for name in ("weights.safetensors", "card.json"):
         shutil.copy(run.folder(settings.results) / name, tmp_path)
@@ -143,7 +143,7 @@ def test_a_supernet_that_was_altered_is_refused(trained, tmp_path):
         assert said in sentence(error)
 
 
-def test_a_profile_takes_all_of_the_images_where_there_are_fewer_than_it_says(data, trained):
+def test_profile_takes_all_images_if_there_are_fewer_than_it_asks_for(data, trained):
     run, settings = trained
     large = dataclasses.replace(PROFILE, name="large", train_images=6400, test_images=5, supernet_epochs=1)
     (run,) = plan(large, methods=["rss-short"], backbone="tiny", resolution=64)
@@ -155,7 +155,7 @@ def test_a_profile_takes_all_of_the_images_where_there_are_fewer_than_it_says(da
     assert overview([run], settings.results)["status"].tolist() == ["finished"]
 
 
-def test_a_resolution_is_part_of_a_run_unless_it_is_the_studys(trained):
+def test_resolution_is_part_of_a_runs_name_unless_it_is_the_studys(trained):
     run, settings = trained
     assert "/tiny-64px/" in run.name and configuration(run)["training"]["resolution"] == 64
     usual = dataclasses.replace(run, resolution=32)
@@ -164,7 +164,7 @@ def test_a_resolution_is_part_of_a_run_unless_it_is_the_studys(trained):
     assert sorted(set(table["bucket"])) == sorted(SearchSpace(TINY, resolution=64).buckets)
 
 
-def test_the_notebook_is_left_out_where_the_weights_are_not(trained, tmp_path, capsys, monkeypatch):
+def test_notebook_is_left_out_if_weights_are_missing(trained, tmp_path, capsys, monkeypatch):
     run, settings = trained
     monkeypatch.setitem(PROFILES, "test", PROFILE)
     started = []
@@ -185,7 +185,7 @@ def test_the_notebook_is_left_out_where_the_weights_are_not(trained, tmp_path, c
     assert "08_deploy is left out: it needs the weights of its runs" in capsys.readouterr().out
 
 
-def test_the_explorer_shows_and_evaluates_a_run_at_its_resolution(trained):
+def test_explorer_evaluates_a_run_at_its_resolution(trained):
     run, settings = trained
     explorer = Explorer("test", settings, "tiny", resolution=64)
     assert explorer.run.value.name == run.name and explorer.space.resolution == 64

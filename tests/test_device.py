@@ -1,16 +1,18 @@
-"""rsslib.device: a device that works is chosen."""
+"""rsslib.device: the choice of a device, how many subnets fit on it, and which errors mean that memory ran out."""
+
+import errno
 
 import pytest
 import torch
 
 from rsslib import device as machine
-from rsslib.device import choose_device
+from rsslib.device import choose_device, is_out_of_memory
 from rsslib.errors import InputError
 
 
 @pytest.fixture
 def fake_cuda(monkeypatch):
-    """One CUDA device is counted, as the driver's library does it; what its kernels do, the test says."""
+    """One CUDA device is counted, as the driver's library does; the test gives what its kernels do."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     return lambda kernel: monkeypatch.setattr(machine, "run_kernel", kernel)
 
@@ -23,7 +25,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=["architecture", "driver", "build"])
-def test_a_cuda_device_that_runs_no_kernel_is_not_chosen(fault, fake_cuda, capsys):
+def test_cuda_device_that_runs_no_kernel_is_not_chosen(fault, fake_cuda, capsys):
     def failing(device):
         raise fault
 
@@ -37,7 +39,7 @@ def test_a_cuda_device_that_runs_no_kernel_is_not_chosen(fault, fake_cuda, capsy
         assert reason in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_cuda_device_that_runs_a_kernel_is_chosen(fake_cuda, capsys):
+def test_cuda_device_that_runs_a_kernel_is_chosen(fake_cuda, capsys):
     asked = []
     fake_cuda(asked.append)
     assert choose_device("auto", needed=True) == choose_device("cuda") == torch.device("cuda")
@@ -46,12 +48,38 @@ def test_a_cuda_device_that_runs_a_kernel_is_chosen(fake_cuda, capsys):
 
 @pytest.mark.parametrize(
     ("cores", "operators", "gigabytes", "jobs", "expected"),
-    [(8, 1, 64, 1, 8), (8, 1, 64, 3, 2), (8, 1, 64, 8, 1), (8, 1, 64, 20, 1), (8, 2, 64, 1, 4), (8, 1, 2, 1, 5),
-     (8, 1, 2, 2, 2), (8, 1, 0.1, 1, 1), (2, 8, 64, 1, 1)],
-)  # fmt: skip
-def test_subnets_are_evaluated_by_the_cores_that_a_run_has(cores, operators, gigabytes, jobs, expected, monkeypatch):
+    [
+        (8, 1, 64, 1, 8),
+        (8, 1, 64, 3, 2),
+        (8, 1, 64, 8, 1),
+        (8, 1, 64, 20, 1),
+        (8, 2, 64, 1, 4),
+        (8, 1, 2, 1, 5),
+        (8, 1, 2, 2, 2),
+        (8, 1, 0.1, 1, 1),
+        (2, 8, 64, 1, 1),
+    ],
+)
+def test_evaluation_threads_share_cores_and_memory(cores, operators, gigabytes, jobs, expected, monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: cores)
     monkeypatch.setattr(machine, "free_memory", lambda device: int(gigabytes * 2**30))
     with machine.use_threads(operators):
         assert machine.evaluation_threads(torch.device("cpu"), jobs) == expected
         assert machine.evaluation_threads(torch.device("cuda"), jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_that_mean_memory_ran_out(error, expected):
+    assert is_out_of_memory(error) == expected

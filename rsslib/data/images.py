@@ -1,0 +1,126 @@
+"""Image files and pixels: the only place that opens an image, for datasets and for predictions; needs no PyTorch."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from rsslib.errors import InputError, one_line
+from rsslib.files import open_regular
+from rsslib.space import RESOLUTION
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # for others Pillow may start programs
+OTHER_SUFFIXES = ".heic .heif .avif .jxl .svg .dng .cr2 .nef .arw".split()  # beyond those that Pillow knows
+LARGEST_FILE = 2**28  # bytes
+LARGEST_IMAGE = 25_000_000  # pixels; a small file may unpack to gigabytes
+GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image without decoding it; errors become InputError, those in the block too."""
+    try:
+        with (
+            open_regular(path, LARGEST_FILE) as file,
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(file, formats=FORMATS) as image,
+        ):
+            if image.width * image.height > LARGEST_IMAGE:
+                size = f"{image.width} x {image.height}"
+                raise ValueError(f"it has {size} pixels, expected at most {LARGEST_IMAGE:,} in all")
+            yield image
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is not a readable image ({', '.join(FORMATS)}): convert or remove it") from None
+    except Exception as error:  # Pillow raises many types on damaged files
+        raise InputError(f"{path} is not a readable image ({one_line(error)}): repair or remove it") from None
+
+
+def read_image(path: Path, grey: bool) -> np.ndarray:
+    """Read an image as uint8 [H, W, 1 or 3], turned upright, and on white where it is transparent.
+
+    Of 16 bits per grey value the high byte is kept; values of 32 bits and floating-point ones are refused.
+    """
+    with open_image(path) as image:
+        deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+        if image.mode in ("I", "F") and not deep:
+            raise ValueError("its grey values have 32 bits, expected 8 or 16")
+        image = ImageOps.exif_transpose(image)
+        if deep:
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        pixels = np.array(image.convert("L" if grey else "RGB"))
+        return pixels.reshape(image.height, image.width, -1)
+
+
+def is_grey(path: Path) -> bool:
+    with open_image(path) as image:
+        return image.mode in GREY_MODES
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is to be read as an image: by its suffix, or by its content if the suffix says nothing.
+
+    Raises InputError for a picture in another format, which would be missed otherwise.
+    """
+    Image.init()
+    suffix = path.suffix.lower()
+    kind = Image.registered_extensions().get(suffix)
+    if kind in FORMATS or path.is_dir():
+        return True
+    if kind in Image.OPEN or suffix in OTHER_SUFFIXES:
+        raise InputError(f"{path} is in the format {suffix[1:].upper()}, which is not read: convert it to JPEG or PNG")
+    try:
+        with open_image(path):
+            return True
+    except InputError:
+        return False
+
+
+# --- pixels of a given size -------------------------------------------------------------------------------------------
+
+
+def resize_with_torch(x: np.ndarray, resolution: int) -> np.ndarray:
+    """Resize uint8 [N, H, W, C] to [N, R, R, C]: bilinear with antialias."""
+    import torch  # here, since predictions do without it
+
+    size = (resolution, resolution)
+    result = np.empty((len(x), *size, x.shape[-1]), np.uint8)
+    for i in range(0, len(x), 100):  # few at a time: the images may be large
+        planes = torch.from_numpy(x[i : i + 100]).permute(0, 3, 1, 2)
+        planes = planes.contiguous().float()
+        planes = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)
+        planes = planes.round_().to(torch.uint8)
+        result[i : i + 100] = planes.permute(0, 2, 3, 1).numpy()
+    return result
+
+
+def resize_with_pillow(x: np.ndarray, resolution: int) -> np.ndarray:
+    """Resize as `resize_with_torch` does, up to one grey level of rounding, without PyTorch."""
+
+    def resize(plane: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(plane.astype(np.float32))
+        return np.asarray(image.resize((resolution, resolution), Image.Resampling.BILINEAR))
+
+    planes = [[resize(plane) for plane in image] for image in x.transpose(0, 3, 1, 2)]
+    result = np.array(planes).transpose(0, 2, 3, 1)
+    return result.round().clip(0, 255).astype(np.uint8)
+
+
+def fit(
+    x: np.ndarray,
+    resolution: int,
+    resize: Callable = resize_with_torch,
+) -> np.ndarray:
+    """Bring uint8 [N, H, W, C] to [N, R, R, C]: zero-padded to 32 if grey 28 x 28, otherwise resized."""
+    if x.shape[1:3] == (resolution, resolution):
+        return x
+    if (*x.shape[1:], resolution) == (28, 28, 1, RESOLUTION):
+        return np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    return resize(x, resolution)
