@@ -239,7 +239,7 @@ def read_table(folder: Path, name: str, record: dict) -> pd.DataFrame:
         if column not in table:
             problem = problem or f"it has no column {column}"
         elif pattern := WORDS.get(column):
-            if not table[column].fillna("").astype(str).str.fullmatch(pattern).all():
+            if not table[column].astype("string").fillna("").str.fullmatch(pattern).all():
                 problem = problem or f"its column {column} holds what no run writes"
         elif not (pd.api.types.is_numeric_dtype(table[column]) and table[column].abs().le(MOST[column]).all()):
             problem = problem or f"its column {column} is not all numbers up to {MOST[column]:g}"

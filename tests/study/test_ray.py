@@ -198,7 +198,7 @@ def test_missing_ray_gets_one_sentence(monkeypatch, tmp_path, capsys):
     arguments = ["reproduce", "--engine", "ray", "--results", str(tmp_path), "--notebooks", "02_main_results"]
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "pip install -e '.[cluster]'" in error
+    assert error.count("\n") == 1 and "pip install 'rsslib[cluster]'" in error
     assert not list(tmp_path.iterdir())
 
 

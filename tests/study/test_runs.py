@@ -663,8 +663,8 @@ def test_a_plan_that_cannot_be_is_an_input_error(settings, said):
     ("planned", "settings", "said"),
     [
         ({"datasets": ["digit"]}, {}, "unknown dataset 'digit' (did you mean 'digits'?)"),
-        ({}, {"device": "gpu"}, "unknown device 'gpu'"),
-        ({}, {"device": "cud"}, "did you mean 'cuda'"),
+        ({}, {"device": "gpu"}, "device is 'gpu': expected auto, cpu, cuda"),
+        ({}, {"device": "cud"}, "device is 'cud': expected auto"),
         ({}, {"device": "cuda:99"}, "device 'cuda:99' was asked for, but PyTorch finds"),
         ({}, {"device": "cpu:x"}, "device is 'cpu:x': expected auto, cpu, cuda or cuda:<number>"),
         ({}, {"device": "cuda:first"}, "device is 'cuda:first'"),
