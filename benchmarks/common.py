@@ -1,31 +1,35 @@
-"""What the benchmarks share: ours and the official package's way of training, fair timing, one table each."""
+"""What the benchmarks share: a stage's steps as the trainer takes them, fair timing, one table each.
+
+They need what training needs (docs/cuda.md); the official package is in `official.py`.
+"""
 
 import argparse
+import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
-from PIL import Image
-from torch.nn import functional as F
-from torchvision import transforms
 
 from rsslib.cuda.graphs import GraphedSteps
 from rsslib.data.augmentation import draw_augmentation
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
-from rsslib.device import choose_device, keep_freed_memory, own_stream, set_precision
+from rsslib.device import CAPTURING, choose_device, keep_freed_memory, own_stream, processor_name, set_precision
+from rsslib.files import project_folder
 from rsslib.methods import BATCH_SIZE
 from rsslib.progress import progress_bar
 from rsslib.samplers import Step
 from rsslib.space import Arch, SearchSpace
-from rsslib.steps import MOMENTUM, WEIGHT_DECAY, EagerSteps
+from rsslib.steps import EagerSteps
 from rsslib.trainer import enter_stage, start
 from rsstudy.catalogue import build
-from rsstudy.engine import environment
-from rsstudy.plan import Settings
 
 SPACE = SearchSpace("mobilenet_v3")
 DEVICE = choose_device("auto")
@@ -53,83 +57,40 @@ def subnets_of_sizes(draws: int = 5) -> dict[str, list[Arch]]:
 
 
 class Ours:
-    """A stage's executor as the trainer uses it, on epochs of so many steps."""
+    """A stage's executor as the trainer uses it, on epochs of `steps` steps."""
 
-    def __init__(self, steps: int, distill: bool = False):
-        method = build("ofa" if distill else "rss", 1, 410)
+    def __init__(
+        self,
+        steps: int,
+        distill: bool = False,
+        graphs: bool = CUDA,
+        bfloat16: bool = False,
+        batch: int = BATCH_SIZE,
+    ):
+        method = replace(build("ofa" if distill else "rss", 1, 410), batch_size=batch)
         self.stage = method.stages[-1 if distill else 0]
-        executor = GraphedSteps if CUDA else EagerSteps
+        executor = GraphedSteps if graphs else EagerSteps
         with own_stream(DEVICE):
-            self.data, self.generator = random_data(steps * BATCH_SIZE), torch.Generator(DEVICE).manual_seed(0)
+            self.data, self.generator = random_data(steps * batch), torch.Generator(DEVICE).manual_seed(0)
             state = start(SPACE, method, 0, DEVICE)
+            state.bfloat16 = bfloat16
             enter_stage(state, method, self.stage, 0)
             self.steps, self.executor = steps, executor(state, method, self.stage, self.data, self.generator)
+
+    def draw(self) -> tuple:
+        """An epoch's order of images and their augmentation."""
+        n = len(self.data.x_train)
+        order = torch.randperm(n, generator=self.generator, device=DEVICE)
+        return order, draw_augmentation(n, self.generator)
 
     def seconds(self, subnets: list[Step]) -> float:
         """Seconds a step of an epoch with these subnets, drawing and augmenting included, and capturing on CUDA."""
 
         def epoch() -> None:
-            n = len(self.data.x_train)
             with progress_bar(shown=False) as bar, own_stream(DEVICE):
-                order = torch.randperm(n, generator=self.generator, device=DEVICE)
-                crops = draw_augmentation(n, self.generator)
-                self.executor.epoch(subnets, order, crops, [1e-4] * self.steps, bar).sum().item()
+                self.executor.epoch(subnets, *self.draw(), [1e-4] * self.steps, bar).sum().item()
 
         return timed(epoch) / self.steps
-
-
-class Official:
-    """Cai et al.'s network with the usual pipeline of PIL transforms, in this process, in its own memory format."""
-
-    augment = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(32, scale=(0.08, 1.0)),
-            transforms.RandomHorizontalFlip(),
-            transforms.ColorJitter(brightness=32 / 255, saturation=0.5),
-            transforms.ToTensor(),
-            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ]
-    )
-
-    def __init__(self):
-        from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3  # of the tests' packages
-
-        self.net = OFAMobileNetV3(
-            100, (0.1, 1e-5), 0.1, ks_list=[3, 5, 7], expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4]
-        ).to(DEVICE)
-        named = list(self.net.named_parameters())
-        plain = [p for name, p in named if "bn" in name or name.endswith("bias")]
-        decayed = [p for name, p in named if not ("bn" in name or name.endswith("bias"))]
-        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0}]
-        self.optimizer = torch.optim.SGD(groups, lr=1e-4, momentum=MOMENTUM, nesterov=True)
-        self.images = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, 32, 32, 3), dtype=np.uint8)
-        self.labels = torch.randint(0, 100, (BATCH_SIZE,), device=DEVICE)
-        self.choose(SPACE.largest)
-        self.teacher = self.net.get_active_subnet().train()
-
-    def choose(self, arch: Arch) -> None:
-        self.net.set_active_subnet(list(arch.kernel), list(arch.expand), list(arch.depth))
-
-    def seconds(self, archs: Step, distill: bool = False) -> float:
-        """Seconds of one optimiser step, augmentation included; the subnets' gradients are summed."""
-
-        def step() -> None:
-            self.net.train()
-            x = torch.stack([self.augment(Image.fromarray(image)) for image in self.images]).to(DEVICE)
-            self.optimizer.zero_grad(set_to_none=False)
-            if distill:
-                with torch.no_grad():
-                    soft_labels = self.teacher(x).softmax(1)
-            for arch in archs:
-                self.choose(arch)
-                logits = self.net(x)
-                loss = F.cross_entropy(logits, self.labels)
-                if distill:
-                    loss = loss + F.cross_entropy(logits, soft_labels)
-                loss.backward()
-            self.optimizer.step()
-
-        return timed(step)
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -139,6 +100,47 @@ def timed(function: Callable[[], object]) -> float:
     if CUDA:
         torch.cuda.synchronize(DEVICE)
     return time.perf_counter() - began
+
+
+def simulated_where_needed() -> AbstractContextManager:
+    """On a CPU, the tests' simulator of CUDA graphs, so that what is written for a GPU can be rehearsed."""
+    if CUDA:
+        return nullcontext()
+    sys.path.insert(0, str(project_folder() / "tests" / "cuda"))
+    from simulator import simulated_graphs
+
+    return simulated_graphs()
+
+
+def replayed(function: Callable[[], object], calls: int = 20, rounds: int = 5) -> float:
+    """Seconds of one call as part of a CUDA graph, so of its kernels without their launches; median of the rounds.
+
+    Call it in `own_stream`. On a CPU, where only the simulator is tried, it takes few calls.
+    """
+    calls, rounds = (calls, rounds) if CUDA else (1, 1)
+    for _ in range(3 if CUDA else 1):
+        function()
+    graph = torch.cuda.CUDAGraph()
+    with CAPTURING:
+        graph.capture_begin(pool=torch.cuda.graph_pool_handle(), capture_error_mode="thread_local")
+        try:
+            for _ in range(calls):
+                function()
+        finally:
+            graph.capture_end()
+    graph.replay()
+    seconds = statistics.median(timed(graph.replay) for _ in range(rounds))
+    with CAPTURING:
+        graph.reset()
+    return seconds / calls
+
+
+def used_memory() -> float:
+    """MB in use: on CUDA of the whole device, by the driver; on a CPU of this process."""
+    if CUDA:
+        free, total = torch.cuda.mem_get_info(DEVICE)
+        return (total - free) / 1e6
+    return psutil.Process().memory_info().rss / 1e6
 
 
 def interleaved(functions: dict[str, Callable[[], float]], rounds: int, warm_up: int = 2) -> dict[str, float]:
@@ -162,10 +164,20 @@ def options(description: str, **defaults: int) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def say(row: dict) -> dict:
+    """Print a row as soon as it is known, since a time limit may end the process; returns it."""
+    rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}
+    print(json.dumps(rounded), flush=True)
+    return row
+
+
+def hardware() -> str:
+    return torch.cuda.get_device_name(DEVICE) if CUDA else f"{processor_name()}, threads: {torch.get_num_threads()}"
+
+
 def report(title: str, rows: list[dict], note: str = "") -> None:
     """Print one table, with the machine that it was measured on."""
-    machine = environment(DEVICE, Settings())
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    print(f"{title}\n{machine['hardware']}; {platform.system()} {platform.machine()}; {versions}\n")
+    versions = f"python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
+    print(f"{title}\n{hardware()}; {platform.system()} {platform.machine()}; {versions}\n")
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
     print(f"\n{note}\n" if note else "", flush=True)

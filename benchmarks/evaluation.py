@@ -1,8 +1,9 @@
 """Evaluating subnets, BN recalibration included: ours against set_running_statistics and validation of the package."""
 
 import torch
-from common import SPACE, Official, interleaved, options, random_data, report, timed
+from common import SPACE, interleaved, options, random_data, report, timed
 from ofa.imagenet_classification.elastic_nn.utils import set_running_statistics
+from official import Official
 
 from rsslib.data.augmentation import normalise
 from rsslib.device import evaluation_threads, use_threads

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import torch
-from common import CUDA, SPACE, Official, Ours, report
+from common import CUDA, SPACE, Ours, report
 
 CASES = ("smallest", "middle", "largest", "imports alone")
 
@@ -18,6 +18,8 @@ def peak(who: str, size: str) -> float:
         if who == "ours":
             Ours(steps).seconds([(arch,)] * steps)
         else:
+            from official import Official
+
             official = Official()
             for _ in range(steps):
                 official.seconds((arch,))
