@@ -1,5 +1,6 @@
 """rsslib.cuda.graphs: the same training as step by step, on a simulated CUDA device and on a real one."""
 
+import copy
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import TINY, double_measurements, random_archs, random_supernet, sentence, toy_data
 from helpers import shortened as of_the_study
 from simulator import SimulatedGraph, simulated_graphs
@@ -173,20 +175,21 @@ def test_runs_in_several_threads_are_the_runs_alone(device):
 # --- the parts of a step
 
 
-def graphed_steps(space, sampler, device, supernet, dropout=0.0):
-    """The executor of one stage with steps of 8 images, before the first epoch."""
-    method = one_stage("test", 1, sampler, batch_size=8, dropout=dropout)
+def graphed_steps(space, sampler, device, supernet, dropout=0.0, batch=8):
+    """The executor of one stage with four steps an epoch, before the first."""
+    method = one_stage("test", 1, sampler, batch_size=batch, dropout=dropout)
     state = TrainingState(supernet, new_optimizer(supernet))
     generator = torch.Generator(device).manual_seed(0)
-    return graphs.GraphedSteps(state, method, method.stages[0], data_on(device, 32), generator)
+    return graphs.GraphedSteps(state, method, method.stages[0], data_on(device, 4 * batch), generator)
 
 
 def prepare(steps, subnets):
     """What `epoch` does before its first step; the learning rate is 0."""
-    order = torch.randperm(32, generator=steps.generator, device=steps.device)
+    n = len(steps.images)
+    order = torch.randperm(n, generator=steps.generator, device=steps.device)
     for group in steps.state.optimizer.param_groups:
         group["lr"] = steps.rate
-    steps.prepare(subnets, False, order, augmentation.draw_augmentation(32, steps.generator), [0.0] * 4)
+    steps.prepare(subnets, False, order, augmentation.draw_augmentation(n, steps.generator), [0.0] * 4)
     for archs in subnets:
         steps.wake(archs)
 
@@ -216,6 +219,35 @@ def test_masked_subnets_have_the_gradients_and_statistics_of_slices(backbone, co
             assert losses[1] == pytest.approx(losses[0], rel=1e-6)
             for name in sliced:
                 torch.testing.assert_close(masked[name], sliced[name], atol=1e-9, rtol=1e-9, msg=f"{name} of {arch}")
+
+
+@pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize("subnet", ["largest", "drawn"])
+def test_gradients_in_single_precision_are_those_of_float64(subnet, where, monkeypatch):
+    # Smooth activations: where ReLU's input is within rounding of 0, its gradient may be anything from 0 to 1.
+    for name, smooth in (("relu", F.softplus), ("hardswish", F.softplus), ("hardsigmoid", torch.sigmoid)):
+        monkeypatch.setattr(F, name, smooth)
+    space = SearchSpace("mobilenet_v3", classes=4)
+    arch = space.largest if subnet == "largest" else random_archs(space, 1)[0]
+    supernet = random_supernet(space).to(where)
+    exact = copy.deepcopy(supernet).cpu().double()
+    with own_stream(torch.device(where)):
+        steps = graphed_steps(space, Uniform(), where, supernet, batch=64)
+        prepare(steps, [(arch,)] * 4)
+        if where == "cuda":
+            steps.warm_up(same=True)
+        steps.load()
+        steps.run("part of a step", steps.sliced, arch, 1)
+        found = {name: gradient.cpu().double() for name, gradient in steps.gradients.items()}
+    x, y = steps.batch_images.cpu().double().permute(0, 3, 1, 2), steps.batch_labels.cpu()
+    F.cross_entropy(exact.train()(x, arch), y).backward()
+    expected = {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
+    assert len(expected) > 150
+    for name, gradient in expected.items():
+        scale = gradient.norm()
+        if name.endswith("bn3.bias"):  # zero, since the next batch norm takes away what it adds
+            scale = expected[name.replace("bias", "weight")].norm()
+        assert (found[name] - gradient).norm() < 1e-4 * scale, name
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
