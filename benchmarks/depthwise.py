@@ -40,21 +40,22 @@ def measure(channels: int, size: int, kernel: int, stride: int, layout: torch.me
 
 
 def main() -> None:
-    rows, last, first = [], torch.channels_last, torch.contiguous_format
-    variants = {"channels-last": (last, False), "channels-last, benchmark": (last, True), "NCHW": (first, False)}
-    chosen = options(__doc__, most=99 if CUDA else 2)  # shapes
+    # In a process of its own, since cuDNN's choice for a shape is kept, whichever way it was made.
+    chosen = options(__doc__, most=99 if CUDA else 2, benchmark=0)
+    torch.backends.cudnn.benchmark = bool(chosen.benchmark)
+    rows, last = [], torch.channels_last
+    variants = {"channels-last": (last, False)}
+    if not chosen.benchmark:
+        variants |= {"NCHW": (torch.contiguous_format, False), "x * w": (last, True)}
     with simulated_where_needed(), own_stream(DEVICE):
         for channels, size, kernel, stride in shapes()[-chosen.most :]:
             row = {"channels": channels, "map": size, "kernel": kernel, "stride": stride}
-            for name, (layout, benchmark) in variants.items():
-                torch.backends.cudnn.benchmark = benchmark
-                times = measure(channels, size, kernel, stride, layout, False)
-                row |= {f"{name}, {what}": 1e6 * t for what, t in zip(("forward", "both"), times, strict=True)}
-            if size == 1:
-                times = measure(channels, size, kernel, stride, last, True)
-                row |= {f"x * w, {what}": 1e6 * t for what, t in zip(("forward", "both"), times, strict=True)}
+            for name, (layout, multiply) in variants.items():
+                if size == 1 or not multiply:
+                    forward, both = measure(channels, size, kernel, stride, layout, multiply)
+                    row |= {f"{name}, forward": 1e6 * forward, f"{name}, both": 1e6 * both}
             rows.append(say(row))
-    report(__doc__, rows)
+    report(__doc__, rows, f"cudnn.benchmark is {'on' if chosen.benchmark else 'off'}.")
 
 
 if __name__ == "__main__":

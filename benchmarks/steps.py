@@ -53,8 +53,11 @@ def main() -> None:
                 add(size, sides, [(arch,)] * chosen.steps, part, MFLOPs=SPACE.macs(arch) / 1e6)
             if CUDA or precision == "fp32":
                 add("drawn, masked", sides, [step[:1] for step in draws], partial(sides.graphed.executor.masked, 1))
-                del sides, part
-                add("PS: four, distilled", Sides(chosen.singly, chosen.steps, distill=True, **settings), draws)
+            sides.close()
+            if CUDA or precision == "fp32":
+                sides = Sides(chosen.singly, chosen.steps, distill=True, **settings)
+                add("PS: four, distilled", sides, draws)
+                sides.close()
     report(__doc__, rows, "MB: in use by the driver's count, above what the process began with; and kept by PyTorch.")
 
 
@@ -63,6 +66,10 @@ class Sides:
 
     def __init__(self, singly: int, steps: int, **settings):
         self.singly, self.graphed = Ours(singly, graphs=False, **settings), Ours(steps, graphs=True, **settings)
+
+    def close(self) -> None:
+        with own_stream(DEVICE):
+            self.graphed.executor.close()
 
     def measure(self, subnets: list[Step], part: Callable[[], object] | None) -> dict:
         """Milliseconds of each kind, for epochs of these steps; `part` is what slices and masks do differently."""
