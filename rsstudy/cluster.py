@@ -2,7 +2,6 @@
 
 import os
 import socket
-import traceback
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rsslib.device import choose_device, first_line
-from rsslib.errors import InputError, Stopped, choose, needed
+from rsslib.errors import InputError, choose, needed
 from rsslib.files import make_folder
-from rsslib.progress import progress_bar
-from rsstudy.engine import RunsFailed, prepare, train_and_evaluate
+from rsstudy.engine import attempt, finish, prepare
+from rsstudy.machine import run_bytes
 from rsstudy.plan import Run, Settings
-from rsstudy.workers import memory_of_a_run
+from rsstudy.workers import Results, sendable
 
 RETRIES = 5  # how often a run may lose its process or node
 
@@ -38,32 +37,53 @@ def complete_with_ray(
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, or it warns
     ray = needed("ray", "cluster")
     done, todo, _ = prepare(runs, replace(settings, device="cpu", jobs=1))
-    for run in done:
-        finished(run)
-    if not todo:
-        return
-    results = Path(settings.results).resolve()
-    token = results / f".{uuid.uuid4().hex}"  # a node that sees this file shares the folder
-    started = not ray.is_initialized()
+    results, data = Path(settings.results).resolve(), Path(settings.data).resolve()
+    there = replace(settings, results=results, data=data, progress=False)
+
+    def attempts(runs: Sequence[Run], wait: bool) -> Results:
+        started = not ray.is_initialized()
+        try:
+            if started:
+                _connect(ray, address)
+            yield from _on_nodes(ray, runs, there)
+        finally:
+            if started:
+                ray.shutdown()
+
+    finish(done, todo, attempts, settings.progress, finished)
+
+
+def _on_nodes(ray: Any, runs: Sequence[Run], settings: Settings) -> Results:
+    """Attempt the runs as Ray's tasks; yields each with its result."""
+    device, share = _share(ray, settings, runs)
+    settings = replace(settings, device=device, jobs=settings.jobs or 1)
+    token = make_folder(settings.results) / f".{uuid.uuid4().hex}"  # a node that sees this file shares the folder
+    task = ray.remote(_on_node).options(max_retries=RETRIES, **share)
+    tasks: dict[Any, Run] = {}
     try:
-        if started:
-            _connect(ray, address)
-        device, share = _share(ray, settings, todo)
-        make_folder(results)
         token.touch()
-        data = Path(settings.data).resolve()
-        there = replace(settings, results=results, data=data, device=device, jobs=settings.jobs or 1, progress=False)
-        task = ray.remote(_on_node).options(max_retries=RETRIES, **share)
-        tasks = {task.remote(run, there, str(token)): run for run in todo}
-        failures = _wait(ray, tasks, settings.progress, finished)
-    except KeyboardInterrupt:
-        raise Stopped("stopped; the same call resumes from the last checkpoints") from None
+        tasks |= {task.remote(run, settings, str(token)): run for run in runs}
+        while tasks:
+            for ended in ray.wait(list(tasks), num_returns=1, timeout=1)[0]:
+                try:
+                    result = ray.get(ended)
+                except ray.exceptions.RayError as lost:
+                    result = lost
+                yield tasks.pop(ended), result
     finally:
         token.unlink(missing_ok=True)
-        if started:
-            ray.shutdown()
-    if failures:
-        raise RunsFailed(failures) from next(iter(failures.values()))
+        for left in tasks:  # what runs write survives being killed
+            ray.cancel(left, force=True)
+
+
+def _on_node(run: Run, settings: Settings, token: str) -> bool | Exception:
+    """Attempt a run on a node; an exception is returned, since Ray would wrap what is raised."""
+    if not Path(token).exists():
+        return InputError(
+            f"a node does not see {settings.results}: mount the folder there under the same path, or give another"
+        )
+    choose_device(settings.device)
+    return sendable(attempt(run, settings))
 
 
 def _connect(ray: Any, address: str | None) -> None:
@@ -84,52 +104,16 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _share(ray: Any, settings: Settings, runs: Sequence[Run]) -> tuple[str, dict[str, float]]:
-    """The device, and what one run takes of a node."""
+    """Return the device, and what one run takes of a node."""
     there = ray.cluster_resources()
     if settings.device != "cpu" and there.get("GPU", 0) >= 1:
         return "cuda", {"num_gpus": 1 / (settings.jobs or 1), "num_cpus": 0}
     if settings.device == "cuda" or (settings.device == "auto" and any(run.profile.needs_cuda for run in runs)):
         raise InputError("these runs need a GPU and Ray finds none: start a node that has one, or give device cpu")
-    cores = min((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
     if not there.get("CPU", 0):
         raise InputError("Ray finds no node with a CPU to give: start one without --num-cpus=0")
-    memory = max(memory_of_a_run("cpu", run.method, run.resolution) for run in runs)
-    return "cpu", {"num_cpus": max(1, cores // settings.jobs) if settings.jobs else 1, "memory": memory}
-
-
-def _wait(ray: Any, tasks: dict, progress: bool, finished: Callable[[Run], None]) -> dict[str, Exception]:
-    """Wait for the tasks and report each that ends; returns the failures by the names of their runs."""
-    failures: dict[str, Exception] = {}
-    with progress_bar(shown=progress, total=len(tasks), unit="run") as bar:
-        try:
-            while tasks:
-                for task in ray.wait(list(tasks), num_returns=1, timeout=1)[0]:
-                    run = tasks.pop(task)
-                    try:
-                        is_finished, error = ray.get(task)
-                    except ray.exceptions.RayError as lost:
-                        is_finished, error = False, lost
-                    if error is not None:
-                        failures[run.name] = error
-                    elif is_finished:
-                        finished(run)
-                    bar.update()
-                    bar.write(f"{run.name}: {'finished' if is_finished else error or 'not finished'}")
-        finally:
-            for task in tasks:  # after an interrupt; what runs write survives being killed
-                ray.cancel(task, force=True)
-    return failures
-
-
-def _on_node(run: Run, settings: Settings, token: str) -> tuple[bool, Exception | None]:
-    """`train_and_evaluate` on a node; returns whether the run is finished, and the exception that it raised."""
-    try:
-        if not Path(token).exists():
-            raise InputError(
-                f"a node does not see {settings.results}: mount the folder there under the same path, or give another"
-            )
-        choose_device(settings.device)
-        return train_and_evaluate(run, settings), None
-    except Exception as error:  # returned, since Ray would wrap what is raised
-        error.add_note(traceback.format_exc())
-        return False, error
+    cores = min(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    return "cpu", {
+        "num_cpus": max(1, cores // settings.jobs) if settings.jobs else 1,
+        "memory": max(run_bytes(run, "cpu") for run in runs),
+    }

@@ -6,7 +6,6 @@ runs that are free, then waits for the rest.
 
 import json
 import math
-import platform
 import threading
 import time
 import traceback
@@ -14,11 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pandas as pd
 import torch
 
@@ -38,7 +36,6 @@ from rsslib.device import (
     evaluation_threads,
     free_memory,
     is_out_of_memory,
-    processor_name,
     release_memory,
     set_precision,
     use_threads,
@@ -46,13 +43,13 @@ from rsslib.device import (
 from rsslib.errors import CaptureFailed, InputError, NoImages, Stopped, check_room
 from rsslib.evaluate import anchors, evaluate_population
 from rsslib.files import CARD, WEIGHTS
-from rsslib.operators import kernels
 from rsslib.progress import progress_bar
 from rsslib.samplers import SamplerFailed
 from rsslib.space import SearchSpace
-from rsslib.steps import EagerSteps, TrainingState
+from rsslib.steps import TrainingState
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start, train
+from rsstudy.machine import environment, executor_for, free_jobs, resumed, step_bytes
 from rsstudy.plan import Run, Settings
 from rsstudy.store import (
     ANCHORS,
@@ -69,7 +66,7 @@ from rsstudy.store import (
     status_of,
     write_record,
 )
-from rsstudy.workers import free_jobs, in_processes, in_threads, step_bytes
+from rsstudy.workers import Results, in_processes, in_threads, one_by_one
 
 
 class RunsFailed(RuntimeError):
@@ -102,46 +99,55 @@ def complete(
     settings = settings or Settings()
     deadline = time.time() + (math.inf if settings.time_budget is None else settings.time_budget)
     done, todo, settings = prepare(runs, settings)
+    several = in_threads if settings.device.startswith("cuda") else in_processes
+    call = one_by_one if settings.jobs == 1 else several
+
+    def attempts(runs: Sequence[Run], wait: bool) -> Results:
+        if not (wait and time.time() >= deadline):
+            attempt_it = partial(attempt, settings=settings, deadline=deadline, wait=wait)
+            yield from call(settings.jobs or 1, attempt_it, runs)
+
+    finish(done, todo, attempts, settings.progress, finished)
+
+
+def finish(
+    done: Sequence[Run],
+    todo: Sequence[Run],
+    attempts: Callable[[Sequence[Run], bool], Results],
+    progress: bool,
+    finished: Callable[[Run], None],
+) -> None:
+    """Attempt the runs `todo` that are free, then wait for those that other processes hold.
+
+    `attempts(runs, wait)` yields every run with the result of `attempt`, in the order in which they end.
+    """
     for run in done:
         finished(run)
     if not todo:
         return
     failures: dict[str, Exception] = {}
     words, n = f"{{}} of {len(done) + len(todo)} runs are finished", len(done)
-    bar = progress_bar(
-        shown=settings.progress and len(todo) > 1,
-        total=sum(run.method.subnet_epochs for run in todo),
-        smoothing=0,
-        desc=words.format(n),
-        bar_format="{desc}, {remaining} left",
-        position=0,
-    )
-    ended: set[int] = set()
-
-    def report(index: int, error: Exception | None) -> None:
-        nonlocal n
-        if index in ended:  # another worker has waited for it
-            return
-        ended.add(index)
-        if isinstance(error, CaptureFailed):
-            raise error
-        if error is not None:
-            failures[todo[index].name] = error
-            return
-        n += 1
-        bar.update(todo[index].method.subnet_epochs)
-        bar.set_description_str(words.format(n))
-        finished(todo[index])
-
+    total = sum(run.method.subnet_epochs for run in todo)
+    look = {"desc": words.format(n), "bar_format": "{desc}, {remaining} left", "position": 0, "smoothing": 0}
     try:
-        with bar:
-            if settings.jobs == 1:
-                work(report, [0] * len(todo), todo, settings, deadline)
-            else:
-                several = in_threads if settings.device.startswith("cuda") else in_processes
-                with closing(several(settings.jobs or 1, work, todo, settings, deadline)) as events:
-                    for event in events:
-                        report(*event)
+        with progress_bar(shown=progress and len(todo) > 1, total=total, **look) as bar:
+            for wait in (False, True):
+                with closing(attempts(todo, wait)) as results:
+                    todo = []
+                    for run, result in results:
+                        if isinstance(result, CaptureFailed):
+                            raise result
+                        if isinstance(result, Exception):
+                            failures[run.name] = result
+                        elif not result:
+                            todo.append(run)
+                        else:
+                            n += 1
+                            bar.update(run.method.subnet_epochs)
+                            bar.set_description_str(words.format(n))
+                            finished(run)
+                if not todo:
+                    break
     except KeyboardInterrupt:
         raise Stopped("stopped; the same call resumes from the last checkpoints") from None
     if failures:
@@ -270,34 +276,19 @@ def stored_supernet(run: Run, settings: Settings) -> tuple[SuperNet, Dataset]:
 # --- what each worker does --------------------------------------------------------------------------------------------
 
 
-def work(
-    report: Callable[[int, Exception | None], None],
-    failed: Any,
-    runs: Sequence[Run],
+def attempt(
+    run: Run,
     settings: Settings,
     deadline: float = math.inf,
+    wait: bool = True,
     stop: threading.Event | None = None,
-) -> None:
-    """Train and evaluate the runs that no other worker or process holds, then wait for the others.
-
-    Reports (index, None) for each run that is finished and (index, error) for each that failed, and sets
-    `failed[index]`, which other workers see. `deadline` is a time in seconds as of `time.time`.
-    """
-    left = dict(enumerate(runs))
-    for wait in (False, True):
-        for index, run in [*left.items()]:
-            if failed[index]:
-                del left[index]
-                continue
-            try:
-                if not train_and_evaluate(run, settings, deadline, wait, stop):
-                    continue
-                error = None
-            except Exception as failure:
-                failed[index], error = 1, failure
-                error.add_note(traceback.format_exc())
-            del left[index]
-            report(index, error)
+) -> bool | Exception:
+    """Call `train_and_evaluate`; return whether the run is finished, or the exception that was raised."""
+    try:
+        return train_and_evaluate(run, settings, deadline, wait, stop)
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        return error
 
 
 def train_and_evaluate(
@@ -395,7 +386,7 @@ class _Job:
         identity = identity_of(record)
         snapshots = settings.measure.epochs(run) if settings.measure is not None else ()
         if load_checkpoint(state, self.folder, identity, run.method) and "hardware" in record:
-            record |= _machines(record, machine, run)
+            record |= resumed(record, machine, run.name)
         else:  # from the start, or the record of the epochs before the checkpoint was lost
             record |= {"started": _now(), **machine}
             record.pop("machines", None)
@@ -510,44 +501,6 @@ class _Job:
 
 class _TimeIsUp(Exception):
     pass
-
-
-def executor_for(settings: Settings, device: torch.device) -> type:
-    """The class that takes training steps: CUDA graphs on CUDA, unless the settings say otherwise."""
-    if device.type != "cuda" or settings.graphs is False:
-        return EagerSteps
-    from rsslib.cuda.graphs import GraphedSteps
-
-    return GraphedSteps
-
-
-def environment(device: torch.device, settings: Settings) -> dict:
-    """Versions, hardware and executor (how steps are taken, precision, runs at once), for run.json."""
-    jobs = settings.jobs or 1
-    if device.type == "cuda":
-        hardware = torch.cuda.get_device_name(device)
-        executor = "eager" if settings.graphs is False else "CUDA graphs"
-    else:
-        hardware = f"{processor_name()}, threads: {torch.get_num_threads()}"
-        executor = "eager, compiled loops" if kernels() else "eager"
-    executor += f", {settings.precision}" if settings.precision != "fp32" else ""
-    # on CPUs times are those of the processor, so runs at once make no difference
-    executor += f", {jobs} runs at once" if jobs > 1 and device.type == "cuda" else ""
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-    return {"hardware": hardware, "versions": versions, "executor": executor}
-
-
-def _machines(record: dict, here: dict, run: Run) -> dict:
-    """What the record says about hardware and executor once the run was resumed `here`.
-
-    If there are several, they are marked as this run's own, so that its time is never compared with another's.
-    """
-    machines = record.get("machines", [{key: record[key] for key in here}])
-    if here in machines:
-        return {}
-    machines = [*machines, here]
-    names = {key: " + ".join(dict.fromkeys(machine[key] for machine in machines)) for key in ("hardware", "executor")}
-    return {key: f"{name} ({run.name})" for key, name in names.items()} | {"machines": machines}
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

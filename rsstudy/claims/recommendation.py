@@ -7,9 +7,9 @@ import pandas as pd
 
 from rsstudy.claims.evidence import ENOUGH, TAIL, Evidence, Part, over_seeds, power, sign, told
 from rsstudy.figures.style import label_of, method_styles
+from rsstudy.machine import step_bytes
 from rsstudy.plan import Run
 from rsstudy.summary import MACHINE, timed
-from rsstudy.workers import memory_of_a_run
 
 
 def common_seeds(population: pd.DataFrame) -> set[int]:
@@ -47,7 +47,7 @@ def overview(population: pd.DataFrame, times: pd.DataFrame, runs: Sequence[Run])
                 "accuracy": accuracy,
                 "best": sizes.loc[sizes["method"] == name, "best"].mean(),
                 "time": clock[name] / clock["rss"] if "rss" in clock else math.nan,
-                "memory": memory_of_a_run("cuda", methods[name]) / 2**30,
+                "memory": 2 + step_bytes(methods[name]) / 2**30,
                 "seeds": population.loc[population["method"] == name, "seed"].nunique(),
             }
         )

@@ -1,12 +1,12 @@
 """rsstudy: runs are planned, trained once each, gone on with after interruptions, and read as tables."""
 
-import _thread
 import gc
 import importlib.util
 import itertools
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -464,7 +464,7 @@ def interrupted_once(condition):
     def watch():
         while not condition():
             time.sleep(0.05)
-        _thread.interrupt_main()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     thread = threading.Thread(target=watch)
     thread.start()

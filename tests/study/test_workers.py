@@ -1,31 +1,31 @@
-"""rsstudy.workers: what becomes of worker processes when one of them is ended."""
+"""rsstudy.workers: calls in threads and processes, and what happens when one of them is ended."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 
 import pytest
 from helpers import sentence
 
 from rsslib.errors import InputError
-from rsstudy.workers import in_processes, in_threads
+from rsstudy.workers import in_processes, in_threads, one_by_one
 
 
-def take(report, failed, items):
-    """Report every item that no other worker has taken; the first that fails is marked."""
-    for index, item in enumerate(items):
-        report(index, ValueError(item) if item == "bad" else None)
+def square(item):
+    return item**2
 
 
-def end(report, failed, items, number):
-    os.kill(os.getpid(), number) if number else os._exit(3)
+def end(how, item):
+    os.kill(os.getpid(), how) if how else os._exit(3)
 
 
-def wait_for_end(report, failed, items):
-    report(0, None)
-    time.sleep(100)
+def wait_after_the_first(item):
+    time.sleep(100 * item)
+    return item
 
 
 class Stubborn(Exception):
@@ -33,80 +33,73 @@ class Stubborn(Exception):
         super().__init__("stubborn")
 
 
-def raise_stubborn(report, failed, items):
-    report(0, Stubborn(1, 2))
+def stubborn(item):
+    return Stubborn(1, 2)
 
 
-def test_every_worker_reports_and_errors_arrive_as_they_are():
-    events = list(in_processes(2, take, ["good", "bad"]))
-    assert sorted(index for index, _ in events) == [0, 0, 1, 1]
-    assert {str(error) for index, error in events if index == 1} == {"bad"}
+@pytest.mark.parametrize("several", [one_by_one, in_processes])
+def test_every_item_comes_with_its_result(several):
+    assert sorted(several(2, square, [2, 3, 4])) == [(2, 4), (3, 9), (4, 16)]
 
 
-def test_an_error_that_cannot_be_sent_arrives_as_its_text():
-    ((_, error),) = in_processes(1, raise_stubborn, ["item"])
+def test_error_that_cannot_be_sent_arrives_as_its_text():
+    ((_, error),) = in_processes(1, stubborn, ["item"])
     assert isinstance(error, RuntimeError) and str(error) == "Stubborn: stubborn"
 
 
-def test_a_worker_that_gets_sigterm_stops_everything_as_ctrl_c_does():
-    with pytest.raises(KeyboardInterrupt):
-        list(in_processes(2, end, ["item"], signal.SIGTERM))
-
-
-def test_a_worker_that_is_killed_speaks_of_memory():
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, 0])
+def test_worker_that_ends_is_an_input_error(how):
     with pytest.raises(InputError, match="choose fewer jobs at once than 2") as error:
-        list(in_processes(2, end, ["item"], signal.SIGKILL))
+        list(in_processes(2, partial(end, how), ["item"]))
     assert "resumes from the last checkpoints" in sentence(error)
 
 
-def test_a_worker_that_ends_by_itself_does_not_speak_of_memory():
-    with pytest.raises(InputError, match="ended with exit status 3") as error:
-        list(in_processes(2, end, ["item"], 0))
-    assert "memory" not in sentence(error)
+def test_items_that_cannot_be_sent_are_an_input_error():
+    with pytest.raises(InputError, match="define their samplers in a module, or give jobs=1"):
+        list(in_processes(1, square, [threading.Lock()]))
 
 
-def test_workers_end_when_their_reports_are_no_longer_wanted():
+def test_processes_end_when_their_results_are_no_longer_wanted():
     began = time.monotonic()
-    events = in_processes(2, wait_for_end, ["item"])
-    assert next(events) == (0, None)
-    events.close()
+    results = in_processes(2, wait_after_the_first, [0, 1])
+    assert next(results) == (0, 0)
+    results.close()
     assert time.monotonic() - began < 60
 
 
-def test_threads_are_asked_to_stop_when_their_reports_are_no_longer_wanted():
+def test_threads_are_asked_to_stop_when_their_results_are_no_longer_wanted():
     stopped = []
 
-    def wait(report, failed, items, stop):
-        report(0, None)
-        stopped.append(stop.wait(60))
+    def wait(item, stop):
+        if item:
+            stopped.append(stop.wait(60))
 
-    events = in_threads(2, wait, ["item"])
-    assert next(events) == (0, None)
-    events.close()
+    results = in_threads(3, wait, [0, 1, 2])
+    assert next(results) == (0, None)
+    results.close()
     assert stopped == [True, True]
 
 
 TOOLS = """
-def square(report, failed, items):
-    report(0, ValueError(items[0] ** 2))
-def sleep(report, failed, items):
-    import time
+import time
+def square(item):
+    return item ** 2
+def sleep(item):
     time.sleep(100)
 """
 SCRIPT = """
 import tools
 from rsstudy.workers import in_processes
 print("executed", flush=True)
-for _, error in in_processes(1, tools.square, [3]):
-    print(error)
+print(*in_processes(1, tools.square, [3]))
 """
 
 
-def test_a_script_needs_no_guard(tmp_path):
+def test_script_needs_no_guard(tmp_path):
     (tmp_path / "tools.py").write_text(TOOLS)
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "executed\n9\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "executed\n(3, 9)\n", "")
 
 
 CTRL_C = """
@@ -114,13 +107,13 @@ import os, signal, threading, tools
 from rsstudy.workers import in_processes
 threading.Timer(1, lambda: os.killpg(0, signal.SIGINT)).start()  # as a terminal does, while the workers import
 try:
-    list(in_processes(2, tools.sleep, [0]))
+    list(in_processes(2, tools.sleep, [0, 1]))
 except KeyboardInterrupt:
     print("stopped")
 """
 
 
-def test_ctrl_c_reaches_this_process_alone(tmp_path):
+def test_ctrl_c_reaches_the_caller_alone(tmp_path):
     (tmp_path / "tools.py").write_text(TOOLS)
     done = subprocess.run(
         [sys.executable, "-c", CTRL_C],

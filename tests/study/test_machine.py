@@ -1,4 +1,4 @@
-"""rsstudy.workers: a device gets as many runs as fit into its memory."""
+"""rsstudy.machine: a device gets as many runs as fit into its memory."""
 
 from types import SimpleNamespace
 
@@ -6,15 +6,15 @@ import psutil
 import pytest
 import torch
 
-from rsstudy import workers
+from rsstudy import machine
 from rsstudy.plan import plan
 
 
 @pytest.mark.parametrize(("free", "cores", "expected"), [(64, 8, 8), (7, 8, 4), (1, 8, 1), (64, 1, 1)])
 def test_a_cpu_has_room_for_a_run_a_core_if_memory_allows(free, cores, expected, monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: cores)
+    monkeypatch.setattr(machine, "cores", lambda: cores)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 2**30))
-    assert workers.free_jobs(torch.device("cpu")) == expected
+    assert machine.free_jobs(torch.device("cpu"), plan()) == expected
 
 
 @pytest.mark.parametrize(
@@ -23,5 +23,5 @@ def test_a_cpu_has_room_for_a_run_a_core_if_memory_allows(free, cores, expected,
 )
 def test_runs_at_once_on_a_gpu_depend_on_what_their_methods_need(gigabytes, names, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gigabytes * 2**30, 80 * 2**30))
-    monkeypatch.setattr(workers, "cores", lambda: 16)
-    assert workers.free_jobs(torch.device("cuda"), plan("paper", "hardest", names)) == expected
+    monkeypatch.setattr(machine, "cores", lambda: 16)
+    assert machine.free_jobs(torch.device("cuda"), plan("paper", "hardest", names)) == expected
