@@ -46,10 +46,15 @@ POPULATION_SEED = 0
 UNKNOWN = "unknown"  # in a configuration without images or precision: matches anything
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
 PACKAGES = ("rsslib", "rsstudy")  # whose own samplers are identified by their settings
+GIVE_A_VERSION = "give it an attribute `version` that you change whenever it would draw other subnets"
 
 
 class Refused(InputError):
     """The folder of a run holds another run, or files that differ from what the run wrote."""
+
+
+def refused(path: Path, why: str) -> Refused:
+    return Refused(f"{path} {why}: restore it, or {REBUILD}")
 
 
 # --- what a record holds ----------------------------------------------------------------------------------------------
@@ -142,19 +147,10 @@ TABLES = {
     HISTORY: ("stage", "epoch", "learning_rate", "mflops", "loss", "images", "seconds"),
     POPULATION: _SUBNETS,
     ANCHORS: _SUBNETS,
-    EFFECTS: (
-        "share",
-        "length",
-        "trained",
-        "judged",
-        "trained_mflops",
-        "judged_mflops",
-        "distance",
-        "repeats",
-        "loss_effect",
-        "accuracy_effect",
+    EFFECTS: tuple(
+        "share length trained judged trained_mflops judged_mflops distance repeats loss_effect accuracy_effect".split()
     ),
-    AGREEMENT: ("share", "a", "b", "part", "shared", "cross", "own_a", "own_b", "a_mflops", "b_mflops", "distance"),
+    AGREEMENT: tuple("share a b part shared cross own_a own_b a_mflops b_mflops distance".split()),
     FORGETTING: ("trained", "number", "epoch", "mflops", "loss", "accuracy"),
 }
 
@@ -176,11 +172,11 @@ def read_record(folder: Path) -> dict:
             raise ValueError(f"it is larger than {LARGEST_RECORD:,} bytes")
         record = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
-        raise Refused(f"{path} cannot be read ({error}): restore it, or {REBUILD}") from None
+        raise refused(path, f"cannot be read ({error})") from None
     if problem := _problem(record):
-        raise Refused(f"{path} is not the record of a run ({shortened(problem)}): restore it, or {REBUILD}")
+        raise refused(path, f"is not the record of a run ({shortened(problem)})")
     if record["sha256"].get(RECORD) != _digest(record):
-        raise Refused(f"{path} was altered after the run wrote it: restore it, or {REBUILD}")
+        raise refused(path, "was altered after the run wrote it")
     return record
 
 
@@ -208,9 +204,9 @@ def read_file(path: Path, record: dict) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Refused(f"{path} cannot be read ({error.strerror}): restore it, or {REBUILD}") from None
+        raise refused(path, f"cannot be read ({error.strerror})") from None
     if record["sha256"].get(path.name) != files.sha256(content):
-        raise Refused(f"{path} was damaged or altered after the run wrote it: restore it, or {REBUILD}")
+        raise refused(path, "was damaged or altered after the run wrote it")
     return content
 
 
@@ -223,29 +219,32 @@ def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":
     try:
         return load(content)
     except SafetensorError as error:
-        raise Refused(f"{path} is not a safetensors file ({error}): restore it, or {REBUILD}") from None
+        raise refused(path, f"is not a safetensors file ({error})") from None
 
 
 def read_table(folder: Path, name: str, record: dict) -> pd.DataFrame:
-    """A table of a run; raises Refused if it was altered, or holds what no run writes."""
-    content, problem = read_file(folder / name, record), ""
+    """The table `name` of a run; raises Refused if it was altered, or holds what no run writes."""
+    path = folder / name
+    content = read_file(path, record)
     try:
         table = pd.read_csv(io.BytesIO(content))
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' own are ValueErrors
-        raise Refused(f"{folder / name} cannot be read as a table ({error}): restore it, or {REBUILD}") from None
+    except ValueError as error:  # of which pandas' errors are
+        raise refused(path, f"cannot be read as a table ({error})") from None
     if table.empty:
-        problem = "it has no rows"
+        raise refused(path, "is not a table of a run (it has no rows)")
     for column in TABLES[name]:
         if column not in table:
-            problem = problem or f"it has no column {column}"
-        elif pattern := WORDS.get(column):
-            if not table[column].astype("string").fillna("").str.fullmatch(pattern).all():
-                problem = problem or f"its column {column} holds what no run writes"
-        elif not (pd.api.types.is_numeric_dtype(table[column]) and table[column].abs().le(MOST[column]).all()):
-            problem = problem or f"its column {column} is not all numbers up to {MOST[column]:g}"
-    if problem:
-        raise Refused(f"{folder / name} is not a table of a run ({problem}): restore it, or {REBUILD}")
+            raise refused(path, f"is not a table of a run (it has no column {column})")
+        if not _is_usual(table[column], column):
+            raise refused(path, f"is not a table of a run (its column {column} holds what no run writes)")
     return table
+
+
+def _is_usual(values: pd.Series, column: str) -> bool:
+    """Whether a column has words of the expected form, or finite numbers."""
+    if column in WORDS:
+        return values.astype("string").fillna("").str.fullmatch(WORDS[column]).all()
+    return pd.api.types.is_numeric_dtype(values) and values.abs().le(MOST[column]).all()
 
 
 def has_table(folder: Path, name: str) -> bool:
@@ -289,25 +288,20 @@ def sampler_identity(sampler: Sampler) -> str:
             return type(value).__name__
         raise InputError(
             f"the sampler {kind.__name__} holds a {type(value).__name__}, which does not identify it: keep plain "
-            "values, or give it an attribute `version` that you change whenever it would draw other subnets"
+            f"values, or {GIVE_A_VERSION}"
         )
 
-    attributes = {name: value for name, value in _attributes(sampler).items() if name != "version"}
-    content = json.dumps([attributes, _source(kind) if version is None else version], default=refuse, sort_keys=True)
+    identity = [_attributes(sampler), _source(kind) if version is None else version]
+    content = json.dumps(identity, default=refuse, sort_keys=True)
     return f"{kind.__name__}, settings and code {files.sha256(content.encode())[:16]}"
 
 
 def _attributes(sampler: object) -> dict[str, Any]:
     """Attributes of the sampler and of its classes, without methods and names with two underscores."""
-    found: dict[str, Any] = {}
-    for kind in reversed(type(sampler).__mro__):
-        found |= {name: value for name, value in vars(kind).items() if not (callable(value) or name.startswith("__"))}
-        slots = [name for name in getattr(kind, "__slots__", ()) if hasattr(sampler, name)]
-        found |= {name: getattr(sampler, name) for name in slots}
-    found |= getattr(sampler, "__dict__", {})
-    return {
-        name: value for name, value in found.items() if not isinstance(value, property | classmethod | staticmethod)
-    }
+    kind = type(sampler)
+    names = [name for name in dir(sampler) if not name.startswith(("__", "_abc_")) and name != "version"]
+    values = [name for name in names if not callable(getattr(kind, name, None))]
+    return {name: getattr(sampler, name) for name in values if hasattr(sampler, name)}
 
 
 def _source(kind: type) -> list[str]:
@@ -323,7 +317,7 @@ def _source(kind: type) -> list[str]:
             except (OSError, TypeError):
                 raise InputError(
                     f"the source of the sampler {kind.__name__} cannot be found: define it in a file or notebook, or "
-                    "give it an attribute `version` that you change whenever it would draw other subnets"
+                    f"{GIVE_A_VERSION}"
                 ) from None
     return sources
 
