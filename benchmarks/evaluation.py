@@ -16,6 +16,7 @@ from rsslib.evaluate import (
     in_turn,
     recalibration_images,
 )
+from rsslib.population import sample_population
 from rsslib.supernet import SuperNet
 
 
@@ -41,7 +42,7 @@ def main() -> None:
         return sum((official.net(x).argmax(1) == y).sum() for x, y in theirs[1]).item()
 
     # of the study's 600, in the order of an evaluation; the first is to warm up
-    archs = [arch for _, arch in SPACE.population(100)]
+    archs = [arch for _, arch in sample_population(SPACE, 100)]
     population = [archs[number] for number in by_blocks(SPACE, archs)][len(archs) // 2 :][: chosen.subnets + 1]
     evaluators = {name: Evaluator(supernet, test, recalibration) for name in ("ours", "ours, nothing kept")}
     evaluators["ours, nothing kept"].kept_behind = ()

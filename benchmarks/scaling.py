@@ -6,6 +6,7 @@ from common import CUDA, DEVICE, SPACE, options, random_data, report
 
 from rsslib.device import keep_freed_memory
 from rsslib.evaluate import evaluate_population
+from rsslib.population import sample_population
 from rsslib.trainer import start, train
 from rsstudy.catalogue import build
 
@@ -16,7 +17,7 @@ def cost(epochs: int, images: int, subnets: int) -> tuple[float, float]:
     """Seconds of training and of evaluation on 2,000 test images."""
     data, method = random_data(images, 2000), build("rss-short", epochs, 1)
     state = train(start(SPACE, method, 0, DEVICE), method, data, 0, progress=False)
-    population = SPACE.population(max(1, subnets // len(SPACE.backbone.buckets)))
+    population = sample_population(SPACE, max(1, subnets // len(SPACE.backbone.buckets)))
     began = time.perf_counter()
     evaluate_population(state.supernet.eval(), population, data, progress=False)
     return state.seconds, time.perf_counter() - began

@@ -263,13 +263,3 @@ def evaluate_population(
     correct = torch.stack([counts[number] for number in range(len(archs))])
     table["accuracy"] = 100 * correct.cpu().double().numpy() / len(data.x_test)
     return table
-
-
-def anchors(space: SearchSpace) -> list[tuple[float, Arch]]:
-    """The smallest, the middle and the largest subnet, each with its size in MFLOPs for a bucket.
-
-    They are what the paper's single-subnet schemes train (section 6.3.2), and lie outside the buckets or are not drawn:
-    evaluated in every run, they compare shared weights with those trained alone.
-    """
-    subnets = (space.smallest, space.middle, space.largest)
-    return [(float(space.reference.macs(arch)) / 1e6, arch) for arch in subnets]

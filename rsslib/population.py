@@ -1,3 +1,116 @@
-"""The subnets on which every method is evaluated: buckets of sizes, and the corners of a space."""
+"""The subnets on which every method is evaluated: buckets of sizes, and three anchors beside them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from rsslib.errors import InputError
+from rsslib.space import RESOLUTION, Arch, SearchSpace
 
 RECALIBRATION_IMAGES = 2000  # training images from which a subnet's batch norm statistics are recomputed
+
+
+@lru_cache
+def _growth(space: SearchSpace) -> float:
+    """How many times wider the range of MACs is than at the study's resolution."""
+    ranges = [at.macs(at.largest) - at.macs(at.smallest) for at in (space.reference, _at_study(space))]
+    return ranges[0] / ranges[1]
+
+
+def _at_study(space: SearchSpace) -> SearchSpace:
+    return replace(space.reference, resolution=RESOLUTION)
+
+
+def half_bucket(space: SearchSpace) -> float:
+    """Millions of MACs that a bucket reaches to either side: 0.5 in the study, more at a higher resolution."""
+    return 0.5 * _growth(space)
+
+
+def get_buckets(space: SearchSpace) -> tuple[float, ...]:
+    """Sizes of the population's subnets, in millions of MACs (section 6.1).
+
+    At a higher resolution they lie at the same places between the smallest and the largest subnet, rounded.
+    """
+    if space.resolution == RESOLUTION:
+        return space.backbone.buckets
+    low, study_low = (at.macs(at.smallest) / 1e6 for at in (space.reference, _at_study(space)))
+    sizes = [low + _growth(space) * (bucket - study_low) for bucket in space.backbone.buckets]
+    return tuple(round(size) if size >= 10 else round(size, 1) for size in sizes)
+
+
+def sample_bucket(
+    space: SearchSpace,
+    mflops: float,
+    n: int,
+    rng: np.random.Generator,
+    tolerance: float | None = None,
+    max_draws: int = 50_000_000,
+) -> np.ndarray:
+    """Draw `n` different subnets of `mflops` +- `tolerance` million MACs, inclusive, by rejection (section 6.1).
+
+    `tolerance` is by default `half_bucket(space)`. The width of every layer is locked to its minimum for the lowest of
+    the space's buckets and to its maximum for the highest. The first m of n are the same for every n >= m.
+
+    Returns int8 [n, 2 * layers + stages]. Raises InputError if no subnet can be of that size, or if `max_draws` draws
+    give fewer than `n`.
+    """
+    tolerance = half_bucket(space) if tolerance is None else tolerance
+    bucket = f"bucket {mflops:g} +- {tolerance:g} MFLOPs of {space.backbone.name}"
+    buckets, expands = get_buckets(space), space.expands
+    if mflops in (min(buckets), max(buckets)):
+        expands = (min(expands) if mflops == min(buckets) else max(expands),)
+    low, high = round((mflops - tolerance) * 1e6), round((mflops + tolerance) * 1e6)
+    choices = space.kernels, expands, space.depths
+    smallest, largest = (space.reference.macs(space.uniform(*map(end, choices))) for end in (min, max))
+    if high < smallest or low > largest:
+        ends = f"{smallest / 1e6:.2f} and {largest / 1e6:.2f}"
+        raise InputError(f"{bucket} holds no subnet: expected a size between {ends}")
+    found: dict[bytes, np.ndarray] = {}
+    draws, chunk = 0, 1024
+    while draws < max_draws:
+        rows = space.sample(chunk, rng, expands=expands)
+        macs = space.reference.macs(rows)
+        rows = rows[(macs >= low) & (macs <= high)]
+        for network, row in zip(np.where(space.used(rows), rows, 0), rows, strict=True):
+            found.setdefault(network.tobytes(), row)
+        if len(found) >= n:
+            return np.stack(list(found.values())[:n])
+        draws, chunk = draws + chunk, min(2 * chunk, 131_072)
+    raise InputError(
+        f"{bucket} gave {len(found)} different subnets in {draws:,} draws, {n} were asked for: "
+        "ask for fewer or widen the tolerance"
+    )
+
+
+def sample_population(
+    space: SearchSpace, subnets_per_bucket: int, buckets: Sequence[float] | None = None, seed: int = 0
+) -> list[tuple[float, Arch]]:
+    """Draw the subnets on which every method is evaluated: (bucket in millions of MACs, architecture), all different.
+
+    Each bucket has its own random stream, so neither other buckets nor a larger number changes its first subnets.
+    """
+    population = []
+    for bucket in get_buckets(space) if buckets is None else buckets:
+        rng = np.random.default_rng([seed, round(bucket * 1000)])
+        rows = sample_bucket(space, bucket, subnets_per_bucket, rng)
+        population += [(bucket, space.to_arch(row)) for row in rows]
+    return population
+
+
+def anchors(space: SearchSpace) -> list[tuple[float, Arch]]:
+    """The smallest, the middle and the largest subnet, each with its size in millions of MACs as its bucket.
+
+    The paper's single-subnet schemes train these (section 6.3.2). Evaluated in every run, they compare shared weights
+    with weights trained alone.
+    """
+    archs = (space.smallest, space.middle, space.largest)
+    return [(space.reference.macs(arch) / 1e6, arch) for arch in archs]
+
+
+def archs_from_table(table: pd.DataFrame) -> list[Arch]:
+    """The architectures in the columns kernel, expand and depth of a table, such as `evaluate_population` returns."""
+    columns = (table[name].astype(str).str.split("-") for name in ("kernel", "expand", "depth"))
+    return [Arch(*(tuple(map(int, part)) for part in row)) for row in zip(*columns, strict=True)]

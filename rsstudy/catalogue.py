@@ -12,6 +12,7 @@ import numpy as np
 
 from rsslib.errors import check_number, choose
 from rsslib.methods import LEARNING_RATE, PS_EPOCHS, Method, Schedule, Stage, one_stage, override, progressive_shrinking
+from rsslib.population import sample_population
 from rsslib.samplers import Alternating, Compound, FlopsAware, Sampler, Sandwich, StrictFairness, Successive, Uniform
 from rsslib.space import Arch, SearchSpace
 
@@ -19,7 +20,7 @@ from rsslib.space import Arch, SearchSpace
 @lru_cache(maxsize=256)
 def of_bucket(space: SearchSpace, bucket: float, number: int) -> Arch:
     """Subnet `number` (from 0) of a bucket of the population on which every run is evaluated."""
-    return space.population(number + 1, [bucket])[number][1]
+    return sample_population(space, number + 1, [bucket])[number][1]
 
 
 @dataclass(frozen=True)

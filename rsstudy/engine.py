@@ -41,8 +41,9 @@ from rsslib.device import (
     use_threads,
 )
 from rsslib.errors import CaptureFailed, InputError, NoImages, Stopped, check_room
-from rsslib.evaluate import anchors, evaluate_population
+from rsslib.evaluate import evaluate_population
 from rsslib.files import CARD, WEIGHTS
+from rsslib.population import anchors
 from rsslib.progress import progress_bar
 from rsslib.samplers import SamplerFailed
 from rsslib.space import SearchSpace

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rsslib.deploy.searching import archs_of
 from rsslib.device import set_precision, use_threads
 from rsslib.errors import InputError, check_number
 from rsslib.evaluate import evaluate_population
 from rsslib.files import WEIGHTS
+from rsslib.population import archs_from_table, get_buckets, sample_bucket
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 from rsstudy.engine import stored_supernet
 from rsstudy.figures.populations import ACCURACY, COLUMN, SIZE, shade_buckets
@@ -111,7 +111,7 @@ class Explorer(widgets.VBox):
         self.everywhere = {field: toggles(field, label, "28px") for field, label in LABELS.items()}
         self.detail = {field: [toggles(field) for _ in getattr(space.middle, field)] for field in LABELS}
         self.presets = {}
-        self.buckets = {f"{bucket:g}": bucket for bucket in space.buckets}
+        self.buckets = {f"{bucket:g}": bucket for bucket in get_buckets(space)}
         for name in ("smallest", "middle", "largest", "random", *self.buckets):
             width = "46px" if name in self.buckets else "70px"
             self.presets[name] = widgets.Button(description=name, layout={"width": width})
@@ -178,7 +178,7 @@ class Explorer(widgets.VBox):
         if name == "random":
             self.arch = self.space.sample_arch(self.rng)
         elif name in self.buckets:
-            self.arch = self.space.to_arch(self.space.sample_bucket(self.buckets[name], 1, self.rng)[0])
+            self.arch = self.space.to_arch(sample_bucket(self.space, self.buckets[name], 1, self.rng)[0])
         else:
             self.arch = getattr(self.space, name)
 
@@ -223,7 +223,7 @@ class Explorer(widgets.VBox):
         else:
             folder = run.folder(self.settings.results)
             population = read_table(folder, POPULATION, read_record(folder))
-            sizes = self.space.macs(self.space.to_rows(archs_of(population))) / 1e6
+            sizes = self.space.macs(self.space.to_rows(archs_from_table(population))) / 1e6
             self.population = population.assign(mflops=sizes)
             self.button.disabled = not (run.folder(self.settings.results) / WEIGHTS).exists()
             self.hint = "Ready to evaluate subnets with this run."
@@ -326,5 +326,5 @@ class Explorer(widgets.VBox):
         for axes in panels:
             shade_buckets(axes, space)
         room = 0.07 * (high - low)
-        panels[-1].set(xlabel=f"{SIZE}; grey: buckets", xlim=(low - room, high + room), xticks=space.buckets)
+        panels[-1].set(xlabel=f"{SIZE}; grey: buckets", xlim=(low - room, high + room), xticks=get_buckets(space))
         return figure

@@ -25,6 +25,7 @@ from rsslib.device import evaluation_threads, own_stream
 from rsslib.errors import InputError
 from rsslib.evaluate import Evaluator, LabelledBatches, in_turn, recalibration_images
 from rsslib.methods import Method
+from rsslib.population import sample_population
 from rsslib.progress import progress_bar
 from rsslib.samplers import Uniform, drawn_steps, randomness
 from rsslib.space import Arch, SearchSpace
@@ -142,7 +143,7 @@ def _cosine(product: float, square_a: float, square_b: float) -> float:
 
 def subjects(space: SearchSpace) -> list[Arch]:
     """The subnets that are measured: the smallest, the first of each bucket of the population, and the largest."""
-    return [space.smallest, *(arch for _, arch in space.population(1)), space.largest]
+    return [space.smallest, *(arch for _, arch in sample_population(space, 1)), space.largest]
 
 
 def distance(space: SearchSpace, a: Arch, b: Arch) -> int:

@@ -26,7 +26,7 @@ from rsslib.data.readers import DATASETS
 from rsslib.errors import InputError, shortened
 from rsslib.files import WEIGHTS
 from rsslib.methods import Method
-from rsslib.population import RECALIBRATION_IMAGES
+from rsslib.population import RECALIBRATION_IMAGES, sample_population
 from rsslib.progress import in_words
 from rsslib.samplers import Sampler, Successive
 from rsslib.space import RESOLUTION, Arch, SearchSpace
@@ -267,7 +267,7 @@ def population_of(run: Run) -> dict[tuple[float, int], Arch]:
 
 @lru_cache(maxsize=4)
 def _population(space: SearchSpace, subnets_per_bucket: int) -> dict[tuple[float, int], Arch]:
-    drawn = space.population(subnets_per_bucket, seed=POPULATION_SEED)
+    drawn = sample_population(space, subnets_per_bucket, seed=POPULATION_SEED)
     return {(bucket, i % subnets_per_bucket): arch for i, (bucket, arch) in enumerate(drawn)}
 
 

@@ -48,6 +48,11 @@ def corners(space: SearchSpace) -> list[Arch]:
     return [space.smallest, space.middle, space.largest]
 
 
+def network_of(space: SearchSpace, arch: Arch) -> tuple:
+    """Layers in use with their choices: equal exactly for equal networks."""
+    return tuple((i, kernel, expand) for i, _, kernel, expand in space.active(arch))
+
+
 def any_arch(space: SearchSpace) -> st.SearchStrategy[Arch]:
     """All architectures of a space."""
     seeds = st.integers(0, 2**64 - 1)

@@ -13,6 +13,7 @@ from scipy.stats import chisquare, kstest
 
 from rsslib.errors import InputError
 from rsslib.methods import one_stage
+from rsslib.population import sample_population
 from rsslib.samplers import (
     SIZES,
     Alternating,
@@ -193,7 +194,7 @@ def test_a_sampling_interval_of_one_is_known_and_drawn_as_before():
 
 
 def test_a_subnet_alone_is_that_of_the_evaluated_population():
-    population = [arch for _, arch in SPACE.population(4, [8.0])]
+    population = [arch for _, arch in sample_population(SPACE, 4, [8.0])]
     assert [Alone(8.0, i).subnets(SPACE, rng(), 5, 9, 7) for i in range(4)] == [[(arch,)] for arch in population]
 
 

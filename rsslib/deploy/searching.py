@@ -18,6 +18,7 @@ from rsslib.deploy.latency import LatencyTable, latency_table
 from rsslib.device import evaluation_threads, use_threads
 from rsslib.errors import InputError, check_number, choose, one_line
 from rsslib.evaluate import evaluate_population, recalibration_images
+from rsslib.population import archs_from_table
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet
 
@@ -122,14 +123,7 @@ def chosen(front: pd.DataFrame, **budget: float) -> Arch:
         least = {name: f"{front[name].min():g}" for name in budget}
         raise InputError(f"no subnet of the front is within {budget}, the least are {least}: search with that budget")
     best = table["validation_accuracy"].idxmax()
-    return archs_of(table.loc[[best]])[0]
-
-
-def archs_of(table: pd.DataFrame) -> list[Arch]:
-    """Return the architectures in the columns kernel, expand and depth of a front or of a population's table."""
-    columns = [table[name].astype(str).str.split("-") for name in SETTINGS]
-    rows = zip(*columns, strict=True)
-    return [Arch(*(tuple(map(int, values)) for values in row)) for row in rows]
+    return archs_from_table(table.loc[[best]])[0]
 
 
 def pareto_front(errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:

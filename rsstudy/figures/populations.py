@@ -22,6 +22,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from rsslib.files import atomic_path, make_folder
+from rsslib.population import get_buckets, half_bucket
 from rsslib.space import SearchSpace
 from rsstudy.catalogue import OVERRIDES
 from rsstudy.figures.style import MethodStyle, label_of, listed, method_styles, panel_label
@@ -74,8 +75,8 @@ def set_style() -> None:
 
 def shade_buckets(axes: Axes, space: SearchSpace, ymax: float = 1) -> None:
     """Grey bands where the space's buckets lie on an x axis in MFLOPs, up to `ymax` of the axes' height."""
-    for bucket in space.buckets:
-        low, high = bucket - space.half_bucket, bucket + space.half_bucket
+    for bucket in get_buckets(space):
+        low, high = bucket - half_bucket(space), bucket + half_bucket(space)
         axes.axvspan(low, high, ymax=ymax, color="0.92", linewidth=0, zorder=0)
 
 

@@ -18,6 +18,7 @@ from rsslib import samplers
 from rsslib.errors import InputError, check_number
 from rsslib.methods import Method
 from rsslib.network import Network
+from rsslib.population import get_buckets, half_bucket, sample_population
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 from rsstudy.catalogue import TABLE_1, build
 from rsstudy.figures.populations import INK, PAGE, Captioned, shade_buckets
@@ -69,13 +70,13 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
         trained.plot(table["epoch"], sizes["mean"], ".", color=style.colour, markersize=1.2, gid=f"trained {name}")
         trained.text(0, floor + 1.07, f"{style.label}: {len(table)} epochs", fontsize=SMALL, va="bottom")
         trained.axhline(floor - 0.08, color="0.6", linewidth=0.5)
-    population = space.macs(space.to_rows([arch for _, arch in space.population(20, seed=0)])) / 1e6
+    population = space.macs(space.to_rows([arch for _, arch in sample_population(space, 20, seed=0)])) / 1e6
     shade_buckets(evaluated, space, ymax=0.8)
-    places = np.tile(np.linspace(0, 1, 20), len(space.buckets))
+    places = np.tile(np.linspace(0, 1, 20), len(get_buckets(space)))
     evaluated.plot(population, places, ".", color=DARK, markersize=1.8, gid="population")
-    evaluated.set(ylim=(-0.05, 1.35), xticks=space.buckets, xlabel="MFLOPs")
+    evaluated.set(ylim=(-0.05, 1.35), xticks=get_buckets(space), xlabel="MFLOPs")
     words = "accuracy of the same\nsubnets, all methods"
-    evaluated.text(space.buckets[0] - space.half_bucket, 1.1, words, fontsize=SMALL, va="bottom")
+    evaluated.text(get_buckets(space)[0] - half_bucket(space), 1.1, words, fontsize=SMALL, va="bottom")
     count, power = f"{space.cardinality:.0e}".split("e+")
     supernet.set(xlabel=f"${count} \\times 10^{{{power}}}$ subnets,\none set of weights")
     most, stages = max(layer.index for layer in space.layers), len(space.backbone.stages)
@@ -268,11 +269,11 @@ def bucket_shares(space: SearchSpace, sizes: Mapping[str, np.ndarray]) -> pd.Dat
 
     `drawn with` names the draw from which the study fills the bucket: the width is locked at both ends (section 6.1).
     """
-    (uniform, narrow, wide), half, rows = _draws(space), space.half_bucket, []
-    for bucket in space.buckets:
+    (uniform, narrow, wide), half, rows = _draws(space), half_bucket(space), []
+    for bucket in get_buckets(space):
         low, high = round((bucket - half) * 1e6), round((bucket + half) * 1e6)
         shares = {name: 100 * float(((low <= macs) & (macs <= high)).mean()) for name, macs in sizes.items()}
-        drawn = {min(space.buckets): narrow, max(space.buckets): wide}.get(bucket, uniform)
+        drawn = {min(get_buckets(space)): narrow, max(get_buckets(space)): wide}.get(bucket, uniform)
         rows.append({"bucket": bucket, **shares, "drawn with": drawn})
     return pd.DataFrame(rows).set_index("bucket")
 
@@ -285,7 +286,7 @@ def macs_distribution(space: SearchSpace, sizes: Mapping[str, np.ndarray]) -> Ca
         f"Sizes of {draws:,} draws each, in millions of multiply-accumulates (MFLOPs) for a colour image of "
         f"{space.resolution}×{space.resolution} pixels and 100 classes. Above: the share in each {BIN:g} MFLOPs; "
         "dash-dotted: the smallest, middle and largest subnet. Below, on a log scale: the share in each bucket, "
-        f"{space.half_bucket:.3g} MFLOPs to either side. Filled marks: the draw from which the bucket is filled."
+        f"{half_bucket(space):.3g} MFLOPs to either side. Filled marks: the draw from which the bucket is filled."
     )
     top, bottom = figure.subplots(2, 1, sharex=True)
     marks = {name: space.reference.macs(getattr(space, name)) / 1e6 for name in samplers.SIZES}
@@ -305,7 +306,7 @@ def macs_distribution(space: SearchSpace, sizes: Mapping[str, np.ndarray]) -> Ca
     for name, size in marks.items():
         top.axvline(size, color="0.45", linewidth=0.7, linestyle="-.", zorder=1)
         top.annotate(name, (size, 1), **ABOVE)
-    left = min(edges[0], space.buckets[0] - space.half_bucket)
+    left = min(edges[0], get_buckets(space)[0] - half_bucket(space))
     bottom.set(yscale="log", ylim=(30 / draws, 400), xticks=shares.index, xlim=(left - 0.2, edges[-1] + 0.2))
     bottom.set(xlabel="Subnet size (MFLOPs); grey: buckets", ylabel="Share in a bucket (%)")
     top.set(ylim=(0, None), ylabel=f"Share in {BIN:g} MFLOPs (%)")

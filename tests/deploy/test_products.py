@@ -17,6 +17,7 @@ from rsslib.deploy.exporting import TOLERANCE, deployable, export
 from rsslib.deploy.predicting import open_model
 from rsslib.deploy.searching import chosen, search
 from rsslib.errors import InputError
+from rsslib.population import get_buckets, sample_population
 from rsslib.space import SearchSpace
 from rsstudy.cli import main
 from rsstudy.engine import complete, trained_supernet
@@ -161,7 +162,7 @@ def test_resolution_is_part_of_a_runs_name_unless_it_is_the_studys(trained):
     usual = dataclasses.replace(run, resolution=32)
     assert "/tiny/" in usual.name and "resolution" not in configuration(usual)["training"]
     table = populations([run], settings.results)
-    assert sorted(set(table["bucket"])) == sorted(SearchSpace(TINY, resolution=64).buckets)
+    assert sorted(set(table["bucket"])) == sorted(get_buckets(SearchSpace(TINY, resolution=64)))
 
 
 def test_notebook_is_left_out_if_weights_are_missing(trained, tmp_path, capsys, monkeypatch):
@@ -189,9 +190,9 @@ def test_explorer_evaluates_a_run_at_its_resolution(trained):
     run, settings = trained
     explorer = Explorer("test", settings, "tiny", resolution=64)
     assert explorer.run.value.name == run.name and explorer.space.resolution == 64
-    explorer.preset(f"{explorer.space.buckets[0]:g}")
+    explorer.preset(f"{get_buckets(explorer.space)[0]:g}")
     table = populations([run], settings.results)
-    (_, arch), *_ = explorer.space.population(PROFILE.subnets_per_bucket, seed=0)
+    (_, arch), *_ = sample_population(explorer.space, PROFILE.subnets_per_bucket, seed=0)
     explorer.arch = arch
     assert explorer.evaluate() == table["accuracy"][0]
     assert explorer.comparison().loc["MFLOPs", "A"] == f"{table['mflops'][0]:.2f}"

@@ -15,6 +15,7 @@ from PIL import Image
 
 from rsslib.errors import InputError
 from rsslib.methods import override
+from rsslib.population import get_buckets, sample_bucket
 from rsslib.samplers import Uniform
 from rsslib.space import Arch, SearchSpace
 from rsslib.trainer import start, train
@@ -159,10 +160,10 @@ def test_bucket_shares_equal_a_direct_count(space):
 
 def test_subnets_of_larger_images_lie_in_the_bucket_they_were_drawn_for():
     space = SearchSpace(resolution=64)
-    for bucket in space.buckets:
-        drawn = space.reference.macs(space.sample_bucket(bucket, 5, np.random.default_rng(0)))
+    for bucket in get_buckets(space):
+        drawn = space.reference.macs(sample_bucket(space, bucket, 5, np.random.default_rng(0)))
         shares = protocol.bucket_shares(space, {"any width": drawn})["any width"]
-        assert shares.loc[bucket] == 100 and list(shares.index) == list(space.buckets)
+        assert shares.loc[bucket] == 100 and list(shares.index) == list(get_buckets(space))
 
 
 def test_bucket_bounds_are_inclusive(mobilenet):
@@ -347,7 +348,7 @@ def test_the_overview_in_the_readme_is_the_one_that_is_drawn(mobilenet, tmp_path
     assert len(by_gid(figure, r"layer \d+, \d", Rectangle)) == 20 * len(mobilenet.expands)
     assert_legible(figure)
     sizes = figure.axes[3].lines[0].get_xdata()
-    assert all(min(abs(size - bucket) for bucket in mobilenet.buckets) <= 0.5 for size in sizes)
+    assert all(min(abs(size - bucket) for bucket in get_buckets(mobilenet)) <= 0.5 for size in sizes)
     save_figure(figure, tmp_path, "overview")
     with Image.open(tmp_path / "overview.png") as drawn, Image.open(ROOT / "figures" / "overview.png") as committed:
         assert drawn.size == committed.size

@@ -30,6 +30,7 @@ from rsslib.cuda.graphs import GraphedSteps
 from rsslib.device import choose_device
 from rsslib.errors import InputError, Stopped
 from rsslib.methods import Method, Stage, one_stage, override
+from rsslib.population import sample_bucket, sample_population
 from rsslib.progress import in_words
 from rsslib.samplers import SamplerFailed, Successive, Uniform
 from rsslib.space import SearchSpace
@@ -93,7 +94,7 @@ def test_a_subnet_trained_alone_is_evaluated_on_that_one_subnet(tmp_path):
     table = populations([run], tmp_path)
     assert table[["bucket", "subnet"]].to_numpy().tolist() == [[bucket, number]]
     supernet, images = trained_supernet(run, Settings(tmp_path, device="cpu"))
-    whole = evaluate.evaluate_population(supernet, supernet.space.population(2), images, progress=False)
+    whole = evaluate.evaluate_population(supernet, sample_population(supernet.space, 2), images, progress=False)
     same = whole[(whole["bucket"] == bucket) & (whole["subnet"] == number)].reset_index(drop=True)
     pd.testing.assert_frame_equal(table[same.columns], same, check_dtype=False)
     assert len(anchor_tables([run], tmp_path)) == 3
@@ -151,7 +152,7 @@ def test_methods_are_evaluated_on_the_same_subnets(done):
     made, results = done
     ofa, rss, _ = (pd.read_csv(run.folder(results) / "population.csv").drop(columns="accuracy") for run in made)
     pd.testing.assert_frame_equal(ofa, rss)
-    expected = ["-".join(map(str, arch.kernel)) for _, arch in SearchSpace("tiny").population(2)]
+    expected = ["-".join(map(str, arch.kernel)) for _, arch in sample_population(SearchSpace("tiny"), 2)]
     assert ofa.kernel.tolist() == expected
 
 
@@ -187,7 +188,7 @@ def test_weights_are_those_that_were_evaluated(done):
     made, results = done
     supernet, data = trained_supernet(made[1], Settings(results))
     assert not supernet.training and len(data.x_test) == 60
-    table = engine.evaluate_population(supernet, SearchSpace("tiny").population(2), data, progress=False)
+    table = engine.evaluate_population(supernet, sample_population(SearchSpace("tiny"), 2), data, progress=False)
     there = pd.read_csv(made[1].folder(results) / "population.csv")
     np.testing.assert_allclose(table.accuracy, there.accuracy)
 
@@ -683,7 +684,7 @@ def test_a_plan_that_cannot_be_is_an_input_error(settings, said):
 def test_what_cannot_be_run_is_an_input_error_before_anything_is_written(
     planned, settings, said, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(SearchSpace.sample_bucket, "__defaults__", (0.5, 10_000))  # give up soon
+    monkeypatch.setattr(sample_bucket, "__defaults__", (0.5, 10_000))  # give up soon
     made = tiny("rss", **planned)
     with pytest.raises(InputError) as error:
         complete(made, tmp_path / "results", data=tmp_path / "data", **settings)
