@@ -24,7 +24,6 @@ from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from rsslib.device import CAPTURING, choose_device, keep_freed_memory, own_stream, processor_name, set_precision
 from rsslib.files import project_folder
 from rsslib.methods import BATCH_SIZE
-from rsslib.progress import progress_bar
 from rsslib.samplers import Step
 from rsslib.space import Arch, SearchSpace
 from rsslib.steps import EagerSteps
@@ -87,8 +86,8 @@ class Ours:
         """Seconds a step of an epoch with these subnets, drawing and augmenting included, and capturing on CUDA."""
 
         def epoch() -> None:
-            with progress_bar(shown=False) as bar, own_stream(DEVICE):
-                self.executor.epoch(subnets, *self.draw(), [1e-4] * self.steps, bar).sum().item()
+            with own_stream(DEVICE):
+                self.executor.epoch(subnets, *self.draw(), [1e-4] * self.steps).sum().item()
 
         return timed(epoch) / self.steps
 

@@ -1,5 +1,7 @@
 """Evaluating subnets, BN recalibration included: ours against set_running_statistics and validation of the package."""
 
+from itertools import islice
+
 import torch
 from common import SPACE, interleaved, options, random_data, report, timed
 from ofa.imagenet_classification.elastic_nn.utils import set_running_statistics
@@ -11,13 +13,12 @@ from rsslib.evaluate import (
     RECALIBRATION_BATCH,
     Evaluator,
     LabelledBatches,
-    by_blocks,
     correct_answers,
-    in_turn,
+    evaluate_each,
     recalibration_images,
 )
 from rsslib.population import sample_population
-from rsslib.supernet import SuperNet
+from rsslib.supernet import FIRST_LAYERS, SuperNet
 
 
 def main() -> None:
@@ -43,9 +44,9 @@ def main() -> None:
 
     # of the study's 600, in the order of an evaluation; the first is to warm up
     archs = [arch for _, arch in sample_population(SPACE, 100)]
-    population = [archs[number] for number in by_blocks(SPACE, archs)][len(archs) // 2 :][: chosen.subnets + 1]
-    evaluators = {name: Evaluator(supernet, test, recalibration) for name in ("ours", "ours, nothing kept")}
-    evaluators["ours, nothing kept"].kept_behind = ()
+    archs.sort(key=lambda arch: [choices[2:] for choices in islice(SPACE.active(arch), FIRST_LAYERS)])
+    population = archs[len(archs) // 2 :][: chosen.subnets + 1]
+    evaluators = {"ours": Evaluator(supernet, test, recalibration)}
     rounds = []
     for arch in population:
         functions = {
@@ -58,7 +59,7 @@ def main() -> None:
     report(__doc__, [row], f"2,000 images for recalibration, {chosen.test_images:,} for testing, in turn.")
 
     def at_once(threads: int) -> None:
-        with in_turn(supernet, (test, recalibration), archs, correct_answers, threads) as found:
+        with evaluate_each(supernet, (test, recalibration), archs, correct_answers, threads) as found:
             assert len(list(found)) == len(archs)
 
     archs = population[1:]

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A stage of elastic layers; only the first layer has the stride."""
+    """A stage of elastic layers; only its first layer has the stride."""
 
     channels: int
     stride: int
-    act: str
+    act: str  # a name in torch.nn.functional
     squeeze_excite: bool = False
     layers: int = 4
     elastic_depth: bool = True
@@ -17,7 +17,7 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network family with width multiplier 1.0 (Cai et al. 2020, appendix; Howard et al. 2019; Cai et al. 2019)."""
+    """A network family with width multiplier 1.0."""
 
     name: str
     stem_channels: int
@@ -28,45 +28,64 @@ class Backbone:
     expand_channels: int  # 1x1 convolution with BN before global pooling
     mix_channels: int | None  # 1x1 convolution without BN or bias after global pooling
     head_act: str
-    buckets: tuple[int, ...]  # population sizes of the study, in millions of MACs
+    buckets: tuple[int, ...]  # sizes of the study's population, in millions of MACs
 
 
-BACKBONES = {
-    "mobilenet_v3": Backbone(
-        "mobilenet_v3", stem_channels=16, stem_act="hardswish", first_channels=16, first_act="relu",
-        stages=(
-            StageSpec(24, 2, "relu"),
-            StageSpec(40, 2, "relu", squeeze_excite=True),
-            StageSpec(80, 2, "hardswish"),
-            StageSpec(112, 1, "hardswish", squeeze_excite=True),
-            StageSpec(160, 2, "hardswish", squeeze_excite=True),
-        ),
-        expand_channels=960, mix_channels=1280, head_act="hardswish", buckets=(4, 6, 8, 10, 12, 14),
+MOBILENET_V3 = Backbone(
+    name="mobilenet_v3",
+    stem_channels=16,
+    stem_act="hardswish",
+    first_channels=16,
+    first_act="relu",
+    stages=(
+        StageSpec(24, 2, "relu"),
+        StageSpec(40, 2, "relu", squeeze_excite=True),
+        StageSpec(80, 2, "hardswish"),
+        StageSpec(112, 1, "hardswish", squeeze_excite=True),
+        StageSpec(160, 2, "hardswish", squeeze_excite=True),
     ),
-    "proxylessnas": Backbone(
-        "proxylessnas", stem_channels=32, stem_act="relu6", first_channels=16, first_act="relu6",
-        stages=(
-            StageSpec(24, 2, "relu6"),
-            StageSpec(40, 2, "relu6"),
-            StageSpec(80, 2, "relu6"),
-            StageSpec(96, 1, "relu6"),
-            StageSpec(192, 2, "relu6"),
-            StageSpec(320, 1, "relu6", layers=1, elastic_depth=False),
-        ),
-        expand_channels=1280, mix_channels=None, head_act="relu6", buckets=(4, 6, 8, 10, 12),
+    expand_channels=960,
+    mix_channels=1280,
+    head_act="hardswish",
+    buckets=(4, 6, 8, 10, 12, 14),
+)
+
+PROXYLESSNAS = Backbone(
+    name="proxylessnas",
+    stem_channels=32,
+    stem_act="relu6",
+    first_channels=16,
+    first_act="relu6",
+    stages=(
+        StageSpec(24, 2, "relu6"),
+        StageSpec(40, 2, "relu6"),
+        StageSpec(80, 2, "relu6"),
+        StageSpec(96, 1, "relu6"),
+        StageSpec(192, 2, "relu6"),
+        StageSpec(320, 1, "relu6", layers=1, elastic_depth=False),
     ),
-}  # fmt: skip
+    expand_channels=1280,
+    mix_channels=None,
+    head_act="relu6",
+    buckets=(4, 6, 8, 10, 12),
+)
+
+BACKBONES = {backbone.name: backbone for backbone in (MOBILENET_V3, PROXYLESSNAS)}
 
 
-def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Round to a multiple of `divisor`, never losing more than a tenth (Howard et al. 2019)."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+def make_divisible(channels: float) -> int:
+    """Round to a multiple of 8, never losing more than a tenth (Howard et al. 2019).
+
+    >>> make_divisible(17), make_divisible(18)
+    (16, 24)
+    """
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One elastic MBConv layer of the full network."""
+    """One MBConv layer of the full network."""
 
     stage: int
     index: int  # within its stage
@@ -90,19 +109,19 @@ class LayerSpec:
         return make_divisible(round(self.in_channels * expand))
 
     def squeezed(self, expand: int) -> int:
-        """Middle channels of squeeze-excite."""
-        return make_divisible(self.hidden(expand) // 4)
+        """Middle channels of squeeze-excite; 0 without it."""
+        return make_divisible(self.hidden(expand) // 4) if self.squeeze_excite else 0
 
     def macs(self, kernel: int, expand: int) -> int:
         """Multiply-accumulates of the layer's convolutions for one image."""
-        hidden, pixels = self.hidden(expand), self.out_size**2
-        total = self.in_size**2 * self.in_channels * hidden + pixels * hidden * (kernel**2 + self.out_channels)
-        return total + (2 * hidden * self.squeezed(expand) if self.squeeze_excite else 0)
+        hidden = self.hidden(expand)
+        expansion = self.in_size**2 * self.in_channels * hidden
+        rest = self.out_size**2 * hidden * (kernel**2 + self.out_channels)
+        return expansion + rest + 2 * hidden * self.squeezed(expand)
 
     def parameters(self, kernel: int, expand: int) -> int:
         """Weights, biases and BN parameters of the layer once extracted."""
-        hidden = self.hidden(expand)
-        total = hidden * (self.in_channels + kernel**2 + self.out_channels) + 2 * (2 * hidden + self.out_channels)
-        if self.squeeze_excite:
-            total += 2 * hidden * self.squeezed(expand) + hidden + self.squeezed(expand)
-        return total
+        hidden, squeezed = self.hidden(expand), self.squeezed(expand)
+        weights = hidden * (self.in_channels + kernel**2 + self.out_channels + 2 * squeezed)
+        biases = hidden + squeezed if squeezed else 0
+        return weights + biases + 2 * (2 * hidden + self.out_channels)

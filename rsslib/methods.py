@@ -1,4 +1,4 @@
-"""Training methods as data: a method is a list of stages, and one trainer runs them all (Table 1 of the paper)."""
+"""Training methods as data: a method is a list of stages, and one trainer runs them all."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,20 @@ BATCH_SIZE = 64
 DROPOUT = 0.1
 PS_EPOCHS = (120, 25, 120, 25, 120)  # kernel, depth 1, depth 2, width 1, width 2, on CIFAR
 
-
 Schedule = Literal["cosine", "constant"]
+
+# How channels are sorted before a stage: expand ratios that no channel may cross; None: not at all.
+ALL_TOGETHER: tuple[int, ...] = ()
+FIRST_4X_APART: tuple[int, ...] = (4,)
 
 
 @dataclass(frozen=True)
 class Stage:
     """A part of training with one sampler and one learning rate curve.
 
-    The curve is a cosine (or constant) from `learning_rate` to 0 over `schedule_epochs`, of which the stage runs
-    `epochs`, starting at epoch `first_epoch`: a stage that begins in mid-curve inherits a lowered rate.
+    The curve is a cosine from `learning_rate` to 0 over `schedule_epochs`, or constant. The stage runs `epochs` of
+    these, starting at epoch `first_epoch`: a stage that begins in mid-curve inherits a lowered rate. With `distill`,
+    the method's teacher adds to the loss. Raises InputError for a value that cannot be used.
     """
 
     name: str
@@ -34,7 +38,7 @@ class Stage:
     first_epoch: int = 0
     schedule_epochs: int | None = None  # None: the stage's own epochs
     distill: bool = False
-    sort_channels: tuple[int, ...] | None = None  # before the stage; expand ratios that no channel may cross
+    sort_channels: tuple[int, ...] | None = None
 
     def __post_init__(self):
         choose(self.schedule, ("cosine", "constant"), "schedule")
@@ -58,9 +62,10 @@ class Method:
     """How a supernet is trained.
 
     `teacher`: "stage" distils from the network as it stood after the first stage, "random" from an untrained network;
-    "largest" is in-place distillation (Yu and Huang 2019): of the subnets of a step the first learns from the labels,
-    the others from the first's soft labels alone. `fresh_optimizer`: every stage starts with a new optimiser, as a
-    process of its own would. `gradients` of a step's subnets are summed, as in OFA, or averaged.
+    "largest" is in-place distillation (Yu and Huang 2019): the first subnet of a step learns from the labels, the
+    others from the first's soft labels alone. `fresh_optimizer`: every stage starts with a new optimizer, as in a
+    process of its own. `gradients` of a step's subnets are summed, as in OFA, or averaged. Raises InputError for a
+    value that cannot be used.
     """
 
     name: str
@@ -73,21 +78,19 @@ class Method:
 
     def __post_init__(self):
         check_number(self.batch_size, "batch_size", 2, whole=True)
-        check_number(self.dropout, "dropout", 0)
-        if self.dropout >= 1:
-            raise InputError(f"dropout is {self.dropout!r}: expected a number from 0 up to, not including, 1")
-        if self.stages and self.epochs < 1:  # without stages it only stands for its name
+        check_number(self.dropout, "dropout", 0, 0.99)
+        choose(self.gradients, ("sum", "mean"), "gradients")
+        choose(self.teacher or "stage", ("stage", "random", "largest"), "teacher")
+        if self.stages and self.epochs < 1:  # records of other methods are read without their stages
             raise InputError(f"method {self.name!r} has no epoch: expected stages of at least one in all")
-        if self.teacher is not None:
-            choose(self.teacher, ("stage", "random", "largest"), "teacher")
-        elif any(stage.distill for stage in self.stages):
+        distilled = [stage.distill for stage in self.stages]
+        if any(distilled) and self.teacher is None:
             raise InputError(f"method {self.name!r} distils without a teacher: give it as stage, random or largest")
-        if self.teacher == "stage" and self.stages and self.stages[0].distill:
+        if any(distilled[:1]) and self.teacher == "stage":
             raise InputError(
                 f"method {self.name!r} distils in the first stage, at whose end teacher 'stage' is taken: "
                 "give the teacher as random or largest"
             )
-        choose(self.gradients, ("sum", "mean"), "gradients")
 
     @property
     def epochs(self) -> int:
@@ -95,21 +98,11 @@ class Method:
 
     @property
     def subnet_epochs(self) -> int:
-        """Epochs counted once for each subnet trained in a step."""
+        """Epochs, each counted once for every subnet trained in a step."""
         return self.subnet_epochs_of(self.epochs)
 
-    def stands_at(self, stage: int, epoch: int, history: Sequence[Mapping]) -> bool:
-        """Whether training by this method is at epoch `epoch` of stage number `stage`, both from 0, after the epochs of
-        `history` (rows as `rsslib.trainer.train` writes them); when all is done, at epoch 0 after the last stage."""
-        epochs = [*(stage.epochs for stage in self.stages), 0]
-        if stage > len(self.stages) or epoch >= max(1, epochs[stage]):  # a stage may have none
-            return False
-        epochs[stage:] = [epoch]
-        names = [stage.name for stage, n in zip(self.stages, epochs, strict=False) for _ in range(n)]
-        return [row["stage"] for row in history] == names
-
     def subnet_epochs_of(self, epochs: int) -> int:
-        """The same of the first so many epochs."""
+        """`subnet_epochs` for the first `epochs` epochs only."""
         total = 0
         for stage in self.stages:
             done = min(epochs, stage.epochs)
@@ -117,9 +110,24 @@ class Method:
             epochs -= done
         return total
 
+    def stands_at(self, stage: int, epoch: int, history: Sequence[Mapping]) -> bool:
+        """Whether epoch `epoch` of stage number `stage` (both from 0) comes next after the epochs in `history`.
+
+        `history` holds rows as `rsslib.trainer.train` writes them. After all epochs, epoch 0 of the stage after the
+        last comes next.
+        """
+        names = [s.name for s in self.stages for _ in range(s.epochs)]
+        done = sum(s.epochs for s in self.stages[:stage]) + epoch
+        inside = epoch == 0 or any(epoch < s.epochs for s in self.stages[stage : stage + 1])
+        return inside and [row["stage"] for row in history] == names[:done]
+
 
 def largest_remainder(weights: tuple[int, ...], total: int) -> tuple[int, ...]:
-    """Share `total` in proportion to `weights` in whole numbers; on a tie the earlier gets the remainder."""
+    """Share `total` in proportion to `weights` in whole numbers; on a tie the earlier gets the remainder.
+
+    >>> largest_remainder((120, 25, 120, 25, 120), 27)
+    (8, 2, 8, 1, 8)
+    """
     shares = [weight * total // sum(weights) for weight in weights]
     rest = [weight * total % sum(weights) for weight in weights]
     for i in sorted(range(len(weights)), key=lambda i: -rest[i])[: total - sum(shares)]:
@@ -127,44 +135,42 @@ def largest_remainder(weights: tuple[int, ...], total: int) -> tuple[int, ...]:
     return tuple(shares)
 
 
-# --- the study's methods, each a function from Table 1's epochs (s, ps) ---------------------------------------------
-
-
 def progressive_shrinking(s: int, ps: int) -> Method:
-    """OFA as Cai et al. (2020) train it: the supernet, then kernel, depth and width made elastic in turn."""
+    """OFA as Cai et al. (2020) train it: the supernet for `s` epochs, then kernel, depth and width made elastic.
+
+    The five stages of progressive shrinking share `ps` epochs in the proportions of Table 1.
+    """
     kernel, depth1, depth2, width1, width2 = largest_remainder(PS_EPOCHS, ps)
     low, high = LEARNING_RATE / 32.5, LEARNING_RATE / 10.8
     drawn = partial(Uniform, per="batch")
+    shrink = partial(Stage, distill=True)
     stages = (
         Stage("supernet", s, LEARNING_RATE, Successive(("largest",))),
-        Stage("kernel", kernel, LEARNING_RATE / 2.7, drawn(expands=(6,), depths=(4,)), distill=True),
-        Stage("depth 1", depth1, low, drawn(count=2, expands=(6,), depths=(3, 4)), distill=True),
-        Stage("depth 2", depth2, high, drawn(count=2, expands=(6,)), distill=True),
-        Stage("width 1", width1, low, drawn(count=4, expands=(4, 6)), distill=True, sort_channels=()),
-        Stage("width 2", width2, high, drawn(count=4), distill=True, sort_channels=(4,)),
+        shrink("kernel", kernel, LEARNING_RATE / 2.7, drawn(expands=(6,), depths=(4,))),
+        shrink("depth 1", depth1, low, drawn(count=2, expands=(6,), depths=(3, 4))),
+        shrink("depth 2", depth2, high, drawn(count=2, expands=(6,))),
+        shrink("width 1", width1, low, drawn(count=4, expands=(4, 6)), sort_channels=ALL_TOGETHER),
+        shrink("width 2", width2, high, drawn(count=4), sort_channels=FIRST_4X_APART),
     )
     return Method("ofa", stages, teacher="stage")
 
 
-def one_stage(name: str, epochs: int, sampler: Sampler, schedule: Schedule = "cosine", **settings) -> Method:
-    """A method with a single stage, which RSS and all its ablations are; a new sampler needs no more than this.
+def one_stage(name: str, epochs: int, sampler: Sampler, schedule: Schedule = "cosine", **fields) -> Method:
+    """A method with a single stage, such as RSS and its ablations; a new sampler needs no more than this.
 
-    `settings` are those of `Method`; with a teacher, the stage distils.
+    `fields` are those of `Method`; with a teacher, the stage distils.
     """
-    distill = settings.get("teacher") is not None
-    return Method(name, (Stage(name, epochs, LEARNING_RATE, sampler, schedule, distill=distill),), **settings)
+    distill = fields.get("teacher") is not None
+    stage = Stage(name, epochs, LEARNING_RATE, sampler, schedule, distill=distill)
+    return Method(name, (stage,), **fields)
 
 
-def override(
-    method: Method, batch_size: int | None = None, dropout: float | None = None, learning_rate_scale: float = 1.0
-) -> Method:
-    """`method` with other hyper-parameters; the learning rate of every stage is scaled alike.
+def override(method: Method, learning_rate_scale: float = 1.0, **fields) -> Method:
+    """`method` with other fields, such as batch_size or dropout; the learning rate of every stage is scaled alike.
 
     Raises InputError for a value out of range.
     """
-    batch_size = method.batch_size if batch_size is None else batch_size
-    dropout = method.dropout if dropout is None else dropout
-    if not (learning_rate_scale > 0 and math.isfinite(learning_rate_scale)):
+    if not 0 < learning_rate_scale < math.inf:
         raise InputError(f"learning_rate_scale is {learning_rate_scale!r}: expected a number above 0")
     stages = tuple(replace(s, learning_rate=s.learning_rate * learning_rate_scale) for s in method.stages)
-    return replace(method, batch_size=batch_size, dropout=dropout, stages=stages)
+    return replace(method, stages=stages, **fields)

@@ -1,12 +1,12 @@
-"""A subnet as a plain network: ordinary modules with weights of their own, which `SuperNet.extract` returns."""
+"""A subnet as a plain network: ordinary modules with their own weights, as `SuperNet.extract` returns it."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsslib.backbones import LayerSpec
 from rsslib.space import Arch, SearchSpace
 
-# Activations by the names that they have in torch.nn.functional, by which the supernet calls them.
-MODULES = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
+MODULES = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}  # by their names in torch.nn.functional
 
 
 class ConvNormAct(nn.Sequential):
@@ -35,26 +35,27 @@ class SqueezeExcite(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted residual block: expand 1x1 (absent where hidden is None), depthwise, squeeze-excite, project 1x1."""
+    """Inverted residual block: 1x1 expansion, depthwise convolution, squeeze-excite, 1x1 projection.
 
-    def __init__(
-        self, inputs: int, hidden: int | None, outputs: int, kernel: int, stride: int, act: str,
-        squeezed: int | None, residual: bool,
-    ):  # fmt: skip
+    Without `expand`, it has no expansion. (Sandler et al. 2018; Howard et al. 2019.)
+    """
+
+    def __init__(self, layer: LayerSpec, kernel: int, expand: int | None):
         super().__init__()
-        self.residual = residual
+        self.residual = layer.residual
         self.conv_pw: nn.Conv2d | None = None
-        if hidden:
-            self.conv_pw = nn.Conv2d(inputs, hidden, 1, bias=False)
+        hidden = layer.in_channels
+        if expand:
+            hidden = layer.hidden(expand)
+            self.conv_pw = nn.Conv2d(layer.in_channels, hidden, 1, bias=False)
             self.bn1 = nn.BatchNorm2d(hidden)
-            self.act1 = MODULES[act]()
-        middle = hidden or inputs
-        self.conv_dw = nn.Conv2d(middle, middle, kernel, stride, kernel // 2, groups=middle, bias=False)
-        self.bn2 = nn.BatchNorm2d(middle)
-        self.act2 = MODULES[act]()
-        self.se = SqueezeExcite(middle, squeezed) if squeezed else None
-        self.conv_pwl = nn.Conv2d(middle, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+            self.act1 = MODULES[layer.act]()
+        self.conv_dw = nn.Conv2d(hidden, hidden, kernel, layer.stride, kernel // 2, groups=hidden, bias=False)
+        self.bn2 = nn.BatchNorm2d(hidden)
+        self.act2 = MODULES[layer.act]()
+        self.se = SqueezeExcite(hidden, layer.squeezed(expand)) if expand and layer.squeeze_excite else None
+        self.conv_pwl = nn.Conv2d(hidden, layer.out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(layer.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
@@ -70,23 +71,17 @@ class MBConv(nn.Module):
 class Network(nn.Module):
     """One architecture as an ordinary network, with PyTorch's default initialisation.
 
-    Maps images [N, in_channels, R, R] to logits [N, classes].
+    Maps images [N, in_channels, R, R] to logits [N, classes]. Raises InputError for an architecture outside the space.
     """
 
     def __init__(self, space: SearchSpace, arch: Arch, dropout: float = 0.0):
         super().__init__()
-        net = space.backbone
+        net, last = space.backbone, space.layers[-1]
         self.stem = ConvNormAct(space.in_channels, net.stem_channels, 3, 2, net.stem_act)
-        residual = net.stem_channels == net.first_channels
-        self.first = MBConv(net.stem_channels, None, net.first_channels, 3, 1, net.first_act, None, residual)
-        self.blocks = nn.ModuleDict({
-            str(i): MBConv(
-                layer.in_channels, layer.hidden(expand), layer.out_channels, kernel, layer.stride, layer.act,
-                layer.squeezed(expand) if layer.squeeze_excite else None, layer.residual,
-            )
-            for i, layer, kernel, expand in space.active(space.validate(arch))
-        })  # fmt: skip
-        self.head_expand = ConvNormAct(space.layers[-1].out_channels, net.expand_channels, 1, 1, net.head_act)
+        self.first = MBConv(space.first, 3, None)
+        layers = space.active(space.validate(arch))
+        self.blocks = nn.ModuleDict({str(i): MBConv(layer, kernel, expand) for i, layer, kernel, expand in layers})
+        self.head_expand = ConvNormAct(last.out_channels, net.expand_channels, 1, 1, net.head_act)
         features = net.mix_channels or net.expand_channels
         self.head_mix: ConvNormAct | None = None
         if net.mix_channels:

@@ -1,85 +1,163 @@
-"""Differentiable operators of a training step, where they are faster than PyTorch's."""
+"""Convolutions of the supernet, faster than PyTorch's on small feature maps, forward and backward.
 
-from functools import cache
+Tensors are [N, C, H, W] in channels-last memory.
+"""
 
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-@cache
-def kernels():
-    """The module of compiled loops, loaded when first needed; None where numba cannot be imported."""
-    try:
-        from rsslib import kernels
-    except ImportError:
-        return None
-    return kernels
+def pooled(x: Tensor) -> Tensor:
+    """Mean over each feature map, [N, C, 1, 1]."""
+    return x if x.shape[2:] == (1, 1) else x.mean((2, 3), keepdim=True)
 
 
-def has_kernels(x: Tensor) -> bool:
-    """Whether compiled loops take x: float32 numbers on a CPU, while gradients are recorded."""
-    plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return plain and torch.is_grad_enabled() and kernels() is not None
+def centre(weight: Tensor, size: int) -> Tensor:
+    """Central taps [C, 1, size, size] of a kernel [C, 1, k, k], or all taps if k <= size; both sizes are odd."""
+    excess = (weight.shape[-1] - size) // 2
+    return F.pad(weight, [-excess] * 4) if excess > 0 else weight  # takes half the time of two slices backward
 
 
-def adds_in_place(x: Tensor, weight: Tensor) -> bool:
-    """Whether `Pointwise` on x can add to the gradient of `weight`: one is there, and no autocast changes types."""
-    if not (weight.requires_grad and weight.is_leaf and weight.grad is not None and torch.is_grad_enabled()):
-        return False
+# --- 1x1 convolutions
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution of x by `weight` [outputs, C, 1, 1] as a matrix product.
+
+    On a CPU it takes a third to a half less time than `F.conv2d`. If `weight` is a leaf with a gradient, the new
+    gradient is added to it in place: on a GPU one kernel less.
+    """
+    if _adds_in_place(x, weight):
+        return Pointwise.apply(x, weight, bias)
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+def _adds_in_place(x: Tensor, weight: Tensor) -> bool:
     kind = x.device.type
     cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return x.dtype == weight.dtype and not cast
+    there = weight.is_leaf and weight.grad is not None
+    return there and torch.is_grad_enabled() and weight.dtype == x.dtype and not cast
 
 
 class Pointwise(torch.autograd.Function):
-    """1x1 convolution as matrix products; adds the weight's gradient to its `grad`, if it has one, as it is computed.
-
-    So neither a tensor for the gradient is made, nor read again to be added.
-    """
+    """1x1 convolution; adds the weight's gradient to `weight.grad`, which must be there, while it is computed."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx, x, weight, bias):
         n, channels, height, width = x.shape
-        x, matrix = x.permute(0, 2, 3, 1).reshape(-1, channels), weight.flatten(1)
-        ctx.save_for_backward(x, weight)
+        rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        matrix = weight.flatten(1)
+        ctx.save_for_backward(rows, weight)
         ctx.shape = n, height, width
-        y = x @ matrix.T if bias is None else torch.addmm(bias, x, matrix.T)
+        y = rows @ matrix.T if bias is None else torch.addmm(bias, rows, matrix.T)
         return y.view(n, height, width, -1).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+    def backward(ctx, gradient):
+        rows, weight = ctx.saved_tensors
         wants_x, _, wants_bias = ctx.needs_input_grad
-        gradient = gradient.permute(0, 2, 3, 1).reshape(len(x), -1)
+        gradient = gradient.permute(0, 2, 3, 1).reshape(len(rows), -1)
+        weight.grad.flatten(1).addmm_(gradient.T, rows)
         dx = (gradient @ weight.flatten(1)).view(*ctx.shape, -1).permute(0, 3, 1, 2) if wants_x else None
-        dbias = gradient.sum(0) if wants_bias else None
-        if weight.is_leaf and weight.grad is not None:
-            weight.grad.flatten(1).addmm_(gradient.T, x)
-            return dx, None, dbias
-        return dx, (gradient.T @ x)[:, :, None, None], dbias
+        return dx, None, gradient.sum(0) if wants_bias else None
+
+
+# --- depthwise convolutions
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Depthwise convolution of x by `weight` [C, 1, k, k], k odd, with "same" padding.
+
+    Taps farther from the centre than the map is wide only meet padding and have no gradient, so they are cut off: on
+    maps of 2 x 2 or 1 x 1 pixels, where most layers work, 9 taps or 1 of a 7 x 7 kernel touch data.
+    """
+    weight = centre(weight, 2 * x.shape[-1] - 1)
+    slow = weight.shape[-1] > 3 or x.shape[-1] < 8  # where PyTorch's gradient of the weight is
+    if slow and weight.requires_grad and takes_compiled_loop(x):
+        return Depthwise.apply(x, weight, stride)
+    return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=len(weight))
+
+
+def takes_compiled_loop(x: Tensor) -> bool:
+    """Whether the compiled loop can use x: float32 on a CPU, gradients recorded, numba installed."""
+    plain = x.dtype == torch.float32 and x.device.type == "cpu"
+    recorded = torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    return plain and recorded and compiled_loop() is not None
 
 
 class Depthwise(torch.autograd.Function):
-    """Depthwise convolution with "same" padding, on whose weight's gradient PyTorch spends a fifth of a step."""
+    """Depthwise convolution whose weight gradient is computed by the compiled loop."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    def forward(ctx, x, weight, stride):
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
         return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=len(weight))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight = (tensor.detach() for tensor in ctx.saved_tensors)
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
         channels, kernel, stride = len(weight), weight.shape[-1], ctx.stride
-        settings = [stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], channels
+        geometry = [stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], channels
         wanted = [ctx.needs_input_grad[0], False, False]
-        dx = torch.ops.aten.convolution_backward(gradient, x, weight, None, *settings, wanted)[0]
+        dx = torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, wanted)[0]
         dweight = torch.empty(kernel, kernel, channels)
-        images = (tensor.permute(0, 2, 3, 1).contiguous().numpy() for tensor in (x, gradient))
-        kernels().depthwise_weight_gradient(*images, dweight.numpy(), stride)
+        images = (tensor.detach().permute(0, 2, 3, 1).contiguous().numpy() for tensor in (x, gradient))
+        compiled_loop()(*images, dweight.numpy(), stride)
         return dx, dweight.permute(2, 0, 1)[:, None], None
+
+
+@cache
+def compiled_loop() -> Any:
+    """`_weight_gradient` compiled by numba; None where numba cannot be imported.
+
+    The first call imports numba, which takes a second, and on a new machine compiles for a few more. The code is kept
+    beside this file, or in the user's cache where that is read-only.
+    """
+    try:
+        import numba
+    except ImportError:
+        return None
+    images, taps = numba.float32[:, :, :, ::1], numba.float32[:, :, ::1]
+    signature = (images, images, taps, numba.int64)
+    compiler: Any = partial(numba.njit, [signature], nogil=True, fastmath={"contract"})
+    try:
+        return compiler(cache=True)(_weight_gradient)
+    except RuntimeError:  # no folder for the code can be written
+        return compiler()(_weight_gradient)
+
+
+def _weight_gradient(x, gradient, result, stride):
+    """Fill `result` [k, k, C] with the weight gradient of a depthwise convolution with "same" padding.
+
+    `x` [N, H, W, C] is the input, `gradient` [N, H', W', C] that of the output. The innermost loop runs over channels,
+    which are contiguous, for four images at once, so that each tap is read and written once for all four.
+    """
+    images, height, width, channels = x.shape
+    kernel, padding, last = result.shape[0], result.shape[0] // 2, images - 1
+    nothing = np.zeros(channels, np.float32)  # in place of images behind the last
+    result[:] = 0
+    for a in range(0, images, 4):
+        b, c, d = min(a + 1, last), min(a + 2, last), min(a + 3, last)
+        for i in range(gradient.shape[1]):
+            top = i * stride - padding
+            for j in range(gradient.shape[2]):
+                left, ga = j * stride - padding, gradient[a, i, j]
+                gb = gradient[b, i, j] if b > a else nothing
+                gc = gradient[c, i, j] if c > b else nothing
+                gd = gradient[d, i, j] if d > c else nothing
+                for k in range(max(0, -top), min(kernel, height - top)):
+                    xa, xb, xc, xd = x[a, top + k], x[b, top + k], x[c, top + k], x[d, top + k]
+                    taps = result[k]
+                    for m in range(max(0, -left), min(kernel, width - left)):
+                        tap, p = np.uint64(m), np.uint64(left + m)  # unsigned is faster: it never counts from the end
+                        for s in range(channels):
+                            taps[tap, s] += xa[p, s] * ga[s] + xb[p, s] * gb[s] + xc[p, s] * gc[s] + xd[p, s] * gd[s]

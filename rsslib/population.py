@@ -112,5 +112,5 @@ def anchors(space: SearchSpace) -> list[tuple[float, Arch]]:
 
 def archs_from_table(table: pd.DataFrame) -> list[Arch]:
     """The architectures in the columns kernel, expand and depth of a table, such as `evaluate_population` returns."""
-    columns = (table[name].astype(str).str.split("-") for name in ("kernel", "expand", "depth"))
-    return [Arch(*(tuple(map(int, part)) for part in row)) for row in zip(*columns, strict=True)]
+    rows = table[["kernel", "expand", "depth"]].astype(str).itertuples(index=False)
+    return [Arch(*(tuple(map(int, values.split("-"))) for values in row)) for row in rows]

@@ -77,6 +77,13 @@ class SearchSpace:
         return tuple(layers)
 
     @property
+    def first(self) -> LayerSpec:
+        """The block before the elastic layers, which has no expansion."""
+        net = self.backbone
+        size = self.resolution // 2
+        return LayerSpec(-1, 0, net.stem_channels, net.first_channels, 1, net.first_act, False, size)
+
+    @property
     def n_layers(self) -> int:
         return len(self.layers)
 
@@ -121,14 +128,20 @@ class SearchSpace:
 
     def validate(self, arch: Arch) -> Arch:
         """Return `arch`; raise InputError if it does not lie in this space."""
+        if not isinstance(arch, Arch):
+            raise InputError(f"architecture is {shortened(repr(arch))}: expected an Arch")
         for (what, values), (choices, n) in zip(vars(arch).items(), self.columns, strict=True):
             if not isinstance(values, tuple) or len(values) != n:
-                problem = f"{what} is {shortened(repr(values))}, expected a tuple of {n} for {self.backbone.name}"
-                raise InputError(f"architecture outside the space: {problem}")
+                raise InputError(
+                    f"architecture outside the space: {what} is {shortened(repr(values))}, expected a tuple of {n} for "
+                    f"{self.backbone.name}"
+                )
             for i, value in enumerate(values):
                 if type(value) is not int or value not in choices:  # NumPy's integers overflow and are not JSON
-                    problem = f"{what}[{i}] is {value!r}, expected an int out of {list(choices)}"
-                    raise InputError(f"architecture outside the space: {problem}")
+                    raise InputError(
+                        f"architecture outside the space: {what}[{i}] is {value!r}, expected an int out of "
+                        f"{list(choices)}"
+                    )
         return arch
 
     def active(self, arch: Arch) -> Iterator[tuple[int, LayerSpec, int, int]]:

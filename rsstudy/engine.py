@@ -45,7 +45,6 @@ from rsslib.evaluate import evaluate_population
 from rsslib.files import CARD, WEIGHTS
 from rsslib.population import anchors
 from rsslib.progress import progress_bar
-from rsslib.samplers import SamplerFailed
 from rsslib.space import SearchSpace
 from rsslib.steps import TrainingState
 from rsslib.supernet import SuperNet
@@ -504,13 +503,6 @@ class _TimeIsUp(Exception):
     pass
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; of a custom sampler's errors the type says so, not the text."""
-    if isinstance(error, SamplerFailed):
-        return isinstance(error.__cause__, MemoryError | torch.OutOfMemoryError)
-    return is_out_of_memory(error)
-
-
 @contextmanager
 def _clear_errors(run: Run, settings: Settings) -> Iterator[None]:
     """Free networks and graphs that a traceback would keep alive; make lack of memory and system errors a sentence."""
@@ -521,7 +513,7 @@ def _clear_errors(run: Run, settings: Settings) -> Iterator[None]:
         while cause is not None:
             traceback.clear_frames(cause.__traceback__)
             cause = cause.__cause__ or cause.__context__
-        if not ran_out_of_memory(error):
+        if not is_out_of_memory(error):
             with files.system_errors():
                 raise
         jobs = settings.jobs or 1

@@ -23,13 +23,13 @@ from rsslib.data.augmentation import augment, draw_augmentation
 from rsslib.data.dataset import Dataset
 from rsslib.device import evaluation_threads, own_stream
 from rsslib.errors import InputError
-from rsslib.evaluate import Evaluator, LabelledBatches, in_turn, recalibration_images
+from rsslib.evaluate import Evaluator, LabelledBatches, evaluate_each, recalibration_images
 from rsslib.methods import Method
 from rsslib.population import sample_population
 from rsslib.progress import progress_bar
 from rsslib.samplers import Uniform, drawn_steps, randomness
 from rsslib.space import Arch, SearchSpace
-from rsslib.steps import EagerSteps, TrainingState, Views, add_gradients, loss_of, run_subnet, set_rate, train_step
+from rsslib.steps import EagerSteps, TrainingState, Views, add_gradients, cross_entropy, set_rate
 from rsslib.supernet import batch_norm_training, subnet_slices
 from rsslib.trainer import steps_per_epoch, train
 from rsstudy.engine import executor_for
@@ -202,7 +202,7 @@ class Trial:
         """float64 [subnets, 2] on validation images: minus the loss (cross-entropy), and the accuracy in percent."""
         result = np.empty((len(subnets), 2))
         images = self.judged, self.recalibration
-        with in_turn(self.state.supernet, images, subnets, loss_and_accuracy, self.threads) as judged:
+        with evaluate_each(self.state.supernet, images, subnets, loss_and_accuracy, self.threads) as judged:
             for number, (loss, accuracy) in judged:
                 result[number] = -loss, accuracy
         return result
@@ -223,8 +223,7 @@ class Trial:
 
         def train_on(subnet: Arch, generator: torch.Generator) -> None:
             set_rate(self.state.optimizer, rate)
-            views = Views(self.state.supernet)
-            train_step(self.state, views, *batch, (subnet,), self.method, generator, self.stage.distill)
+            EagerSteps(self.state, self.method, self.stage, self.data, generator).train_step(*batch, (subnet,))
 
         return self._effects(subnets, [rate], train_on)
 
@@ -238,8 +237,7 @@ class Trial:
             order = torch.randperm(n, generator=generator, device=data.device)
             crops = draw_augmentation(n, generator, data.resolution)
             executor = EagerSteps(self.state, self.method, self.stage, data, generator)
-            with progress_bar(shown=False) as bar:
-                executor.epoch([(subnet,)] * steps, order, crops, rates, bar)
+            executor.epoch([(subnet,)] * steps, order, crops, rates)
 
         return self._effects(subnets, rates, train_on)
 
@@ -273,9 +271,9 @@ class Trial:
         0 elsewhere; batch norm takes the statistics of the batch, nothing is dropped."""
         supernet = self.state.supernet
         full = {name: torch.zeros_like(p) for name, p in supernet.named_parameters()}
-        ((leaves, _),) = Views(supernet, full).of((arch,))
-        logits = run_subnet(self.state, batch[0], arch, leaves, batch_norm_training(), 0.0, None)
-        add_gradients(loss_of(logits, batch[1], None), leaves)
+        ((leaves, _),) = Views(supernet, full).get((arch,))
+        logits = self.state.run(batch[0], arch, leaves, batch_norm_training())
+        add_gradients(cross_entropy(logits, batch[1], None), leaves)
         return full
 
 
@@ -325,7 +323,7 @@ def forgetting(
         followed = [epoch for epoch in (now + 1, now, *(now - lag for lag in LAGS)) if 1 <= epoch <= len(drawn)]
         who = [*((epoch, 0) for epoch in followed), *((0, number) for number in range(len(idle)))]
         archs = [drawn[epoch - 1] if epoch else idle[number] for epoch, number in who]
-        with in_turn(state.supernet, images, archs, loss_and_accuracy, threads) as judged:
+        with evaluate_each(state.supernet, images, archs, loss_and_accuracy, threads) as judged:
             found = dict(judged)
         rows.extend((*who[i], now, space.reference.macs(arch) / 1e6, *found[i]) for i, arch in enumerate(archs))
         return stop()

@@ -8,7 +8,7 @@ import torch
 
 from rsslib.device import cores, free_memory, processor_name
 from rsslib.methods import Method
-from rsslib.operators import kernels
+from rsslib.operators import compiled_loop
 from rsslib.space import RESOLUTION
 from rsslib.steps import EagerSteps
 from rsstudy.plan import Run, Settings
@@ -62,7 +62,7 @@ def environment(device: torch.device, settings: Settings) -> dict:
         executor = ["eager" if settings.graphs is False else "CUDA graphs"]
     else:
         hardware = f"{processor_name()}, threads: {torch.get_num_threads()}"
-        executor = ["eager, compiled loops" if kernels() else "eager"]
+        executor = ["eager, compiled loops" if compiled_loop() else "eager"]
     if settings.precision != "fp32":
         executor.append(settings.precision)
     if device.type == "cuda" and (settings.jobs or 1) > 1:  # on CPUs times are those of the processor

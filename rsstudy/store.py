@@ -28,7 +28,7 @@ from rsslib.files import WEIGHTS
 from rsslib.methods import Method
 from rsslib.population import RECALIBRATION_IMAGES, sample_population
 from rsslib.progress import in_words
-from rsslib.samplers import Sampler, Successive
+from rsslib.samplers import Sampler, Successive, Uniform
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 from rsstudy.catalogue import Alone, Dosed, Repeated, of_bucket
 from rsstudy.plan import Profile, Run, results_folder
@@ -323,11 +323,13 @@ def _source(kind: type) -> list[str]:
 
 
 def _stored_form(sampler: Sampler) -> str:
-    """A sampler of the study as records print it, by names from before some were changed."""
+    """A sampler of the study as records print it, by the names and fields it had in the first of them."""
     if isinstance(sampler, Repeated):  # which may hold any sampler
         return f"Repeated(sampler={sampler_identity(sampler.sampler)}, times={sampler.times!r})"
     if isinstance(sampler, Successive):
         return f"Sequence(sizes={sampler.sizes!r})"
+    if isinstance(sampler, Uniform) and sampler.every == 1:
+        return repr(sampler).removesuffix(", every=1)") + ")"
     return repr(sampler)
 
 

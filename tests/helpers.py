@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from rsslib import evaluate, steps
@@ -77,11 +78,11 @@ def random_supernet(space: SearchSpace, dropout: float = 0.0, dtype=torch.float3
     buffers = dict(supernet.named_buffers())
     x = noise(torch.empty(16, space.in_channels, 32, 32, dtype=dtype))
 
-    def norm(x, name, weight, bias):
+    def norm(x, name, weights):
         var, mean = torch.var_mean(x, (0, 2, 3))
         buffers[f"{name}.running_mean"].copy_(mean)
         buffers[f"{name}.running_var"].copy_(var)
-        return torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True)
+        return F.batch_norm(x, None, None, weights[f"{name}.weight"], weights[f"{name}.bias"], training=True)
 
     supernet.run(x, space.largest, dict(supernet.named_parameters()), norm)
     supernet.train()

@@ -30,13 +30,13 @@ from rsslib.errors import InputError
 from rsslib.evaluate import (
     Evaluator,
     LabelledBatches,
-    by_blocks,
     correct_answers,
+    evaluate_each,
     evaluate_population,
-    in_turn,
     recalibrate,
     recalibration_images,
 )
+from rsslib.population import archs_from_table
 from rsslib.space import SearchSpace
 from rsslib.supernet import SuperNet
 
@@ -58,7 +58,7 @@ def exact(supernet, monkeypatch):
 
 @torch.no_grad()
 def plain_statistics(supernet, arch, images):
-    """The same by hooks on the extracted network: {BN name: ([mean of a batch], [biased variance of a batch])}."""
+    """The statistics by hooks on the extracted network: {BN name.running_mean / .running_var: [C]}."""
     network, seen = supernet.extract(arch).train(), {}
 
     def look(name):
@@ -117,7 +117,7 @@ def test_statistics_are_means_over_batches_of_mean_and_biased_variance(exact, n)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_statistics_of_the_real_backbones(name):
+def test_statistics_of_real_backbones_agree_with_hooks(name):
     supernet = random_supernet(SearchSpace(name), dtype=torch.float64)
     images = torch.randn((60, 3, 32, 32), generator=torch.Generator().manual_seed(0)).double()
     arch = random_archs(supernet.space, 1)[0]
@@ -128,7 +128,7 @@ def test_statistics_of_the_real_backbones(name):
 
 
 @pytest.mark.parametrize("n, at_once", [(600, 600), (600, 400), (120, 600)])
-def test_batches_that_go_through_together_give_the_same_statistics(n, at_once, exact, monkeypatch):
+def test_several_batches_per_pass_give_the_same_statistics(n, at_once, exact, monkeypatch):
     images = torch.randn(n, 3, 32, 32, dtype=torch.float64)
     alone = recalibrate(exact, SPACE.middle, images)
     monkeypatch.setitem(evaluate.IMAGES_AT_ONCE, "cpu", at_once)
@@ -139,7 +139,7 @@ def test_batches_that_go_through_together_give_the_same_statistics(n, at_once, e
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_recalibration_leaves_the_supernet_as_it_was_and_no_gradients(supernet, training):
+def test_recalibration_changes_nothing_and_records_no_gradients(supernet, training):
     mine = copy.deepcopy(supernet).train(training)
     images = torch.randn(30, 3, 32, 32)
     statistics = recalibrate(mine, SPACE.middle, images)
@@ -149,7 +149,7 @@ def test_recalibration_leaves_the_supernet_as_it_was_and_no_gradients(supernet, 
         assert torch.equal(tensor, supernet.state_dict()[name]), name
 
 
-def test_every_call_gives_the_same_statistics_whatever_came_before(supernet):
+def test_recalibration_does_not_depend_on_earlier_calls(supernet):
     mine, images = copy.deepcopy(supernet), torch.randn(30, 3, 32, 32)
     first = recalibrate(mine, SPACE.middle, images)
     recalibrate(mine, SPACE.largest, images.flip(0))
@@ -192,7 +192,7 @@ def test_recalibration_images_are_augmented_and_always_the_same():
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta", pytest.param("cuda", marks=pytest.mark.cuda)])
-def test_recalibration_takes_the_images_and_crops_that_a_cpu_draws_on_every_device(device, monkeypatch):
+def test_recalibration_images_are_drawn_by_a_cpu_on_every_device(device, monkeypatch):
     data, seen = toy_data(train=450), []
     monkeypatch.setattr(torch, "randperm", spy_on(torch.randperm, seen))
     monkeypatch.setattr(evaluate, "draw_augmentation", spy_on(evaluate.draw_augmentation, seen))
@@ -215,7 +215,7 @@ def data():
     return toy_data(train=250, test=230)
 
 
-def test_answers_are_those_of_an_extracted_network_with_its_statistics_set(exact, data):
+def test_correct_answers_equal_those_of_the_extracted_network(exact, data):
     images, recalibration, seen = normalised(data), recalibration_images(data).double(), set()
     evaluator = Evaluator(exact, LabelledBatches(data.x_test, data.y_test, data), recalibration)
     for arch in random_archs(SPACE, 6):
@@ -238,7 +238,7 @@ def test_accuracy_on_a_real_backbone(name):
         assert accuracy == 100 * right / 50
 
 
-def test_the_table_has_a_row_for_every_subnet(exact, data):
+def test_the_table_has_one_row_per_subnet(exact, data):
     archs = random_archs(SPACE, 5)
     population = list(zip([2, 1, 2, 1.5, 2], archs, strict=True))
     table = evaluate_population(exact, population, data, progress=False)
@@ -246,47 +246,38 @@ def test_the_table_has_a_row_for_every_subnet(exact, data):
     assert table.bucket.tolist() == [2.0, 1.0, 2.0, 1.5, 2.0]
     assert table.subnet.tolist() == [0, 0, 1, 0, 2]
     assert table.mflops.tolist() == [SearchSpace(TINY).macs(arch) / 1e6 for arch in archs]
-    for setting in ("kernel", "expand", "depth"):
-        assert [tuple(map(int, s.split("-"))) for s in table[setting]] == [getattr(a, setting) for a in archs]
+    assert archs_from_table(table) == archs
     images, recalibration = normalised(data), recalibration_images(data).double()
     for arch, accuracy in zip(archs, table.accuracy, strict=True):
         right = plain_answers(exact, arch, images, data.y_test, recalibration)
         assert accuracy == 100 * right / 230
 
 
-def test_first_blocks_that_subnets_have_in_common_are_run_once_without_a_change_to_the_numbers(
-    supernet, data, monkeypatch
-):
-    rng, begun, real = np.random.default_rng(0), [], SuperNet.run
-    archs = [SPACE.sample_arch(rng) for _ in range(40)]
+@pytest.mark.parametrize("most_bytes", [2**30, 10])
+def test_kept_maps_change_no_number(supernet, data, monkeypatch, most_bytes):
+    monkeypatch.setattr(evaluate, "MOST_BYTES", most_bytes)
+    archs = random_archs(SPACE, 30)
     recalibration, test = recalibration_images(data), LabelledBatches(data.x_test, data.y_test, data)
 
     def logits(evaluator, arch):
         return torch.cat([x for x, _ in evaluator.logits_and_labels(arch)])
 
-    def spy(self, x, **rest):
-        begun.extend([rest["until"]] if x.shape[1:] == (3, 32, 32) else [])
-        return real(self, x, **rest)
-
     alone = [logits(Evaluator(supernet, test, recalibration), arch) for arch in archs]
-    order = by_blocks(SPACE, archs)
-    assert sorted(order) == list(range(40))
-    for numbers in (order, range(40)):
+    order = sorted(range(30), key=lambda i: (archs[i].kernel, archs[i].expand))
+    for numbers in (order, range(30)):
         evaluator = Evaluator(supernet, test, recalibration)
-        assert all(torch.equal(logits(evaluator, archs[number]), alone[number]) for number in numbers)
-    evaluator = Evaluator(supernet, test, recalibration)
-    monkeypatch.setattr(SuperNet, "run", spy)
-    for number in order:
-        logits(evaluator, archs[number])
-    firsts = {(arch.kernel[0], arch.expand[0]) for arch in archs}
-    assert 1 < len(firsts) < 40 and begun == [1] * len(firsts) * (1 + len(list(test)))
-    monkeypatch.setattr(evaluate, "MOST_BYTES", 10)  # images that are not kept, whose maps would be half as large
-    evaluator, begun[:] = Evaluator(supernet, LabelledBatches(data.x_test, data.y_test, data), recalibration), []
-    assert all(torch.equal(logits(evaluator, archs[number]), alone[number]) for number in order[:3])
-    assert begun == [None] * 3 * (1 + len(list(test)))
+        assert all(torch.equal(logits(evaluator, archs[i]), alone[i]) for i in numbers)
 
 
-def test_evaluation_repeats_exactly_in_any_order_and_mode(supernet, data):
+def test_first_layers_in_common_are_run_once(supernet, data, monkeypatch):
+    archs, begins, run_first = random_archs(SPACE, 30), [], SuperNet.run_first
+    monkeypatch.setattr(SuperNet, "run_first", lambda *a, **k: begins.append(1) or run_first(*a, **k))
+    evaluate_population(supernet, [(1, arch) for arch in archs], data, progress=False)
+    begun = {(arch.kernel[:2], arch.expand[:2]) for arch in archs}
+    assert 1 < len(begun) < 30 and len(begins) == len(begun) * (1 + 2)  # 200 images to recalibrate, 230 to test
+
+
+def test_evaluation_gives_the_same_numbers_in_any_order_and_mode(supernet, data):
     population = [(1, arch) for arch in random_archs(SPACE, 4)]
     first = evaluate_population(supernet, population, data, progress=False)
     again = evaluate_population(copy.deepcopy(supernet).train(), population[::-1], data, progress=False)
@@ -294,7 +285,7 @@ def test_evaluation_repeats_exactly_in_any_order_and_mode(supernet, data):
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_subnets_evaluated_at_once_by_several_threads_have_the_same_numbers(supernet, data, threads):
+def test_evaluation_gives_the_same_numbers_on_several_threads(supernet, data, threads):
     population = [(1, arch) for arch in random_archs(SPACE, 12)]
     alone = evaluate_population(supernet, population, data, progress=False)
     counts = {3: torch.tensor(7), 8: torch.tensor(0)}
@@ -309,15 +300,15 @@ def images(data):
     return LabelledBatches(data.x_test, data.y_test, data), recalibration_images(data)
 
 
-def test_every_thread_has_an_evaluator_and_takes_on_the_number_of_threads_of_the_operators(supernet, images):
+def test_every_thread_has_its_own_evaluator_and_the_callers_number_of_threads(supernet, images):
     archs, met = random_archs(SPACE, 9), threading.Barrier(3, timeout=60)
 
     def judge(evaluator, arch):
-        met.wait()  # or no three are at it at once
+        met.wait()  # passes only if three run at once
         return evaluator, threading.get_ident(), torch.get_num_threads(), arch
 
     for operators in (1, 2):
-        with use_threads(operators), in_turn(supernet, images, archs, judge, threads=3) as judged:
+        with use_threads(operators), evaluate_each(supernet, images, archs, judge, threads=3) as judged:
             found = dict(judged)
         assert sorted(found) == list(range(9))
         assert [arch for *_, arch in (found[number] for number in range(9))] == archs
@@ -329,7 +320,7 @@ def test_every_thread_has_an_evaluator_and_takes_on_the_number_of_threads_of_the
 
 
 @pytest.mark.parametrize("fails", ["the judge", "the block"])
-def test_what_fails_ends_all_threads(supernet, images, fails):
+def test_an_error_ends_all_threads(supernet, images, fails):
     archs, begun = random_archs(SPACE, 100), []
 
     def judge(evaluator, arch):
@@ -338,7 +329,7 @@ def test_what_fails_ends_all_threads(supernet, images, fails):
         if fails == "the judge" and len(begun) > 5:
             raise RuntimeError("enough")
 
-    at_once = in_turn(supernet, images, archs, judge, threads=3)
+    at_once = evaluate_each(supernet, images, archs, judge, threads=3)
     with pytest.raises(RuntimeError, match="enough"), at_once as judged:
         for seen, _ in enumerate(judged):
             if fails == "the block" and seen == 5:
@@ -349,25 +340,18 @@ def test_what_fails_ends_all_threads(supernet, images, fails):
     assert len(begun) == there
 
 
-def test_larger_images_go_through_in_smaller_parts_without_a_change_to_the_numbers(supernet, data, monkeypatch):
-    passes, real = [], SuperNet.run
-    monkeypatch.setattr(SuperNet, "run", lambda self, x, **rest: passes.append(len(x)) or real(self, x, **rest))
+def test_larger_images_are_run_in_smaller_parts_with_the_same_numbers(data, monkeypatch):
     bytes_of_a_pass = []
     for resolution in (32, 64, 224):
         x = torch.zeros((450, 1, 1, 1), dtype=torch.uint8).expand(450, 3, resolution, resolution)
-        n = evaluate.images_at_once(x)
-        bytes_of_a_pass.append(4 * n * x[0].numel())
+        bytes_of_a_pass.append(4 * evaluate.images_at_once(x) * x[0].numel())
     assert bytes_of_a_pass[0] == 4 * 200 * 3 * 32 * 32 and max(bytes_of_a_pass) == bytes_of_a_pass[0]
-    expected = recalibration_images(data), list(evaluate.LabelledBatches(data.x_test, data.y_test, data))
+    expected = recalibration_images(data), torch.cat([x for x, _ in LabelledBatches(data.x_test, data.y_test, data)])
     monkeypatch.setattr(augmentation, "AUGMENTED_AT_ONCE", 37)
     monkeypatch.setattr(evaluate, "IMAGES_AT_ONCE", {"cpu": 50})
     assert torch.equal(recalibration_images(data), expected[0])
-    parts = list(evaluate.LabelledBatches(data.x_test, data.y_test, data))
-    assert torch.equal(torch.cat([x for x, _ in parts]), torch.cat([x for x, _ in expected[1]]))
-    evaluate_population(supernet, [(1, SPACE.middle)], data, progress=False)
-    assert max(passes[-5:]) == 50  # of 230 test images; recalibration has batches of 200 by definition
-    monkeypatch.setattr(evaluate, "MOST_BYTES", 10)
-    assert evaluate.LabelledBatches(data.x_test, data.y_test, data).kept is None
+    batches = list(LabelledBatches(data.x_test, data.y_test, data))
+    assert max(len(x) for x, _ in batches) == 50 and torch.equal(torch.cat([x for x, _ in batches]), expected[1])
 
 
 def test_no_test_images_are_an_input_error(supernet, data):

@@ -1,4 +1,4 @@
-"""Methods as data: Table 1's epochs, learning rate curves, the declarations of the ablations."""
+"""rsslib.methods and the study's catalogue: Table 1's epochs, learning rate curves, ablations."""
 
 import math
 from dataclasses import replace
@@ -55,13 +55,13 @@ def rates(stage):
     return [stage.rate(epoch, step, STEPS) for epoch in range(stage.epochs) for step in range(STEPS)]
 
 
-def test_every_stage_of_ofa_has_a_full_cosine_of_its_own():
+def test_every_stage_of_ofa_has_its_own_full_cosine():
     base = (0.01, 0.01 / 2.7, 0.01 / 32.5, 0.01 / 10.8, 0.01 / 32.5, 0.01 / 10.8)
     for stage, rate in zip(build("ofa", 10, 27).stages, base, strict=True):
         assert rates(stage) == pytest.approx(cosine(rate, stage.epochs), abs=1e-9)
 
 
-def test_released_code_counts_epochs_on_under_a_cosine_over_the_running_total():
+def test_released_stages_continue_one_cosine_over_the_running_total():
     stages = build("ofa-released", 180, 410).stages
     indices = [(s.first_epoch, s.first_epoch + s.epochs - 1) for s in stages]
     assert indices == [(0, 179), (180, 299), (301, 324), (326, 444), (446, 469), (471, 589)]
@@ -71,23 +71,23 @@ def test_released_code_counts_epochs_on_under_a_cosine_over_the_running_total():
     assert stages[-1].rate(0, 0, STEPS) == pytest.approx(9e-5, rel=0.01)
 
 
-def test_released_curves_equal_the_tails_of_pytorchs_cosine():
+def test_released_curves_equal_tails_of_pytorchs_cosine():
     for stage in build("ofa-released", 10, 27).stages[1:4]:
         end = stage.first_epoch + stage.epochs
         expected = cosine(stage.learning_rate, stage.schedule_epochs, stage.first_epoch, end)
         assert rates(stage) == pytest.approx(expected, abs=1e-9)
 
 
-def test_released_stages_lose_their_first_epoch_even_if_it_is_their_only_one():
+def test_released_stages_lose_their_first_epoch_even_if_it_is_the_only_one():
     assert [stage.epochs for stage in build("ofa-released", 10, 27).stages] == [10, 8, 1, 7, 0, 7]
 
 
 @pytest.mark.parametrize(("s", "ps", "lost"), [(12, 27, 0), (9, 5, 0), (180, 820, 8), (180, 409, 4)])
-def test_at_other_epochs_released_stages_lose_the_share_that_one_epoch_is_on_cifar(s, ps, lost):
+def test_at_other_profiles_released_stages_lose_cifars_share_of_their_epochs(s, ps, lost):
     assert build("ofa", s, ps).epochs - build("ofa-released", s, ps).epochs == lost
 
 
-def test_ofa_is_as_its_authors_train_it_and_the_released_code_is_not():
+def test_ofa_and_the_released_code_differ_in_teacher_optimizer_and_sorting():
     ofa, released = build("ofa", 180, 410), build("ofa-released", 180, 410)
     assert (ofa.teacher, ofa.fresh_optimizer) == ("stage", True)
     assert (released.teacher, released.fresh_optimizer) == ("random", False)
@@ -97,7 +97,7 @@ def test_ofa_is_as_its_authors_train_it_and_the_released_code_is_not():
         assert [s.distill for s in method.stages] == [False, True, True, True, True, True]
 
 
-def test_rss_decays_from_001_to_0_and_two_subnet_schemes_stay_constant():
+def test_rss_decays_from_001_to_0_and_two_subnet_schemes_have_a_constant_rate():
     (stage,) = build("rss", 180, 410).stages
     assert stage.rate(0, 0, STEPS) == 0.01
     assert stage.rate(295, 0, STEPS) == pytest.approx(0.005)
@@ -150,17 +150,17 @@ def test_subnet_epochs_count_every_subnet_of_a_step():
         (lambda: Method("mine", (replace(build("rss", 1, 1).stages[0], distill=True),)), "distils without a teacher"),
     ],
 )
-def test_bad_input_gets_one_sentence(make, message):
+def test_invalid_fields_are_an_input_error(make, message):
     with pytest.raises(InputError, match=message):
         make()
 
 
-def test_a_method_of_ones_own_is_one_line():
+def test_one_stage_makes_a_custom_method():
     method = one_stage("mine", 3, Uniform(count=2), batch_size=32)
     assert (method.epochs, method.batch_size, method.stages[0].rate(0, 0, 1)) == (3, 32, 0.01)
 
 
-def test_a_method_of_ones_own_distils_if_it_has_a_teacher():
+def test_one_stage_distils_if_it_has_a_teacher():
     mine, sandwich = one_stage("sandwich", 148, Sandwich(), teacher="largest"), build("sandwich", 180, 410)
     assert mine.stages[0].distill and not one_stage("mine", 1, Sandwich()).stages[0].distill
     assert (mine.teacher, mine.stages[0]) == (sandwich.teacher, replace(sandwich.stages[0], name="sandwich"))

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from rsslib import operators
 from rsslib.evaluate import recalibrate
-from rsslib.operators import Depthwise, Pointwise, has_kernels, kernels
+from rsslib.operators import Depthwise, compiled_loop, depthwise, pointwise, takes_compiled_loop
 from rsslib.space import SearchSpace
-from rsslib.supernet import SuperNet, depthwise, pointwise
+from rsslib.supernet import SuperNet
 
-# every size of map, kernel and stride that the networks have, and odd ones
+# every size of feature map that the networks have, and odd ones
 SIZES = [1, 2, 3, 4, 5, 8, 16]
 
 
@@ -43,12 +43,13 @@ def agree(compiled, plain, *shapes, seed=0):
         assert a.dtype == torch.float32 and torch.equal(a.double(), b)
 
 
-def test_a_cpu_has_kernels_for_float32_alone():
-    assert kernels() is not None
-    assert has_kernels(torch.zeros(1)) and not has_kernels(torch.zeros(1, dtype=torch.float64))
-    assert not has_kernels(torch.zeros(1, dtype=torch.bfloat16)) and not has_kernels(torch.zeros(1, device="meta"))
+def test_the_compiled_loop_takes_float32_on_a_cpu_only():
+    assert compiled_loop() is not None
+    assert takes_compiled_loop(torch.zeros(1)) and not takes_compiled_loop(torch.zeros(1, dtype=torch.float64))
+    assert not takes_compiled_loop(torch.zeros(1, dtype=torch.bfloat16))
+    assert not takes_compiled_loop(torch.zeros(1, device="meta"))
     with torch.autocast("cpu", torch.bfloat16):
-        assert not has_kernels(torch.zeros(1))
+        assert not takes_compiled_loop(torch.zeros(1))
 
 
 # --- depthwise convolutions
@@ -76,7 +77,7 @@ def test_depthwise_agrees_for_any_shape(n, channels, size, kernel, stride, seed)
     agree(lambda x, w: Depthwise.apply(x, w, stride), padded(stride), *shapes, seed=seed)
 
 
-def test_depthwise_of_a_strided_kernel_and_without_a_gradient_for_its_input():
+def test_depthwise_agrees_for_strided_weights_and_constant_inputs():
     x, w = integers((2, 8, 8, 8), 511).float(), integers((16, 1, 7, 7), 15).float()
     part = w[:8, :, 1:6, 1:6].requires_grad_()
     ours, plain = depthwise(x, part, 1), padded(1)(x, part)
@@ -93,27 +94,29 @@ def test_depthwise_of_a_strided_kernel_and_without_a_gradient_for_its_input():
 @pytest.mark.parametrize("size", [1, 4])
 def test_pointwise_agrees(bias, size):
     shapes = ((3, 24, size, size), (40, 24, 1, 1), (40,))[: 2 + bias]
-    for function in (lambda x, w, b=None: Pointwise.apply(x, w, b), pointwise):
-        agree(function, lambda x, w, b=None: F.conv2d(x, w, b), *shapes)
+    agree(pointwise, lambda x, w, b=None: F.conv2d(x, w, b), *shapes)
 
 
 def test_pointwise_adds_to_the_gradient_that_its_weight_has():
     x, weight = integers((5, 8, 2, 2), 15).float(), integers((12, 16, 1, 1), 15).float()
-    total = torch.ones_like(weight)
+    total, bias = torch.ones_like(weight), integers((12,), 15).float().requires_grad_()
     leaf = weight[:, :8].detach().requires_grad_()
     leaf.grad = total[:, :8]
+    x.requires_grad_()
     for _ in range(2):
-        pointwise(x, leaf).square().sum().backward()
-    other = weight[:, :8].clone().requires_grad_()
-    F.conv2d(x, other).square().sum().backward()
-    assert torch.equal(total[:, :8], 1 + 2 * other.grad)
+        pointwise(x, leaf, bias).square().sum().backward()
+    others = [tensor.detach().clone().requires_grad_() for tensor in (x, weight[:, :8], bias)]
+    F.conv2d(*others).square().sum().backward()
+    assert torch.equal(total[:, :8], 1 + 2 * others[1].grad)
     assert (total[:, 8:] == 1).all()
+    for mine, other in ((x, others[0]), (bias, others[2])):
+        assert torch.equal(mine.grad, 2 * other.grad)
 
 
-# --- without the compiled loops
+# --- the compiled loop
 
 
-def test_without_numba_pytorch_does_the_same(monkeypatch):
+def test_results_agree_without_numba(monkeypatch):
     def step():
         torch.manual_seed(0)
         x, w = integers((4, 8, 4, 4), 3).float(), [integers(s, 1).float() for s in ((8, 1, 5, 5), (8, 8, 1, 1))]
@@ -123,15 +126,15 @@ def test_without_numba_pytorch_does_the_same(monkeypatch):
         return [y, *torch.autograd.grad(y.square().sum(), w)]
 
     compiled = step()
-    monkeypatch.setattr(operators, "kernels", lambda: None)
+    monkeypatch.setattr(operators, "compiled_loop", lambda: None)
     for mine, plain in zip(compiled, step(), strict=True):
         assert torch.equal(mine, plain)
 
 
-def test_kernels_load_in_two_processes_at_once_and_where_nothing_can_be_kept(tmp_path):
-    """Neither of the two finds compiled code; the third has no folder to look in."""
+def test_the_loop_compiles_in_two_processes_at_once_and_without_a_cache_folder(tmp_path):
+    """Neither of the first two finds compiled code; the third has no folder to look in."""
     nowhere = "import numba.core.caching as caching; caching.CacheImpl._locator_classes = []\n"
-    load = "from rsslib import kernels; print(kernels.depthwise_weight_gradient.nopython_signatures != [])"
+    load = "from rsslib.operators import compiled_loop; print(compiled_loop().nopython_signatures != [])"
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     processes = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
@@ -142,11 +145,11 @@ def test_kernels_load_in_two_processes_at_once_and_where_nothing_can_be_kept(tmp
 
 
 @torch.no_grad()
-def test_evaluation_does_not_load_kernels(monkeypatch):
+def test_evaluation_does_not_load_numba(monkeypatch):
     def fail():
         raise AssertionError("numba would be loaded")
 
-    monkeypatch.setattr(operators, "kernels", fail)
+    monkeypatch.setattr(operators, "compiled_loop", fail)
     space = SearchSpace("mobilenet_v3")
     supernet, x = SuperNet(space).eval(), torch.randn(2, 3, 32, 32)
     supernet(x, space.smallest)

@@ -11,8 +11,9 @@ from torch import nn
 
 from rsslib.backbones import BACKBONES
 from rsslib.errors import InputError
+from rsslib.operators import depthwise, pointwise
 from rsslib.space import Arch, SearchSpace
-from rsslib.supernet import Network, SuperNet, batch_norm_training, batch_norm_with, depthwise, kernel_weight, pointwise
+from rsslib.supernet import Network, SuperNet, batch_norm_training, batch_norm_with, kernel_weight
 
 SPACES = {name: SearchSpace(name) for name in BACKBONES}
 

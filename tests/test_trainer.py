@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from helpers import EPS, TINY, random_archs, random_supernet, shortened, toy_data
 
-from rsslib import steps as single_steps
+from rsslib import steps as step_module
 from rsslib import trainer as training
 from rsslib.checkpoint import load_checkpoint, save_checkpoint
 from rsslib.errors import InputError
@@ -21,7 +21,7 @@ from rsslib.methods import Method, Stage, one_stage
 from rsslib.network import Network
 from rsslib.samplers import Successive, Uniform
 from rsslib.space import Arch, SearchSpace
-from rsslib.steps import TrainingState, Views, new_optimizer, soft_labels_of, train_step
+from rsslib.steps import EagerSteps, TrainingState, new_optimizer
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start, steps_per_epoch, train
 from rsstudy.catalogue import build
@@ -49,18 +49,23 @@ def same(a, b):
 @pytest.fixture
 def spy(monkeypatch):
     """A list that gets (state, subnets, dropout, x, y, learning rates) at the start of every step."""
-    calls = []
+    calls, train_step = [], EagerSteps.train_step
 
-    def step(state, views, x, y, subnets, method, generator, distill):
-        rates = [group["lr"] for group in state.optimizer.param_groups]
-        calls.append((state, subnets, method.dropout, x, y, rates))
-        return train_step(state, views, x, y, subnets, method, generator, distill)
+    def step(steps, x, y, subnets):
+        rates = [group["lr"] for group in steps.state.optimizer.param_groups]
+        calls.append((steps.state, subnets, steps.method.dropout, x, y, rates))
+        return train_step(steps, x, y, subnets)
 
-    monkeypatch.setattr(single_steps, "train_step", step)
+    monkeypatch.setattr(EagerSteps, "train_step", step)
     return calls
 
 
 # --- one step
+
+
+def single_steps(state, method=PLAIN, distill=False):
+    stage = replace(method.stages[0], distill=distill)
+    return EagerSteps(state, method, stage, None, torch.Generator().manual_seed(0))
 
 
 def plain_sgd(supernet, steps, teacher):
@@ -93,7 +98,7 @@ def plain_sgd(supernet, steps, teacher):
 
 @pytest.mark.parametrize("distill", [False, True])
 @pytest.mark.parametrize("count", [1, 2])
-def test_steps_are_those_of_plain_sgd_with_zero_gradients_for_idle_weights(count, distill):
+def test_steps_equal_plain_sgd_with_zero_gradients_for_idle_weights(count, distill):
     supernet = random_supernet(SPACE, dtype=torch.float64)
     plain, teacher = copy.deepcopy(supernet), None
     if distill:
@@ -112,11 +117,11 @@ def test_steps_are_those_of_plain_sgd_with_zero_gradients_for_idle_weights(count
         for rate in (0.3, 0.2, 0.1)
     ]
     before = weights(state)
-    losses, views = [], Views(supernet)
+    losses, ours = [], single_steps(state, distill=distill)
     for x, y, archs, rate in steps:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        losses.append(train_step(state, views, x, y, archs, PLAIN, generator, distill).item())
+        losses.append(ours.train_step(x, y, archs).item())
     expected = plain_sgd(plain, steps, teacher)
     # a step sums its losses in float32
     np.testing.assert_allclose(losses, np.reshape(expected, (-1, count)).mean(1), rtol=4 * EPS)
@@ -126,7 +131,7 @@ def test_steps_are_those_of_plain_sgd_with_zero_gradients_for_idle_weights(count
     assert all(torch.equal(before[name], supernet.state_dict()[name]) for name in idle)
 
 
-def test_a_step_of_a_real_backbone_is_one_of_plain_sgd():
+def test_a_step_of_a_real_backbone_equals_plain_sgd():
     space = SearchSpace("proxylessnas", classes=4)
     supernet = random_supernet(space, dtype=torch.float64)
     plain, state = copy.deepcopy(supernet), TrainingState(supernet, new_optimizer(supernet))
@@ -134,7 +139,7 @@ def test_a_step_of_a_real_backbone_is_one_of_plain_sgd():
     archs = tuple(random_archs(space, 2))
     for group in state.optimizer.param_groups:
         group["lr"] = 0.1
-    train_step(state, Views(supernet), x, y, archs, PLAIN, torch.Generator(), False)
+    single_steps(state).train_step(x, y, archs)
     plain_sgd(plain, [(x, y, archs, 0.1)], None)
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(supernet.state_dict()[name], tensor, atol=1e-9, rtol=0, msg=name)
@@ -164,7 +169,7 @@ def test_kernel_matrices_stay_the_identity_while_the_largest_trains():
         assert torch.equal(parameter, torch.eye(len(parameter))), name
 
 
-def test_what_only_larger_subnets_use_decays_with_momentum_once_its_tensor_was_used():
+def test_unused_parts_of_used_tensors_decay_with_momentum():
     method = one_stage("smallest", 2, Successive(("smallest",)), "constant", batch_size=16)
     method = replace(method, stages=(replace(method.stages[0], learning_rate=0.5),))
     before = weights(start(SPACE, method, 0))
@@ -189,7 +194,7 @@ def test_what_only_larger_subnets_use_decays_with_momentum_once_its_tensor_was_u
             assert not torch.equal(after[block + name][:hidden], before[block + name][:hidden])
 
 
-def test_weights_that_idle_in_a_later_stage_keep_moving_by_momentum_only_where_it_carries_over():
+def test_idle_weights_move_by_momentum_only_if_it_carries_over():
     largest, smallest = (Stage(size, 1, 0.1, Successive((size,)), "constant") for size in ("largest", "smallest"))
     name, moved = "blocks.0.bn1.weight", {}
     for fresh in (True, False):
@@ -204,7 +209,7 @@ def test_weights_that_idle_in_a_later_stage_keep_moving_by_momentum_only_where_i
 
 
 def numbered(n):
-    """n images of a single value each, which is their number."""
+    """n images, each filled with its number."""
     data = toy_data(n)
     x = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 32, 32)
     return replace(data, x_train=x.contiguous(memory_format=torch.channels_last), y_train=torch.arange(n) % 4)
@@ -219,7 +224,7 @@ def test_the_last_partial_batch_is_kept_and_a_single_image_dropped(n, sizes, spy
     assert steps_per_epoch(n, 16) == len(sizes)
 
 
-def test_an_epoch_shows_every_image_once_with_its_label_and_each_in_another_order(monkeypatch):
+def test_an_epoch_shows_every_image_once_with_its_label_in_a_new_order(monkeypatch):
     seen = []
 
     def augment(images, *parameters):
@@ -228,12 +233,12 @@ def test_an_epoch_shows_every_image_once_with_its_label_and_each_in_another_orde
 
     labels = []
 
-    def step(state, views, x, y, *rest):
+    def step(steps, x, y, subnets):
         labels.append(y.tolist())
         return torch.zeros(())
 
-    monkeypatch.setattr(single_steps, "augment", augment)
-    monkeypatch.setattr(single_steps, "train_step", step)
+    monkeypatch.setattr(step_module, "augment", augment)
+    monkeypatch.setattr(EagerSteps, "train_step", step)
     run(one_stage("rss", 2, Uniform(), batch_size=16), numbered(40))
     epochs = [list(itertools.chain(*seen[i : i + 3])) for i in (0, 3)]
     assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
@@ -249,7 +254,7 @@ def test_methods_of_one_seed_see_the_same_batches(spy):
         assert torch.equal(x, other_x) and torch.equal(y, other_y)
 
 
-def test_augmentation_is_drawn_anew_each_epoch(spy):
+def test_augmentation_is_drawn_again_each_epoch(spy):
     data = numbered(16)
     data.x_train.copy_(torch.randint(256, data.x_train.shape, dtype=torch.uint8))
     run(one_stage("rss", 2, Uniform(), batch_size=16), data)
@@ -262,28 +267,27 @@ def test_augmentation_is_drawn_anew_each_epoch(spy):
 
 @dataclass(frozen=True)
 class Widening:
-    """A user's own sampler: e3 in the first epoch, e6 afterwards, with two subnets in every second step."""
+    """A custom sampler: e3 in the first epoch, e6 afterwards, with two subnets in every second step."""
 
     def subnets(self, space, rng, epoch, epochs, steps):
         arch = space.uniform(3, 6 if epoch else 3, 2)
         return [(arch,) if step % 2 else (arch, space.middle) for step in range(steps)]
 
 
-def test_a_sampler_of_ones_own_decides_the_subnets_of_every_step(spy):
+def test_a_custom_sampler_decides_the_subnets_of_every_step(spy):
     run(one_stage("mine", 2, Widening(), batch_size=16))
     small, large, middle = SPACE.uniform(3, 3, 2), SPACE.uniform(3, 6, 2), SPACE.middle
-    assert [subnets for _, subnets, *_ in spy] == [
-        (small, middle), (small,), (small, middle), (large, middle), (large,), (large, middle)
-    ]  # fmt: skip
+    first, second = [(small, middle), (small,), (small, middle)], [(large, middle), (large,), (large, middle)]
+    assert [subnets for _, subnets, *_ in spy] == first + second
 
 
-def test_a_single_answer_of_a_sampler_holds_for_the_epoch(spy):
+def test_a_single_step_from_a_sampler_holds_for_the_epoch(spy):
     run(one_stage("rss", 3, Uniform(), batch_size=16))
     archs = [subnets for _, subnets, *_ in spy]
     assert archs[0::3] == archs[1::3] == archs[2::3] and len(set(archs)) == 3
 
 
-def test_a_sampler_gets_randomness_of_the_epoch_alone(spy):
+def test_a_sampler_is_asked_once_per_epoch_with_its_own_randomness():
     seen = []
 
     class Spying:
@@ -294,53 +298,28 @@ def test_a_sampler_gets_randomness_of_the_epoch_alone(spy):
     method = Method("two", tuple(Stage(name, 2, 0.01, Spying()) for name in "ab"), batch_size=16)
     run(method, seed=1)
     run(method, seed=1)
-    assert len(seen) == 16 and seen[:8] == seen[8:]  # a stage's first epoch is drawn twice more, to see that it can be
-    once = list(dict.fromkeys(seen))
-    assert [call[:3] for call in once] == [(0, 2, 3), (1, 2, 3)] * 2
-    assert len({number for *_, number in once}) == 4
+    assert seen[:4] == seen[4:]
+    assert [call[:3] for call in seen[:4]] == [(0, 2, 3), (1, 2, 3)] * 2
+    assert len({number for *_, number in seen}) == 4
 
 
-class Keeping:
-    """Draws from random numbers of its own, and counts."""
+def test_a_subnet_outside_the_space_is_an_input_error():
+    class Outside:
+        def __init__(self, arch):
+            self.arch = arch
 
-    def __init__(self, seed):
-        self.rng, self.asked = np.random.default_rng(seed), 0
+        def subnets(self, space, rng, epoch, epochs, steps):
+            return [(self.arch,)]
 
-    def subnets(self, space, rng, epoch, epochs, steps):
-        self.asked += 1
-        return [(space.sample_arch(self.rng, depths=space.depths[: self.asked]),)]
-
-
-class Careless:
-    def subnets(self, space, rng, epoch, epochs, steps):
-        return [(space.sample_arch(np.random.default_rng()),)]
-
-
-def test_what_a_sampler_keeps_is_that_of_a_run_without_a_break():
-    method = Method("keeping", tuple(Stage(name, 3, 0.01, Keeping(0)) for name in "ab"), batch_size=16)
-    whole = run(method)
-    state, epochs = start(SPACE, method, 0), 0
-    while epochs < method.epochs:
-        train(state, method, toy_data(), 0, lambda state: True, progress=False)
-        epochs += 1
-    assert same(weights(state), weights(whole))
-    sizes = [row["mflops"] for row in state.history]
-    assert sizes == [row["mflops"] for row in whole.history] and len(set(sizes[:3])) == 3 and sizes[:3] == sizes[3:]
-    assert method.stages[0].sampler.asked == 0
-
-
-def test_a_sampler_that_draws_other_subnets_when_asked_again_is_refused():
-    method = one_stage("careless", 2, Careless(), batch_size=16)
-    state = start(SPACE, method, 0)
-    with pytest.raises(InputError, match="drew other subnets when asked again for epoch 1 of stage"):
-        train(state, method, toy_data(), 0, progress=False)
-    assert not state.history
-    method = one_stage("keeping", 2, Keeping(0), batch_size=16)
-    state = train(start(SPACE, method, 0), method, toy_data(), 0, lambda state: True, progress=False)
-    method = one_stage("keeping", 2, Keeping(1), batch_size=16)  # as if it had been seeded by the clock
-    with pytest.raises(InputError, match="drew other subnets when asked again for epoch 1 of stage"):
-        train(state, method, toy_data(), 0, progress=False)
-    assert len(state.history) == 1
+    wrong = {
+        "depth is": replace(SPACE.smallest, depth=(2,)),
+        "kernel.0. is 9": replace(SPACE.smallest, kernel=(9,) * 8),
+        "kernel is None": replace(SPACE.smallest, kernel=None),
+        "expected an Arch": SPACE.to_rows([SPACE.smallest])[0],
+    }
+    for message, arch in wrong.items():
+        with pytest.raises(InputError, match=message):
+            run(one_stage("outside", 1, Outside(arch), batch_size=16))
 
 
 def test_a_stage_without_epochs_asks_its_sampler_for_nothing():
@@ -381,7 +360,7 @@ def test_every_step_has_the_rate_of_its_stage(spy):
 
 def test_history_has_a_row_for_every_epoch(monkeypatch):
     losses = iter(range(100))
-    monkeypatch.setattr(single_steps, "train_step", lambda *arguments: torch.tensor(float(next(losses))))
+    monkeypatch.setattr(EagerSteps, "train_step", lambda *arguments: torch.tensor(float(next(losses))))
     stages = (Stage("one", 1, 0.2, Widening()), Stage("two", 2, 0.1, Successive(("largest",))))
     state = run(Method("both", stages, batch_size=16))
     for clock in ("seconds", "processor_seconds"):
@@ -432,23 +411,6 @@ def test_processor_seconds_do_not_count_waiting_nor_what_other_threads_do():
     assert clock() - began >= 0.2
 
 
-def test_a_sampler_that_counts_its_calls_stays_as_it_was_planned():
-    class Counting(Uniform):
-        calls = []
-
-        def __init__(self):
-            super().__init__()
-            object.__setattr__(self, "calls", [])
-
-        def subnets(self, space, rng, epoch, epochs, steps):
-            self.calls.append(epoch)
-            return super().subnets(space, rng, epoch, epochs, steps)
-
-    sampler = Counting()
-    run(one_stage("mine", 2, sampler, batch_size=16))
-    assert sampler.calls == []
-
-
 def test_dropout_of_the_method_reaches_the_subnets(spy):
     method = one_stage("rss", 1, Uniform(), batch_size=16)
     results = [weights(run(replace(method, dropout=dropout))) for dropout in (0.0, 0.5)]
@@ -465,12 +427,11 @@ def step_of(method, subnets, x, y, supernet=None):
     state = TrainingState(supernet, new_optimizer(supernet))
     for group in state.optimizer.param_groups:
         group["lr"] = 0.1
-    distill = method.teacher is not None
-    loss = train_step(state, Views(state.supernet), x, y, subnets, method, torch.Generator(), distill).item()
+    loss = single_steps(state, method, distill=method.teacher is not None).train_step(x, y, subnets).item()
     return state, {n: p.grad for n, p in state.supernet.named_parameters() if p.grad is not None}, loss
 
 
-def test_averaged_gradients_are_summed_ones_over_their_number():
+def test_averaged_gradients_are_summed_ones_divided_by_their_number():
     x, y, archs = torch.randn(8, 3, 32, 32).double(), torch.arange(8) % 4, tuple(random_archs(SPACE, 3))
     (_, total, loss), (_, mean, same_loss) = (
         step_of(replace(PLAIN, gradients=gradients), archs, x, y) for gradients in ("sum", "mean")
@@ -512,13 +473,13 @@ def momentum(state):
 
 @pytest.mark.parametrize(("name", "fresh"), [("ofa", True), ("ofa-released", False)])
 def test_a_stage_starts_with_a_fresh_optimizer_or_with_the_momentum_of_the_last(name, fresh, monkeypatch):
-    entering = []
+    entering, train_step = [], EagerSteps.train_step
 
-    def step(state, *arguments):
-        entering.append(momentum(state))
-        return train_step(state, *arguments)
+    def step(steps, *arguments):
+        entering.append(momentum(steps.state))
+        return train_step(steps, *arguments)
 
-    monkeypatch.setattr(single_steps, "train_step", step)
+    monkeypatch.setattr(EagerSteps, "train_step", step)
     run(shortened(name))
     assert len(entering) == 6 * 3
     assert entering[0] == 0
@@ -563,8 +524,8 @@ def test_the_teacher_uses_the_statistics_of_the_batch():
     before = copy.deepcopy(dict(state.supernet.named_buffers()))
     for images in (x, x[:4]):
         with torch.no_grad():
-            torch.testing.assert_close(soft_labels_of(state, images), teacher(images).softmax(1))
-    assert not torch.allclose(soft_labels_of(state, x)[:4], soft_labels_of(state, x[:4]), atol=1e-4)
+            torch.testing.assert_close(state.ask_teacher(images), teacher(images).softmax(1))
+    assert not torch.allclose(state.ask_teacher(x)[:4], state.ask_teacher(x[:4]), atol=1e-4)
     assert same(dict(state.supernet.named_buffers()), before)
 
 
@@ -583,7 +544,7 @@ def test_the_released_teacher_is_an_untrained_network_with_nearly_uniform_soft_l
     state = entered_distillation(mobilenet, 0)
     torch.manual_seed(0)
     assert same(state.teacher, dict(Network(mobilenet, mobilenet.largest).named_parameters()))
-    soft_labels = soft_labels_of(state, torch.randn((64, 3, 32, 32), generator=torch.Generator().manual_seed(0)))
+    soft_labels = state.ask_teacher(torch.randn((64, 3, 32, 32), generator=torch.Generator().manual_seed(0)))
     entropy = -(soft_labels * soft_labels.log()).sum(1).mean()
     assert entropy == pytest.approx(4.600, abs=0.003)
 
@@ -599,7 +560,7 @@ def test_the_released_teacher_never_changes():
 
 
 @pytest.mark.parametrize(("name", "expected"), [("ofa", {4: (), 5: (4,)}), ("ofa-released", {})])
-def test_channels_are_sorted_before_the_width_stages_of_ofa_alone(name, expected, monkeypatch):
+def test_channels_are_sorted_before_the_width_stages_of_ofa_only(name, expected, monkeypatch):
     sorts = {}
     sort, epochs = SuperNet.sort_channels, []
 
@@ -619,8 +580,7 @@ def test_distillation_adds_the_soft_cross_entropy():
     for distill in (False, True):
         state = TrainingState(copy.deepcopy(supernet), None, dict(teacher.named_parameters()))
         state.optimizer = new_optimizer(state.supernet)
-        views = Views(state.supernet)
-        losses[distill] = train_step(state, views, x, y, (SPACE.middle,), PLAIN, torch.Generator(), distill).item()
+        losses[distill] = single_steps(state, distill=distill).train_step(x, y, (SPACE.middle,)).item()
     with torch.no_grad():
         soft_labels, student = teacher(x).softmax(1), copy.deepcopy(supernet).train()(x, SPACE.middle)
     soft = -(soft_labels * student.log_softmax(1)).sum(1).mean().item()
@@ -628,7 +588,7 @@ def test_distillation_adds_the_soft_cross_entropy():
     assert losses[True] - losses[False] == pytest.approx(soft, rel=4 * EPS)
 
 
-# --- reproducible, and able to go on
+# --- reproducing and resuming
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("rss", (2,)), ("ofa", (1, 1, 0, 0, 0, 1))])
@@ -663,7 +623,7 @@ class Stopped(Exception):
         ("ofa-released", (2, 1, 1, 0, 1, 1), "raise"),
     ],
 )
-def test_training_that_stopped_goes_on_to_the_same_weights(name, epochs, stop, tmp_path):
+def test_resumed_training_reaches_the_same_weights(name, epochs, stop, tmp_path):
     method, data = shortened(name, *epochs), toy_data(20)
     whole = run(method, data)
     state, starts = start(SPACE, method, 0), 0
@@ -690,7 +650,7 @@ def test_training_that_stopped_goes_on_to_the_same_weights(name, epochs, stop, t
         assert mine | TIMELESS == expected | TIMELESS
 
 
-def test_a_finished_training_is_left_alone():
+def test_finished_training_is_left_as_it_is():
     method = shortened("rss", 2)
     state = run(method)
     before, history = weights(state), list(state.history)
@@ -710,8 +670,7 @@ def test_training_learns():
     assert (table.accuracy > 75).all()
 
 
-def test_an_untouched_architecture_is_not_needed_for_training():
-    """A sampler may return an architecture made by hand."""
+def test_a_sampler_may_return_an_architecture_made_by_hand():
 
     class Fixed:
         def subnets(self, space, rng, epoch, epochs, steps):
@@ -723,7 +682,7 @@ def test_an_untouched_architecture_is_not_needed_for_training():
 
 def test_a_loss_that_is_not_finite_ends_training_and_is_located(monkeypatch):
     losses = iter([1.0, 1.0, 1.0, 1.0, float("nan"), 1.0])
-    monkeypatch.setattr(single_steps, "train_step", lambda *arguments: torch.tensor(next(losses)))
+    monkeypatch.setattr(EagerSteps, "train_step", lambda *arguments: torch.tensor(next(losses)))
     method, data, epochs = one_stage("rss", 3, Uniform(), batch_size=16), toy_data(), []
     with pytest.raises(FloatingPointError, match="nan in stage 'rss', epoch 2, step 2"):
         train(start(SPACE, method, 0), method, data, 0, lambda state: epochs.append(len(state.history)), progress=False)

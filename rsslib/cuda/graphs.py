@@ -1,4 +1,4 @@
-"""Training steps as CUDA graphs: the same numbers as `rsslib.steps.train_step`, up to rounding, in far fewer launches.
+"""Training steps as CUDA graphs: the same numbers as `rsslib.steps.EagerSteps`, up to rounding, in far fewer launches.
 
 A step of this small network is bound by the launches of its thousand kernels, not by their work. A graph replays all
 of them in one launch. Everything that changes between replays (images, learning rate, subnet) is therefore read from
@@ -36,17 +36,7 @@ from rsslib.device import (
 from rsslib.errors import CaptureFailed, check_room
 from rsslib.samplers import same_throughout
 from rsslib.space import Arch
-from rsslib.steps import (
-    MOMENTUM,
-    Views,
-    add_all,
-    add_gradients,
-    loss_of,
-    run_subnet,
-    set_rate,
-    soft_labels_of,
-    train_step,
-)
+from rsslib.steps import MOMENTUM, EagerSteps, Views, add_all, add_gradients, cross_entropy, set_rate
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
 
 QUEUED_STEPS = 64  # the host waits for the device so many steps back, so that progress and interrupts are real
@@ -68,6 +58,8 @@ class GraphedSteps:
             name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self.parameters.items()
         }
         self.views = Views(self.supernet, self.gradients)
+        self.eager = EagerSteps(state, method, stage, data, generator)
+        self.eager.views = self.views
         # No momentum and no weight decay before a tensor's first gradient: until then the optimiser must not see one.
         self.idle = {name for name, p in self.parameters.items() if p.grad is None}
         n, channels, height, width = data.x_train.shape
@@ -98,11 +90,18 @@ class GraphedSteps:
             self.step.add_(0)  # before it is captured, as in `warm_up`
             self.keeper = self.capture(self.step.add_, 0)  # never replayed; a pool must not be without a graph
 
-    def epoch(self, subnets: list, order: Tensor, crops, rates: list[float], bar) -> Tensor:
+    def epoch(
+        self,
+        subnets: list,
+        order: Tensor,
+        crops,
+        rates: list[float],
+        after_step: Callable[[int], object] = lambda images: None,
+    ) -> Tensor:
         """Train one epoch; returns the loss of every step, on the device.
 
         `subnets` are those of each step, `order` int64 [images] and `crops` the images' augmentation, `rates` the
-        learning rate of each step.
+        learning rate of each step. `after_step` is called with numbers of images that are done.
         """
         set_rate(self.state.optimizer, self.rate)
         same = same_throughout(subnets)
@@ -126,10 +125,10 @@ class GraphedSteps:
                 self.run(("update", len(self.idle)), self.update)
             if (step + 1) % QUEUED_STEPS == 0:
                 waiting = self.wait(waiting)
-                bar.update(QUEUED_STEPS * batch)
+                after_step(QUEUED_STEPS * batch)
         if len(rates) > self.full_steps:
             self.smaller_step(subnets[-1], rates[-1])
-        bar.update(len(order) - self.full_steps // QUEUED_STEPS * QUEUED_STEPS * batch)
+        after_step(len(order) - self.full_steps // QUEUED_STEPS * QUEUED_STEPS * batch)
         return self.losses[: len(rates)].clone()
 
     def close(self) -> None:
@@ -169,9 +168,7 @@ class GraphedSteps:
         self.wake(archs)
         self.rate.fill_(rate)
         x, y = self.images[done:].permute(0, 3, 1, 2), self.labels[done:]
-        self.losses[self.full_steps] = train_step(
-            self.state, self.views, x, y, archs, self.method, self.generator, self.stage.distill
-        )
+        self.losses[self.full_steps] = self.eager.train_step(x, y, archs)
 
     def wake(self, archs: tuple[Arch, ...]) -> None:
         """Let the optimiser see the gradients of tensors that are used for the first time."""
@@ -195,11 +192,11 @@ class GraphedSteps:
         torch.index_select(self.rates, 0, self.step, out=self.rate)
         torch._foreach_zero_(list(self.gradients.values()))
         if self.stage.distill and not self.in_place:
-            self.soft_labels.copy_(soft_labels_of(self.state, self.batch_images.permute(0, 3, 1, 2)))
+            self.soft_labels.copy_(self.state.ask_teacher(self.batch_images.permute(0, 3, 1, 2)))
 
     def sliced(self, arch: Arch, count: int, first: bool = True) -> None:
         """Add the gradients of one of the step's `count` subnets, computed from slices of the weights."""
-        ((leaves, norm),) = self.views.of((arch,))
+        ((leaves, norm),) = self.views.get((arch,))
         add_gradients(self.loss(arch, leaves, norm, count, first), leaves)
 
     def masked(self, count: int, first: bool = True) -> None:
@@ -247,8 +244,8 @@ class GraphedSteps:
         """A subnet's loss on the step's images, to be differentiated; adds it to the losses of the epoch."""
         x, labels = self.batch_images.permute(0, 3, 1, 2), None if self.in_place and not first else self.batch_labels
         soft_labels = self.soft_labels if self.stage.distill and not (self.in_place and first) else None
-        logits = run_subnet(self.state, x, arch, weights, norm, self.method.dropout, self.generator)
-        loss = loss_of(logits, labels, soft_labels)
+        logits = self.state.run(x, arch, weights, norm, self.method.dropout, self.generator)
+        loss = cross_entropy(logits, labels, soft_labels)
         if self.in_place and first:
             self.soft_labels.copy_(logits.detach().softmax(1))
         self.losses.index_add_(0, self.step, loss.detach().view(1).float() / count)

@@ -256,7 +256,7 @@ def test_a_sampler_of_the_readers_is_shown_by_its_repr():
 
 @pytest.mark.parametrize("name", ["rss", "ofa-released"])
 def test_schedule_table_holds_the_subnets_that_training_draws(name, mobilenet, monkeypatch):
-    monkeypatch.setattr("rsslib.steps.train_step", lambda *args: torch.zeros(()))
+    monkeypatch.setattr("rsslib.steps.EagerSteps.train_step", lambda *args: torch.zeros(()))
     method, data, seed = override(build(name, 2, 9), batch_size=4), toy_data(train=12, channels=3), 3
     history = train(start(SearchSpace(classes=4), method, seed), method, data, seed, progress=False).history
     table = protocol.schedule_table(method, mobilenet, steps=3, seed=seed)

@@ -73,7 +73,7 @@ def identity(folder):
 @contextmanager
 def interrupted_after(monkeypatch, epochs, error=KeyboardInterrupt):
     """Within the block, training raises `error` in the epoch after this many (of two steps each)."""
-    step, made = single_steps.train_step, 0
+    step, made = single_steps.EagerSteps.train_step, 0
 
     def counting(*arguments):
         nonlocal made
@@ -83,7 +83,7 @@ def interrupted_after(monkeypatch, epochs, error=KeyboardInterrupt):
         return step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(single_steps, "train_step", counting)
+        patch.setattr(single_steps.EagerSteps, "train_step", counting)
         yield
 
 
@@ -455,12 +455,12 @@ def test_any_damage_to_a_checkpoint_is_noticed(interrupted, done):
     assert load_checkpoint(state, interrupted, identity(interrupted)) and len(state.history) == 4
     for content in damaged(good):
         last.write_bytes(content)
-        with pytest.warns(UserWarning, match=f"{last.name} cannot be used .*: training goes on from {before.name}"):
+        with pytest.warns(UserWarning, match=f"{last.name} cannot be used .*: training resumes from {before.name}"):
             assert load_checkpoint(state, interrupted, identity(interrupted))
         assert len(state.history) == 3 and not last.exists()
     last.write_bytes(good[:100])
     before.write_bytes(other[:-1])
-    with pytest.warns(UserWarning, match=f"{last.name} .*; checkpoint .*{before.name} .*: training starts anew"):
+    with pytest.warns(UserWarning, match=f"{last.name} .*; checkpoint .*{before.name} .*: training starts over"):
         assert not load_checkpoint(state, interrupted, identity(interrupted))
 
 
@@ -468,7 +468,7 @@ def test_any_damage_to_a_checkpoint_is_noticed(interrupted, done):
 def test_training_goes_on_from_what_is_not_damaged(broken, interrupted, done, tmp_path):
     for path in checkpoint.checkpoints(interrupted)[:broken]:
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match="goes on from checkpoint-000003" if broken == 1 else "starts anew"):
+    with pytest.warns(UserWarning, match="resumes from checkpoint-000003" if broken == 1 else "starts over"):
         complete([done[0]], tmp_path)
     assert tables(interrupted) == tables(done[0].folder(done[1])) and names(interrupted) == FILES
 
@@ -510,7 +510,7 @@ def test_a_checkpoint_that_vouches_for_what_does_not_fit_is_damaged(change, inte
     identity_, (last, before) = identity(interrupted), checkpoint.checkpoints(interrupted)
     forge(last, change)
     state = new_state(done[0])
-    with pytest.warns(UserWarning, match=f"{last.name[:17]}.* cannot be used .*: training goes on from {before.name}"):
+    with pytest.warns(UserWarning, match=f"{last.name[:17]}.* cannot be used .*: training resumes from {before.name}"):
         assert load_checkpoint(state, interrupted, identity_, done[0].method)
     assert len(state.history) == 3 and checkpoint.checkpoints(interrupted) == [before]
 
@@ -518,7 +518,7 @@ def test_a_checkpoint_that_vouches_for_what_does_not_fit_is_damaged(change, inte
 def test_training_starts_anew_where_no_checkpoint_fits(interrupted, done, tmp_path):
     for path in checkpoint.checkpoints(interrupted):
         forge(path, FORGED["another shape"])
-    with pytest.warns(UserWarning, match="its weights are not .*, as classifier.weight.*starts anew"):
+    with pytest.warns(UserWarning, match="weights.classifier.weight does not fit .*starts over"):
         complete([done[0]], tmp_path)
     assert tables(interrupted) == tables(done[0].folder(done[1])) and names(interrupted) == FILES
 
@@ -527,7 +527,7 @@ def test_a_checkpoint_of_another_run_is_not_used(interrupted, done, tmp_path):
     (other,) = tiny(seeds=(1,))
     shutil.copytree(interrupted, other.folder(tmp_path))
     (other.folder(tmp_path) / "run.json").unlink()
-    with pytest.warns(UserWarning, match="of another run.*starts anew"):
+    with pytest.warns(UserWarning, match="of another run.*starts over"):
         complete([other], tmp_path)
     complete([other], tmp_path / "alone")
     assert tables(other.folder(tmp_path)) == tables(other.folder(tmp_path / "alone"))
@@ -682,9 +682,9 @@ def test_a_run_that_another_process_holds_is_not_rebuilt(done, folder, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_keeps_the_checkpoint_before_it(done, tmp_path, monkeypatch):
-    run, step, losses = done[0], single_steps.train_step, [1.0] * 5 + [float("nan")] * 9
+    run, step, losses = done[0], single_steps.EagerSteps.train_step, [1.0] * 5 + [float("nan")] * 9
     with monkeypatch.context() as patch, pytest.raises(RunsFailed) as error:
-        patch.setattr(single_steps, "train_step", lambda *a: step(*a) * losses.pop(0))
+        patch.setattr(single_steps.EagerSteps, "train_step", lambda *a: step(*a) * losses.pop(0))
         complete([run], tmp_path)
     text = sentence(error)
     assert "the loss is nan in stage 'rss', epoch 3, step 2, learning rate 0.0" in text and "subnets (Arch(" in text
@@ -784,7 +784,7 @@ def test_a_hostile_checkpoint_is_refused(interrupted, done, tmp_path):
             path.unlink()
         (interrupted / f"checkpoint-000004-{files.sha256(content)[:32]}.safetensors").write_bytes(content)
         state = new_state(done[0])
-        with pytest.warns(UserWarning, match="cannot be used .*training starts anew"):
+        with pytest.warns(UserWarning, match="cannot be used .*training starts over"):
             assert not load_checkpoint(state, interrupted)
     assert not (tmp_path / "ran").exists()
 

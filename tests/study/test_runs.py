@@ -32,7 +32,7 @@ from rsslib.errors import InputError, Stopped
 from rsslib.methods import Method, Stage, one_stage, override
 from rsslib.population import sample_bucket, sample_population
 from rsslib.progress import in_words
-from rsslib.samplers import SamplerFailed, Successive, Uniform
+from rsslib.samplers import Successive, Uniform
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps
 from rsslib.supernet import SuperNet
@@ -221,7 +221,7 @@ def calls_of(monkeypatch, module, name):
 
 @pytest.fixture
 def steps(monkeypatch):
-    return calls_of(monkeypatch, single_steps, "train_step")
+    return calls_of(monkeypatch, single_steps.EagerSteps, "train_step")
 
 
 @pytest.fixture
@@ -418,8 +418,7 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
     with pytest.raises(RunsFailed, match="a mistake") as error:
         complete([broken, sound], tmp_path)
     assert list(error.value.failures) == [broken.name]
-    assert isinstance(error.value.failures[broken.name], SamplerFailed)
-    assert isinstance(error.value.failures[broken.name].__cause__, ZeroDivisionError)
+    assert isinstance(error.value.failures[broken.name], ZeroDivisionError)
     assert overview([broken, sound], tmp_path).status.tolist() == ["interrupted", "finished"]
 
 

@@ -1,0 +1,83 @@
+"""Samplers beyond the paper, which the study compares with RSS at equal numbers of subnet passes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsslib.errors import InputError, check_number
+from rsslib.samplers import to_steps
+
+
+@dataclass(frozen=True)
+class StrictFairness:
+    """In every step `count` subnets that share out all choices (FairNAS, Chu et al. 2021).
+
+    In each layer every kernel size and expand ratio, and in each stage every depth, is in exactly one of them. Raises
+    InputError at the first epoch unless the space has `count` kernel sizes, expand ratios and depths.
+    """
+
+    count: int = 3
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        numbers = [len(choices) for choices in space.choices]
+        if set(numbers) != {self.count}:
+            raise InputError(
+                f"count of strict fairness is {self.count}: expected the number of kernel sizes, expand ratios and "
+                f"depths, which must be equal and are {', '.join(map(str, numbers))}"
+            )
+        values = np.concatenate([np.tile(choices, (width, 1)) for choices, width in space.columns])
+        rows = rng.permuted(np.tile(values, (steps, 1, 1)), axis=2)  # [steps, columns, count]
+        rows = rows.transpose(0, 2, 1).reshape(steps * self.count, -1)
+        return to_steps(space, rows.astype(np.int8), self.count)
+
+
+@dataclass(frozen=True)
+class Compound:
+    """In every step a subnet whose stages are narrow and shallow or wide and deep (CompOFA, Sahni et al. 2021).
+
+    Depth and expand ratio of a stage are the smallest two, the next two and so on; a stage without elastic depth draws
+    one expand ratio for its layers. Kernel sizes are drawn uniformly. Raises InputError at the first epoch unless the
+    space has as many depths as expand ratios.
+    """
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        depths, expands = np.sort(space.depths), np.sort(space.expands)
+        if len(depths) != len(expands):
+            numbers = f"{len(depths)} depths with {len(expands)} expand ratios"
+            raise InputError(f"compound choices pair {numbers}: expected equal numbers")
+        stages, n = space.backbone.stages, space.n_layers
+        rows = space.sample(steps, rng)
+        levels = rng.integers(len(depths), size=(len(stages), steps))
+        elastic = [number for number, stage in enumerate(stages) if stage.elastic_depth]
+        rows[:, n : 2 * n] = expands[levels[[layer.stage for layer in space.layers]]].T
+        rows[:, 2 * n :] = depths[levels[elastic]].T
+        return to_steps(space, rows, 1)
+
+
+@dataclass(frozen=True)
+class FlopsAware:
+    """In every step a subnet whose size is uniform between the smallest and the largest.
+
+    (The FLOPs-aware part of AttentiveNAS, Wang et al. 2021; uniform choices make nearly all subnets of middle size.)
+    For each, a size is drawn, then `candidates` subnets of all sizes, and the one nearest to the size is taken: each
+    candidate leans to small or large choices by its own share.
+    """
+
+    candidates: int = 200
+
+    def __post_init__(self):
+        check_number(self.candidates, "candidates", 1, whole=True)
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        low, high = space.reference.macs(space.smallest), space.reference.macs(space.largest)
+        nearest = []
+        for target in rng.uniform(low, high, steps):
+            share = rng.uniform(size=(self.candidates, 1))
+            parts = []
+            for choices, width in space.columns:
+                numbers = rng.binomial(len(choices) - 1, share, (self.candidates, width))
+                parts.append(np.sort(choices)[numbers])
+            rows = np.concatenate(parts, axis=1).astype(np.int8)
+            distance = np.abs(space.reference.macs(rows) - target)
+            nearest.append(rows[distance.argmin()])
+        return to_steps(space, np.stack(nearest), 1)
