@@ -168,6 +168,7 @@ class Views:
         gradients = self.gradients or {name: _gradient(self.parameters[name]) for name in leaves}
         for name, part in self.supernet.subnet(arch, gradients).items():
             leaves[name].grad = part
+            leaves[name].adds_in_place = True  # type: ignore[attr-defined]
         return leaves, batch_norm_training(self.supernet.subnet(arch, self.buffers))
 
 

@@ -97,11 +97,11 @@ def test_pointwise_agrees(bias, size):
     agree(pointwise, lambda x, w, b=None: F.conv2d(x, w, b), *shapes)
 
 
-def test_pointwise_adds_to_the_gradient_that_its_weight_has():
+def test_pointwise_adds_to_the_gradient_of_a_weight_that_says_so():
     x, weight = integers((5, 8, 2, 2), 15).float(), integers((12, 16, 1, 1), 15).float()
     total, bias = torch.ones_like(weight), integers((12,), 15).float().requires_grad_()
     leaf = weight[:, :8].detach().requires_grad_()
-    leaf.grad = total[:, :8]
+    leaf.grad, leaf.adds_in_place = total[:, :8], True
     x.requires_grad_()
     for _ in range(2):
         pointwise(x, leaf, bias).square().sum().backward()
@@ -111,6 +111,14 @@ def test_pointwise_adds_to_the_gradient_that_its_weight_has():
     assert (total[:, 8:] == 1).all()
     for mine, other in ((x, others[0]), (bias, others[2])):
         assert torch.equal(mine.grad, 2 * other.grad)
+
+
+def test_gradient_that_is_asked_for_changes_no_other():
+    x, weight = integers((5, 8, 2, 2), 15).float(), integers((12, 8, 1, 1), 15).float().requires_grad_()
+    pointwise(x, weight).sum().backward()
+    before = weight.grad.clone()
+    (found,) = torch.autograd.grad(pointwise(x, weight).sum(), [weight])
+    assert torch.equal(found, before) and torch.equal(weight.grad, before)
 
 
 # --- the compiled loop
