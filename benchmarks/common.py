@@ -63,7 +63,7 @@ class Ours:
         steps: int,
         distill: bool = False,
         graphs: bool = CUDA,
-        bfloat16: bool = False,
+        precision: str = "fp32",
         batch: int = BATCH_SIZE,
     ):
         method = replace(build("ofa" if distill else "rss", 1, 410), batch_size=batch)
@@ -71,8 +71,7 @@ class Ours:
         executor = GraphedSteps if graphs else EagerSteps
         with own_stream(DEVICE):
             self.data, self.generator = random_data(steps * batch), torch.Generator(DEVICE).manual_seed(0)
-            state = start(SPACE, method, 0, DEVICE)
-            state.bfloat16 = bfloat16
+            state = start(SPACE, method, 0, DEVICE, precision)
             enter_stage(state, method, self.stage, 0)
             self.steps, self.executor = steps, executor(state, method, self.stage, self.data, self.generator)
 

@@ -26,7 +26,7 @@ from common import (
     used_memory,
 )
 
-from rsslib.device import own_stream, set_precision
+from rsslib.device import own_stream
 from rsslib.errors import PRECISIONS
 from rsslib.samplers import Step
 
@@ -40,8 +40,7 @@ def main() -> None:
     subnets = [(size, arch) for size, archs in subnets_of_sizes(chosen.draws).items() for arch in archs]
     with simulated_where_needed():
         for precision in PRECISIONS:
-            set_precision(precision)
-            settings = {"bfloat16": precision == "bf16", "batch": chosen.batch}
+            settings = {"precision": precision, "batch": chosen.batch}
 
             def add(name: str, sides: "Sides", steps: list[Step], part=None, precision=precision, **more) -> None:
                 used = {"MB": used_memory() - before, "MB kept": kept_memory()}

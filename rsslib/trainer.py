@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rsslib.data.augmentation import draw_augmentation
 from rsslib.data.dataset import Dataset, check_images
-from rsslib.device import own_stream
+from rsslib.device import own_stream, set_precision
 from rsslib.errors import InputError
 from rsslib.methods import Method, Stage
 from rsslib.network import Network
@@ -29,11 +29,22 @@ from rsslib.supernet import SuperNet
 ONE_AT_A_TIME = threading.Lock()  # for threads that use PyTorch's global random generator
 
 
-def start(space: SearchSpace, method: Method, seed: int, device: str | torch.device = "cpu") -> TrainingState:
-    """A new supernet with its optimizer, before the first epoch."""
+def start(
+    space: SearchSpace,
+    method: Method,
+    seed: int,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+) -> TrainingState:
+    """A new supernet with its optimizer, before the first epoch.
+
+    Sets how this process computes on CUDA from here on (see `device.set_precision`): fp32, which is more than PyTorch's
+    default for convolutions; tf32; or bf16, in which this state alone trains, under autocast.
+    """
+    set_precision(precision)
     with ONE_AT_A_TIME:  # PyTorch's default initialisation, which ours replaces, draws from the global generator
         supernet = SuperNet(space, method.dropout, torch.Generator().manual_seed(seed)).to(device)
-    return TrainingState(supernet, new_optimizer(supernet))
+    return TrainingState(supernet, new_optimizer(supernet), bfloat16=precision == "bf16")
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

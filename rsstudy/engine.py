@@ -37,7 +37,6 @@ from rsslib.device import (
     free_memory,
     is_out_of_memory,
     release_memory,
-    set_precision,
     use_threads,
 )
 from rsslib.errors import CaptureFailed, InputError, NoImages, Stopped, check_room
@@ -306,7 +305,6 @@ def train_and_evaluate(
     is_time = (lambda: time.time() >= deadline) if stop is None else (lambda: stop.is_set() or time.time() >= deadline)
     if is_time():
         return False
-    set_precision(settings.precision)
     folder = files.make_folder(run.folder(settings.results))
     patience = deadline - time.time() if wait else 0
     with files.locked(folder / LOCK, patience, is_time) as mine, _clear_errors(run, settings):
@@ -358,9 +356,8 @@ class _Job:
 
     def new_state(self) -> TrainingState:
         """The untrained supernet of the run with its optimizer."""
-        state = start(space_of(self.run, self.images), self.run.method, self.run.seed, self.images.device)
-        state.bfloat16 = self.settings.precision == "bf16"
-        return state
+        run, images = self.run, self.images
+        return start(space_of(run, images), run.method, run.seed, images.device, self.settings.precision)
 
     def save(self) -> None:
         write_record(self.folder, self.record)

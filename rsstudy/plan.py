@@ -284,7 +284,7 @@ class Settings:
     results: Any = None  #: the folder for all runs: str, Path or None for the project's; once made, a Path
     data: Any = None  #: likewise the folder with datasets
     device: str = "auto"  #: or cpu, cuda, cuda:<n>
-    precision: str = "fp32"  #: on CUDA also tf32 for matrix products, or bf16 for training under autocast
+    precision: str = "fp32"  #: on CUDA also tf32 for products and convolutions, or bf16 for training under autocast
     jobs: int | None = 1  #: runs at once, on CUDA in threads, else in processes; None: what the device has room for
     threads: int = 1  #: of a run on a CPU; a second one helps on an idle machine, on a busy one it slows the steps
     time_budget: float | None = None  #: seconds until it stops, between epochs or subnets, and keeps all; 0 only checks

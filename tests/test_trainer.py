@@ -15,6 +15,7 @@ from helpers import EPS, TINY, random_archs, random_supernet, shortened, toy_dat
 from rsslib import steps as step_module
 from rsslib import trainer as training
 from rsslib.checkpoint import load_checkpoint, save_checkpoint
+from rsslib.device import set_precision
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
 from rsslib.methods import Method, Stage, one_stage
@@ -147,15 +148,25 @@ def test_a_step_of_a_real_backbone_equals_plain_sgd():
 
 def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss():
     losses = []
-    for bfloat16 in (False, True):
-        state = start(SPACE, shortened("rss"), 0)
-        state.bfloat16 = bfloat16
+    for precision in ("fp32", "bf16"):
+        state = start(SPACE, shortened("rss"), 0, precision=precision)
         train(state, shortened("rss"), toy_data(), 0, progress=False)
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in state.supernet.parameters())
         losses.append(state.history[0]["loss"])
     assert losses[1] != losses[0]
     # each of some 40 layers rounds by up to half an eps; errors of random signs add up to about sqrt(40) / 2 of it
     assert losses[1] == pytest.approx(losses[0], rel=4 * torch.finfo(torch.bfloat16).eps)
+
+
+@pytest.mark.parametrize("precision, mode", [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
+def test_start_sets_the_precision_of_products_and_convolutions(precision, mode):
+    multiplied, convolved = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    try:
+        multiplied.fp32_precision, convolved.fp32_precision = "ieee", "tf32"  # PyTorch's own
+        start(SPACE, PLAIN, 0, precision=precision)
+        assert (multiplied.fp32_precision, convolved.fp32_precision) == (mode, mode)
+    finally:
+        set_precision("fp32")
 
 
 # --- weights that no subnet uses
