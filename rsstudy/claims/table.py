@@ -1,7 +1,6 @@
 """The paper's claims and our verdicts on them: which runs they rest on, tables, and a figure of all of them.
 
-`statements` has what is claimed, `evidence` what is estimated and how (paired differences, with intervals whose unit of
-replication is the seed), `verdicts` the rules, and `conclusions` what they say about interference.
+`statements` has what is claimed, `evidence` what is estimated and how, `verdicts` the rules.
 """
 
 import math
@@ -19,7 +18,6 @@ from matplotlib.ticker import MaxNLocator
 from rsslib.files import atomic_path, make_folder, write_csv
 from rsstudy import catalogue
 from rsstudy.catalogue import METHODS
-from rsstudy.claims.conclusions import conclusions
 from rsstudy.claims.evidence import MOBILENET, PROXYLESS, RESAMPLES, Evidence, judged
 from rsstudy.claims.statements import CONTROLS, MARGIN, SPEED_UPS, STATEMENTS
 from rsstudy.claims.verdicts import (
@@ -142,15 +140,13 @@ def markdown(claims: Sequence[Claim], folder: str | Path, prefix: str = "") -> s
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def save_claims(claims: Sequence[Claim], folder: str | Path, measured: Sequence[str] = ()) -> None:
-    """Write claims.csv, parts.csv (`components`) and claims.md into `folder`, each whole or not at all. `measured` as
-    for `conclusions`."""
+def save_claims(claims: Sequence[Claim], folder: str | Path) -> None:
+    """Write claims.csv, parts.csv (`components`) and claims.md into `folder`, each whole or not at all."""
     folder = make_folder(Path(folder))
     write_csv(folder / "claims.csv", table(claims))
     write_csv(folder / "parts.csv", components(claims))
     with atomic_path(folder / "claims.md") as temporary:
-        page = f"# Claims\n\n{markdown(claims, folder)}\nEach number that a claim rests on, with its own interval and "
-        page += f"its own verdict is in parts.csv.\n\n{conclusions(claims, measured)}"
+        page = f"# Claims\n\n{markdown(claims, folder)}\nEach number that a claim rests on is in parts.csv.\n"
         temporary.write_text(page, encoding="utf-8")
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from rsstudy import summary
 from rsstudy.catalogue import CONTROLS, METHODS, OVERRIDES, TABLE_1, build
 from rsstudy.claims import statements
 from rsstudy.claims import table as c
-from rsstudy.claims.conclusions import AGAINST_INTERFERENCE
 from rsstudy.claims.evidence import TAIL, Part
 from rsstudy.claims.verdicts import judge
 from rsstudy.figures import populations
@@ -200,10 +198,6 @@ def test_one_false_part_refutes_a_conjunction_and_secondary_ones_decide_nothing(
     assert "CIFAR-10 at 14 MFLOPs" in sizes.reason and "23 of 24" in sizes.reason
     whole = one(claims, "1")
     assert whole.verdict == "reproduced" and len(whole.parts) == 4  # RSS still leads on average
-    words = c.conclusions(claims)
-    counted = sum(int(number) for number in re.findall(r" (\d+)", words.splitlines()[0]))
-    assert counted == sum(claim.statement.role == "claim" for claim in claims)
-    assert f"{AGAINST_INTERFERENCE}: supported (1 reproduced" in words
 
 
 def test_a_lead_that_a_ceiling_makes_small_grows_in_points_alone():
@@ -268,7 +262,6 @@ def test_one_seed_is_said_so():
     assert all("one seed" in claim.reason for claim in claims)
     speed = one(claims, "6a")
     assert math.isnan(speed.low) and math.isnan(speed.high) and speed.estimate == pytest.approx(1.9, rel=0.02)
-    assert "may change with another" in c.conclusions(claims)
 
 
 def test_many_subnets_do_not_stand_in_for_seeds():
@@ -295,8 +288,6 @@ def test_only_common_seeds_are_compared(study):
 def test_another_scale_decides_nothing(study, profile):
     claims = decide(study, times(), profile=profile, datasets=DATASETS)
     assert verdicts_of(claims) == {"scale decides nothing"}
-    words = c.conclusions(claims)
-    assert "reproduced" not in words + " ".join(c.table(claims)["verdict"]) and "decide nothing" in words
 
 
 def test_missing_runs_are_named_not_raised():
@@ -307,7 +298,7 @@ def test_missing_runs_are_named_not_raised():
     assert "rss on mnist" in one(claims, "1").reason and "ofa on cifar100" in one(claims, "1").reason
     assert "rss-short on cifar100 with proxylessnas" in one(claims, "11").reason
     assert "rss-alternating on cifar100" in one(claims, "9").reason
-    assert c.figure_claims(claims) and "not settled" in c.conclusions(claims)
+    assert c.figure_claims(claims)
 
 
 def test_some_datasets_support_but_do_not_decide():
@@ -413,9 +404,6 @@ def test_both_baselines_are_judged():
     assert one(claims, "1", "ofa").verdict == "not reproduced"
     assert one(claims, "1", "ofa-released").verdict == "reproduced"
     assert list(c.table(claims)["baseline"][:2]) == ["ofa", "ofa-released"]
-    ofa, released = c.conclusions(claims).split("as the baseline:")[1:]
-    assert "contradicted (1 not reproduced" in ofa and "the argument against interference is contradicted" in ofa
-    assert "supported (1 reproduced" in released and "not interference, as the paper says" in released
 
 
 def test_same_way_takes_either_direction():
@@ -532,7 +520,6 @@ def test_tables(all_claims, tmp_path):
     assert len(lines) == len(all_claims) + 2 and len({line.count("|") for line in lines}) == 1
     assert "[figure_3](figure_3.png)" in lines[2] and "figure_5 (not drawn)" in page
     assert "[figure_3](../figure_3.png)" in c.markdown(all_claims, tmp_path, "../")
-    assert "its own verdict is in parts.csv" in page
     parts = c.components(all_claims)
     assert len(pd.read_csv(tmp_path / "parts.csv")) == len(parts)
     assert len(parts[(parts["claim"] == "1s") & (parts["baseline"] == "ofa")]) == 24
@@ -545,13 +532,6 @@ def test_every_claim_has_a_figure_and_a_docstring(all_claims):
         words = getattr(statement.parts, "func", statement.parts).__doc__
         assert any(place in words for place in ("ection", "upplement", "Abstract")) and "Part" in words
     assert all(len(claim.reason) < 600 for claim in all_claims)
-
-
-def test_conclusions_follow_from_the_verdicts(study):
-    assert "not interference, as the paper says" in c.conclusions(decide(study, times()))
-    biased = c.conclusions(decide(whole_study(shift=LOSSES["9"]), times()))
-    assert "that for sampling bias contradicted" in biased
-    assert "interference is open, that for sampling bias open" in c.conclusions(decide(NOTHING, NOTHING))
 
 
 # --- controls ---------------------------------------------------------------------------------------------------------
@@ -583,27 +563,8 @@ def test_controls_that_were_run_stand_beside_the_claims():
     assert verdicts_of(quick) == {"scale decides nothing"} and one(quick, "C4").direction == "agrees"
 
 
-def confounds(claims) -> list[str]:
-    mixed = c.conclusions(claims).split("### What the paper's contrasts mix")[1].split("###")[0]
-    return [line for line in mixed.splitlines() if line.startswith("- ")]
-
-
-def test_conclusions_name_what_contrasts_mix_and_what_controls_say_of_it(study):
-    summed, rates, baselines = confounds(decide(study, times()))
-    assert "7a and 7b" in summed and "summed" in summed and "is open: C1 and C2 not run" in summed
-    assert "9 and 13" in rates and "constant rate" in rates and "is open: C4 and C5 not run" in rates
-    assert "distillation" in baselines and "one change at a time" in baselines
-    without = {"rss-2-per-batch-mean": -4.0, "rss-same-twice": -3.0, "rss-alternating-cosine": 0.0}
-    summed, rates, baselines = confounds(decide(with_controls(without), times()))
-    assert "does not rest on it" in summed and "C1, Mean gradient" in summed and "C3, One a batch" in summed
-    assert "an interval spans 0" in rates  # Alternating with a cosine equals RSS
-    assert "C7, OFA" in baselines
-    _, rates, _ = confounds(decide(with_controls({"rss-alternating-cosine": 4.0}), times()))
-    assert "does not hold in all" in rates
-
-
 def test_the_contrasts_are_mixed_as_is_said():
-    """The methods differ in what the conclusions and notes name, and the controls do not."""
+    """The methods differ in what the notes name, and the controls do not."""
     made = {name: build(name, 180, 410) for name in (*METHODS, *CONTROLS)}
     rates = {name: {stage.schedule for stage in method.stages} for name, method in made.items()}
     for base in ("rss", "rss-short"):
@@ -616,16 +577,6 @@ def test_the_contrasts_are_mixed_as_is_said():
     assert rates["rss-constant"] == {"constant"} and rates["rss-alternating-cosine"] == {"cosine"}
     contrasted = {name for k in statements.CONTROLS for name in (k.parts.keywords["better"], k.parts.keywords["worse"])}
     assert contrasted >= set(CONTROLS)
-
-
-def test_what_was_measured_directly_has_a_heading_of_its_own(study, tmp_path):
-    claims = decide(study, times())
-    assert "Nothing was measured directly" in c.conclusions(claims)
-    sentences = ["Alone, subnets are 1.2 points better (0.8 to 1.6)."]
-    words = c.conclusions(claims, sentences)
-    assert words.endswith(f"### Measured directly\n\n- {sentences[0]}\n") and "Nothing was measured" not in words
-    c.save_claims(claims, tmp_path, sentences)
-    assert (tmp_path / "claims.md").read_text().endswith(words)
 
 
 @pytest.mark.parametrize("kind, dpi", [("all", 72), ("all", 160), ("wide", 100), ("one seed", 200), ("nothing", 100)])
@@ -698,8 +649,6 @@ def test_the_direction_stands_beside_the_verdict(study, tmp_path):
     assert "| scale decides nothing; points the other way |" in lines[0]
     assert "| secondary: scale decides nothing; points the other way |" in lines[1]
     assert all(f"{claim.verdict}; {claim.direction} |" in line for claim, line in zip(claims, lines, strict=True))
-    counted = sum(claim.direction == "agrees" for claim in claims if claim.statement.role == "claim")
-    assert f"agrees {counted}" in c.conclusions(claims)
 
 
 @pytest.mark.parametrize("profile, cwd", [("paper", "."), ("paper", "notebooks"), ("smoke", ".")])
