@@ -1,4 +1,4 @@
-"""Does interference exist: what was measured, as numbers with intervals over seeds, and the answers in words.
+"""Does interference exist: what was measured, as numbers with intervals over seeds.
 
 An interval is a mean over seeds plus or minus Student's t times its standard error: the seed is the unit of
 replication, and of one seed there is none, but for contrasts of populations that over subnets. All is from tables:
@@ -7,21 +7,18 @@ populations, and those of `rsstudy.tables.interference_tables`.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from rsslib.samplers import SIZES
-from rsstudy.claims.evidence import ENOUGH, Evidence, Part, judged, over_seeds, power, sign, table, told
+from rsstudy.claims.evidence import Evidence, Part, over_seeds, sign, table
 from rsstudy.claims.statements import CONTROLS
 from rsstudy.figures.style import label_of
-from rsstudy.plan import on_hardest, plan
-from rsstudy.store import finished_of
-from rsstudy.tables import anchor_tables, interference_tables, populations
 
 ALONE = re.compile(r"alone-([\d.]+)-(\d+)(-exposed)?")  # methods that train one subnet
 EQUAL, EXPOSED = "equal epochs", "equal exposure"
@@ -35,13 +32,6 @@ INTERVALS = (
     ("every 50 batches minus every epoch", "rss-every-50-batches", "rss"),
     ("every 3 epochs minus every epoch", "rss-every-3-epochs", "rss"),
 )
-
-# What the controls of a claim ask.
-CONTROLLED = {
-    "Of 7a": "Two subnets an update",
-    "Of 9": "Constant or cosine rate",
-    "Of 1": "From OFA to its released code",
-}
 
 
 def of_supernets(population: pd.DataFrame) -> pd.DataFrame:
@@ -237,113 +227,30 @@ def _interval_parts(evidence: Evidence) -> list[Part]:
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def answers(alone: pd.DataFrame, effects: pd.DataFrame, agreement: pd.DataFrame, evidence: Evidence) -> list[str]:
-    """What the measurements say, a sentence or two a question, each with its interval; questions that were not measured
-    are left out."""
-    return [*direct_answers(alone, effects, agreement), *_on_controls(evidence), *_on_intervals(evidence)]
-
-
-def direct_answers(alone: pd.DataFrame, effects: pd.DataFrame, agreement: pd.DataFrame) -> list[str]:
-    """Those of `answers` that rest on measurements of interference itself, not on how methods compare."""
-    return [*_on_gaps(alone), *_on_effects(effects), *_on_agreement(agreement)]
-
-
-def stored_answers(
-    profile: str, datasets: Sequence[str] | None = None, seeds: Sequence[int] = (0,),
-    subnets_per_bucket: int | None = None, results: str | Path | None = None,
-) -> list[str]:  # fmt: skip
-    """`direct_answers` from the finished runs of a profile, on the last of the datasets; none if there are none."""
-    datasets = judged(profile, datasets)
-    planned = plan(profile, datasets, "interference", seeds=seeds, subnets_per_bucket=subnets_per_bucket)
-    runs = finished_of(on_hardest(planned), results)
-    if not runs:
-        return []
-    alone = standalone(populations(runs, results), anchor_tables(runs, results))
-    return direct_answers(alone, *interference_tables(runs, results))
-
-
-def _undecided(part: Part) -> str:
-    """What an interval with 0 in it says: a bound, or how many seeds would give one if those there are too few."""
-    if part.degrees and -ENOUGH <= part.low() and part.high() <= ENOUGH:
-        return f"makes less than {ENOUGH:g} point of difference either way"
-    return f"costs or gains what cannot be told at this scale{power([part])}"
-
-
-def _on_gaps(alone: pd.DataFrame) -> Iterable[str]:
-    verdicts = {1: "costs accuracy", -1: "gains accuracy"}
-    parts = {training: gap(alone, training) for training in (EQUAL, EXPOSED)}
-    known = {training: part for training, part in parts.items() if part.seeds}
-    if known:
-        numbers = "; ".join(f"by {training} {told(part)}" for training, part in known.items())
-        said = [f"by {t} sharing weights {verdicts.get(sign(part)) or _undecided(part)}" for t, part in known.items()]
-        yield (
-            f"**Alone or shared?** At {BUCKET:g} MFLOPs, trained alone minus in the supernet: {numbers}; "
-            f"{'; '.join(said)}."
-        )
-    tau, ceiling, regret, floor = ranking(alone)
-    if tau.seeds:
-        limit, least = (f", {words} {told(part, unit)}" if part.seeds else "" for words, part, unit in (
-            ("of two stand-alone seeds", ceiling, ""), ("by another stand-alone seed", floor, "points")
-        ))  # fmt: skip
-        yield (
-            f"**Ranking.** Within {BUCKET:g} MFLOPs, Kendall's tau of shared and stand-alone accuracy is "
-            f"{told(tau, '')}{limit}; choosing by shared weights costs {told(regret)}{least}."
-        )
-
-
-def _on_effects(effects: pd.DataFrame) -> Iterable[str]:
-    if not len(effects):
-        return
-    for method, rows in effect_parts(effects).groupby("method", sort=False):
-        said = []
-        for share in dict.fromkeys((half_way(rows), rows["share"].max())):
-            parts = [_effect_words(row) for row in rows[rows["share"] == share].itertuples()]
-            said.append(f"At {100 * share:.0f} % of training, {'; '.join(parts)}.")
-        yield f"**What training one does to others** ({label_of(method)}). {' '.join(said)}"
-
-
-def _effect_words(row) -> str:
-    """A row of `effect_parts` to read."""
-    does = {1: "helps others", -1: "harms others"}.get(sign(row.others), "does nothing to others that can be told")
-    does = f" {does}" if row.others.degrees else ""
-    ratio = "" if math.isnan(row.ratio) else f", {row.ratio:.2f} of what it does to itself"
-    distance = f"; correlation with distance {told(row.distance, '')}" if row.distance.seeds else ""
-    loss, needed = told(row.others, "", "+.2g"), power([row.others], abs(row.others.estimate), "")
-    harmed = f"; {100 * row.harmed:.0f} % of pairs are harmed"
-    return f"{SPAN[row.length]} on one subnet{does}: others' loss falls by {loss}{needed}{ratio}{harmed}{distance}"
-
-
-def _on_agreement(agreement: pd.DataFrame) -> Iterable[str]:
-    if not len(agreement):
-        return
-    for method, rows in agreement_parts(agreement).groupby("method", sort=False):
-        first, last = rows.loc[rows["share"].idxmin()], rows.loc[rows["share"].idxmax()]
-        said = []
-        for row in (first, last):
-            part, when = row["agreement"], f"at {100 * row['share']:.0f} % of training"
-            words = f"by {told(part, '')}{power([part], abs(part.estimate), '')} {when}"
-            said.append(words if part.seeds else f"by what the noise of batches hides {when}")
-        yield (
-            f"**Gradients** of different subnets of {label_of(method)} on the weights that they share agree "
-            f"{'; '.join(said)} (1: the same but for noise, 0: nothing in common)."
-        )
-
-
-def _on_controls(evidence: Evidence) -> Iterable[str]:
-    for claim, question in CONTROLLED.items():
-        parts = [part for control in CONTROLS if control.where == claim for part in control.parts(evidence)]
-        if known := [part for part in parts if part.seeds]:
-            yield f"**{question}**: {'; '.join(f'{part.label} {told(part)}' for part in known)}{power(known)}."
-
-
-def _on_intervals(evidence: Evidence) -> Iterable[str]:
-    parts = [part for part in _interval_parts(evidence) if part.seeds]
-    if parts:
-        apart = [part.label for part in parts if part.seeds > 1 and sign(part)]
-        verdict = f"told from one epoch: {', '.join(apart)}" if apart else "none can be told from one epoch"
-        verdict = verdict if max(part.seeds for part in parts) > 1 else "one seed tells nothing about others"
-        numbers = "; ".join(f"{part.label} {told(part)}" for part in parts)
-        yield f"**How long a draw holds**: {numbers}; {verdict}{power(parts)}."
+def answers(
+    alone: pd.DataFrame, effects: pd.DataFrame, agreement: pd.DataFrame, evidence: Evidence
+) -> dict[str, list[Part]]:
+    """The numbers that answer each question, by question; effects and agreement half way through training."""
+    found = {
+        "alone minus shared": gaps(alone),
+        "ranking": ranking(alone),
+        "an epoch on one: the others' loss falls by": [],
+        "agreement of gradients": [],
+        **contrasts(evidence),
+    }
+    if len(effects):
+        parts = effect_parts(effects)
+        chosen = parts[(parts["length"] == "epoch") & (parts["share"] == half_way(parts))]
+        found["an epoch on one: the others' loss falls by"] = [
+            replace(row.others, label=label_of(row.method)) for row in chosen.itertuples()
+        ]
+    if len(agreement):
+        parts = agreement_parts(agreement)
+        chosen = parts[parts["share"] == half_way(parts)]
+        found["agreement of gradients"] = [
+            replace(row.agreement, label=label_of(row.method)) for row in chosen.itertuples()
+        ]
+    return found
 
 
 def part_rows(families: Mapping[str, Sequence[Part]]) -> pd.DataFrame:

@@ -143,22 +143,9 @@ def test_effects_on_others_have_a_sign_where_their_interval_does():
     row = parts[(parts["length"] == "step") & (parts["share"] == 0.95)].iloc[0]
     assert row["others"].estimate == pytest.approx(-0.19) and questions.sign(row["others"]) == -1
     assert row["ratio"] == pytest.approx(-0.38) and row["harmed"] == 1
-    (answer,) = questions._on_effects(table)
-    _, half, last = answer.split(". ")
-    assert "(RSS). At 25 % of training" in answer and "falls by -0.05 " in half  # 25 and 95 % are there
-    assert (
-        "harms others" in last
-        and "At 95 % of training" in last
-        and "-0.19 " in last
-        and "100 % of pairs are harmed" in last
-    )
     assert math.isnan(row["distance"].estimate)  # all pairs alike
     unclear = effects_table(lambda seed, share: NOISE[seed], lambda seed, share: NOISE[seed])
     assert questions.effect_parts(unclear)["ratio"].isna().all()  # the diagonal's interval holds 0
-    answer = next(iter(questions._on_effects(unclear)))
-    assert "does nothing to others that can be told" in answer and "seeds of this spread" not in answer  # it is 0
-    weak = effects_table(lambda seed, share: 0.02 + NOISE[seed], lambda seed, share: 0.5)
-    assert "(99 seeds of this spread would have intervals of ± 0.02)" in next(iter(questions._on_effects(weak)))
 
 
 def test_effects_that_fall_with_distance_are_told_so():
@@ -166,7 +153,6 @@ def test_effects_that_fall_with_distance_are_told_so():
     table.loc[table["trained"] != table["judged"], "loss_effect"] = 1 / table["distance"] + table["seed"] / 100
     parts = questions.effect_parts(table)
     assert parts["distance"].map(lambda part: part.estimate).tolist() == [pytest.approx(-1)] * 4
-    assert "correlation with distance -1.00" in next(iter(questions._on_effects(table)))
 
 
 def agreement_of(value, methods=("rss", "ofa"), floor=0.05):
@@ -202,8 +188,6 @@ def test_agreement_is_told_only_where_gradients_are_more_than_noise():
         made = known.assign(own_a=floor, own_b=floor)
         parts = questions.agreement_parts(made)
         assert not parts["agreement"].iloc[0].seeds and not parts["distance"].iloc[0].seeds
-        (answer,) = questions._on_agreement(made)
-        assert "agree by what the noise of batches hides at 25 % of training" in answer
         assert drawings.figure_agreement(made).caption.endswith("of training.")
 
 
@@ -224,43 +208,27 @@ def test_controls_are_differences_of_the_methods_that_they_name():
     assert (first.estimate, last.estimate) == (pytest.approx(-2), pytest.approx(1))
 
 
-def test_answers_come_from_the_numbers_and_each_has_its_interval():
+def test_answers_have_the_numbers_of_each_question():
     _, evidence = known_contrasts()
     alone = questions.standalone(alone_in_order(gap=3.0, exposed=0.05), NO_POPULATION)
-    effects = effects_table(lambda seed, share: 0.1 + NOISE[seed] / 100, lambda seed, share: 0.5)
-    found = questions.answers(alone, effects, agreement_of(lambda apart, share: share / apart), evidence)
-    assert len(found) == 9 and all("interval" in answer for answer in found)
-    assert "**Two subnets an update**: Mean gradient: one a batch minus two a batch -0.50 points" in found[5]
-    assert "**Constant or cosine rate**: RSS: cosine rate minus constant rate +0.50 points" in found[6]
-    assert "**From OFA to its released code**: OFA minus with the released code's teacher +1.00 points" in found[7]
-    first = found[0]
-    assert "+3.00 points" in first and "by equal epochs sharing weights costs accuracy" in first
-    assert "by equal exposure sharing weights makes less than 1 point of difference" in first
-    assert "helps others" in found[2]
+    effects = effects_table(lambda seed, share: share + NOISE[seed] / 100, lambda seed, share: 5.0)
+    found = questions.answers(alone, effects, agreement_of(lambda apart, share: share / apart, ("ofa",)), evidence)
+    assert [round(part.estimate, 6) for part in found["alone minus shared"]] == [3, 0.05]
+    (others,) = found["an epoch on one: the others' loss falls by"]
+    assert (others.label, others.estimate) == ("RSS", pytest.approx(0.25))  # of 25 and 95 %, the nearer to half
+    (agreed,) = found["agreement of gradients"]
+    assert (agreed.label, agreed.estimate) == ("OFA", pytest.approx(0.25 * (3 + 2 / 2 + 1 / 3) / 6))
+    rows = questions.part_rows(found)
+    assert len(rows) == sum(map(len, found.values())) and set(rows["family"]) == set(found)
 
 
 def test_one_seed_tells_no_interval_from_an_epoch_and_its_figures_claim_none():
     made, _ = known_contrasts()
     evidence = Evidence(made[made["seed"] == 0], pd.DataFrame(), "quick", ["fashion_mnist"])
-    (answer,) = questions._on_intervals(evidence)
-    assert answer.endswith("one seed tells nothing about others.")
     effects = effects_table(lambda s, h: 0.1, lambda s, h: 0.5)
     assert "One seed has no intervals." in drawings.figure_effects(effects[effects["seed"] == 0]).caption
     assert "intervals over seeds" in drawings.figure_effects(effects).caption
     assert "intervals over subnets, one seed" in drawings.figure_contrasts(questions.contrasts(evidence)).caption
-
-
-def test_differences_that_cannot_be_told_say_how_many_seeds_could():
-    made = population({"rss": lambda b, i, s: 60, "rss-per-batch": lambda b, i, s: 60 + 20 * NOISE[s]})
-    evidence = Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"])
-    (answer,) = questions._on_intervals(evidence)
-    assert (
-        "none can be told from one epoch (1" in answer
-        and "seeds of this spread would have intervals of ± 1 point)" in answer
-    )
-    (part,) = [part for part in questions.contrasts(evidence)["sampling intervals"] if part.seeds]
-    assert power([part]) == f" ({seeds_needed(part)} seeds of this spread would have intervals of ± 1 point)"
-    assert power([Part("x", 3.0, 0.1, 2, 3)]) == ""  # told
 
 
 def test_every_method_is_drawn_however_many_there_are():
@@ -269,26 +237,11 @@ def test_every_method_is_drawn_however_many_there_are():
     assert [len(axes.get_lines()) for axes in figure.axes] == [12, 12]
 
 
-def test_nothing_measured_gives_no_answer_and_one_seed_no_verdict():
+def test_nothing_measured_gives_no_numbers():
     nothing = questions.standalone(NO_POPULATION, NO_POPULATION)
     empty = Evidence(pd.DataFrame(), pd.DataFrame(), "quick", ["fashion_mnist"])
-    assert questions.answers(nothing, pd.DataFrame(), pd.DataFrame(), empty) == []
-    one = alone_in_order()
-    one = questions.standalone(one[one["seed"] == 0], NO_POPULATION)
-    answer = next(iter(questions._on_gaps(one)))
-    assert "one seed, no interval" in answer and "cannot be told at this scale;" in answer
-
-
-def test_an_interval_that_is_too_wide_says_how_many_seeds_would_do():
-    made = alone_in_order(gap=0.0)
-    made.loc[made["method"] != "rss", "accuracy"] += 20 * made["seed"].map(NOISE)
-    answer = next(iter(questions._on_gaps(questions.standalone(made, NO_POPULATION))))
-    assert "by equal epochs sharing weights costs or gains what cannot be told at this scale (20 seeds" in answer
-
-
-def test_seeds_that_are_there_are_not_asked_for():
-    part = Part("x", 0.5, 0.8 / T, 2, 3)  # 0.5 +- 0.8: neither a sign nor below a point, and narrow enough
-    assert questions._undecided(part) == "costs or gains what cannot be told at this scale"
+    found = questions.answers(nothing, pd.DataFrame(), pd.DataFrame(), empty)
+    assert not questions.part_rows(found)["seeds"].any()
 
 
 @pytest.mark.parametrize(("deviation", "seeds"), [(0.1, 2), (1.0, 7), (5.0, 99)])
