@@ -1,4 +1,4 @@
-"""What was measured, in tables and sentences, beside the figures of `rsstudy.figures.populations`.
+"""What was measured, in tables, beside the figures of `rsstudy.figures.populations`.
 
 The seed is the unit: every number is computed within a seed, and what is given is the mean over the seeds with its 95 %
 interval (Student's t), which one seed does not have. Comparisons are paired by subnet and seed. Intervals are for the
@@ -6,7 +6,7 @@ evaluated subnets; those of `rsstudy.claims.evidence` are for all of their sizes
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,45 +124,22 @@ def against_published(population: pd.DataFrame, times: pd.DataFrame) -> pd.DataF
     return table.assign(difference=table["ours"] - table["published"])
 
 
-def findings(population: pd.DataFrame, times: pd.DataFrame, profile: str) -> str:
-    """The paired differences and speed-ups in sentences, in Markdown. Raises InputError as `medians` does."""
-    lines, gaps = [], differences(population)
-    if profile != "paper":
-        lines.append(
-            f"Profile `{profile}` is not the paper's scale: what follows describes these runs and decides nothing about"
-            " the paper's claims."
-        )
-    if population["seed"].nunique() == 1:
-        lines.append("There is one seed, so nothing can be said about how much another would change.")
-    bullets = [f"- {sentence}" for sentence in (*_gap_sentences(gaps), *_speed_sentences(times))]
-    lines.append("\n".join(bullets) or "Nothing that is to be compared was run together.")
-    return "\n\n".join(lines) + "\n"
+def findings(population: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
+    """Mean differences on all subnets, in points, and speed-ups: dataset, what, estimate, low, high, seeds."""
+    gaps = differences(population)
+    gaps = gaps[gaps["quantity"] == "all"].rename(columns={"method": "what", "mean": "estimate"})
+    speeds = speed_ups(times).dropna(subset="speed_up").rename(columns={"speed_up": "estimate"})
+    speeds["what"] = [
+        f"{label_of(row.method)}: times as fast as {label_of(row.baseline)}" for row in speeds.itertuples()
+    ]
+    speeds["dataset"] = [panel_label(row.dataset, row.backbone) for row in speeds.itertuples()]
+    return pd.concat([gaps, speeds])[["dataset", "what", "estimate", "low", "high", "seeds"]].reset_index(drop=True)
 
 
 def headline(population: pd.DataFrame, times: pd.DataFrame) -> list[str]:
-    """What matters most of what was run, a sentence each: RSS and RSS-Short against OFA, and how much faster RSS is."""
-    gaps, styles = differences(population), method_styles(["ofa", "rss", "rss-short"])
-    pairs = [f"{styles[method].label} minus {styles['ofa'].label}" for method in ("rss", "rss-short")]
-    lines = [line for pair in pairs for line in _gap_sentences(gaps[gaps["method"] == pair])]
-    shown = times[times["method"].isin(["ofa", "rss"])]
-    return [*lines, *(_speed_sentences(shown) if len(shown) else ())]
-
-
-def _gap_sentences(gaps: pd.DataFrame) -> Iterator[str]:
-    for (dataset, pair), rows in gaps.groupby(["dataset", "method"], sort=False):
-        (whole,), sizes = rows[rows["quantity"] == "all"].itertuples(), rows[rows["quantity"] != "all"]
-        words = f"{dataset}, {pair}: {whole.mean:+.2f} points on the same subnets"
-        if whole.seeds > 1:
-            words += f" (95 % interval {whole.low:+.2f} to {whole.high:+.2f}, {whole.seeds} seeds)"
-        yield f"{words}; above 0 at {(sizes['mean'] > 0).sum()} of {len(sizes)} sizes."
-
-
-def _speed_sentences(times: pd.DataFrame) -> Iterator[str]:
-    for row in speed_ups(times).dropna(subset="speed_up").itertuples():
-        faster = f"{label_of(row.method)} trained {row.speed_up:.2f} times as fast as {label_of(row.baseline)}"
-        if row.seeds > 1:
-            faster += f" (95 % interval {row.low:.2f} to {row.high:.2f}, {row.seeds} seeds)"
-        yield f"{panel_label(row.dataset, row.backbone)}: {faster}."
+    """Lines of `findings` on OFA, RSS and RSS-Short."""
+    main = [table[table["method"].isin(["ofa", "rss", "rss-short"])] for table in (population, times)]
+    return findings(*main).to_string(index=False).splitlines() if len(main[0]) else []
 
 
 # --- training time ----------------------------------------------------------------------------------------------------

@@ -214,8 +214,8 @@ def test_the_baseline_of_a_ratio_is_named_for_each_dataset_that_has_another():
     times = times[(times["method"] != "ofa") | (times["dataset"] == "mnist")]
     words = populations.training_time_bars(times).caption
     assert "times as fast as OFA (MNIST) and OFA (released code) (CIFAR-100)" in words
-    said = list(summary._speed_sentences(times))
-    assert any("CIFAR-100: RSS trained" in line and "as fast as OFA (released code)" in line for line in said)
+    found = summary.speed_ups(times).set_index(["dataset", "method"])["baseline"]
+    assert found["cifar100", "rss"] == "ofa-released"
 
 
 @pytest.mark.parametrize("profile, rate", [("smoke", 0.04), ("paper", 0.01)])

@@ -84,9 +84,9 @@ def test_verdicts_do_not_depend_on_the_order_of_rows(tables, random):
     pd.testing.assert_frame_equal(expected, again)
 
 
-@given(results(), st.sampled_from(list(PROFILES)))
+@given(results())
 @settings(max_examples=25)
-def test_summaries_lie_within_what_they_summarise(tables, profile):
+def test_summaries_lie_within_what_they_summarise(tables):
     population, times = tables
     medians, differences = summary.medians(population), summary.differences(population)
     of_sizes = medians[~medians["quantity"].isin(["slope", "spread"])]
@@ -98,9 +98,8 @@ def test_summaries_lie_within_what_they_summarise(tables, profile):
         rest = table[~one_seed]
         assert (rest["low"] <= rest["mean"]).all() and (rest["mean"] <= rest["high"]).all()
         summary.readable(table)
-    text = summary.findings(population, times, profile)
-    assert text.strip() and "nan" not in text
-    assert ("decides nothing" in text) == (profile != "paper")
+    found = summary.findings(population, times)
+    assert found["estimate"].notna().all() and found["low"].isna().equals(found["seeds"] == 1)
     speeds = populations.speed_ups(times)
     assert (speeds["speed_up"].dropna() > 0).all()
     summary.against_published(population, times)
