@@ -73,16 +73,6 @@ def table(parts: Sequence[Part]) -> pd.DataFrame:
                         columns=["what", "estimate", "low", "high", "seeds"])  # fmt: skip
 
 
-def told(part: Part, unit: str = "points", form: str = "+.2f") -> str:
-    """An estimate with its interval, to read."""
-    number = f"{part.estimate:{form}} {unit}".rstrip()
-    seeds = "one seed" if part.seeds == 1 else f"{part.seeds} seeds"
-    if not part.degrees:
-        return f"{number} ({seeds}, no interval)"
-    over = seeds if part.seeds > 1 else "over subnets, one seed"
-    return f"{number} (95 % interval {part.low():{form}} to {part.high():{form}}, {over})"
-
-
 def sign(part: Part, tail: float = TAIL) -> int:
     """1 or -1 where the interval lies on one side of 0, else 0."""
     return 0 if not part.degrees else int(part.low(tail) > 0) - int(part.high(tail) < 0)
@@ -101,18 +91,6 @@ def seeds_needed(part: Part, margin: float = ENOUGH, tail: float = TAIL) -> int 
     # more seeds make it narrower: the first that is narrow enough is found by halving
     place = bisect_left(numbers, True, key=lambda n: reach(n) <= margin)
     return numbers[place] if place < len(numbers) else None
-
-
-def power(parts: Sequence[Part], margin: float = ENOUGH, unit: str = "point", tail: float = TAIL) -> str:
-    """How many seeds would have intervals of `margin` for all that these cannot tell; nothing if they tell, or if one
-    seed has no spread. A difference as large as the margin is then told in half of all studies."""
-    unclear = [part for part in parts if part.seeds > 1 and not sign(part, tail)]
-    needed = [(part, seeds_needed(part, margin, tail)) for part in unclear if margin > 0]
-    within = f"intervals of ± {margin:.2g} {unit}".rstrip()
-    if any(n is None for _, n in needed):
-        return f" (not even 100,000 seeds of this spread would have {within})"
-    enough = max((n for part, n in needed if n and n > part.seeds), default=0)
-    return f" ({enough:,} seeds of this spread would have {within})" if enough else ""
 
 
 # {method on the hardest dataset, (dataset, method) or, if not MobileNetV3, (dataset, method, backbone): weight}

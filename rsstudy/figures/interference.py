@@ -167,7 +167,7 @@ def _forest(axes: Axes, parts: Sequence[Part], label: str) -> None:
 
 def figure_samplers(comparison: pd.DataFrame, leads: Sequence[Part] = (), caption: str = "") -> Captioned:
     """Mean and best accuracy of each size, a line a method, and below them the leads of the best method: tables and
-    parts as from `comparison` and `leads_of_best` of `rsstudy.claims.recommendation`."""
+    parts as from `comparison` and `leads_of_best` of `rsstudy.claims.samplers`."""
     methods = list(dict.fromkeys(comparison["method"]))
     styles, height = method_styles(methods), 0.5 + 0.24 * len(leads)
     figure = Captioned((PAGE, 2.8 + height * bool(leads)), layout="constrained")

@@ -1,11 +1,11 @@
-"""Which method to use: ways to train a supernet at equal numbers of subnet passes, as a table and a recommendation."""
+"""Ways to train a supernet at equal numbers of subnet passes, compared in tables."""
 
 import math
 from collections.abc import Sequence
 
 import pandas as pd
 
-from rsstudy.claims.evidence import ENOUGH, TAIL, Evidence, Part, over_seeds, power, sign, told
+from rsstudy.claims.evidence import Evidence, Part, over_seeds
 from rsstudy.figures.style import label_of, method_styles
 from rsstudy.machine import step_bytes
 from rsstudy.plan import Run
@@ -73,44 +73,6 @@ def leads_of_best(population: pd.DataFrame, evidence: Evidence) -> dict[str, Par
     seeds = on_common_seeds(population)["seed"].unique()
     label = f"{label_of(best)} minus {{}}".format
     return {name: evidence.contrast(label(label_of(name)), {best: 1, name: -1}, of_seeds=seeds) for name in others}
-
-
-def recommendation(population: pd.DataFrame, times: pd.DataFrame, evidence: Evidence) -> str:
-    """Which method to use, from the numbers: the most accurate on average or, of those that are shown to be less than
-    a point below it, the one that trains fastest. With one seed nothing can be told.
-
-    That a method cannot be told from the best is no reason to use it: few seeds tell little. Leads are those of
-    `leads_of_best`, their limits Bonferroni's over all pairs of methods, for the best was chosen as the best.
-    """
-    styles, means = method_styles(population["method"]), accuracies(population)
-    best, mean, leads = means.index[0], means.iloc[0], leads_of_best(population, evidence)
-    seeds = len(common_seeds(population))
-    if seeds < 2:
-        return (
-            f"{styles[best].label} has the best mean accuracy, {mean:.1f} %; with one common seed nothing "
-            "can be recommended."
-        )
-    tail, clock = TAIL / max(1, math.comb(len(means), 2)), took(times)
-    close = [method for method, part in leads.items() if part.high(tail) < ENOUGH]
-    below = [method for method, part in leads.items() if method not in close and sign(part, tail) > 0]
-    unclear = [method for method in leads if method not in (*close, *below)]
-
-    def labels(methods: Sequence[str]) -> str:
-        return "; ".join(styles[method].label for method in methods)  # there are commas in labels
-
-    use = min([best, *close], key=lambda method: clock.get(method, math.inf))
-    second = next(iter(leads), None)
-    lead = f"; its lead over the next, {styles[second].label}, is {told(leads[second])}" if second else ""
-    text = f"**Use {styles[use].label}.** {styles[best].label} has the best mean accuracy, {mean:.1f} %{lead}."
-    if close:
-        fastest = f"{styles[use].label} trained fastest of them all" if len(clock) else "their times do not compare"
-        text += f" Less than {ENOUGH:g} point below it: {labels(close)}; {fastest}."
-    if below:
-        text += f" Shown to be below it: {labels(below)}."
-    if unclear:
-        parts = [leads[method] for method in unclear]
-        text += f" Not told from it with {seeds} seeds: {labels(unclear)}{power(parts, tail=tail)}."
-    return text
 
 
 def per_seed(population: pd.DataFrame) -> list[Part]:
