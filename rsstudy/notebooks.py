@@ -47,14 +47,14 @@ def load(
     device: str = "auto",
     **planned: Any,
 ) -> Study:
-    """Plan runs, train what is missing if `train`, and read the finished ones.
+    """Plan runs, train what is missing if `train`, and read the finished ones of every seed.
 
     `planned` are further arguments of `plan.plan`. `hardest` takes the last of the datasets alone; `interference` names
     methods whose training is measured (see `rsstudy.interference`). Raises InputError if nothing is finished.
     """
     from rsstudy.engine import complete
     from rsstudy.interference import Measurement
-    from rsstudy.tables import finished, populations, times
+    from rsstudy.tables import finished, populations, times, with_all_seeds
 
     runs = plan(profile, datasets, data=data, **planned)
     runs = on_hardest(runs) if hardest else runs
@@ -62,7 +62,7 @@ def load(
     settings = Settings(results, data, device, measure=Measurement(interference) if interference else None)
     if train:
         complete(runs, settings)
-    runs = finished(runs, results)
+    runs = finished(with_all_seeds(runs, results), results)
     return Study(runs, populations(runs, results), times(runs, results), folder, settings)
 
 

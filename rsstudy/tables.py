@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,17 @@ from rsstudy.store import (
     read_table,
     status_of,
 )
+
+
+def with_all_seeds(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:
+    """The runs, each followed by the same run of every other seed that has a folder in `results`."""
+    found: dict[Run, None] = {}
+    for run in runs:
+        found[run] = None
+        numbers = [folder.name.removeprefix("seed") for folder in run.folder(results).parent.glob("seed*")]
+        seeds = sorted(int(number) for number in numbers if number.isdecimal())
+        found |= {replace(run, seed=seed): None for seed in seeds}
+    return list(found)
 
 
 def finished(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:

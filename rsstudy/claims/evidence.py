@@ -1,25 +1,22 @@
-"""What claims rest on: statistics of populations, paired by subnet and seed, with their 95 % intervals.
+"""What claims rest on: statistics of trained supernets, compared over seeds, with 95 % intervals.
 
-Every method is evaluated on the same subnets, so comparisons are differences within subnet and seed. Their standard
-errors are those of seeds crossed with subnets: the variance between seeds and that of a bootstrap over subnets, drawn
-within each size bucket, the same for all methods and seeds, one fewer than there are, which leaves the variance of a
-mean unbiased (Rao and Wu, 1988); less what both count, the part of the bootstrap that differs between seeds. Drawing
-seeds as well would count that part three times (Owen, 2007). An interval is the estimate plus or minus Student's t
-times the standard error, with one degree of freedom fewer than there are seeds: the seed is the unit of replication.
-With one seed only subnets are drawn, and the interval is silent about other seeds. Test images are not drawn: all
-intervals are for these images, which all subnets share.
+The seed is the unit of replication. A statistic is one number per trained supernet, over the subnets on which all
+methods are evaluated. The mean of one method has Student's interval over its seeds. Methods are compared by Welch's
+interval over the seeds that each of them has, without pairing by seed: seed means of two methods do not correlate here
+(-0.33 to about 0), so pairing only loses degrees of freedom. One seed has no interval. All intervals are for these
+subnets and these test images.
+
+P-values are two-sided. Those called "p (Holm)" are corrected over a family of tests, which the table names.
 """
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 from rsslib.errors import InputError, choose
 from rsstudy.figures.style import BASELINES
@@ -27,11 +24,17 @@ from rsstudy.plan import PROFILES
 
 MOBILENET, PROXYLESS = "mobilenet_v3", "proxylessnas"
 TAIL = 0.025  # error rate on either side of an interval
-ENOUGH = 1.0  # points of accuracy that a scale should be able to tell
-RESAMPLES = 2_000
 TEST_IMAGES = 10_000  # of each of the paper's datasets
 EXTREME = 0.05  # the best and the worst subnets are this share of the population
-SUBNET = ["bucket", "subnet", "mflops", "kernel", "expand", "depth"]  # columns that tell subnets apart
+SUBNET = [
+    "bucket",
+    "subnet",
+    "mflops",
+]  # columns that identify a subnet
+RUN = ["method", "dataset", "backbone"]
+COLUMNS = ["what", "estimate", "low", "high", "seeds", "p"]
+
+# --- numbers over seeds -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -41,127 +44,216 @@ class Part:
     label: str
     estimate: float = math.nan
     error: float = math.nan  # standard error
-    degrees: int = 0  # of freedom; 0: there is no interval
-    seeds: int = 0
-    remaining: float = 0.0  # of the square of the error: what more seeds would leave, that of the subnets
-    missing: tuple[str, ...] = ()  # what it needs and is not there
+    degrees: float = 0  # of freedom; 0: there is no interval
+    seeds: int = 0  # the fewest of a method in it; 0: it was not run
+    missing: tuple[str, ...] = ()  # the runs that it lacks
+    limits: tuple[float, ...] = ()  # of an interval that is not symmetric
 
-    def low(self, tail: float = TAIL) -> float:
-        """Lower confidence limit with error rate `tail`."""
-        return self.estimate - self._margin(tail)
+    @property
+    def margin(self) -> float:
+        """Half the width of the 95 % interval."""
+        return stats.t.isf(TAIL, self.degrees) * self.error if self.degrees else math.nan
 
-    def high(self, tail: float = TAIL) -> float:
-        """Upper confidence limit with error rate `tail`."""
-        return self.estimate + self._margin(tail)
+    def low(self) -> float:
+        """Lower confidence limit."""
+        return self.limits[0] if self.limits else self.estimate - self.margin
 
-    def _margin(self, tail: float) -> float:
-        return stats.t.isf(tail, self.degrees) * self.error if self.degrees else math.nan
+    def high(self) -> float:
+        """Upper confidence limit."""
+        return self.limits[1] if self.limits else self.estimate + self.margin
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low() > 0 or self.high() < 0
+
+    @property
+    def one_sided(self) -> float:
+        """P-value of "not above 0"; one half where there is no interval."""
+        if not self.degrees or not self.estimate:
+            return 0.5
+        t = self.estimate / self.error if self.error else math.copysign(math.inf, self.estimate)
+        return float(stats.t.sf(t, self.degrees))
+
+    @property
+    def p(self) -> float:
+        """P-value of "equal to 0"; NaN where there is no interval."""
+        return 2 * min(self.one_sided, 1 - self.one_sided) if self.degrees else math.nan
+
+    @property
+    def row(self) -> tuple:
+        """The number in a table with the columns `COLUMNS`."""
+        return (
+            self.label,
+            self.estimate,
+            self.low(),
+            self.high(),
+            self.seeds,
+            self.p,
+        )
+
+
+def combine(label: str, groups: Iterable[tuple[float, Iterable[float]]]) -> Part:
+    """The weighted sum of the means of independent groups of seeds, with Welch's error and degrees of freedom.
+
+    Each group is a weight and one value per seed. A group of one seed leaves the sum without an interval.
+    """
+    terms = [weight * np.array([*values]) for weight, values in groups]
+    n = np.array([len(term) for term in terms])
+    estimate = round(float(sum(term.mean() for term in terms)), 9) + 0.0  # so that equal numbers differ by exactly 0
+    if min(n) < 2:
+        return Part(label, estimate, seeds=1)
+    variances = np.array([term.var(ddof=1) for term in terms]) / n
+    error = round(math.sqrt(variances.sum()), 9)
+    degrees = variances.sum() ** 2 / (variances**2 / (n - 1)).sum() if error else min(n) - 1
+    return Part(label, estimate, error, degrees, min(n))
 
 
 def over_seeds(label: str, values: Iterable[float]) -> Part:
-    """The mean of one value a seed with its standard error; what is NaN is left out."""
-    known = np.array([value for value in values if not math.isnan(value)])
-    if not len(known):
-        return Part(label, missing=("measurements",))
-    error = stats.sem(known) if len(known) > 1 else math.nan
-    return Part(label, float(known.mean()), float(error), len(known) - 1, len(known))
+    """The mean of one value per seed with Student's interval; NaN is left out."""
+    known = [value for value in values if not math.isnan(value)]
+    return combine(label, [(1, known)]) if known else Part(label, missing=("measurements",))
 
 
-def table(parts: Sequence[Part]) -> pd.DataFrame:
-    """One row a part: label, estimate, low, high, seeds."""
-    return pd.DataFrame([(p.label, p.estimate, p.low(), p.high(), p.seeds) for p in parts],
-                        columns=["what", "estimate", "low", "high", "seeds"])  # fmt: skip
+def ratio(
+    label: str,
+    denominator: Part,
+    difference: Callable[[float], Part],
+) -> Part:
+    """A ratio with Fieller's interval: every r at which the numerator minus r times the denominator, `difference(r)`,
+    may be 0. Missing unless the interval of the denominator excludes 0."""
+    numerator = difference(0)
+    if not numerator.seeds or not denominator.decided:
+        missing = numerator.missing or ("a denominator whose interval excludes 0",)
+        return Part(label, missing=missing)
+    estimate = numerator.estimate / denominator.estimate
+
+    def excess(r: float) -> float:
+        part = difference(r)
+        return abs(part.estimate) - part.margin
+
+    limits = []
+    for step in (-1e-6, 1e-6):
+        while excess(estimate + step) < 0:
+            step *= 2
+        limits.append(optimize.brentq(excess, estimate, estimate + step))
+    return Part(
+        label,
+        estimate,
+        seeds=numerator.seeds,
+        limits=tuple(limits),
+    )
 
 
-def sign(part: Part, tail: float = TAIL) -> int:
-    """1 or -1 where the interval lies on one side of 0, else 0."""
-    return 0 if not part.degrees else int(part.low(tail) > 0) - int(part.high(tail) < 0)
+def holm(p_values: Iterable[float]) -> list[float]:
+    """P-values corrected for a family of tests (Holm, 1979); NaN is no test, and stays."""
+    p = pd.Series(list(p_values), dtype=float)
+    ordered = p.dropna().sort_values()
+    corrected = ordered * np.arange(len(ordered), 0, -1)
+    return corrected.cummax().clip(upper=1).reindex(p.index).tolist()
 
 
-def seeds_needed(part: Part, margin: float = ENOUGH, tail: float = TAIL) -> int | None:
-    """How many seeds of this spread would have intervals of no more than `margin` to either side, by default a point;
-    None for one seed, or if it were more than 100,000: more seeds do not lessen what varies between subnets."""
-    if part.seeds < 2:
-        return None
-    of_a_seed, numbers = part.seeds * max(0.0, part.error**2 - part.remaining), range(2, 100_001)
-
-    def reach(n: int) -> float:
-        return stats.t.isf(tail, n - 1) * math.sqrt(of_a_seed / n + part.remaining)
-
-    # more seeds make it narrower: the first that is narrow enough is found by halving
-    place = bisect_left(numbers, True, key=lambda n: reach(n) <= margin)
-    return numbers[place] if place < len(numbers) else None
+def table(parts: Iterable[Part]) -> pd.DataFrame:
+    """One row per part: what, estimate, low, high, seeds, p."""
+    return pd.DataFrame([part.row for part in parts], columns=COLUMNS)
 
 
-# {method on the hardest dataset, (dataset, method) or, if not MobileNetV3, (dataset, method, backbone): weight}
-Terms = Mapping[Any, float]
-# A statistic of a population: (accuracy [..., buckets, subnets], MFLOPs of the same shape) -> [...].
-Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
+def comparisons(parts: Sequence[Part]) -> pd.DataFrame:
+    """`table` of differences in points, with p corrected over these parts, and "seeds needed" where the interval holds
+    0: about how many seeds of each method, with this spread, have an interval of ± 1 point."""
+    needed = [math.nan if part.decided else np.ceil(part.seeds * part.margin**2) for part in parts]
+    found = table(parts)
+    return found.assign(
+        **{
+            "p (Holm)": holm(found.pop("p")),
+            "seeds needed": needed,
+        }
+    )
 
 
-def mean(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
-    """Mean accuracy of all subnets."""
-    return accuracy.mean((-2, -1))
+def summarise(
+    values: pd.DataFrame,
+    keys: Sequence[str],
+    needs: Mapping[str, str],
+) -> pd.DataFrame:
+    """Means over seeds with their intervals, of a table with a row per key and seed: a row per key and other column.
 
-
-@cache
-def mean_of(first: int, end: int) -> Statistic:
-    """Mean accuracy of the size buckets from index `first` up to, not including, index `end`."""
-    return lambda accuracy, mflops: accuracy[..., first:end, :].mean((-2, -1))
-
-
-@cache
-def difference(one: Statistic, other: Statistic) -> Statistic:
-    """The first statistic minus the second, of one population."""
-    return lambda accuracy, mflops: one(accuracy, mflops) - other(accuracy, mflops)
-
-
-def median(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
-    """Median accuracy of all subnets."""
-    return np.median(accuracy, (-2, -1))
-
-
-def best(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
-    """Mean accuracy of the best 5 % of all subnets (a mean, since the bootstrap fails for a single maximum)."""
-    flat = accuracy.reshape(*accuracy.shape[:-2], -1)
-    count = max(1, round(EXTREME * flat.shape[-1]))
-    return np.partition(flat, -count)[..., -count:].mean(-1)
-
-
-def extent(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
-    """Mean accuracy of the best 5 % of all subnets minus that of the worst 5 %."""
-    return best(accuracy, mflops) + best(-accuracy, mflops)
-
-
-def slope(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
-    """Slope of the least-squares line of accuracy on size, in points per MFLOPs."""
-    x = mflops - mflops.mean((-2, -1), keepdims=True)
-    return (x * accuracy).sum((-2, -1)) / (x * x).sum((-2, -1))
-
-
-def log_odds(accuracy: np.ndarray, mflops: np.ndarray) -> np.ndarray:
-    """Mean over all subnets of the log odds of a right answer.
-
-    Near 100 % a point is worth more than in the middle, so that an easy dataset's ceiling does not make small what is
-    gained there. 0 and 100 % count as half an image of `TEST_IMAGES` right or wrong.
+    Columns: those of `keys`, then `COLUMNS`. A column that `needs` another is left out unless that one is above 0 for
+    every seed, and its interval is.
     """
-    share = np.clip(accuracy / 100, 0.5 / TEST_IMAGES, 1 - 0.5 / TEST_IMAGES)
-    return np.log(share / (1 - share)).mean((-2, -1))
+    rows: list[tuple] = []
+    for key, group in values.groupby([*keys], sort=False):
+        parts = {name: over_seeds(name, group[name]) for name in group if name not in (*keys, "seed")}
+        for name, needed in needs.items():
+            if (group[needed] <= 0).any() or parts[needed].low() <= 0:
+                del parts[name]
+        rows += [(*key, *part.row) for part in parts.values()]
+    return pd.DataFrame(rows, columns=[*keys, *COLUMNS])
 
 
-@cache
+# --- statistics of a supernet -----------------------------------------------------------------------------------------
+
+# From the rows of its subnets: bucket, mflops and accuracy.
+Statistic = Callable[[pd.DataFrame], float]
+
+
+def mean(rows: pd.DataFrame) -> float:
+    """Mean accuracy of all subnets."""
+    return rows["accuracy"].mean()
+
+
+def median(rows: pd.DataFrame) -> float:
+    """Median accuracy of all subnets."""
+    return rows["accuracy"].median()
+
+
+def at(statistic: Statistic, *buckets: float) -> Statistic:
+    """A statistic of the subnets of these sizes."""
+    return lambda rows: statistic(rows[rows["bucket"].isin(buckets)])
+
+
+def difference(one: Statistic, other: Statistic) -> Statistic:
+    """The first statistic minus the second."""
+    return lambda rows: one(rows) - other(rows)
+
+
+def best(rows: pd.DataFrame) -> float:
+    """Mean accuracy of the best 5 % of all subnets."""
+    return rows["accuracy"].nlargest(max(1, round(EXTREME * len(rows)))).mean()
+
+
+def extent(rows: pd.DataFrame) -> float:
+    """Mean accuracy of the best 5 % of all subnets minus that of the worst 5 %."""
+    return best(rows) + best(rows.assign(accuracy=-rows["accuracy"]))
+
+
+def slope(rows: pd.DataFrame) -> float:
+    """Slope of the least-squares line of accuracy on size, in points per MFLOPs."""
+    x = rows["mflops"] - rows["mflops"].mean()
+    return (x * rows["accuracy"]).sum() / (x * x).sum()
+
+
 def loss_away_from(size: float) -> Statistic:
     """Points of accuracy lost per MFLOPs of distance to `size`."""
-    return lambda accuracy, mflops: -slope(accuracy, np.abs(mflops - size))
+    return lambda rows: -slope(rows.assign(mflops=abs(rows["mflops"] - size)))
 
 
-def judged(profile: str, datasets: Sequence[str] | None) -> Sequence[str] | None:
-    """The datasets that stand in for the paper's, None for the profile's; the claims are about the paper's own."""
-    return None if profile == "paper" else datasets
+def log_odds(rows: pd.DataFrame) -> float:
+    """Mean over all subnets of the log odds of a right answer.
+
+    Near 100 % a point is worth more than in the middle, so that the ceiling of an easy dataset does not make a gain
+    there look small. 0 and 100 % count as half an image of `TEST_IMAGES` right or wrong.
+    """
+    least = 0.5 / TEST_IMAGES
+    share = (rows["accuracy"] / 100).clip(least, 1 - least)
+    return np.log(share / (1 - share)).mean()
+
+
+# --- all runs ---------------------------------------------------------------------------------------------------------
 
 
 class Evidence:
-    """Results tables, paired by subnet and seed, and the resamples that all claims share.
+    """Statistics of every run in results tables.
 
     `population` and `times` are tables as from `rsstudy.tables`; either may be empty. The claims are about the
     paper's four datasets; `datasets`, by default the profile's, stand in for them, the hardest last.
@@ -174,78 +266,47 @@ class Evidence:
         times: pd.DataFrame,
         profile: str,
         datasets: Sequence[str] | None = None,
-        resamples: int = RESAMPLES,
     ):
         scale = PROFILES[choose(profile, PROFILES, "profile")]
-        self.decides, self.times, self.resamples = profile == "paper", times, resamples
+        self.decides = profile == "paper"
+        self.times = times
         self.datasets = tuple(datasets or scale.datasets)
         self.hardest = self.datasets[-1]  # that of the paper's ablations, or what stands in for it
-        methods = {*population.get("method", ()), *times.get("method", ())}
-        self.baselines = [b for b in BASELINES if b == "ofa" or any(method.startswith(b) for method in methods)]
-        self._accuracy: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}  # by run: {seed: [buckets, subnets]}
-        self._mflops: dict[str, np.ndarray] = {}  # by backbone: [buckets, subnets]
-        self._drawn: dict[str, np.ndarray] = {}  # by backbone: places in the flattened population, [resamples, ...]
-        self._values: dict[tuple, np.ndarray] = {}
+        methods = {
+            *population.get("method", ()),
+            *times.get("method", ()),
+        }
+        self.baselines = [name for name in BASELINES if name == "ofa" or name in methods]
+        self.supernets: dict[tuple, list[pd.DataFrame]] = {}  # one table per seed, by run
         for backbone, rows in population.groupby("backbone") if len(population) else ():
-            wide = rows.pivot(index=SUBNET, columns=["dataset", "method", "seed"], values="accuracy")
-            sizes = wide.groupby(level="bucket").size()
-            if wide.isna().any(axis=None) or sizes.nunique() > 1:
+            supernets = [*rows.sort_values(SUBNET).groupby([*RUN, "seed"])]
+            if (rows.groupby(SUBNET).size() != len(supernets)).any():
                 raise InputError(
-                    f"the runs with {backbone} were not all evaluated on the same subnets, as many of each size: "
+                    f"the runs with {backbone} were not all evaluated on the same subnets: "
                     "evaluate them with one subnets_per_bucket"
                 )
-            mflops = wide.index.get_level_values("mflops").to_numpy(float).reshape(len(sizes), -1)
-            self._mflops[backbone] = mflops
-            self._drawn[backbone] = _draw(mflops.shape[0], mflops.shape[1], resamples, stream=len(self._drawn))
-            for (dataset, method, seed), accuracy in wide.items():
-                seeds = self._accuracy.setdefault((dataset, backbone, method), {})
-                seeds[seed] = accuracy.to_numpy(float).reshape(len(sizes), -1)
+            for (*run, _), subnets in supernets:
+                self.supernets.setdefault(tuple(run), []).append(subnets)
 
     def contrast(
-        self, label: str, terms: Terms, statistic: Statistic = mean, of_seeds: Collection[int] | None = None
-    ) -> Part:
-        """A statistic summed over `terms`; mean over the seeds that all of them have, of those named if any are.
-
-        Subnets of different backbones are drawn independently.
-        """
-        full = {(self.hardest, term) if isinstance(term, str) else term: w for term, w in terms.items()}
-        runs = {(dataset, *(other or (MOBILENET,)), method): w for (dataset, method, *other), w in full.items()}
-        names = {run: f"{run[2]} on {run[0]}" + f" with {run[1]}" * (run[1] != MOBILENET) for run in runs}
-        if missing := tuple(names[run] for run in runs if run not in self._accuracy):
-            return Part(label, missing=missing)
-        common = set.intersection(*(set(self._accuracy[run]) for run in runs))
-        seeds = sorted(common if of_seeds is None else common & {*of_seeds})
-        if not seeds:
-            return Part(label, missing=(f"a seed common to {' and '.join(names.values())}",))
-        values = np.array([sum(w * self._resampled(r, seed, statistic) for r, w in runs.items()) for seed in seeds])
-        each, drawn, n = values[:, 0], values[:, 1:], len(seeds)
-        of_subnets, degrees = drawn.mean(0).var(ddof=1), min(self._mflops[run[1]].shape[1] for run in runs) - 1
-        between = 0.0
-        if n > 1:
-            both = (drawn - each[:, None]).var(0, ddof=1).mean() / n
-            between, of_subnets, degrees = each.var(ddof=1) / n, max(0.0, of_subnets - both), n - 1
-        # rounded, so that equal numbers differ by nothing
-        estimate, error = float(each.mean().round(9)) + 0.0, float(np.sqrt(between + of_subnets).round(9))
-        return Part(label, estimate, error, degrees, n, float(of_subnets))
-
-    def lead(
-        self, label: str, better: str, worse: str, statistic: Statistic = mean, dataset: str = "",
+        self,
+        label: str,
+        terms: Mapping[Any, float],
+        statistic: Statistic = mean,
+        dataset: str = "",
         backbone: str = MOBILENET,
-    ) -> Part:  # fmt: skip
-        """By how much a statistic of one method exceeds another's, on the hardest dataset if none is named."""
-        dataset = dataset or self.hardest
-        return self.contrast(label, {(dataset, better, backbone): 1, (dataset, worse, backbone): -1}, statistic)
+    ) -> Part:
+        """A weighted sum of a statistic of several runs.
 
-    def _resampled(self, run: tuple[str, str, str], seed: int, statistic: Statistic) -> np.ndarray:
-        """A statistic of one population, then of every resample of its subnets: [1 + resamples]."""
-        if (run, seed, statistic) not in self._values:
-            accuracy, mflops, drawn = self._accuracy[run][seed], self._mflops[run[1]], self._drawn[run[1]]
-            of_each = statistic(accuracy.take(drawn), mflops.take(drawn))
-            self._values[run, seed, statistic] = np.append(statistic(accuracy, mflops), of_each)
-        return self._values[run, seed, statistic]
-
-
-def _draw(buckets: int, n: int, resamples: int, stream: int = 0) -> np.ndarray:
-    """Places in a flattened [buckets, n] array: for each resample and bucket, n - 1 of the bucket's."""
-    within = np.random.default_rng(1 + stream).integers(n, size=(resamples, buckets, max(1, n - 1)))
-    return within + n * np.arange(buckets)[:, None]
+        `terms` are weights by method, on `dataset` (by default the hardest) and `backbone`, or by (method, dataset,
+        backbone).
+        """
+        where = (dataset or self.hardest, backbone)
+        groups, missing = [], []
+        for term, weight in terms.items():
+            run = (term, *where) if isinstance(term, str) else term
+            if run in self.supernets:
+                groups.append((weight, map(statistic, self.supernets[run])))
+            else:
+                missing.append(" on ".join(run[:2]) + f" with {run[2]}" * (run[2] != MOBILENET))
+        return Part(label, missing=tuple(missing)) if missing else combine(label, groups)

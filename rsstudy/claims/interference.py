@@ -1,86 +1,120 @@
 """Does interference exist: what was measured, as numbers with intervals over seeds.
 
-An interval is a mean over seeds plus or minus Student's t times its standard error: the seed is the unit of
-replication, and of one seed there is none, but for contrasts of populations that over subnets. All is from tables:
-populations, and those of `rsstudy.tables.interference_tables`.
+Everything is computed from tables: populations, and those of `rsstudy.tables.interference_tables`. The intervals are
+those of `rsstudy.claims.evidence`.
 """
 
-import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import combinations
+from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from rsslib.samplers import SIZES
-from rsstudy.claims.evidence import Evidence, Part, over_seeds, sign, table
+from rsstudy.catalogue import ALONE, STUDY, exposure, of_bucket
+from rsstudy.claims.evidence import (
+    COLUMNS,
+    Evidence,
+    Part,
+    combine,
+    holm,
+    over_seeds,
+    summarise,
+    table,
+)
 from rsstudy.claims.statements import CONTROLS
 from rsstudy.figures.style import label_of
 
-ALONE = re.compile(r"alone-([\d.]+)-(\d+)(-exposed)?")  # methods that train one subnet
+FAVOURED = r"(alone|dose|mixed)-([\d.]+)-(\d+)(-exposed)?"  # methods that train one subnet more than others
 EQUAL, EXPOSED = "equal epochs", "equal exposure"
 SPAN = {"step": "a step", "epoch": "an epoch"}
 BUCKET = 8.0  # MFLOPs of the subnets that answers are about
 
-# Differences of two methods: label, the first, the second.
 INTERVALS = (
-    ("a draw every batch minus every epoch", "rss-per-batch", "rss"),
-    ("every 10 batches minus every epoch", "rss-every-10-batches", "rss"),
-    ("every 50 batches minus every epoch", "rss-every-50-batches", "rss"),
-    ("every 3 epochs minus every epoch", "rss-every-3-epochs", "rss"),
+    ("a draw every batch", "rss-per-batch"),
+    ("every 10 batches", "rss-every-10-batches"),
+    ("every 50 batches", "rss-every-50-batches"),
+    ("every 3 epochs", "rss-every-3-epochs"),
 )
 
 
-def of_supernets(population: pd.DataFrame) -> pd.DataFrame:
-    """The populations of supernets alone, all on the same subnets: without those of runs that trained one subnet."""
-    return population[~population["method"].str.fullmatch(ALONE)]
+def only_supernets(population: pd.DataFrame) -> pd.DataFrame:
+    """The populations of supernets, without those of runs that train one subnet more than others."""
+    return population[~population["method"].str.fullmatch(FAVOURED)]
 
 
 # --- subnets alone ----------------------------------------------------------------------------------------------------
 
 
-def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of subnets trained alone and, from RSS of the same seed, in the supernet.
+def own_subnets(population: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the subnet that each run favours; arm is the first word of the method's name."""
+    named = population["method"].str.extract(FAVOURED)
+    own = (named[[1, 2]].astype(float).to_numpy() == population[["bucket", "subnet"]]).all(axis=1)
+    return population.assign(arm=named[0])[own]
 
-    Returns a row for each seed and subnet: seed, training (equal epochs, equal exposure, or smallest, middle or
-    largest: of these by equal epochs), bucket (MFLOPs), number, alone, shared (percent) and gap (points, above 0 where
-    sharing costs).
+
+def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of subnets trained alone and in the supernet of RSS.
+
+    Returns a row per subnet and seed of either: training (equal epochs, equal exposure, or smallest, middle or largest:
+    of these by equal epochs), bucket (MFLOPs), number, seed, alone and shared (percent; NaN where not trained).
     """
-    named = population["method"].str.extract(ALONE)
-    own = population.assign(size=named[0].astype(float), number=named[1].astype(float), exposed=named[2].notna())
-    own = own[(own["bucket"] == own["size"]) & (own["subnet"] == own["number"])]
-    own = own.assign(training=own["exposed"].map({False: EQUAL, True: EXPOSED})).sort_values(["exposed", "bucket"])
-    inside = population[population["method"] == "rss"]  # of fewer subnets a bucket, perhaps
-    corners = anchors.sort_values("bucket")
-    corners = corners.assign(number=corners.groupby(["method", "seed"]).cumcount())
-    corners = corners.assign(training=corners["number"].map(dict(enumerate(SIZES))))
-    trained = corners["method"] == "rss-" + corners["training"]
-    result = pd.concat(
+    subnet, keys = (
+        ["bucket", "subnet"],
+        ["training", "bucket", "subnet", "seed"],
+    )
+    own = own_subnets(population).query("arm == 'alone'")
+    own = own.assign(training=own["method"].str.endswith("-exposed").map({False: EQUAL, True: EXPOSED}))
+    rank = anchors.groupby(["method", "seed"])["bucket"].rank()
+    ends = anchors.assign(training=rank.map(dict(enumerate(SIZES, 1))), subnet=0)
+    alone = pd.concat(
         [
-            own.merge(inside, on=["seed", "bucket", "subnet"], suffixes=("", "_inside")),
-            corners[trained].merge(
-                corners[corners["method"] == "rss"], on=["seed", "number"], suffixes=("", "_inside")
-            ),
+            own,
+            ends[ends["method"] == "rss-" + ends["training"].astype(str)],
         ]
-    ).rename(columns={"accuracy": "alone", "accuracy_inside": "shared"})
-    result = result[["seed", "training", "bucket", "number", "alone", "shared"]].astype({"number": int})
-    return result.assign(gap=result["alone"] - result["shared"]).reset_index(drop=True)
+    )
+    inside = pd.concat([population, ends]).query("method == 'rss'")[[*subnet, "seed", "accuracy"]]
+    shared = alone[["training", *subnet]].drop_duplicates().merge(inside, on=subnet)
+    sides = {
+        "alone": alone.set_index(keys)["accuracy"],
+        "shared": shared.set_index(keys)["accuracy"],
+    }
+    return pd.DataFrame(sides).rename_axis(["training", "bucket", "number", "seed"]).reset_index()
 
 
 def gaps(alone: pd.DataFrame) -> list[Part]:
-    """The mean gap of each kind of training and size."""
-    kinds = alone[["training", "bucket"]].drop_duplicates()
-    return [gap(alone, *kind) for kind in kinds.itertuples(index=False)]
+    """For each kind of training and size: mean accuracy alone minus in the supernet, of the subnets that every seed
+    has; above 0 where sharing costs."""
+    parts = []
+    for (training, bucket), rows in alone.groupby(["training", "bucket"], sort=False):
+        label = f"{bucket:.3g} MFLOPs, {training}"
+        wide = rows.pivot(index="number", columns="seed", values=["alone", "shared"])
+        means = wide.dropna(axis=1, how="all").dropna().mean().dropna()
+        sides = dict(list(means.groupby(level=0)))
+        if len(sides) == 2:
+            parts.append(
+                combine(
+                    label,
+                    [(1, sides["alone"]), (-1, sides["shared"])],
+                )
+            )
+    return parts
 
 
-def gap(alone: pd.DataFrame, training: str, bucket: float = BUCKET) -> Part:
-    """The mean gap of the subnets of one size that were trained alone with every seed."""
-    rows = alone[(alone["training"] == training) & (alone["bucket"] == bucket)]
-    rows = rows[rows.groupby("number")["seed"].transform("nunique") == rows["seed"].nunique()]
-    return over_seeds(f"{bucket:.3g} MFLOPs, {training}", rows.groupby("seed")["gap"].mean())
+def exposures(bucket: float = BUCKET) -> pd.DataFrame:
+    """The share of RSS's updates that reach a subnet, by two measures that bound it: number, parameters, blocks.
+
+    `parameters` is a mean over all of its parameters, a third to half of which are head and classifier, which every
+    update reaches; `blocks` is one over those of its elastic layers.
+    """
+    drawn = STUDY.sample(20_000, np.random.default_rng(0))
+    rows = []
+    for number in range(ALONE[bucket]):
+        arch = of_bucket(STUDY, bucket, number)
+        own = STUDY.to_rows([arch])
+        common, whole = (STUDY.total(kept, STUDY.tables[1], 0) for kept in (np.minimum(own, drawn), own))
+        rows.append((number, exposure(STUDY, arch), (common / whole).mean()))
+    return pd.DataFrame(rows, columns=["number", "parameters", "blocks"])
 
 
 def ranking(alone: pd.DataFrame) -> list[Part]:
@@ -88,172 +122,172 @@ def ranking(alone: pd.DataFrame) -> list[Part]:
 
     Kendall's tau of shared and stand-alone accuracy, and that of two stand-alone seeds, its ceiling; the regret, in
     points, of the subnet that is best with shared weights against the best of all, both trained alone, and that of
-    choosing by another stand-alone seed, its floor: of subnets that do not differ the best is the luckiest.
+    choosing by another stand-alone seed, its floor: of subnets that do not differ the best is the luckiest. Pairs of
+    seeds share seeds, so ceiling and floor have no interval.
     """
-    rows = alone[(alone["training"] == EQUAL) & (alone["bucket"] == BUCKET)]
-    by_seed = {seed: t.set_index("number") for seed, t in rows.groupby("seed") if len(t) > 2}
-    own = {seed: t["alone"] for seed, t in by_seed.items()}
-    pairs = list(combinations(by_seed, 2))
-    floors = {(a, b): (_regret(own[a], own[b]) + _regret(own[b], own[a])) / 2 for a, b in pairs}
+    rows = alone[(alone["training"] == EQUAL) & (alone["bucket"] == BUCKET)].dropna()
+    own, shared = (rows.pivot(index="number", columns="seed", values=side) for side in ("alone", "shared"))
+    inside = [(own[seed], shared[seed]) for seed in own]
+    across = [(own[a], own[b]) for a, b in permutations(own, 2)]
     return [
-        over_seeds("Kendall's tau, shared and alone", [_tau(t["alone"], t["shared"]) for t in by_seed.values()]),
-        over_pairs("Kendall's tau, two seeds alone (ceiling)", {(a, b): _tau(own[a], own[b]) for a, b in pairs}),
-        over_seeds("regret of choosing by shared weights (points)",
-                   [_regret(t["alone"], t["shared"]) for t in by_seed.values()]),
-        over_pairs("regret of choosing by another seed alone (floor, points)", floors),
-    ]  # fmt: skip
+        over_seeds(
+            "Kendall's tau, shared and alone",
+            [_tau(*pair) for pair in inside],
+        ),
+        _without_interval(
+            "Kendall's tau, two seeds alone (ceiling)",
+            [_tau(*pair) for pair in across],
+            own,
+        ),
+        over_seeds(
+            "regret of choosing by shared weights (points)",
+            [_regret(*pair) for pair in inside],
+        ),
+        _without_interval(
+            "regret of choosing by another seed alone (floor)",
+            [_regret(*pair) for pair in across],
+            own,
+        ),
+    ]
 
 
-def over_pairs(label: str, pairs: Mapping[tuple[int, int], float]) -> Part:
-    """The mean over pairs of seeds, with the error of the jackknife that leaves out one seed at a time, since pairs
-    share seeds (Efron and Stein, 1981); two seeds, which make one pair, have none."""
-    known = {pair: value for pair, value in pairs.items() if not math.isnan(value)}
-    seeds = sorted({seed for pair in known for seed in pair})
-    if not known:
-        return Part(label, missing=("measurements",))
-    without = [[value for pair, value in known.items() if seed not in pair] for seed in seeds]
-    estimate, n = float(np.mean(list(known.values()))), len(seeds)
-    if not all(without):
-        return Part(label, estimate, seeds=n)
-    error = math.sqrt((n - 1) * np.var([np.mean(values) for values in without]))
-    return Part(label, estimate, error, n - 1, n)
+def _without_interval(label: str, values: Sequence[float], wide: pd.DataFrame) -> Part:
+    return Part(label, float(np.mean(values)), seeds=len(wide.columns)) if values else Part(label)
 
 
-def _regret(accuracy: pd.Series, by: pd.Series) -> float:
-    """By how much the subnet that is best `by` something misses the best accuracy, in points; both by number."""
-    accuracy, by = accuracy.align(by, join="inner")
-    return float(accuracy.max() - accuracy[by.idxmax()])
+def _tau(own: pd.Series, other: pd.Series) -> float:
+    return own.corr(other, method="kendall")
 
 
-def _tau(a: pd.Series, b: pd.Series) -> float:
-    a, b = a.align(b, join="inner")
-    return float(stats.kendalltau(a, b).statistic)
+def _regret(own: pd.Series, by: pd.Series) -> float:
+    """How much the subnet that is best `by` something misses the best accuracy, in points."""
+    return own.max() - own[by.idxmax()]
 
 
 # --- effects and agreement --------------------------------------------------------------------------------------------
 
 
-def half_way(measured: pd.DataFrame) -> float:
-    """The measured share of training that is nearest to half: early enough for steps that matter, late enough for
-    subnets that can do something."""
-    return min(measured["share"].unique(), key=lambda share: abs(share - 0.5))
+def half_way(measured: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the measured share of training that is nearest to half: early enough for steps that matter, late
+    enough for subnets that can do something."""
+    away = (measured["share"] - 0.5).abs()
+    return measured[away == away.min()]
 
 
-def effect_parts(effects: pd.DataFrame, column: str = "loss_effect") -> pd.DataFrame:
-    """For each method, length and share: the mean effect on the others and on the trained subnet itself.
+def effect_table(
+    effects: pd.DataFrame,
+    keys: Sequence[str] = ("method", "length", "share"),
+) -> pd.DataFrame:
+    """What training one subnet does to the validation loss of the others, and of itself, as of `summarise`.
 
-    Columns: method, length, share, others (a Part), itself (a Part), ratio (others over itself, NaN where the interval
-    of itself does not exclude 0), harmed (share of pairs of different subnets with an effect below 0), distance (a
-    Part: Spearman's correlation of the effect on others with the number of settings that differ).
+    What: others and itself (how much less the loss becomes), "others / itself", which does not depend on the learning
+    rate (where the interval of itself is above 0), "pairs harmed (%)" of different subnets, and Spearman's "correlation
+    with distance" of the effect on others and the number of settings that differ. p (Holm) is over all rows of others.
     """
-    rows = []
-    for (method, length, share), group in effects.groupby(["method", "length", "share"], sort=False):
-        off = group[group["trained"] != group["judged"]]
-        own = group[group["trained"] == group["judged"]]
+
+    def measure(rows: pd.DataFrame) -> pd.Series:
+        off = rows[rows["trained"] != rows["judged"]]
         others, itself = (
-            over_seeds(f"{what}, after {SPAN[length]}", rows_.groupby("seed")[column].mean())
-            for what, rows_ in (("others", off), ("itself", own))
+            off["loss_effect"],
+            rows.drop(off.index)["loss_effect"].mean(),
         )
-        ratio = others.estimate / itself.estimate if sign(itself) else math.nan
-        harmed, distance = float((off[column] < 0).mean()), _with_distance(off, column)
-        rows.append((method, length, share, others, itself, ratio, harmed, distance))
-    return pd.DataFrame(rows, columns=["method", "length", "share", "others", "itself", "ratio", "harmed", "distance"])
+        found = {
+            "others": others.mean(),
+            "itself": itself,
+            "others / itself": others.mean() / itself,
+        }
+        found["pairs harmed (%)"] = 100 * (others < 0).mean()
+        found["correlation with distance"] = _spearman(others, off["distance"])
+        return pd.Series(found)
+
+    return _measured(
+        effects,
+        keys,
+        measure,
+        {"others / itself": "itself"},
+        "others",
+    )
 
 
-def _with_distance(pairs: pd.DataFrame, column: str) -> Part:
-    """Spearman's correlation of a column with the number of settings that differ."""
-    by_seed = pairs.dropna(subset=column).groupby("seed")
-    found = [stats.spearmanr(t["distance"], t[column]).statistic for _, t in by_seed if t[column].nunique() > 1]
-    return over_seeds("correlation with distance", found)
+def agreement_table(agreement: pd.DataFrame, keys: Sequence[str] = ("method", "share")) -> pd.DataFrame:
+    """How far the gradients of different subnets agree, as of `summarise`.
+
+    What: floor (agreement of a subnet with itself, before the noise of batches is taken off), agreement (the mean
+    product over the root of the mean floors, so that no pair's floor decides; only where the floors are above 0), and
+    Spearman's "correlation with distance" of two subnets' agreement and the number of settings that differ. p (Holm) is
+    over all rows of agreement.
+    """
+
+    def measure(rows: pd.DataFrame) -> pd.Series:
+        cross, a, b = rows[["cross", "own_a", "own_b"]].mean()
+        found = {
+            "floor": min(a, b),
+            "agreement": cross / np.sqrt(a * b) if min(a, b) > 0 else np.nan,
+        }
+        found["correlation with distance"] = _spearman(rows["agreement"], rows["distance"])
+        return pd.Series(found)
+
+    different = agreement[agreement["a"] != agreement["b"]]
+    return _measured(
+        different,
+        keys,
+        measure,
+        {"agreement": "floor", "correlation with distance": "floor"},
+        "agreement",
+    )
 
 
-def pooled_agreement(label: str, rows: pd.DataFrame) -> Part:
-    """The agreement of different subnets: for each seed the mean product over the root of the mean floors, so that no
-    pair's floor of noise decides. Missing unless the floors, too, are above 0 over seeds."""
-    by_seed = rows.groupby("seed")[["cross", "own_a", "own_b"]].mean()
-    floor = over_seeds(label, by_seed[["own_a", "own_b"]].mean(axis=1))
-    if (by_seed[["own_a", "own_b"]] <= 0).any(axis=None) or (floor.degrees and sign(floor) < 1):
-        return Part(label, missing=("gradients that are more than the noise of batches",))
-    return over_seeds(label, by_seed["cross"] / np.sqrt(by_seed["own_a"] * by_seed["own_b"]))
+def _spearman(values: pd.Series, others: pd.Series) -> float:
+    """Spearman's correlation where `values` are known; NaN, without a warning, where one side does not vary."""
+    return values.rank().corr(others[values.notna()].rank())
 
 
-def agreement_parts(agreement: pd.DataFrame) -> pd.DataFrame:
-    """For each method and share, over all layers: method, share, agreement (a Part, of `pooled_agreement`) and distance
-    (a Part: Spearman's correlation of two subnets' agreement with the number of settings that differ)."""
-    rows = []
-    chosen = agreement[(agreement["part"] == "all") & (agreement["a"] != agreement["b"])]
-    for (method, share), group in chosen.groupby(["method", "share"], sort=False):
-        pooled = pooled_agreement("agreement", group)
-        known = group if pooled.seeds else group.head(0)
-        rows.append((method, share, pooled, _with_distance(known, "agreement")))
-    return pd.DataFrame(rows, columns=["method", "share", "agreement", "distance"])
+def _measured(
+    rows: pd.DataFrame,
+    keys: Sequence[str],
+    measure: Callable[[pd.DataFrame], pd.Series],
+    needs: Mapping[str, str],
+    tested: str,
+) -> pd.DataFrame:
+    """`measure` of each key and seed, summarised over seeds."""
+    if rows.empty:
+        return pd.DataFrame(columns=[*keys, *COLUMNS[:-1], "p (Holm)"])
+    values = rows.groupby([*keys, "seed"], sort=False).apply(measure, include_groups=False)
+    found = summarise(values.reset_index(), keys, needs)
+    return found.assign(**{"p (Holm)": holm(found.pop("p").where(found["what"] == tested))})
 
 
-def effect_table(effects: pd.DataFrame) -> pd.DataFrame:
-    """`effect_parts` to read, of loss and accuracy; empty if nothing was measured."""
-    tables = []
-    for column, what in (("loss_effect", "loss, less by"), ("accuracy_effect", "accuracy, points")):
-        for row in effect_parts(effects, column).itertuples() if len(effects) else ():
-            found = table([row.others, row.itself, row.distance])
-            found = found.assign(ratio=[row.ratio, *[math.nan] * 2], harmed=[row.harmed, *[math.nan] * 2])
-            tables.append(found.assign(method=row.method, share=row.share, of=what))
-    columns = ["method", "share", "of", "what", "estimate", "low", "high", "seeds", "ratio", "harmed"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-
-
-def agreement_table(agreement: pd.DataFrame) -> pd.DataFrame:
-    """`agreement_parts` to read; empty if nothing was measured."""
-    rows = agreement_parts(agreement).itertuples() if len(agreement) else ()
-    tables = [table([row.agreement, row.distance]).assign(method=row.method, share=row.share) for row in rows]
-    columns = ["method", "share", "what", "estimate", "low", "high", "seeds"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-
-
-# --- contrasts of populations -----------------------------------------------------------------------------------------
+# --- contrasts of populations, and answers ----------------------------------------------------------------------------
 
 
 def contrasts(evidence: Evidence) -> dict[str, list[Part]]:
     """The differences in mean accuracy of the controls and of sampling intervals, on the hardest dataset."""
     return {
         "controls": [part for statement in CONTROLS for part in statement.parts(evidence)],
-        "sampling intervals": _interval_parts(evidence),
+        "sampling intervals": [
+            evidence.contrast(f"{label} minus every epoch", {method: 1, "rss": -1}) for label, method in INTERVALS
+        ],
     }
-
-
-def _interval_parts(evidence: Evidence) -> list[Part]:
-    return [evidence.lead(*contrast) for contrast in INTERVALS]
-
-
-# --- answers ----------------------------------------------------------------------------------------------------------
 
 
 def answers(
-    alone: pd.DataFrame, effects: pd.DataFrame, agreement: pd.DataFrame, evidence: Evidence
-) -> dict[str, list[Part]]:
-    """The numbers that answer each question, by question; effects and agreement half way through training."""
-    found = {
-        "alone minus shared": gaps(alone),
-        "ranking": ranking(alone),
-        "an epoch on one: the others' loss falls by": [],
-        "agreement of gradients": [],
-        **contrasts(evidence),
+    alone: pd.DataFrame,
+    effects: pd.DataFrame,
+    agreement: pd.DataFrame,
+    evidence: Evidence,
+) -> pd.DataFrame:
+    """The numbers that answer each question: question, what, estimate, low, high, seeds.
+
+    Effects are those of an epoch; they and agreement are half way through training.
+    """
+    parts = {"alone minus shared (points)": gaps(alone)} | contrasts(evidence)
+    rows = [table(found).assign(question=question) for question, found in parts.items()]
+    measured = {
+        "an epoch on one subnet": effect_table(half_way(effects[effects["length"] == "epoch"])),
+        "gradients": agreement_table(half_way(agreement[agreement["part"] == "all"])),
     }
-    if len(effects):
-        parts = effect_parts(effects)
-        chosen = parts[(parts["length"] == "epoch") & (parts["share"] == half_way(parts))]
-        found["an epoch on one: the others' loss falls by"] = [
-            replace(row.others, label=label_of(row.method)) for row in chosen.itertuples()
-        ]
-    if len(agreement):
-        parts = agreement_parts(agreement)
-        chosen = parts[parts["share"] == half_way(parts)]
-        found["agreement of gradients"] = [
-            replace(row.agreement, label=label_of(row.method)) for row in chosen.itertuples()
-        ]
-    return found
-
-
-def part_rows(families: Mapping[str, Sequence[Part]]) -> pd.DataFrame:
-    """Parts of several families in one table, to be written as CSV: family, what, estimate, low, high, seeds."""
-    tables = {family: table(parts) for family, parts in families.items()}
-    return pd.concat(tables, names=["family"]).droplevel(1).reset_index()
+    for question, found in measured.items():
+        found = found[found["what"].isin(["others / itself", "pairs harmed (%)", "agreement"])]
+        what = found["what"] + ", " + found["method"].map(label_of)
+        rows.append(found.assign(question=question, what=what))
+    return pd.concat(rows, ignore_index=True)[["question", "what", "estimate", "low", "high", "seeds"]]

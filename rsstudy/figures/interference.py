@@ -14,11 +14,10 @@ from rsstudy.claims.interference import (
     EQUAL,
     EXPOSED,
     SPAN,
-    agreement_parts,
-    effect_parts,
+    agreement_table,
+    effect_table,
     gaps,
     half_way,
-    pooled_agreement,
 )
 from rsstudy.figures.populations import INK, PAGE, Captioned
 from rsstudy.figures.style import method_styles
@@ -42,7 +41,7 @@ def figure_alone(alone: pd.DataFrame, caption: str = "") -> Captioned:
     cloud.legend(loc="lower right", frameon=True)
     _forest(bars, gaps(alone), "Alone minus shared (points)")
     words = "Left: each point a subnet, a mean over seeds; on the line sharing costs nothing. Right: means."
-    figure.caption = f"{caption} {words}{_interval_words(gaps(alone))}".strip()
+    figure.caption = f"{caption} {words}{_interval_words(part.seeds for part in gaps(alone))}".strip()
     return figure
 
 
@@ -51,10 +50,10 @@ def figure_effects(effects: pd.DataFrame, caption: str = "") -> Captioned:
     methods = list(dict.fromkeys(effects["method"]))
     figure = Captioned((PAGE, 2.6 * len(methods)), layout="constrained")
     panels = figure.subplots(len(methods), 3, squeeze=False)
-    parts, styles = effect_parts(effects), method_styles(methods)
+    styles = method_styles(methods)
+    others = effect_table(effects).query("what == 'others'")
     for row, method in zip(panels, methods, strict=True):
-        own = effects[effects["method"] == method]
-        half = own[own["share"] == half_way(own)]
+        half = half_way(effects[effects["method"] == method])
         for axes, length in zip(row, SPAN, strict=False):
             matrix = half[half["length"] == length].pivot_table("loss_effect", "trained", "judged")
             sizes = half.groupby("judged")["judged_mflops"].first()
@@ -66,38 +65,38 @@ def figure_effects(effects: pd.DataFrame, caption: str = "") -> Captioned:
             )  # fmt: skip
             axes.set(xlabel="judged (MFLOPs)", ylabel="trained (MFLOPs)")
             axes.set_title(f"{styles[method].label}: after {SPAN[length]}")
-        _over_training(row[2], parts[parts["method"] == method], styles[method].label)
+        _over_training(row[2], others[others["method"] == method], styles[method].label)
     words = "Matrices: how much less the validation loss of one subnet becomes when another is trained, at "
-    words += f"{100 * half_way(effects):.0f} % of training, less what a gradient of zero does; blue helps, red harms. "
-    words += "Right: means over different subnets."
-    figure.caption = f"{caption} {words}{_interval_words(parts['others'])}".strip()
+    words += f"{half_way(effects)['share'].max():.0%} of training, less what a gradient of zero does; blue helps, "
+    words += "red harms. Right: means over different subnets."
+    figure.caption = f"{caption} {words}{_interval_words(others['seeds'])}".strip()
     return figure
 
 
-def _over_training(axes: Axes, parts: pd.DataFrame, label: str) -> None:
+def _over_training(axes: Axes, others: pd.DataFrame, label: str) -> None:
     axes.axhline(0, color="0.4", linewidth=0.8)
-    for length, rows in parts.groupby("length", sort=False):
+    for length, rows in others.groupby("length", sort=False):
         colour, mark = LENGTHS[length]
         rows = rows.sort_values("share")
-        _line(axes, 100 * rows["share"], list(rows["others"]), colour, mark, SPAN[length])
+        _line(axes, 100 * rows["share"], rows, colour, mark, SPAN[length])
     axes.set(xlabel="Training done (%)", ylabel="Others' loss falls by")
     axes.set_yscale("symlog", linthresh=1e-3)
     axes.set_title(f"{label}: others")
     axes.legend(loc="best", frameon=True)
 
 
-def _line(axes: Axes, x: Sequence[float], parts: Sequence[Part], colour: str, mark: str, label: str) -> None:
-    error = [part.high() - part.estimate for part in parts]
-    axes.errorbar(x, [part.estimate for part in parts], yerr=error, color=colour, marker=mark, markersize=3.5,
+def _line(axes: Axes, x: Sequence[float], rows: pd.DataFrame, colour: str, mark: str, label: str) -> None:
+    axes.errorbar(x, rows["estimate"], yerr=rows["high"] - rows["estimate"], color=colour, marker=mark, markersize=3.5,
                   capsize=2, linewidth=1, label=label)  # fmt: skip
 
 
-def _interval_words(parts: Iterable[Part]) -> str:
+def _interval_words(seeds: Iterable[int]) -> str:
     """What the bars are, or why there are none."""
-    known = [part for part in parts if part.seeds]
-    seeds = {part.seeds for part in known if part.degrees}
-    over = "subnets, one seed" if seeds == {1} else "seeds; hollow: one seed, over subnets" if 1 in seeds else "seeds"
-    return f" Bars: 95 % intervals over {over}." if seeds else " One seed has no intervals." if known else ""
+    known = {n for n in seeds if n}
+    hollow = "; hollow: one seed, no interval" if 1 in known else ""
+    return (
+        f" Bars: 95 % intervals over seeds{hollow}." if known - {1} else " One seed has no intervals." if known else ""
+    )
 
 
 def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
@@ -106,18 +105,20 @@ def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
     styles = method_styles(methods)
     figure = Captioned((PAGE, 2.5), layout="constrained")
     time, layers, apart = figure.subplots(1, 3, sharey=True)
-    half = agreement[(agreement["share"] == half_way(agreement)) & (agreement["a"] != agreement["b"])]
+    half = half_way(agreement)
+    half = half[half["a"] != half["b"]]
     order = sorted(set(half["part"]) - {"all"}, key=lambda name: {"first": -1, "last": 10_000}.get(name) or int(name))
     for method, mark in zip(methods, cycle(MARKS), strict=False):
         colour, label = styles[method].colour, styles[method].label
-        rows = agreement_parts(agreement[agreement["method"] == method]).sort_values("share")
-        _line(time, 100 * rows["share"], list(rows["agreement"]), colour, mark, label)
+        whole = agreement[agreement["part"] == "all"]
+        rows = _agreement(whole[whole["method"] == method], ["share"]).sort_values("share")
+        _line(time, 100 * rows["share"], rows, colour, mark, label)
         own = half[half["method"] == method]
-        parts = [pooled_agreement(name, own[own["part"] == name]) for name in order]
-        _line(layers, range(len(order)), parts, colour, mark, label)
-        pairs = own[own["part"] == "all"].groupby(["a", "b", "distance"])
-        points = [(distance, pooled_agreement("", rows).estimate) for (*_, distance), rows in pairs]
-        apart.scatter(*zip(*points, strict=True), s=9, color=colour, marker=mark, label=label)
+        rows = _agreement(own, ["part"]).set_index("part").reindex(order)
+        _line(layers, range(len(order)), rows, colour, mark, label)
+        pairs = _agreement(own[own["part"] == "all"], ["a", "b"])
+        pairs = pairs.merge(own[["a", "b", "distance"]].drop_duplicates())
+        apart.scatter(pairs["distance"], pairs["estimate"], s=9, color=colour, marker=mark, label=label)
     for axes in (time, layers, apart):
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.axhline(1, color="0.4", linewidth=0.8, linestyle=":")
@@ -129,9 +130,13 @@ def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
     time.legend(loc="best", frameon=True)
     words = "Agreement of two subnets' gradients on the weights that they share: 1 means the same but for the noise of "
     words += "batches, 0 nothing in common; left out where noise hides it. Left: mean over pairs; middle: by layer and "
-    words += f"right: by pair, both at {100 * half_way(agreement):.0f} % of training."
-    figure.caption = f"{caption} {words}{_interval_words(agreement_parts(agreement)['agreement'])}".strip()
+    words += f"right: by pair, both at {half['share'].max():.0%} of training."
+    figure.caption = f"{caption} {words}{_interval_words(_agreement(agreement, ['method', 'share'])['seeds'])}".strip()
     return figure
+
+
+def _agreement(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    return agreement_table(rows, keys).query("what == 'agreement'")
 
 
 def figure_contrasts(families: Mapping[str, Sequence[Part]], caption: str = "") -> Captioned:
@@ -144,17 +149,17 @@ def figure_contrasts(families: Mapping[str, Sequence[Part]], caption: str = "") 
     for axes, (name, parts) in zip(panels, shown.items(), strict=True):
         _forest(axes, parts, "Difference in mean accuracy (points)")
         axes.set_title(name.capitalize())
-    figure.caption = f"{caption}{_interval_words(part for parts in shown.values() for part in parts)}".strip()
+    figure.caption = f"{caption}{_interval_words(part.seeds for parts in shown.values() for part in parts)}".strip()
     return figure
 
 
 def _forest(axes: Axes, parts: Sequence[Part], label: str) -> None:
-    """One row a part, the first above: estimate and interval, hollow where that is over subnets alone."""
+    """One row per part, the first above: estimate and interval, hollow where one seed has none."""
     axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
     for y, part in enumerate(parts):
         margin = part.high() - part.estimate
         axes.errorbar(part.estimate, y, xerr=margin, marker="o", markersize=3.5, color=INK, capsize=2, linewidth=1,
-                      markerfacecolor="white" if part.degrees and part.seeds == 1 else INK)  # fmt: skip
+                      markerfacecolor=INK if part.degrees else "white")  # fmt: skip
     axes.set_yticks(range(len(parts)), [part.label for part in parts])
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.set_xlabel(label)
@@ -167,7 +172,7 @@ def _forest(axes: Axes, parts: Sequence[Part], label: str) -> None:
 
 def figure_samplers(comparison: pd.DataFrame, leads: Sequence[Part] = (), caption: str = "") -> Captioned:
     """Mean and best accuracy of each size, a line a method, and below them the leads of the best method: tables and
-    parts as from `comparison` and `leads_of_best` of `rsstudy.claims.samplers`."""
+    parts as from `comparison` and `leads` of `rsstudy.claims.samplers`."""
     methods = list(dict.fromkeys(comparison["method"]))
     styles, height = method_styles(methods), 0.5 + 0.24 * len(leads)
     figure = Captioned((PAGE, 2.8 + height * bool(leads)), layout="constrained")
@@ -185,5 +190,5 @@ def figure_samplers(comparison: pd.DataFrame, leads: Sequence[Part] = (), captio
     for part_of_figure in below:
         _forest(part_of_figure.subplots(), leads, "Difference in mean accuracy (points)")
     words = "Above: means over seeds. Below: means of all subnets." if leads else "Means over seeds."
-    figure.caption = f"{caption} {words}{_interval_words(leads)}".strip()
+    figure.caption = f"{caption} {words}{_interval_words(part.seeds for part in leads)}".strip()
     return figure

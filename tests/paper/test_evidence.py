@@ -1,4 +1,6 @@
-"""What claims rest on: statistics against NumPy, errors against theory, intervals against the truth."""
+"""What claims rest on: statistics against NumPy, intervals against SciPy and against the truth of made-up worlds."""
+
+import math
 
 import numpy as np
 import pandas as pd
@@ -6,96 +8,186 @@ import pytest
 from scipy import special, stats
 
 from rsstudy.claims import evidence as e
-from rsstudy.claims import statements, verdicts
+from rsstudy.claims.statements import STATEMENTS
+from rsstudy.claims.verdicts import judge
 
-NOTHING = pd.DataFrame()
-KEY = ("cifar100", "mobilenet_v3", "rss")
-
-
-def evidence(values: np.ndarray, resamples: int = 400) -> e.Evidence:
-    """Evidence whose RSS on CIFAR-100 has accuracies `values` [seeds, buckets, subnets]."""
-    seeds, buckets, n = values.shape
-    result = e.Evidence(NOTHING, NOTHING, "paper", resamples=resamples)
-    result._accuracy[KEY] = dict(zip(range(seeds), values, strict=True))
-    result._mflops["mobilenet_v3"] = np.arange(buckets)[:, None] + np.linspace(0, 0.5, n)
-    result._drawn["mobilenet_v3"] = e._draw(buckets, n, resamples)
-    return result
+ABOVE = STATEMENTS[0]
 
 
-def part(values: np.ndarray, statistic=e.mean, resamples: int = 400) -> e.Part:
-    return evidence(values, resamples).contrast("", {("cifar100", "rss"): 1}, statistic)
+def verdict(*parts: e.Part) -> str:
+    return judge(ABOVE, parts, decides=True).verdict
 
 
-REPEATS, ENOUGH = 400, 0.925  # 95 % less what so many repetitions may miss by
+def difference(a, b) -> e.Part:
+    return e.combine("a minus b", [(1, a), (-1, b)])
 
 
-@pytest.mark.parametrize("seeds, sd_seed, sd_subnet", [(2, 1.0, 0.5), (3, 1.0, 1.0), (5, 1.0, 0.3), (5, 0.1, 2.0)])
-def test_intervals_cover_the_truth(seeds, sd_seed, sd_subnet):
-    rng, shape = np.random.default_rng(3), (seeds, 1, 20)
-    parts = [
-        part(rng.normal(0, sd_seed, (seeds, 1, 1)) + rng.normal(0, sd_subnet, 20) + rng.normal(0, 0.3, shape))
-        for _ in range(REPEATS)
-    ]
-    assert np.mean([part.low() <= 0 <= part.high() for part in parts]) > ENOUGH
+# --- intervals --------------------------------------------------------------------------------------------------------
 
 
-def test_the_interval_of_the_smallest_covers_it():
-    rng, covered = np.random.default_rng(4), []
-    for _ in range(REPEATS):
-        truth = rng.normal(0, 0.05, 6)
-        values = truth[:, None] + rng.normal(0, 0.2, (4, 1, 1)) + rng.normal(0, 0.3, (4, 6, 10))
-        made = evidence(values, resamples=200)
-        parts = [made.contrast("", {("cifar100", "rss"): 1}, e.mean_of(i, i + 1)) for i in range(6)]
-        _, (_, low, high), _ = verdicts.all_above_zero(statements.STATEMENTS[0], parts)
-        covered.append(low <= truth.min() <= high)
-    assert np.mean(covered) > ENOUGH
+def test_one_method_has_students_interval():
+    values = [3.0, 5.0, 10.0]
+    part = e.over_seeds("x", [*values, math.nan])
+    assert (part.low(), part.high()) == pytest.approx(stats.t.interval(0.95, 2, 6, stats.sem(values)))
+    assert part.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue) and part.seeds == 3
 
 
-def test_errors_match_theory():
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 5), (5, 3)])
+def test_two_methods_have_welchs_interval(sizes):
     rng = np.random.default_rng(0)
-    values = rng.normal(0, 1, (1, 1, 400))
-    assert part(values, resamples=4000).error == pytest.approx(values.std(ddof=1) / 20, rel=0.05)
-    values = np.repeat(rng.normal(0, 1, (6, 1, 1)), 10, axis=2)  # subnets do not differ: what is left is the t interval
-    made = part(values, resamples=4000)
-    low, high = stats.t.interval(0.95, 5, values[:, 0, 0].mean(), stats.sem(values[:, 0, 0]))
-    assert (made.low(), made.high()) == pytest.approx((low, high), rel=0.05)
+    a, b = rng.normal(3, 1, sizes[0]), rng.normal(0, 4, sizes[1])
+    part, known = difference(a, b), stats.ttest_ind(a, b, equal_var=False)
+    interval = known.confidence_interval(0.95)
+    assert (part.low(), part.high()) == pytest.approx((interval.low, interval.high))
+    assert (part.p, part.seeds) == (pytest.approx(known.pvalue), min(sizes))
+    assert part.one_sided == pytest.approx(stats.ttest_ind(a, b, equal_var=False, alternative="greater").pvalue)
 
 
-@pytest.mark.parametrize("sd_seed, sd_subnet, sd_both", [(0, 0, 2), (1, 0, 2), (0, 1, 2), (1, 1, 1), (0.2, 2, 0)])
-def test_the_error_over_seeds_is_that_of_crossed_factors(sd_seed, sd_subnet, sd_both):
-    """Known variances of seeds, subnets and what is left; what is 0 is at most counted a little, never left out."""
-    rng, seeds, n = np.random.default_rng(6), 4, 25
-    errors = [
-        part(
-            rng.normal(0, 1, (seeds, 1, 1)) * sd_seed + rng.normal(0, 1, n) * sd_subnet
-            + rng.normal(0, 1, (seeds, 1, n)) * sd_both
-        ).error
-        for _ in range(200)
-    ]  # fmt: skip
-    truth = sd_seed**2 / seeds + sd_subnet**2 / n + sd_both**2 / (seeds * n)
-    assert 0.93 * truth < np.square(errors).mean() < 1.25 * truth
+def test_weights_count_in_sums_of_several_methods():
+    rng = np.random.default_rng(1)
+    a, b, c = rng.normal(0, 1, (3, 4))
+    part = e.combine("x", [(2, a), (-1, b), (-1, c)])
+    variances = np.array([4 * a.var(ddof=1), b.var(ddof=1), c.var(ddof=1)]) / 4
+    assert part.estimate == pytest.approx(2 * a.mean() - b.mean() - c.mean())
+    assert part.error == pytest.approx(math.sqrt(variances.sum()))
+    assert part.degrees == pytest.approx(variances.sum() ** 2 / (variances**2 / 3).sum())
+
+
+def test_equal_numbers_differ_by_nothing_and_a_difference_without_spread_is_decided():
+    same = difference([0.1, 0.2, 0.3], [0.3, 0.2, 0.1])
+    assert (same.estimate, same.decided, same.one_sided) == (0, False, 0.5)
+    clear = difference([2.0, 2.0], [1.0, 1.0])
+    assert (clear.low(), clear.high(), clear.p) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("values", [([1.0], [0.0]), ([1.0], [0.0, 0.1, 0.2]), ([1.0, 1.1, 1.2], [0.0])])
+def test_one_seed_has_a_value_and_nothing_else(values):
+    part = difference(*values)
+    assert part.seeds == 1 and not part.decided
+    assert np.isnan([part.low(), part.high(), part.margin, part.p]).all()
+
+
+WORLDS = 1_000
+MISSED = 3 * (0.05 * 0.95 / WORLDS) ** 0.5
+
+
+@pytest.mark.parametrize("seeds, sds", [((5, 5), (1, 1)), ((5, 3), (1, 1)), ((3, 3), (1, 1)), ((5, 3), (1, 2))])
+def test_intervals_cover_the_truth(seeds, sds):
+    """Over subnets that the methods share, with an effect of each subnet, and seeds of each method."""
+    rng, covered = np.random.default_rng(3), 0
+    for _ in range(WORLDS):
+        subnets = rng.normal(0, 2, 30)
+        a, b = (
+            (subnets + rng.normal(0, sd, (n, 1)) + rng.normal(0, 0.3, (n, 30))).mean(1)
+            for n, sd in zip(seeds, sds, strict=True)
+        )
+        part = difference(a + 1, b)
+        covered += part.low() <= 1 <= part.high()
+    assert 0.95 - MISSED - 0.015 < covered / WORLDS < 0.99
+
+
+def pairs(rng, worlds, lead=0.0, sd=1.5, seeds=(3, 4, 5)):
+    """Verdicts on pairs of methods whose means differ by `lead`, of as many seeds each as drawn from `seeds`."""
+    return [
+        verdict(difference(rng.normal(lead, sd, rng.choice(seeds)), rng.normal(0, sd, rng.choice(seeds))))
+        for _ in range(worlds)
+    ]
+
+
+def test_equal_methods_seldom_get_a_verdict_and_unequal_ones_mostly():
+    rng = np.random.default_rng(0)
+    equal = pairs(rng, 200)
+    assert 0.02 <= np.mean([found != "not decided" for found in equal]) <= 0.08
+    assert np.mean([found == "reproduced" for found in pairs(rng, 200, lead=4.0, seeds=(5,))]) >= 0.8
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 5)])
+def test_one_seed_gives_no_verdict_however_large_the_lead(seeds):
+    rng = np.random.default_rng(0)
+    a = [rng.normal(100, 1.5, 1) for _ in range(200)]
+    assert {verdict(difference(x, rng.normal(0, 1.5, rng.choice(seeds)))) for x in a} == {"not decided"}
+
+
+# --- ratios -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_ratio_has_fiellers_interval():
+    """Of one group of pairs the interval is the set of r at which Student's test of n - r d does not reject."""
+    rng = np.random.default_rng(2)
+    d = rng.normal(5, 1, 6)
+    n = 0.4 * d + rng.normal(0, 0.5, 6)
+    part = e.ratio("x", e.over_seeds("", d), lambda r: e.over_seeds("", n - r * d))
+    assert part.estimate == pytest.approx(n.mean() / d.mean())
+    for limit, inside in ((part.low(), 1e-3), (part.high(), -1e-3)):
+        assert stats.ttest_1samp(n - limit * d, 0).pvalue == pytest.approx(0.05, abs=1e-4)
+        assert stats.ttest_1samp(n - (limit + inside) * d, 0).pvalue > 0.05
+    assert part.low() < part.estimate < part.high()
+
+
+def test_fiellers_interval_covers_the_ratio():
+    rng, covered = np.random.default_rng(5), []
+    for _ in range(400):
+        a, b, base = rng.normal(4, 1, 5), rng.normal(10, 1, 5), rng.normal(0, 1, 5)
+        whole = e.combine("", [(1, b), (-1, base)])
+        part = e.ratio("", whole, lambda r: e.combine("", [(1, a), (-r, b), (r - 1, base)]))  # noqa: B023
+        covered.append(part.low() <= 0.4 <= part.high())
+    assert 0.91 < np.mean(covered) < 0.99
+
+
+def test_a_ratio_whose_denominator_may_be_0_is_missing():
+    part = e.ratio("x", e.over_seeds("", [-1.0, 0.5, 1.0]), lambda r: e.over_seeds("", [1.0, 2.0]))
+    assert not part.seeds and part.missing
+
+
+# --- families ---------------------------------------------------------------------------------------------------------
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_falls():
+    assert e.holm([0.04, 0.01, math.nan, 0.03, 0.5]) == pytest.approx([0.09, 0.04, math.nan, 0.09, 0.5], nan_ok=True)
+    assert e.holm([0.6, 0.9]) == [1, 1] and e.holm([]) == []
+
+
+@pytest.mark.parametrize("sd", [1.0, 5.0])
+def test_seeds_needed_have_about_an_interval_of_a_point(sd):
+    z = stats.norm.ppf((np.arange(5) + 0.5) / 5)
+    a, b = sd * z / z.std(ddof=1), -sd * z / z.std(ddof=1)
+    (row,) = e.comparisons([difference(a, b)]).itertuples()
+    n = row[-1]
+    width = stats.t.ppf(0.975, 2 * (n - 1)) * sd * math.sqrt(2 / n)
+    assert 0.75 < width <= 1.001
+    (clear,) = e.comparisons([difference(a + 99, b)]).itertuples()
+    assert math.isnan(clear[-1])
+
+
+def test_means_over_seeds_leave_out_what_rests_on_a_number_that_may_not_be_above_0():
+    values = pd.DataFrame({"method": 6 * ["x"], "share": 3 * [0.5] + 3 * [0.9], "seed": 2 * [0, 1, 2]})
+    values = values.assign(a=[1.0, 1.1, 1.2, 1.0, 1.1, -0.1], b=2.0)
+    found = e.summarise(values, ["method", "share"], {"b": "a"}).set_index(["share", "what"])["estimate"]
+    assert found.to_dict() == pytest.approx({(0.5, "a"): 1.1, (0.5, "b"): 2.0, (0.9, "a"): 2 / 3})
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
 
 
 def test_statistics_match_numpy():
     rng = np.random.default_rng(0)
-    values, mflops = rng.normal(50, 5, (2, 6, 10)), np.sort(rng.uniform(4, 14, 60)).reshape(6, 10)
+    x, y = np.sort(rng.uniform(4, 14, 60)), rng.normal(50, 5, 60)
+    rows = pd.DataFrame({"bucket": np.repeat([4.0, 6, 8, 10, 12, 14], 10), "mflops": x, "accuracy": y})
     for statistic, expected in {
-        e.mean: np.mean,
-        e.mean_of(2, 3): lambda x: x[2].mean(),
-        e.mean_of(2, 5): lambda x: x[2:5].mean(),
-        e.difference(e.mean_of(0, 2), e.median): lambda x: x[:2].mean() - np.median(x),
-        e.median: np.median,
-        e.best: lambda x: np.sort(x.ravel())[-3:].mean(),
-        e.extent: lambda x: np.sort(x.ravel())[-3:].mean() - np.sort(x.ravel())[:3].mean(),
-        e.slope: lambda x: np.polyfit(mflops.ravel(), x.ravel(), 1)[0],
-        e.log_odds: lambda x: np.mean(special.logit(x / 100)),
-        e.loss_away_from(7.0): lambda x: -np.polyfit(abs(mflops.ravel() - 7), x.ravel(), 1)[0],
+        e.mean: y.mean(),
+        e.median: np.median(y),
+        e.at(e.mean, 8): y[20:30].mean(),
+        e.at(e.median, 8, 10): np.median(y[20:40]),
+        e.difference(e.at(e.mean, 4, 6), e.median): y[:20].mean() - np.median(y),
+        e.best: np.sort(y)[-3:].mean(),
+        e.extent: np.sort(y)[-3:].mean() - np.sort(y)[:3].mean(),
+        e.slope: np.polyfit(x, y, 1)[0],
+        e.log_odds: special.logit(y / 100).mean(),
+        e.loss_away_from(7.0): -np.polyfit(abs(x - 7), y, 1)[0],
     }.items():
-        sizes = np.broadcast_to(mflops, values.shape)
-        assert statistic(values, sizes) == pytest.approx([expected(x) for x in values])
-        assert statistic(values[0], mflops) == pytest.approx(expected(values[0]))
+        assert statistic(rows) == pytest.approx(expected)
 
 
 def test_log_odds_of_all_and_of_none_are_those_of_half_an_image():
-    ends = e.log_odds(np.array([[[100.0]], [[0.0]]]), np.ones((2, 1, 1)))
+    ends = [e.log_odds(pd.DataFrame({"accuracy": [value]})) for value in (100.0, 0.0)]
     assert ends == pytest.approx([special.logit(1 - 0.5 / 10_000), special.logit(0.5 / 10_000)])

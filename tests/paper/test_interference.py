@@ -1,7 +1,6 @@
-"""Answers on interference from made-up tables with known numbers."""
+"""Measurements of interference and comparisons of methods, from made-up tables with known numbers."""
 
 import math
-from dataclasses import replace
 from itertools import combinations_with_replacement, product
 
 import numpy as np
@@ -11,14 +10,17 @@ from scipy import stats
 
 from rsstudy.claims import interference as questions
 from rsstudy.claims import samplers
-from rsstudy.claims.evidence import TAIL, Evidence, Part, seeds_needed
+from rsstudy.claims.evidence import Evidence, Part, table
 from rsstudy.figures import interference as drawings
 from rsstudy.figures.populations import save_figure
+from rsstudy.plan import plan
 
 SEEDS = (0, 1, 2)
 NOISE = {0: -0.1, 1: 0.0, 2: 0.1}  # of a seed; Student's t of two degrees of freedom makes it +-0.248
 T = 4.302652729911275
 NO_POPULATION = pd.DataFrame(columns=["method", "seed", "bucket", "subnet", "accuracy"])
+NO_EFFECTS = pd.DataFrame(columns=["method", "length", "share", "seed", "trained", "judged", "loss_effect", "distance"])
+NO_AGREEMENT = pd.DataFrame(columns=["method", "share", "seed", "part", "a", "b", "cross", "own_a", "own_b"])
 
 
 def population(methods, seeds=SEEDS, buckets=(4.0, 8.0, 14.0), subnets=10):
@@ -26,8 +28,7 @@ def population(methods, seeds=SEEDS, buckets=(4.0, 8.0, 14.0), subnets=10):
     rows = [
         {
             "dataset": "fashion_mnist", "backbone": "mobilenet_v3", "method": method, "seed": seed, "bucket": bucket,
-            "subnet": i, "mflops": bucket + i / 100, "kernel": f"k{bucket}", "expand": f"e{i}", "depth": "d",
-            "accuracy": float(accuracy(bucket, i, seed)),
+            "subnet": i, "mflops": bucket + i / 100, "accuracy": float(accuracy(bucket, i, seed)),
         }
         for method, accuracy in methods.items()
         for seed in seeds
@@ -50,6 +51,11 @@ def alone_in_order(gap=3.0, exposed=1.0, order=1):
     return population(methods)
 
 
+def gap(alone, training):
+    (part,) = [part for part in questions.gaps(alone) if part.label == f"8 MFLOPs, {training}"]
+    return part
+
+
 def anchors(methods):
     rows = [
         {"method": method, "seed": seed, "bucket": size, "accuracy": accuracy + NOISE[seed]}
@@ -60,13 +66,18 @@ def anchors(methods):
     return pd.DataFrame(rows)
 
 
-def test_gaps_are_those_of_the_same_subnet_and_seed():
-    alone = questions.standalone(alone_in_order(), NO_POPULATION)
-    assert len(alone) == 60 and set(alone["training"]) == {questions.EQUAL, questions.EXPOSED}
-    for training, expected in ((questions.EQUAL, 3.0), (questions.EXPOSED, 1.0)):
-        part = questions.gap(alone, training)
-        assert (part.estimate, part.seeds) == (pytest.approx(expected), 3)
-        assert part.high() - part.estimate == pytest.approx(T * 0.1 / math.sqrt(3))
+def test_gaps_are_welchs_differences_of_seed_means():
+    made = alone_in_order()
+    made.loc[made["method"] == "rss", "accuracy"] += made["seed"]
+    more = population({"rss": lambda bucket, i, seed: 60 + i + seed}, seeds=(3, 4))
+    alone = questions.standalone(pd.concat([made, more]), NO_POPULATION)
+    assert set(alone["training"]) == {questions.EQUAL, questions.EXPOSED} and set(alone["seed"]) == set(range(5))
+    for training, lead in ((questions.EQUAL, 3.0), (questions.EXPOSED, 1.0)):
+        part = gap(alone, training)
+        own = [60 + 4.5 + lead + NOISE[seed] for seed in SEEDS]
+        known = stats.ttest_ind(own, [60 + 4.5 + seed for seed in range(5)], equal_var=False).confidence_interval()
+        assert (part.estimate, part.seeds) == (pytest.approx(lead - 2), 3)
+        assert (part.low(), part.high()) == pytest.approx((known.low, known.high))
     assert [part.label for part in questions.gaps(alone)] == ["8 MFLOPs, equal epochs", "8 MFLOPs, equal exposure"]
 
 
@@ -74,23 +85,30 @@ def test_gaps_are_those_of_subnets_that_every_seed_has():
     made = alone_in_order()
     missing = (made["seed"] == 2) & made["method"].str.startswith("alone") & (made["subnet"] > 5)
     made.loc[made["subnet"] > 5, "accuracy"] += made["method"].str.startswith("alone") * 50  # would widen the interval
-    part = questions.gap(questions.standalone(made[~missing], NO_POPULATION), questions.EQUAL)
+    part = gap(questions.standalone(made[~missing], NO_POPULATION), questions.EQUAL)
     assert (part.estimate, part.seeds) == (pytest.approx(3), 3)
-    assert part.high() - part.estimate == pytest.approx(T * 0.1 / math.sqrt(3))
+    assert part.margin == pytest.approx(T * 0.1 / math.sqrt(3))
+
+
+def test_one_seed_alone_leaves_a_gap_without_interval():
+    made = alone_in_order()
+    made = made[(made["method"] == "rss") | (made["seed"] == 0)]
+    part = gap(questions.standalone(made, NO_POPULATION), questions.EQUAL)
+    assert part.seeds == 1 and part.estimate == pytest.approx(2.9) and math.isnan(part.low())
 
 
 def test_a_subnet_that_the_supernet_was_not_evaluated_on_is_left_out():
     made = alone_in_order()
+    made.loc[made["subnet"] >= 4, "accuracy"] += 50 * made["method"].str.startswith("alone")
     fewer = made[(made["method"] != "rss") | (made["subnet"] < 4)]
-    assert set(questions.standalone(fewer, NO_POPULATION)["number"]) == {0, 1, 2, 3}
-    assert set(questions.of_supernets(made)["method"]) == {"rss"}
+    assert gap(questions.standalone(fewer, NO_POPULATION), questions.EQUAL).estimate == pytest.approx(3)
 
 
 def test_anchors_are_compared_with_single_subnet_training_of_their_size():
     made = {"rss": (50, 60, 70), "rss-smallest": (55, 1, 2), "rss-middle": (3, 61, 4), "rss-largest": (5, 6, 68)}
     alone = questions.standalone(population({"rss": lambda b, i, s: 60}), anchors(made))
-    gaps = alone.groupby("number")["gap"].mean()
-    assert gaps.to_dict() == {0: pytest.approx(5), 1: pytest.approx(1), 2: pytest.approx(-2)}
+    gaps = {part.label: part.estimate for part in questions.gaps(alone)}
+    assert gaps == pytest.approx({"4.05 MFLOPs, smallest": 5, "7.2 MFLOPs, middle": 1, "15.3 MFLOPs, largest": -2})
 
 
 @pytest.mark.parametrize(("order", "tau", "regret"), [(1, 1, 0), (-1, -1, 9)])
@@ -112,14 +130,21 @@ def test_among_subnets_that_do_not_differ_shared_weights_choose_as_well_as_anoth
     assert np.mean(lost) == pytest.approx(1.539, abs=0.15) and np.mean(least) == pytest.approx(1.539, abs=0.15)
 
 
-def test_the_ceilings_interval_is_the_jackknifes():
-    three = questions.over_pairs("x", {(0, 1): 0.2, (0, 2): 0.5, (1, 2): 0.8})
-    left_out = np.array([0.8, 0.5, 0.2])  # the one pair without the seed
-    assert three.estimate == pytest.approx(0.5) and (three.degrees, three.seeds) == (2, 3)
-    assert three.error == pytest.approx(math.sqrt(2 / 3 * ((left_out - 0.5) ** 2).sum()))
-    two = questions.over_pairs("x", {(0, 1): 0.6})
-    assert (two.estimate, two.degrees, two.seeds) == (0.6, 0, 2)
-    assert questions.over_pairs("x", {(0, 1): math.nan}).missing
+def test_numbers_of_pairs_of_seeds_have_no_interval():
+    _, ceiling, _, floor = questions.ranking(questions.standalone(alone_in_order(), NO_POPULATION))
+    assert ceiling.seeds == floor.seeds == 3 and math.isnan(ceiling.low()) and math.isnan(floor.low())
+
+
+@pytest.mark.parametrize("number, least", [(0, 0.5), (8, 0.5)])
+def test_exposure_has_two_bounds_and_that_of_blocks_is_the_lower(number, least):
+    row = questions.exposures().set_index("number").loc[number]
+    space, arch = questions.STUDY, questions.of_bucket(questions.STUDY, 8.0, number)
+    drawn = space.sample(300, np.random.default_rng(5))
+    fixed = space.parameters(space.smallest) - space.total(space.smallest, space.tables[1], 0)
+    shared = np.array([space.parameters(space.to_arch(np.minimum(space.to_rows([arch])[0], other))) for other in drawn])
+    assert row["parameters"] == pytest.approx((shared / space.parameters(arch)).mean(), abs=0.02)
+    assert row["blocks"] == pytest.approx(((shared - fixed) / (space.parameters(arch) - fixed)).mean(), abs=0.02)
+    assert least < row["blocks"] < row["parameters"] < 0.9
 
 
 def effects_table(off, own, methods=("rss",)):
@@ -137,22 +162,53 @@ def effects_table(off, own, methods=("rss",)):
     )  # fmt: skip
 
 
-def test_effects_on_others_have_a_sign_where_their_interval_does():
-    table = effects_table(lambda seed, share: -0.2 * share + NOISE[seed] / 100, lambda seed, share: 0.5)
-    parts = questions.effect_parts(table)
-    row = parts[(parts["length"] == "step") & (parts["share"] == 0.95)].iloc[0]
-    assert row["others"].estimate == pytest.approx(-0.19) and questions.sign(row["others"]) == -1
-    assert row["ratio"] == pytest.approx(-0.38) and row["harmed"] == 1
-    assert math.isnan(row["distance"].estimate)  # all pairs alike
-    unclear = effects_table(lambda seed, share: NOISE[seed], lambda seed, share: NOISE[seed])
-    assert questions.effect_parts(unclear)["ratio"].isna().all()  # the diagonal's interval holds 0
+def effects_of(table, **keys):
+    found = questions.effect_table(table)
+    return found.loc[(found[list(keys)] == pd.Series(keys)).all(axis=1)].set_index("what")
 
 
-def test_effects_that_fall_with_distance_are_told_so():
+def test_effects_on_others_are_means_over_pairs_and_their_ratio_is_one_per_seed():
+    table = effects_table(lambda seed, share: -0.2 * share + NOISE[seed] / 100, lambda seed, share: 0.5 + NOISE[seed])
+    found = effects_of(table, length="step", share=0.95)
+    assert found["estimate"]["others"] == pytest.approx(-0.19) and found["high"]["others"] < 0
+    ratios = [(-0.19 + NOISE[seed] / 100) / (0.5 + NOISE[seed]) for seed in SEEDS]
+    known = stats.ttest_1samp(ratios, 0).confidence_interval()
+    assert found["estimate"]["others / itself"] == pytest.approx(np.mean(ratios))
+    assert (found["low"]["others / itself"], found["high"]["others / itself"]) == pytest.approx((known.low, known.high))
+    assert found["estimate"]["pairs harmed (%)"] == 100 and "correlation with distance" in found.index
+
+
+@pytest.mark.parametrize("own", [lambda seed, share: NOISE[seed], lambda seed, share: -1.0])
+def test_there_is_no_ratio_to_an_effect_on_itself_that_may_not_be_above_0(own):
+    found = questions.effect_table(effects_table(lambda seed, share: NOISE[seed], own))
+    assert "others / itself" not in set(found["what"]) and "others" in set(found["what"])
+
+
+def test_effects_fall_with_distance():
     table = effects_table(lambda seed, share: 0.0, lambda seed, share: 0.5)
     table.loc[table["trained"] != table["judged"], "loss_effect"] = 1 / table["distance"] + table["seed"] / 100
-    parts = questions.effect_parts(table)
-    assert parts["distance"].map(lambda part: part.estimate).tolist() == [pytest.approx(-1)] * 4
+    found = questions.effect_table(table).query("what == 'correlation with distance'")
+    assert found["estimate"].tolist() == [pytest.approx(-1)] * 4
+
+
+def test_effects_by_size_find_the_subnet_that_is_harmed():
+    table = effects_table(lambda seed, share: 0.1 + NOISE[seed] / 10, lambda seed, share: 0.5)
+    table.loc[(table["judged"] == 3) & (table["trained"] != 3), "loss_effect"] *= -1
+    half = questions.half_way(table[table["length"] == "epoch"])
+    assert set(half["share"]) == {0.25}  # of 25 and 95 %, the nearer to half
+    found = questions.effect_table(half, ["method", "judged_mflops"]).query("what == 'pairs harmed (%)'")
+    assert dict(zip(found["judged_mflops"], found["estimate"], strict=True)) == {4: 0, 5: 0, 6: 0, 7: 100}
+
+
+def test_p_values_of_effects_are_corrected_over_methods_lengths_and_shares():
+    table = effects_table(lambda seed, share: 0.1 + NOISE[seed], lambda seed, share: 0.5)
+    found = questions.effect_table(table)
+    others = found["what"] == "others"
+    single = stats.ttest_1samp([0.1 + NOISE[seed] for seed in SEEDS], 0).pvalue
+    assert (
+        found["p (Holm)"][others].tolist() == [pytest.approx(4 * single)] * 4
+        and found["p (Holm)"][~others].isna().all()
+    )
 
 
 def agreement_of(value, methods=("rss", "ofa"), floor=0.05):
@@ -170,24 +226,28 @@ def agreement_of(value, methods=("rss", "ofa"), floor=0.05):
     return pd.DataFrame(rows)
 
 
+def agreements(made, keys=("method", "share")):
+    found = questions.agreement_table(made[made["part"] == "all"], keys)
+    return found[found["what"] == "agreement"]
+
+
 def test_agreement_is_a_mean_over_different_subnets_and_falls_with_distance():
-    parts = questions.agreement_parts(agreement_of(lambda apart, share: 0.9 - 0.2 * apart))
-    row = parts.iloc[0]
-    assert row["agreement"].estimate == pytest.approx(0.9 - 0.2 * (3 * 1 + 2 * 2 + 3) / 6)
-    assert row["distance"].estimate == pytest.approx(-1)
+    made = agreement_of(lambda apart, share: 0.9 - 0.2 * apart)
+    assert agreements(made)["estimate"].tolist() == [pytest.approx(0.9 - 0.2 * (3 * 1 + 2 * 2 + 3) / 6)] * 4
+    distance = questions.agreement_table(made).query("what == 'correlation with distance'")
+    assert distance["estimate"].tolist() == [pytest.approx(-1)] * 4
 
 
-def test_agreement_is_told_only_where_gradients_are_more_than_noise():
+def test_agreement_is_shown_only_where_gradients_are_more_than_noise():
     """A pair with a floor near 0 changes little; floors below 0, or not above it over seeds, leave nothing to say."""
     known = agreement_of(lambda apart, share: 0.5, ("rss",))
     one = (known["a"] == 0) & (known["b"] == 1)
     nearly = known.assign(own_a=known["own_a"].where(~one, 1e-6), agreement=known["agreement"].where(~one, 1e3))
-    assert questions.agreement_parts(nearly)["agreement"].iloc[0].estimate == pytest.approx(0.5, abs=0.1)
+    assert agreements(nearly)["estimate"].iloc[0] == pytest.approx(0.5, abs=0.1)
     for floors in ((0.05, 0.05, -0.01), (0.05, 0.0001, 0.0001)):
         floor = known["seed"].map(dict(zip(SEEDS, floors, strict=True)))
         made = known.assign(own_a=floor, own_b=floor)
-        parts = questions.agreement_parts(made)
-        assert not parts["agreement"].iloc[0].seeds and not parts["distance"].iloc[0].seeds
+        assert set(questions.agreement_table(made)["what"]) == {"floor"}
         assert drawings.figure_agreement(made).caption.endswith("of training.")
 
 
@@ -212,52 +272,40 @@ def test_answers_have_the_numbers_of_each_question():
     _, evidence = known_contrasts()
     alone = questions.standalone(alone_in_order(gap=3.0, exposed=0.05), NO_POPULATION)
     effects = effects_table(lambda seed, share: share + NOISE[seed] / 100, lambda seed, share: 5.0)
-    found = questions.answers(alone, effects, agreement_of(lambda apart, share: share / apart, ("ofa",)), evidence)
-    assert [round(part.estimate, 6) for part in found["alone minus shared"]] == [3, 0.05]
-    (others,) = found["an epoch on one: the others' loss falls by"]
-    assert (others.label, others.estimate) == ("RSS", pytest.approx(0.25))  # of 25 and 95 %, the nearer to half
-    (agreed,) = found["agreement of gradients"]
-    assert (agreed.label, agreed.estimate) == ("OFA", pytest.approx(0.25 * (3 + 2 / 2 + 1 / 3) / 6))
-    rows = questions.part_rows(found)
-    assert len(rows) == sum(map(len, found.values())) and set(rows["family"]) == set(found)
+    agreement = agreement_of(lambda apart, share: share / apart, ("ofa",))
+    found = questions.answers(alone, effects, agreement, evidence).set_index(["question", "what"])["estimate"]
+    assert found["alone minus shared (points)"].to_dict() == pytest.approx(
+        {"8 MFLOPs, equal epochs": 3, "8 MFLOPs, equal exposure": 0.05}
+    )
+    assert found["an epoch on one subnet", "others / itself, RSS"] == pytest.approx(0.25 / 5)
+    assert found["an epoch on one subnet", "pairs harmed (%), RSS"] == 0
+    assert found["gradients", "agreement, OFA"] == pytest.approx(0.25 * (3 + 2 / 2 + 1 / 3) / 6)
+    assert found["sampling intervals", "every 3 epochs minus every epoch"] == pytest.approx(1)
 
 
-def test_one_seed_tells_no_interval_from_an_epoch_and_its_figures_claim_none():
+def test_nothing_measured_gives_no_numbers():
+    nothing = questions.standalone(NO_POPULATION, NO_POPULATION)
+    empty = Evidence(pd.DataFrame(), pd.DataFrame(), "quick", ["fashion_mnist"])
+    assert not questions.answers(nothing, NO_EFFECTS, NO_AGREEMENT, empty)["seeds"].any()
+
+
+def test_one_seed_has_no_interval_in_tables_and_figures():
     made, _ = known_contrasts()
     evidence = Evidence(made[made["seed"] == 0], pd.DataFrame(), "quick", ["fashion_mnist"])
     effects = effects_table(lambda s, h: 0.1, lambda s, h: 0.5)
-    assert "One seed has no intervals." in drawings.figure_effects(effects[effects["seed"] == 0]).caption
+    one = effects[effects["seed"] == 0]
+    contrasts = questions.contrasts(evidence)
+    for found in (questions.effect_table(one), table([part for parts in contrasts.values() for part in parts])):
+        assert found[["low", "high"]].isna().all(axis=None)
+    assert "One seed has no intervals." in drawings.figure_effects(one).caption
     assert "intervals over seeds" in drawings.figure_effects(effects).caption
-    assert "intervals over subnets, one seed" in drawings.figure_contrasts(questions.contrasts(evidence)).caption
+    assert "One seed has no intervals." in drawings.figure_contrasts(contrasts).caption
 
 
 def test_every_method_is_drawn_however_many_there_are():
     made = population({f"method-{i}": lambda b, i, s: 60 + i for i in range(12)})
     figure = drawings.figure_samplers(samplers.comparison(made))
     assert [len(axes.get_lines()) for axes in figure.axes] == [12, 12]
-
-
-def test_nothing_measured_gives_no_numbers():
-    nothing = questions.standalone(NO_POPULATION, NO_POPULATION)
-    empty = Evidence(pd.DataFrame(), pd.DataFrame(), "quick", ["fashion_mnist"])
-    found = questions.answers(nothing, pd.DataFrame(), pd.DataFrame(), empty)
-    assert not questions.part_rows(found)["seeds"].any()
-
-
-@pytest.mark.parametrize(("deviation", "seeds"), [(0.1, 2), (1.0, 7), (5.0, 99)])
-def test_seeds_needed_are_the_fewest_whose_interval_is_narrow_enough(deviation, seeds):
-    from scipy.stats import t
-
-    part = Part("x", 0.0, deviation / math.sqrt(3), 2, 3)
-    n = seeds_needed(part)
-    assert n == pytest.approx(seeds, abs=0.1 * seeds)
-
-    def width(n):
-        return t.ppf(0.975, n - 1) * deviation / math.sqrt(n)
-
-    assert width(n) <= 1 and (n == 2 or width(n - 1) > 1)
-    corrected = seeds_needed(part, tail=TAIL / 6)
-    assert corrected > n and t.ppf(1 - TAIL / 6, corrected - 1) * deviation / math.sqrt(corrected) <= 1
 
 
 def test_every_figure_is_drawn_with_a_caption(tmp_path):
@@ -279,15 +327,15 @@ def test_every_figure_is_drawn_with_a_caption(tmp_path):
 @pytest.mark.parametrize(
     ("seeds", "words"),
     [
-        ((3, 3), "over seeds."),
-        ((1, 1), "over subnets, one seed."),
-        ((3, 1), "over seeds; hollow: one seed, over subnets."),
+        ((3, 3), "Bars: 95 % intervals over seeds."),
+        ((1, 1), "One seed has no intervals."),
+        ((3, 1), "Bars: 95 % intervals over seeds; hollow: one seed, no interval."),
     ],
 )
-def test_a_figure_of_contrasts_tells_intervals_over_seeds_from_those_of_one_seed(seeds, words):
-    parts = [Part(f"of {n}", 1.0, 0.5, 2, n) for n in seeds]
+def test_a_figure_of_contrasts_has_hollow_points_without_bars_for_one_seed(seeds, words):
+    parts = [Part(f"of {n}", 1.0, 0.5, 2, n) if n > 1 else Part("of 1", 1.0, seeds=1) for n in seeds]
     figure = drawings.figure_contrasts({"controls": parts})
-    assert figure.caption == f"Bars: 95 % intervals {words}"
+    assert figure.caption == words
     drawn = [line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [colour == "white" for colour in drawn] == [n == 1 for n in seeds]
 
@@ -305,47 +353,39 @@ def times_of(seconds):
     )  # fmt: skip
 
 
-def test_times_of_one_machine_compare_by_the_clock_that_other_programs_hardly_change():
+def test_the_overview_has_accuracy_over_seeds_and_time_on_one_machine():
+    made = population({"rss": lambda b, i, s: 60 + i + NOISE[s], "fair": lambda b, i, s: 62 + i})
+    made = made[(made["method"] == "rss") | (made["seed"] < 2)]
     times = times_of({"rss": 100.0, "fair": 90.0})
     times.loc[times["method"] == "fair", "training_seconds"] = 900.0  # beside another program
-    assert samplers.took(times).to_dict() == {"fair": 90, "rss": 100}
+    runs = plan("quick", methods=["rss", "fair"])
+
+    def overview(times):
+        evidence = Evidence(made, times, "quick", ["fashion_mnist"])
+        return samplers.overview(made, evidence, runs).set_index("method")
+
+    found = overview(times)
+    assert list(found.index) == ["Strict fairness", "RSS"] and found["seeds"].to_dict() == {
+        "Strict fairness": 2,
+        "RSS": 3,
+    }
+    assert found["time"].to_dict() == pytest.approx({"Strict fairness": 0.9, "RSS": 1})
+    interval = stats.ttest_1samp([64.5 + NOISE[seed] for seed in SEEDS], 0).confidence_interval()
+    assert (found["low"]["RSS"], found["high"]["RSS"]) == pytest.approx((interval.low, interval.high))
     times.loc[times["method"] == "fair", "hardware"] = "Loom"
-    assert samplers.took(times).empty
+    assert math.isnan(overview(times)["time"]["Strict fairness"])
 
 
-def test_leads_are_on_the_seeds_that_all_methods_have_as_the_ranking_is():
-    rss = (80, 80.2, 70, 70.1, 69.9)  # the last three without strict fairness
+def test_leads_are_all_pairs_those_of_the_best_first_on_all_seeds():
+    rss = (80, 80.2, 80, 70.1, 69.9)  # the last three without strict fairness
     made = population(
-        {"rss": lambda b, i, s: rss[s] + i, "compound": lambda b, i, s: 79 + i, "fair": lambda b, i, s: 60 + i},
+        {"rss": lambda b, i, s: rss[s] + i, "compound": lambda b, i, s: 74 + i, "fair": lambda b, i, s: 60 + i},
         seeds=range(5),
     )
     made = made[(made["method"] != "fair") | (made["seed"] < 2)]
-    evidence = Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"])
-    leads = samplers.leads_of_best(made, evidence)
-    assert list(leads) == ["compound", "fair"] and {part.seeds for part in leads.values()} == {2}
-    assert leads["compound"].estimate == pytest.approx(1.1)
+    leads = samplers.leads(made, Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"]))
+    labels = ["RSS minus Compound", "RSS minus Strict fairness", "Compound minus Strict fairness"]
+    assert [part.label for part in leads] == labels and [part.seeds for part in leads] == [5, 2, 2]
+    assert leads[0].estimate == pytest.approx(np.mean(rss) - 74)
     drawn = samplers.comparison(made).set_index(["method", "bucket"])["mean"]
-    assert drawn["rss"].mean() - drawn["compound"].mean() == pytest.approx(1.1)
-    assert leads["compound"] == evidence.contrast("RSS minus Compound", {"rss": 1, "compound": -1}, of_seeds=[0, 1])
-
-
-def test_more_seeds_do_not_lessen_what_varies_between_subnets():
-    rng = np.random.default_rng(0)
-    of_subnet = {b: rng.normal(0, 3, 3) for b in (4.0, 8.0, 14.0)}
-    made = population(
-        {"rss": lambda b, i, s: 60 + of_subnet[b][i] + (s - 1) / 2, "rss-per-batch": lambda b, i, s: 60}, subnets=3
-    )
-    part = Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"]).lead("x", "rss", "rss-per-batch")
-    assert part.error**2 == pytest.approx(0.25 / 3 + part.remaining, rel=1e-6) and part.remaining > 0.3
-    assert seeds_needed(part) is None  # 1.96 times the root of what remains is more than a point
-    assert seeds_needed(part, 3.0) == next(
-        n for n in range(2, 99) if stats.t.isf(0.025, n - 1) * math.sqrt(0.25 / n + part.remaining) <= 3
-    )
-    assert seeds_needed(replace(part, remaining=0.0)) > 3
-
-
-def test_the_best_is_the_best_on_the_seeds_that_all_have():
-    made = population({"rss": lambda b, i, s: 60 - 20 * (s == 2), "fair": lambda b, i, s: 59})
-    made = made[(made["method"] == "rss") | (made["seed"] < 2)]
-    found = samplers.accuracies(made)
-    assert list(found.index) == ["rss", "fair"] and found.iloc[0] == pytest.approx(60)
+    assert drawn["rss"].mean() - drawn["compound"].mean() == pytest.approx(leads[0].estimate)

@@ -8,21 +8,24 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import stats
 
 from rsstudy import tables
 from rsstudy.catalogue import methods_of
 from rsstudy.claims import interference, samplers
-from rsstudy.claims.evidence import Evidence
+from rsstudy.claims import table as claims
+from rsstudy.claims.evidence import Evidence, comparisons
 from rsstudy.figures import interference as drawings
 from rsstudy.figures import populations as figures
 from rsstudy.plan import plan
 from rsstudy.store import finished_of, overview, population_of
-from rsstudy.summary import against_published
-from rsstudy.tables import anchor_tables, histories, interference_tables, populations
+from rsstudy.summary import against_published, differences, findings, medians, speed_ups
+from rsstudy.tables import anchor_tables, histories, interference_tables, populations, with_all_seeds
 
 PROJECT = Path(__file__).parents[2]
 RESULTS, FIGURES = PROJECT / "data" / "results", PROJECT / "figures"
-QUICK = plan("quick", methods=["ofa", "ofa-released", "rss", "rss-short"], seeds=[0, 1, 2])
+MAIN = ("ofa", "ofa-released", "rss", "rss-short")
+QUICK = plan("quick", methods=MAIN, seeds=[0, 1, 2])
 AT_SCALE = {
     "mnist": ["ofa", "ofa-released", "rss", "rss-short"],
     "fashion_mnist": ["ofa", "ofa-released", "rss", "rss-short"],
@@ -35,7 +38,7 @@ PAPER = sum(ON.values(), [])
 def test_every_run_is_one_that_is_still_planned_and_is_whole():
     methods = dict.fromkeys((*methods_of("interference"), *methods_of("samplers"), "rss-short"))
     planned = [*plan("quick", methods=list(methods), seeds=range(5)), *PAPER]
-    committed = ["git", "-C", str(RESULTS), "ls-files", "*/run.json"]  # whoever uses this clone has runs of their own
+    committed = ["git", "-C", str(RESULTS), "ls-files", "*/run.json"]  # a clone may hold its user's own runs
     records = subprocess.run(committed, capture_output=True, text=True, check=True).stdout.split()
     folders = {(RESULTS / record).parent for record in records}
     planned = [run for run in planned if run.folder(RESULTS) in folders]
@@ -49,50 +52,46 @@ def test_every_run_is_one_that_is_still_planned_and_is_whole():
 
 
 @cache
-def tables_of_samplers():
-    """Populations, times and the evidence of both."""
-    planned = plan("quick", methods="samplers", seeds=range(5))
-    population, times = populations(planned, RESULTS), tables.times(planned, RESULTS)
-    return population, times, Evidence(population, times, "quick", [planned[0].dataset])
-
-
-def drawn_of_samplers():
-    population, _, evidence = tables_of_samplers()
-    leads = samplers.leads_of_best(population, evidence)
-    return drawings.figure_samplers(samplers.comparison(population), list(leads.values()))
+def stored(profile, *methods):
+    """Populations, times, anchors and measurements of the committed runs of these methods or group, of every seed."""
+    planned = plan(profile, methods=methods[0] if len(methods) == 1 else methods)
+    runs = finished_of(with_all_seeds(planned, RESULTS), RESULTS)
+    measured = interference_tables(runs, RESULTS)
+    return populations(runs, RESULTS), tables.times(runs, RESULTS), anchor_tables(runs, RESULTS), *measured
 
 
 @cache
-def tables_of_controls():
-    """Populations and anchors of what the notebook on interference compares."""
-    planned = finished_of(plan("quick", methods="interference", seeds=[0, 1, 2]), RESULTS)
-    return populations(planned, RESULTS), anchor_tables(planned, RESULTS)
+def decided(profile):
+    return claims.decide(*claims.tables(with_all_seeds(claims.study(profile), RESULTS), RESULTS), profile)
 
 
-def tables_alone():
-    return interference.standalone(*tables_of_controls())
+@cache
+def evidence(group):
+    population, times, *_ = stored("quick", group)
+    return Evidence(interference.only_supernets(population), times, "quick")
 
 
-def contrasts():
-    evidence = Evidence(interference.of_supernets(tables_of_controls()[0]), pd.DataFrame(), "quick", [QUICK[0].dataset])
-    return interference.contrasts(evidence)
+def alone():
+    population, _, anchors, *_ = stored("quick", "interference")
+    return interference.standalone(population, anchors)
 
 
-def tables_of_measurements(number):
-    """The tables of effects (0) or agreement (1)."""
-    return interference_tables(plan("quick", methods=["rss", "ofa"], seeds=range(5)), RESULTS)[number]
+def drawn_of_samplers():
+    population, *_ = stored("quick", "samplers")
+    leads = samplers.leads(population, evidence("samplers"))
+    return drawings.figure_samplers(samplers.comparison(population), leads[:6])
 
 
 DRAWN = {
-    "figure_3_quick": lambda: figures.population_boxes(populations(QUICK, RESULTS)),
+    "figure_3_quick": lambda: figures.population_boxes(stored("quick", *MAIN)[0]),
     "figure_1_paper": lambda: figures.figure_1(
         populations(ON["mnist"], RESULTS), tables.times(ON["mnist"], RESULTS), "mnist"
     ),
     "figure_3_paper": lambda: figures.population_boxes(populations(PAPER, RESULTS), published=figures.published()),
-    "interference_alone_quick": lambda: drawings.figure_alone(tables_alone()),
-    "interference_contrasts_quick": lambda: drawings.figure_contrasts(contrasts()),
-    "interference_effects_quick": lambda: drawings.figure_effects(tables_of_measurements(0)),
-    "interference_gradients_quick": lambda: drawings.figure_agreement(tables_of_measurements(1)),
+    "interference_alone_quick": lambda: drawings.figure_alone(alone()),
+    "interference_contrasts_quick": lambda: drawings.figure_contrasts(interference.contrasts(evidence("interference"))),
+    "interference_effects_quick": lambda: drawings.figure_effects(stored("quick", "interference")[3]),
+    "interference_gradients_quick": lambda: drawings.figure_agreement(stored("quick", "interference")[4]),
     "samplers_quick": drawn_of_samplers,
 }
 
@@ -107,18 +106,86 @@ def test_the_committed_figure_is_what_the_runs_draw(name, tmp_path):
         assert (gaps > 60).mean() < 0.0003  # of 255; the medians of one size moved by a point change more
 
 
-@cache
-def beside_published():
-    """By method, our medians on CIFAR-100 at the paper's scale, the study's, and their differences."""
-    table = against_published(populations(ON["cifar100"], RESULTS), tables.times(ON["cifar100"], RESULTS))
-    return table.groupby("method")[["ours", "published", "difference"]]
-
-
 def test_medians_at_the_papers_scale_lie_beside_the_published_ones():
-    table = beside_published()
-    assert set(table.size()) == {6} and len(table) == len(AT_SCALE["cifar100"]) == 2
-    short, long = (table.get_group(label).reset_index(drop=True) for label in ("RSS-Short", "RSS"))
-    assert short["difference"].round(2).tolist() == [0.84, -0.22, -0.39, -0.82, -0.7, -0.89]
-    assert long["difference"].round(2).tolist() == [-1.52, -1.96, -1.7, -1.83, -1.89, -1.89]
+    table = against_published(populations(ON["cifar100"], RESULTS)).set_index(["what", "quantity"])
+    short, long = table.loc["RSS-Short"], table.loc["RSS"]
+    assert short["difference"].tolist() == pytest.approx([0.84, -0.22, -0.39, -0.82, -0.7, -0.89], abs=0.01)
+    assert long["difference"].tolist() == pytest.approx([-1.52, -1.96, -1.7, -1.83, -1.89, -1.89], abs=0.01)
     gains = (long - short).mean()
     assert (gains["ours"], gains["published"]) == pytest.approx((2.2, 3.6), abs=0.05)  # 590 epochs over 180
+
+
+# --- numbers of the claims --------------------------------------------------------------------------------------------
+
+
+def test_no_table_has_an_interval_a_verdict_or_a_direction_from_one_seed():
+    population, times = claims.tables(with_all_seeds(claims.study("paper"), RESULTS), RESULTS)
+    made = [claims.table(decided("paper")), claims.components(decided("paper"))]
+    made += [claims.components(decided("quick")), medians(population), differences(population)]
+    made += [findings(population, times), speed_ups(times)]
+    made += [comparisons(interference.contrasts(evidence("interference"))["controls"])]
+    for table in made:
+        one = table[table["seeds"] == 1]
+        assert one[["low", "high"]].isna().all(axis=None)
+        assert one.filter(regex=r"^p$|^p \(Holm\)$|^seeds needed$").isna().all(axis=None)
+        assert set(one.get("verdict", ["not decided"])) <= {"not decided"}
+    assert all((table["seeds"] == 1).any() for table in made)
+    assert {claim.verdict for claim in decided("paper")} == {"not decided", "not run"}
+
+
+def weakest(number, baseline=""):
+    (claim,) = [c for c in decided("quick") if (c.statement.number, c.baseline) == (number, baseline)]
+    return claim
+
+
+def test_contrasts_use_every_stored_seed_of_each_method():
+    """Recomputed from the tables of the runs by SciPy."""
+    means = stored("quick", *MAIN)[0].groupby(["method", "seed"])["accuracy"].mean()
+    assert means.groupby("method").size().to_dict() == {"ofa": 5, "ofa-released": 3, "rss": 5, "rss-short": 3}
+    for baseline in ("ofa", "ofa-released"):
+        known = stats.ttest_ind(means["rss"], means[baseline], equal_var=False).confidence_interval()
+        assert weakest("1", baseline).numbers[1:] == pytest.approx((known.low, known.high))
+    assert weakest("1", "ofa").numbers == pytest.approx((5.35, 3.04, 7.66), abs=0.005)
+    assert weakest("7a").numbers == pytest.approx((-3.52, -4.96, -2.08), abs=0.005)  # two per batch are better
+    verdicts = {number: weakest(number).verdict for number in ("7a", "17", "18", "19")}
+    assert verdicts == {"7a": "disagrees", "17": "disagrees", "18": "disagrees", "19": "agrees"}
+
+
+def test_what_the_released_form_of_ofa_costs():
+    means = stored("quick", *MAIN)[0].groupby(["method", "seed"])["accuracy"].mean()
+    part = evidence("interference").contrast("", {"ofa": 1, "ofa-released": -1})
+    known = stats.ttest_ind(means["ofa"], means["ofa-released"], equal_var=False).confidence_interval()
+    assert (part.low(), part.high()) == pytest.approx((known.low, known.high))
+    assert (part.estimate, part.low(), part.high()) == pytest.approx((15.42, 11.75, 19.09), abs=0.005)
+
+
+def test_effects_on_others_over_effects_on_itself_do_not_depend_on_the_learning_rate():
+    effects = stored("quick", "interference")[3]
+    half = interference.half_way(effects[effects["length"] == "epoch"])
+    found = interference.effect_table(half).set_index(["method", "what"])[["estimate", "low", "high"]]
+    assert found.loc["rss", "others / itself"].tolist() == pytest.approx([0.45, 0.27, 0.62], abs=0.005)
+    assert found.loc["ofa", "others / itself"].tolist() == pytest.approx([0.16, 0.11, 0.21], abs=0.005)
+    by_size = interference.effect_table(half, ["method", "judged_mflops"])
+    harmed = by_size[(by_size["method"] == "ofa") & (by_size["what"] == "pairs harmed (%)")]
+    harmed = harmed.set_index("judged_mflops")["estimate"]
+    assert harmed.iloc[-2:].round().tolist() == [80, 91] and harmed.iloc[:-2].max() < 30  # those already trained
+    every = interference.effect_table(effects)
+    assert (every["p (Holm)"] < 0.05).sum() == 1  # one of eight: OFA, an epoch, half way
+
+
+def test_exposure_by_parameters_and_by_blocks_bound_what_reaches_a_subnet():
+    found = interference.exposures()
+    assert found["parameters"].agg(["min", "max"]).tolist() == pytest.approx([0.71, 0.86], abs=0.006)
+    assert found["blocks"].agg(["min", "max"]).tolist() == pytest.approx([0.55, 0.73], abs=0.006)
+
+
+def test_leads_of_the_most_accurate_sampler():
+    population, *_ = stored("quick", "samplers")
+    leads = comparisons(samplers.leads(population, evidence("samplers"))).set_index("what")
+    for other, numbers in {
+        "RSS, 1 per batch": (2.03, 0.02, 4.04),
+        "Strict fairness": (3.86, 1.76, 5.97),
+        "FLOPs-aware": (2.49, 0.58, 4.40),
+    }.items():
+        row = leads.loc[f"RSS minus {other}"]
+        assert row[["estimate", "low", "high"]].tolist() == pytest.approx(numbers, abs=0.005) and row["seeds"] == 5
