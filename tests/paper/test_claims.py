@@ -39,15 +39,28 @@ decide = partial(c.decide, profile="paper")
 def truth(dataset: str, method: str, mflops: np.ndarray) -> np.ndarray:
     """Accuracies of a world in which every claim of the paper holds."""
     large = mflops - 9
-    rss, lead = 60 + 0.2 * large, 1 + 2 * DATASETS.index(dataset) if dataset in DATASETS else 2
+    rss, lead = (
+        60 + 0.2 * large,
+        1 + 2 * DATASETS.index(dataset) if dataset in DATASETS else 2,
+    )
     base = next(b for b in ("ofa-released", "ofa", "rss-short", "rss") if method.startswith(b))
     start = {"rss": rss, "rss-short": rss - 0.5 + 0.03 * large}
-    start |= {"ofa": 59 - lead + 0.4 * large, "ofa-released": 58 - lead + 0.5 * large}
+    start |= {
+        "ofa": 59 - lead + 0.4 * large,
+        "ofa-released": 58 - lead + 0.5 * large,
+    }
     change, short = method.removeprefix(base), base == "rss-short"
     own = {"-smallest": 4.05, "-middle": 7.2, "-largest": 15.3}
     if change in own:
         return 50 - 2 * np.abs(mflops - own[change])
-    lower = {"": 0, "-per-batch": 2, "-2-per-batch": 5, "-alternating": 3, "-min-then-max": 6, "-max-then-min": 9}
+    lower = {
+        "": 0,
+        "-per-batch": 2,
+        "-2-per-batch": 5,
+        "-alternating": 3,
+        "-min-then-max": 6,
+        "-max-then-min": 9,
+    }
     skew = {"-min-then-max": 0.5, "-max-then-min": -0.7}.get(change, 0) * (2 if short else 1)
     lag = 3 * (np.abs(large) < 2) * (change == "-alternating" and short)
     even = 0.23 * large * (change == "-alternating" and short)
@@ -56,11 +69,21 @@ def truth(dataset: str, method: str, mflops: np.ndarray) -> np.ndarray:
 
 
 def population(
-    methods=METHODS, datasets=DATASETS, seeds=(0, 1, 2), backbone="mobilenet_v3", n=12, shift=None, noise=0.05, rng=0
+    methods=METHODS,
+    datasets=DATASETS,
+    seeds=(0, 1, 2),
+    backbone="mobilenet_v3",
+    n=12,
+    shift=None,
+    noise=0.05,
+    rng=0,
 ) -> pd.DataFrame:
     """A results table: truth, an effect of each subnet and seed, noise, and `shift` (dataset, method, bucket)."""
     rng = np.random.default_rng(rng)
-    subnets = pd.DataFrame([(float(b), i) for b in BUCKETS[backbone] for i in range(n)], columns=["bucket", "subnet"])
+    subnets = pd.DataFrame(
+        [(float(b), i) for b in BUCKETS[backbone] for i in range(n)],
+        columns=["bucket", "subnet"],
+    )
     subnets["mflops"] = subnets["bucket"] + rng.uniform(-0.5, 0.5, len(subnets))
     subnets[["kernel", "expand", "depth"]] = "3"
     effect = rng.normal(0, 0.5, len(subnets))
@@ -72,15 +95,36 @@ def population(
                 accuracy = mean + rng.normal(0, noise) + rng.normal(0, noise, len(subnets))
                 if shift:
                     accuracy = accuracy + shift(dataset, method, subnets["bucket"].to_numpy())
-                names = {"dataset": dataset, "backbone": backbone, "method": method, "seed": seed}
+                names = {
+                    "dataset": dataset,
+                    "backbone": backbone,
+                    "method": method,
+                    "seed": seed,
+                }
                 tables.append(subnets.assign(accuracy=accuracy, **names))
     return pd.concat(tables, ignore_index=True)
 
 
-def times(methods=("ofa", "rss", "rss-short"), datasets=DATASETS, seeds=(0, 1, 2), ratios=(1.9, 6.1), **names):
+def times(
+    methods=("ofa", "rss", "rss-short"),
+    datasets=DATASETS,
+    seeds=(0, 1, 2),
+    ratios=(1.9, 6.1),
+    **names,
+):
     """Training times with these ratios to OFA's, a little different for each seed."""
-    seconds = {"ofa": 1900.0, "ofa-released": 1880.0, "rss": 1900 / ratios[0], "rss-short": 1900 / ratios[1]}
-    fixed = {"backbone": "mobilenet_v3", "evaluation_seconds": 60.0, "hardware": "H200", "executor": "graphs"} | names
+    seconds = {
+        "ofa": 1900.0,
+        "ofa-released": 1880.0,
+        "rss": 1900 / ratios[0],
+        "rss-short": 1900 / ratios[1],
+    }
+    fixed = {
+        "backbone": "mobilenet_v3",
+        "evaluation_seconds": 60.0,
+        "hardware": "H200",
+        "executor": "graphs",
+    } | names
     rows = [
         {"dataset": d, "method": m, "seed": s, "training_seconds": seconds[m] * (1 + (s + len(m)) % 3 / 100), **fixed}
         for d in datasets for m in methods for s in seeds
@@ -97,7 +141,10 @@ def whole_study(released=False, seeds=(0, 1, 2), shift=None, n=8, noise=0.05) ->
     main = [*MAIN, "ofa-released"] if released else MAIN
     more = [m for m in ABLATIONS if released or not m.startswith("ofa-released")]
     options = {"seeds": seeds, "shift": shift, "n": n, "noise": noise}
-    tables = [population(main, **options), population(more, ["cifar100"], **options)]  # the same subnets: one rng
+    tables = [
+        population(main, **options),
+        population(more, ["cifar100"], **options),
+    ]  # the same subnets: one rng
     tables.append(population(main, ["cifar100"], backbone="proxylessnas", **options))
     return pd.concat(tables, ignore_index=True)
 
@@ -124,8 +171,39 @@ def alone(number, population, times) -> c.Claim:
     return judge(statement, parts, True, "ofa")
 
 
-NUMBERS = ["1", "2", "3", "4", "5", "6a", "6b", "1s", "3s", "7a", "7b", "8a", "8b", "9", "10", "11"]
-NUMBERS += ["12a", "12b", "12c", "13", "14", "15a", "15b", "16", "17", "18", "19", "20", "21"]
+NUMBERS = [
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "6a",
+    "6b",
+    "1s",
+    "3s",
+    "7a",
+    "7b",
+    "8a",
+    "8b",
+    "9",
+    "10",
+    "11",
+]
+NUMBERS += [
+    "12a",
+    "12b",
+    "12c",
+    "13",
+    "14",
+    "15a",
+    "15b",
+    "16",
+    "17",
+    "18",
+    "19",
+    "20",
+    "21",
+]
 NUMBERS += [f"C{i}" for i in range(1, 11)]
 OF_PAPER = [number for number in NUMBERS if not number.startswith("C")]
 
@@ -145,7 +223,10 @@ def test_every_claim_is_reproduced_where_all_hold(study):
 def test_main_claims_come_first_and_roles_follow_the_numbers(study):
     roles = {claim.statement.number: claim.statement.role for claim in decide(study, times())}
     assert [number for number, role in roles.items() if role == "main"] == NUMBERS[:7]
-    assert [number for number, role in roles.items() if role == "secondary"] == ["1s", "3s"]
+    assert [number for number, role in roles.items() if role == "secondary"] == [
+        "1s",
+        "3s",
+    ]
     assert [number for number, role in roles.items() if role == "control"] == NUMBERS[-10:]
 
 
@@ -211,7 +292,11 @@ def test_one_false_part_refutes_a_conjunction_and_is_shown_with_its_own_interval
     sizes, whole = one(claims, "1s"), one(claims, "1")
     assert sizes.verdict == "not reproduced" and len(sizes.parts) == 24
     assert sizes.weakest.label == "mean difference at 14 MFLOPs on CIFAR-10"
-    assert sizes.numbers == (sizes.weakest.estimate, sizes.weakest.low(), sizes.weakest.high())
+    assert sizes.numbers == (
+        sizes.weakest.estimate,
+        sizes.weakest.low(),
+        sizes.weakest.high(),
+    )
     assert whole.verdict == "reproduced" and len(whole.parts) == 4  # RSS still leads on average
 
 
@@ -221,13 +306,22 @@ def test_the_weakest_part_is_the_one_with_the_least_evidence():
     unclear = combine("unclear", [(1, [1.0, 9.0, 2.0]), (-1, [0.0, 0.1, 0.2])])
     loss = combine("loss", [(1, [-0.5, -0.4, -0.6]), (-1, [0.0, 0.1, 0.2])])
     alone = Part("one seed", 5.0, seeds=1)
-    for parts, weakest in (((clear, unclear), unclear), ((clear, alone), alone), ((unclear, alone, loss), loss)):
+    for parts, weakest in (
+        ((clear, unclear), unclear),
+        ((clear, alone), alone),
+        ((unclear, alone, loss), loss),
+    ):
         assert judge(statements.STATEMENTS[0], parts, True).weakest == weakest
 
 
 def test_a_lead_that_a_ceiling_makes_small_grows_in_points_alone():
     table = population(MAIN, noise=0.001)
-    odds = {"mnist": 3.9, "fashion_mnist": 2.2, "cifar10": 1.5, "cifar100": 0.0}  # of OFA; RSS's are 0.5 more on all
+    odds = {
+        "mnist": 3.9,
+        "fashion_mnist": 2.2,
+        "cifar10": 1.5,
+        "cifar100": 0.0,
+    }  # of OFA; RSS's are 0.5 more on all
     logits = table["dataset"].map(odds) + 0.5 * (table["method"] == "rss") + 0.001 * table["accuracy"]
     claims = decide(table.assign(accuracy=100 / (1 + np.exp(-logits))), times())
     assert one(claims, "3").verdict == "reproduced"
@@ -238,8 +332,16 @@ def test_a_lead_that_a_ceiling_makes_small_grows_in_points_alone():
 
 ALIKE = {  # by claim: what moves its difference by b points, and from where, in the world where all claims hold
     "17": (lambda b: worse("rss-short", b), 0.5, (0, statements.largest_drop())),
-    "20": (lambda b: lambda d, m, size: b * np.isin(size, (8, 10)) * (m == "rss-alternating"), 0, (-1.2, 1.2)),
-    "21": (lambda b: lambda d, m, size: b * (size > 11) * (m == "rss-short-alternating"), 0, (-2, 2)),
+    "20": (
+        lambda b: lambda d, m, size: b * np.isin(size, (8, 10)) * (m == "rss-alternating"),
+        0,
+        (-1.2, 1.2),
+    ),
+    "21": (
+        lambda b: lambda d, m, size: b * (size > 11) * (m == "rss-short-alternating"),
+        0,
+        (-2, 2),
+    ),
 }
 
 
@@ -356,14 +458,30 @@ def test_every_part_of_a_claim_has_a_verdict_and_those_not_run_have_a_row():
         return 9.0 * (method == "ofa") * (dataset == "fashion_mnist")  # where the truth has RSS 4 points above
 
     there = ["mnist", "fashion_mnist"]
-    clocks = pd.concat([times(datasets=["mnist"], ratios=(1.9, 6.1)), times(datasets=["cifar10"], ratios=(0.8, 6.1))])
+    clocks = pd.concat(
+        [
+            times(datasets=["mnist"], ratios=(1.9, 6.1)),
+            times(datasets=["cifar10"], ratios=(0.8, 6.1)),
+        ]
+    )
     claims = decide(population(MAIN, there, shift=shift), clocks)
     parts = c.components(claims).set_index(["number", "part"]).loc[["1", "6a"]]
-    expected = ["reproduced", "not reproduced", "not run", "not run"]  # of the datasets in the paper's order
+    expected = [
+        "reproduced",
+        "not reproduced",
+        "not run",
+        "not run",
+    ]  # of the datasets in the paper's order
     assert list(parts.loc["1", "verdict"]) == expected
     assert parts.loc["1", "estimate"].round().tolist()[:2] == [2, 4 - 9]
     assert "rss on cifar10" in parts.loc["1", "missing"]["mean difference on CIFAR-10"]
-    assert list(parts.loc["6a", "verdict"]) == ["not run", "reproduced", "not run", "not reproduced", "not run"]
+    assert list(parts.loc["6a", "verdict"]) == [
+        "not run",
+        "reproduced",
+        "not run",
+        "not reproduced",
+        "not run",
+    ]
     ratios = parts.loc["6a", "estimate"].iloc[[1, 3]]
     assert list(ratios.index) == ["MNIST", "CIFAR-10"] and list(ratios) == pytest.approx([1.9, 0.8], rel=0.02)
     single = c.components(decide(NOTHING, times(datasets=["mnist"]), profile="quick", datasets=["mnist"]))
@@ -377,11 +495,18 @@ def test_some_datasets_may_refute():
 
 def test_a_refutation_counts_the_datasets_to_come():
     """What one dataset of four refutes, the other three cannot take back by being there."""
-    loss, later = Part("first", -1.0, 0.2, 2, 3), [Part(str(i), 5.0, 0.2, 2, 3) for i in range(3)]
+    loss, later = (
+        Part("first", -1.0, 0.2, 2, 3),
+        [Part(str(i), 5.0, 0.2, 2, 3) for i in range(3)],
+    )
     to_come = [Part(str(i), missing=("rss",)) for i in range(3)]
     assert loss.high() < 0 and 0.025 / 4 < 1 - loss.one_sided
     found = [judge(statements.STATEMENTS[0], [loss, *others], True) for others in (to_come, later, [])]
-    assert [claim.verdict for claim in found] == ["not decided", "not decided", "not reproduced"]
+    assert [claim.verdict for claim in found] == [
+        "not decided",
+        "not decided",
+        "not reproduced",
+    ]
     assert found[0].p == pytest.approx(4 * found[2].p) and found[2].p == pytest.approx(loss.p)
 
 
@@ -423,7 +548,12 @@ def test_times_of_unlike_machines_are_not_compared(column):
     table.loc[table["method"] == "ofa", column] = "another"
     claim = alone("6a", NOTHING, table)
     assert claim.verdict == "not run" and "times of ofa and rss on mnist on one machine" in claim.missing
-    mixed = pd.concat([times(seeds=(0, 1)), times(seeds=(2,), ratios=(9, 9), **{column: "another"})])
+    mixed = pd.concat(
+        [
+            times(seeds=(0, 1)),
+            times(seeds=(2,), ratios=(9, 9), **{column: "another"}),
+        ]
+    )
     assert alone("6a", NOTHING, mixed).numbers[0] == pytest.approx(1.9, rel=0.02)  # where most seeds are
 
 
@@ -450,7 +580,12 @@ def test_same_way_takes_either_direction():
 
 def test_the_order_of_rows_changes_nothing_and_numbers_repeat(study):
     first = c.table(decide(study, times()))
-    again = c.table(decide(study.sample(frac=1, random_state=0), times().sample(frac=1, random_state=0)))
+    again = c.table(
+        decide(
+            study.sample(frac=1, random_state=0),
+            times().sample(frac=1, random_state=0),
+        )
+    )
     pd.testing.assert_frame_equal(first, again)
 
 
@@ -482,9 +617,16 @@ def results(tmp_path):
         mine = table[(table["method"] == run.method.name) & (table["seed"] == run.seed)]
         mine = mine.drop(columns=["dataset", "backbone", "method", "seed"])
         config = json.loads(json.dumps(configuration(run)).replace('"unknown"', "null"))  # as of a run with images
-        config["training"]["train_images"], config["evaluation"]["test_images"] = 50_000, 10_000
+        config["training"]["train_images"], config["evaluation"]["test_images"] = (
+            50_000,
+            10_000,
+        )
         record = {"status": "finished", "config": config, "training_seconds": 100.0}
-        record |= {"evaluation_seconds": 1.0, "hardware": "H200", "executor": "graphs"}
+        record |= {
+            "evaluation_seconds": 1.0,
+            "hardware": "H200",
+            "executor": "graphs",
+        }
         record["sha256"] = {name: files.write_csv(folder / name, mine) for name in ("history.csv", "population.csv")}
         write_record(folder, record)
     return tmp_path
@@ -511,7 +653,10 @@ def test_finished_runs_are_judged_and_missing_ones_are_not(results):
     found = with_all_seeds(first, results)
     assert {run.seed for run in found if run.method.name == "rss"} == {0, 1} and len(found) == len(first) + 3
     assert len(c.tables(found, results)[0]) == len(population)
-    for planned in (c.study("paper", seeds=[0], subnets_per_bucket=7), c.study("smoke")):
+    for planned in (
+        c.study("paper", seeds=[0], subnets_per_bucket=7),
+        c.study("smoke"),
+    ):
         assert all(table.empty for table in c.tables(planned, results))
 
 
@@ -529,7 +674,11 @@ def all_claims():
 
 def test_tables_are_written_with_what_was_not_run_in_a_line(all_claims, tmp_path):
     c.save_claims(all_claims, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims.csv", "claims.md", "parts.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "claims.csv",
+        "claims.md",
+        "parts.csv",
+    ]
     table = pd.read_csv(tmp_path / "claims.csv", dtype={"number": str})
     assert list(table["number"]) == [claim.statement.number for claim in all_claims] and table["where"].notna().all()
     page = (tmp_path / "claims.md").read_text()
@@ -577,7 +726,18 @@ def test_controls_agree_or_disagree_at_any_scale():
         claims = decide(with_controls(), times(), profile=profile, datasets=DATASETS)
         found = {claim.statement.number: claim for claim in claims if claim.statement.role == "control"}
         # from the made-up world: RSS 0, one per batch -2, two -5, Alternating -3; controls -2
-        expected = {"C1": 0, "C2": 3, "C3": 0, "C4": 2, "C5": 1, "C6": 2, "C7": 2, "C8": 2, "C9": 2, "C10": 2}
+        expected = {
+            "C1": 0,
+            "C2": 3,
+            "C3": 0,
+            "C4": 2,
+            "C5": 1,
+            "C6": 2,
+            "C7": 2,
+            "C8": 2,
+            "C9": 2,
+            "C10": 2,
+        }
         estimates = {number: claim.weakest.estimate for number, claim in found.items()}
         assert estimates == pytest.approx(expected, abs=0.2)
         assert {claim.verdict for number, claim in found.items() if expected[number]} == {"agrees"}
@@ -601,10 +761,16 @@ def test_the_contrasts_are_mixed_as_is_said():
     assert contrasted >= set(CONTROLS)
 
 
-@pytest.mark.parametrize("kind, dpi", [("all", 72), ("all", 160), ("wide", 100), ("one seed", 200), ("nothing", 100)])
+@pytest.mark.parametrize(
+    "kind, dpi",
+    [("all", 72), ("all", 160), ("wide", 100), ("one seed", 200), ("nothing", 100)],
+)
 def test_the_figure_keeps_its_text_apart(all_claims, kind, dpi):
     if kind == "one seed":
-        claims = decide(whole_study(seeds=(0,), shift=LOSSES["1"]), times(seeds=(0,), ratios=(0.3, 40)))
+        claims = decide(
+            whole_study(seeds=(0,), shift=LOSSES["1"]),
+            times(seeds=(0,), ratios=(0.3, 40)),
+        )
     elif kind == "wide":
         claims = decide(whole_study(seeds=(0, 1), noise=2.0), times(seeds=(0, 1)))
     else:
@@ -643,19 +809,32 @@ def test_the_figure_has_a_panel_per_unit_and_a_row_per_claim_that_was_run(study)
     alone = c.figure_claims(decide(population(MAIN, seeds=(0,)), NOTHING))
     points = [line for axes in alone.axes for line in axes.lines if line.get_marker() == "o"]
     assert {line.get_markerfacecolor() for line in points} == {"white"}
-    assert [axes.get_xlabel() for axes in alone.axes] == ["points", "points per MFLOPs", "log odds"]
+    assert [axes.get_xlabel() for axes in alone.axes] == [
+        "points",
+        "points per MFLOPs",
+        "log odds",
+    ]
 
 
 @pytest.mark.parametrize("profile", ["paper", "smoke"])
 def test_the_notebook_judges_what_is_there(results, tmp_path, profile):
     output = tmp_path / "figures" / profile
-    given = {"profile": profile, "results": str(results), "figures": str(tmp_path / "figures")}
+    given = {
+        "profile": profile,
+        "results": str(results),
+        "figures": str(tmp_path / "figures"),
+    }
     given, names = given | {"subnets_per_bucket": 4}, {"display": print}
     for cell in nbformat.read(FOLDER / "notebooks/09_claims.ipynb", as_version=4).cells:
         if cell.cell_type == "code":
             exec(cell.source.replace("%matplotlib inline", ""), names)
             names |= given if "parameters" in cell.metadata.get("tags", []) else {}
-    assert {path.name for path in output.iterdir()} >= {"claims.csv", "claims.md", "claims.png", "claims.pdf"}
+    assert {path.name for path in output.iterdir()} >= {
+        "claims.csv",
+        "claims.md",
+        "claims.png",
+        "claims.pdf",
+    }
     assert not (results / "smoke").exists(), "the notebook trained something"
     claim = one(names["decided"], "17")
     assert (claim.verdict, claim.weakest.seeds) == (("not run", 0) if profile == "smoke" else ("reproduced", 2))

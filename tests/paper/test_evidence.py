@@ -71,7 +71,10 @@ WORLDS = 1_000
 MISSED = 3 * (0.05 * 0.95 / WORLDS) ** 0.5
 
 
-@pytest.mark.parametrize("seeds, sds", [((5, 5), (1, 1)), ((5, 3), (1, 1)), ((3, 3), (1, 1)), ((5, 3), (1, 2))])
+@pytest.mark.parametrize(
+    "seeds, sds",
+    [((5, 5), (1, 1)), ((5, 3), (1, 1)), ((3, 3), (1, 1)), ((5, 3), (1, 2))],
+)
 def test_intervals_cover_the_truth(seeds, sds):
     """Over subnets that the methods share, with an effect of each subnet, and seeds of each method."""
     rng, covered = np.random.default_rng(3), 0
@@ -89,7 +92,12 @@ def test_intervals_cover_the_truth(seeds, sds):
 def pairs(rng, worlds, lead=0.0, sd=1.5, seeds=(3, 4, 5)):
     """Verdicts on pairs of methods whose means differ by `lead`, of as many seeds each as drawn from `seeds`."""
     return [
-        verdict(difference(rng.normal(lead, sd, rng.choice(seeds)), rng.normal(0, sd, rng.choice(seeds))))
+        verdict(
+            difference(
+                rng.normal(lead, sd, rng.choice(seeds)),
+                rng.normal(0, sd, rng.choice(seeds)),
+            )
+        )
         for _ in range(worlds)
     ]
 
@@ -135,7 +143,11 @@ def test_fiellers_interval_covers_the_ratio():
 
 
 def test_a_ratio_whose_denominator_may_be_0_is_missing():
-    part = e.ratio("x", e.over_seeds("", [-1.0, 0.5, 1.0]), lambda r: e.over_seeds("", [1.0, 2.0]))
+    part = e.ratio(
+        "x",
+        e.over_seeds("", [-1.0, 0.5, 1.0]),
+        lambda r: e.over_seeds("", [1.0, 2.0]),
+    )
     assert not part.seeds and part.missing
 
 
@@ -172,7 +184,13 @@ def test_means_over_seeds_leave_out_what_rests_on_a_number_that_may_not_be_above
 def test_statistics_match_numpy():
     rng = np.random.default_rng(0)
     x, y = np.sort(rng.uniform(4, 14, 60)), rng.normal(50, 5, 60)
-    rows = pd.DataFrame({"bucket": np.repeat([4.0, 6, 8, 10, 12, 14], 10), "mflops": x, "accuracy": y})
+    rows = pd.DataFrame(
+        {
+            "bucket": np.repeat([4.0, 6, 8, 10, 12, 14], 10),
+            "mflops": x,
+            "accuracy": y,
+        }
+    )
     for statistic, expected in {
         e.mean: y.mean(),
         e.median: np.median(y),

@@ -30,13 +30,23 @@ def bridge(methods: dict[str, float], seeds=5, sd=0.5):
 
 
 # A world where the schedule is everything: OFA with the rates of RSS is RSS, and the other way round.
-SCHEDULE = {"ofa": 74, "rss": 80, "ofa-rss-rate": 80, "rss-ofa-rates": 74, "ofa-no-distillation": 74}
+SCHEDULE = {
+    "ofa": 74,
+    "rss": 80,
+    "ofa-rss-rate": 80,
+    "rss-ofa-rates": 74,
+    "ofa-no-distillation": 74,
+}
 
 
 def test_where_the_schedule_is_everything_its_arm_has_the_whole_share_and_the_others_none():
     found = bridge(SCHEDULE)
     shares = found["share of RSS minus OFA"]
-    for arm, expected in (("ofa-rss-rate", 1), ("rss-ofa-rates", 0), ("ofa-no-distillation", 0)):
+    for arm, expected in (
+        ("ofa-rss-rate", 1),
+        ("rss-ofa-rates", 0),
+        ("ofa-no-distillation", 0),
+    ):
         share = shares[label_of(arm)]
         assert share.low() < expected < share.high() and share.high() - share.low() < 0.6
     assert (
@@ -49,7 +59,11 @@ def test_where_the_schedule_is_everything_its_arm_has_the_whole_share_and_the_ot
 def test_an_arm_that_was_not_run_is_missing_and_one_seed_has_no_interval():
     found = bridge(SCHEDULE)
     missing = {label for parts in found.values() for label, part in parts.items() if part.missing}
-    assert missing == {"ofa-one-per-step minus OFA", "RSS minus ofa-one-per-step", "ofa-one-per-step"}
+    assert missing == {
+        "ofa-one-per-step minus OFA",
+        "RSS minus ofa-one-per-step",
+        "ofa-one-per-step",
+    }
     assert set(BRIDGE) == {*SCHEDULE, "ofa-one-per-step"} - {"ofa", "rss"}
     alone = bridge(SCHEDULE, seeds=1)
     assert math.isnan(alone["minus OFA"]["RSS minus OFA"].low())
@@ -75,7 +89,15 @@ def doses(short: float, mixed: float, long: float, seeds=4, sd=0.3, subnets=3):
                         for subnet in range(subnets):
                             own = (bucket, subnet) == (size, number)
                             value = accuracy - size / 2 + rng.normal(0, sd) if own else 10.0
-                            rows.append((f"{arm}-{size:g}-{number}", seed, bucket, subnet, value))
+                            rows.append(
+                                (
+                                    f"{arm}-{size:g}-{number}",
+                                    seed,
+                                    bucket,
+                                    subnet,
+                                    value,
+                                )
+                            )
     return pd.DataFrame(rows, columns=["method", "seed", "bucket", "subnet", "accuracy"])
 
 
@@ -102,7 +124,15 @@ def test_only_seeds_with_all_subnets_and_only_full_names_count():
 
 
 def test_populations_of_supernets_are_without_runs_that_favour_a_subnet():
-    methods = ["rss", "ofa", "alone-8-1", "alone-8-1-exposed", "dose-4-0", "mixed-14-2", "rss-after-short"]
+    methods = [
+        "rss",
+        "ofa",
+        "alone-8-1",
+        "alone-8-1-exposed",
+        "dose-4-0",
+        "mixed-14-2",
+        "rss-after-short",
+    ]
     kept = only_supernets(pd.DataFrame({"method": methods}))["method"]
     assert list(kept) == ["rss", "ofa", "rss-after-short"]
 

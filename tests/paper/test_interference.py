@@ -16,10 +16,25 @@ from rsstudy.figures.populations import save_figure
 from rsstudy.plan import plan
 
 SEEDS = (0, 1, 2)
-NOISE = {0: -0.1, 1: 0.0, 2: 0.1}  # of a seed; Student's t of two degrees of freedom makes it +-0.248
+NOISE = {
+    0: -0.1,
+    1: 0.0,
+    2: 0.1,
+}  # of a seed; Student's t of two degrees of freedom makes it +-0.248
 T = 4.302652729911275
 NO_POPULATION = pd.DataFrame(columns=["method", "seed", "bucket", "subnet", "accuracy"])
-NO_EFFECTS = pd.DataFrame(columns=["method", "length", "share", "seed", "trained", "judged", "loss_effect", "distance"])
+NO_EFFECTS = pd.DataFrame(
+    columns=[
+        "method",
+        "length",
+        "share",
+        "seed",
+        "trained",
+        "judged",
+        "loss_effect",
+        "distance",
+    ]
+)
 NO_AGREEMENT = pd.DataFrame(columns=["method", "share", "seed", "part", "a", "b", "cross", "own_a", "own_b"])
 
 
@@ -58,7 +73,12 @@ def gap(alone, training):
 
 def anchors(methods):
     rows = [
-        {"method": method, "seed": seed, "bucket": size, "accuracy": accuracy + NOISE[seed]}
+        {
+            "method": method,
+            "seed": seed,
+            "bucket": size,
+            "accuracy": accuracy + NOISE[seed],
+        }
         for method, values in methods.items()
         for seed in SEEDS
         for size, accuracy in zip((4.05, 7.2, 15.31), values, strict=True)
@@ -78,7 +98,10 @@ def test_gaps_are_welchs_differences_of_seed_means():
         known = stats.ttest_ind(own, [60 + 4.5 + seed for seed in range(5)], equal_var=False).confidence_interval()
         assert (part.estimate, part.seeds) == (pytest.approx(lead - 2), 3)
         assert (part.low(), part.high()) == pytest.approx((known.low, known.high))
-    assert [part.label for part in questions.gaps(alone)] == ["8 MFLOPs, equal epochs", "8 MFLOPs, equal exposure"]
+    assert [part.label for part in questions.gaps(alone)] == [
+        "8 MFLOPs, equal epochs",
+        "8 MFLOPs, equal exposure",
+    ]
 
 
 def test_gaps_are_those_of_subnets_that_every_seed_has():
@@ -105,10 +128,21 @@ def test_a_subnet_that_the_supernet_was_not_evaluated_on_is_left_out():
 
 
 def test_anchors_are_compared_with_single_subnet_training_of_their_size():
-    made = {"rss": (50, 60, 70), "rss-smallest": (55, 1, 2), "rss-middle": (3, 61, 4), "rss-largest": (5, 6, 68)}
+    made = {
+        "rss": (50, 60, 70),
+        "rss-smallest": (55, 1, 2),
+        "rss-middle": (3, 61, 4),
+        "rss-largest": (5, 6, 68),
+    }
     alone = questions.standalone(population({"rss": lambda b, i, s: 60}), anchors(made))
     gaps = {part.label: part.estimate for part in questions.gaps(alone)}
-    assert gaps == pytest.approx({"4.05 MFLOPs, smallest": 5, "7.2 MFLOPs, middle": 1, "15.3 MFLOPs, largest": -2})
+    assert gaps == pytest.approx(
+        {
+            "4.05 MFLOPs, smallest": 5,
+            "7.2 MFLOPs, middle": 1,
+            "15.3 MFLOPs, largest": -2,
+        }
+    )
 
 
 @pytest.mark.parametrize(("order", "tau", "regret"), [(1, 1, 0), (-1, -1, 9)])
@@ -121,7 +155,10 @@ def test_ranking_finds_equal_and_opposite_orders(order, tau, regret):
 def test_among_subnets_that_do_not_differ_shared_weights_choose_as_well_as_another_seed():
     """The best of ten equal ones is the luckiest: any choice misses it by the expected largest of ten."""
     rng, lost, least = np.random.default_rng(0), [], []
-    rows = pd.DataFrame([(seed, number) for seed in SEEDS for number in range(10)], columns=["seed", "number"])
+    rows = pd.DataFrame(
+        [(seed, number) for seed in SEEDS for number in range(10)],
+        columns=["seed", "number"],
+    )
     rows = rows.assign(training=questions.EQUAL, bucket=8.0)
     for _ in range(200):
         made = rows.assign(alone=rng.normal(size=len(rows)), shared=rng.normal(size=len(rows)))
@@ -168,13 +205,19 @@ def effects_of(table, **keys):
 
 
 def test_effects_on_others_are_means_over_pairs_and_their_ratio_is_one_per_seed():
-    table = effects_table(lambda seed, share: -0.2 * share + NOISE[seed] / 100, lambda seed, share: 0.5 + NOISE[seed])
+    table = effects_table(
+        lambda seed, share: -0.2 * share + NOISE[seed] / 100,
+        lambda seed, share: 0.5 + NOISE[seed],
+    )
     found = effects_of(table, length="step", share=0.95)
     assert found["estimate"]["others"] == pytest.approx(-0.19) and found["high"]["others"] < 0
     ratios = [(-0.19 + NOISE[seed] / 100) / (0.5 + NOISE[seed]) for seed in SEEDS]
     known = stats.ttest_1samp(ratios, 0).confidence_interval()
     assert found["estimate"]["others / itself"] == pytest.approx(np.mean(ratios))
-    assert (found["low"]["others / itself"], found["high"]["others / itself"]) == pytest.approx((known.low, known.high))
+    assert (
+        found["low"]["others / itself"],
+        found["high"]["others / itself"],
+    ) == pytest.approx((known.low, known.high))
     assert found["estimate"]["pairs harmed (%)"] == 100 and "correlation with distance" in found.index
 
 
@@ -197,7 +240,12 @@ def test_effects_by_size_find_the_subnet_that_is_harmed():
     half = questions.half_way(table[table["length"] == "epoch"])
     assert set(half["share"]) == {0.25}  # of 25 and 95 %, the nearer to half
     found = questions.effect_table(half, ["method", "judged_mflops"]).query("what == 'pairs harmed (%)'")
-    assert dict(zip(found["judged_mflops"], found["estimate"], strict=True)) == {4: 0, 5: 0, 6: 0, 7: 100}
+    assert dict(zip(found["judged_mflops"], found["estimate"], strict=True)) == {
+        4: 0,
+        5: 0,
+        6: 0,
+        7: 100,
+    }
 
 
 def test_p_values_of_effects_are_corrected_over_methods_lengths_and_shares():
@@ -242,7 +290,10 @@ def test_agreement_is_shown_only_where_gradients_are_more_than_noise():
     """A pair with a floor near 0 changes little; floors below 0, or not above it over seeds, leave nothing to say."""
     known = agreement_of(lambda apart, share: 0.5, ("rss",))
     one = (known["a"] == 0) & (known["b"] == 1)
-    nearly = known.assign(own_a=known["own_a"].where(~one, 1e-6), agreement=known["agreement"].where(~one, 1e3))
+    nearly = known.assign(
+        own_a=known["own_a"].where(~one, 1e-6),
+        agreement=known["agreement"].where(~one, 1e3),
+    )
     assert agreements(nearly)["estimate"].iloc[0] == pytest.approx(0.5, abs=0.1)
     for floors in ((0.05, 0.05, -0.01), (0.05, 0.0001, 0.0001)):
         floor = known["seed"].map(dict(zip(SEEDS, floors, strict=True)))
@@ -295,7 +346,10 @@ def test_one_seed_has_no_interval_in_tables_and_figures():
     effects = effects_table(lambda s, h: 0.1, lambda s, h: 0.5)
     one = effects[effects["seed"] == 0]
     contrasts = questions.contrasts(evidence)
-    for found in (questions.effect_table(one), table([part for parts in contrasts.values() for part in parts])):
+    for found in (
+        questions.effect_table(one),
+        table([part for parts in contrasts.values() for part in parts]),
+    ):
         assert found[["low", "high"]].isna().all(axis=None)
     assert "One seed has no intervals." in drawings.figure_effects(one).caption
     assert "intervals over seeds" in drawings.figure_effects(effects).caption
@@ -309,7 +363,12 @@ def test_every_method_is_drawn_however_many_there_are():
 
 
 def test_every_figure_is_drawn_with_a_caption(tmp_path):
-    made = {"rss": (50, 60, 70), "rss-smallest": (55, 1, 2), "rss-middle": (3, 61, 4), "rss-largest": (5, 6, 68)}
+    made = {
+        "rss": (50, 60, 70),
+        "rss-smallest": (55, 1, 2),
+        "rss-middle": (3, 61, 4),
+        "rss-largest": (5, 6, 68),
+    }
     alone = questions.standalone(alone_in_order(), anchors(made))
     table, evidence = known_contrasts()
     figures = {
@@ -379,12 +438,20 @@ def test_the_overview_has_accuracy_over_seeds_and_time_on_one_machine():
 def test_leads_are_all_pairs_those_of_the_best_first_on_all_seeds():
     rss = (80, 80.2, 80, 70.1, 69.9)  # the last three without strict fairness
     made = population(
-        {"rss": lambda b, i, s: rss[s] + i, "compound": lambda b, i, s: 74 + i, "fair": lambda b, i, s: 60 + i},
+        {
+            "rss": lambda b, i, s: rss[s] + i,
+            "compound": lambda b, i, s: 74 + i,
+            "fair": lambda b, i, s: 60 + i,
+        },
         seeds=range(5),
     )
     made = made[(made["method"] != "fair") | (made["seed"] < 2)]
     leads = samplers.leads(made, Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"]))
-    labels = ["RSS minus Compound", "RSS minus Strict fairness", "Compound minus Strict fairness"]
+    labels = [
+        "RSS minus Compound",
+        "RSS minus Strict fairness",
+        "Compound minus Strict fairness",
+    ]
     assert [part.label for part in leads] == labels and [part.seeds for part in leads] == [5, 2, 2]
     assert leads[0].estimate == pytest.approx(np.mean(rss) - 74)
     drawn = samplers.comparison(made).set_index(["method", "bucket"])["mean"]

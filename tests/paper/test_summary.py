@@ -20,7 +20,14 @@ def row(table: pd.DataFrame, what: str, quantity: str = "all") -> pd.Series:
 def test_medians_spread_and_slope():
     population, _ = made_up(["digits"], medians={"ofa": (10.0, 30.0, 50.0), "rss": (50.0, 50.0, 50.0)})
     table = summary.medians(population.sample(frac=1, random_state=0))
-    assert list(table["quantity"].unique()) == ["4 MFLOPs", "8 MFLOPs", "12 MFLOPs", "all", "spread", "slope"]
+    assert list(table["quantity"].unique()) == [
+        "4 MFLOPs",
+        "8 MFLOPs",
+        "12 MFLOPs",
+        "all",
+        "spread",
+        "slope",
+    ]
     assert list(table["what"].unique()) == ["OFA", "RSS-Short", "RSS"] and set(table["dataset"]) == {"Digits"}
     rss = table[table["what"] == "RSS"]
     assert list(rss["estimate"][:5]) == [50, 50, 50, 50, 4] and rss["low"].isna().all() and set(rss["seeds"]) == {1}
@@ -67,7 +74,12 @@ def test_readable_tables():
     assert list(table.index) == [(d, m, 2) for d in ("MNIST", "CIFAR-100") for m in ("OFA", "RSS")]
     assert table.loc[("MNIST", "RSS", 2), "4 MFLOPs"] == "50.50 ± 6.35"
     one = summary.readable(summary.differences(population[population["seed"] == 0]))
-    assert list(one.loc[("CIFAR-100", "RSS minus OFA", 1)]) == ["10.00", "6.00", "2.00", "6.00"]
+    assert list(one.loc[("CIFAR-100", "RSS minus OFA", 1)]) == [
+        "10.00",
+        "6.00",
+        "2.00",
+        "6.00",
+    ]
 
 
 def test_nothing_to_compare():
@@ -144,5 +156,8 @@ def test_tables_that_cannot_be_used(function):
     population, _ = made_up()
     with pytest.raises(InputError, match="the table population has no rows"):
         function(population[:0])
-    with pytest.raises(InputError, match="has no column method and seed: expected dataset, backbone"):
+    with pytest.raises(
+        InputError,
+        match="has no column method and seed: expected dataset, backbone",
+    ):
         function(population.drop(columns=["method", "seed"]))

@@ -38,7 +38,13 @@ PAPER = sum(ON.values(), [])
 def test_every_run_is_one_that_is_still_planned_and_is_whole():
     methods = dict.fromkeys((*methods_of("interference"), *methods_of("samplers"), "rss-short"))
     planned = [*plan("quick", methods=list(methods), seeds=range(5)), *PAPER]
-    committed = ["git", "-C", str(RESULTS), "ls-files", "*/run.json"]  # a clone may hold its user's own runs
+    committed = [
+        "git",
+        "-C",
+        str(RESULTS),
+        "ls-files",
+        "*/run.json",
+    ]  # a clone may hold its user's own runs
     records = subprocess.run(committed, capture_output=True, text=True, check=True).stdout.split()
     folders = {(RESULTS / record).parent for record in records}
     planned = [run for run in planned if run.folder(RESULTS) in folders]
@@ -57,12 +63,20 @@ def stored(profile, *methods):
     planned = plan(profile, methods=methods[0] if len(methods) == 1 else methods)
     runs = finished_of(with_all_seeds(planned, RESULTS), RESULTS)
     measured = interference_tables(runs, RESULTS)
-    return populations(runs, RESULTS), tables.times(runs, RESULTS), anchor_tables(runs, RESULTS), *measured
+    return (
+        populations(runs, RESULTS),
+        tables.times(runs, RESULTS),
+        anchor_tables(runs, RESULTS),
+        *measured,
+    )
 
 
 @cache
 def decided(profile):
-    return claims.decide(*claims.tables(with_all_seeds(claims.study(profile), RESULTS), RESULTS), profile)
+    return claims.decide(
+        *claims.tables(with_all_seeds(claims.study(profile), RESULTS), RESULTS),
+        profile,
+    )
 
 
 @cache
@@ -85,7 +99,9 @@ def drawn_of_samplers():
 DRAWN = {
     "figure_3_quick": lambda: figures.population_boxes(stored("quick", *MAIN)[0]),
     "figure_1_paper": lambda: figures.figure_1(
-        populations(ON["mnist"], RESULTS), tables.times(ON["mnist"], RESULTS), "mnist"
+        populations(ON["mnist"], RESULTS),
+        tables.times(ON["mnist"], RESULTS),
+        "mnist",
     ),
     "figure_3_paper": lambda: figures.population_boxes(populations(PAPER, RESULTS), published=figures.published()),
     "interference_alone_quick": lambda: drawings.figure_alone(alone()),
@@ -100,7 +116,10 @@ DRAWN = {
 def test_the_committed_figure_is_what_the_runs_draw(name, tmp_path):
     figures.set_style()
     figures.save_figure(DRAWN[name](), tmp_path, name)
-    with Image.open(tmp_path / f"{name}.png") as drawn, Image.open(FIGURES / f"{name}.png") as committed:
+    with (
+        Image.open(tmp_path / f"{name}.png") as drawn,
+        Image.open(FIGURES / f"{name}.png") as committed,
+    ):
         assert drawn.size == committed.size
         gaps = np.abs(np.asarray(drawn.convert("L"), float) - np.asarray(committed.convert("L"), float))
         assert (gaps > 60).mean() < 0.0003  # of 255; the medians of one size moved by a point change more
@@ -121,7 +140,11 @@ def test_medians_at_the_papers_scale_lie_beside_the_published_ones():
 def test_no_table_has_an_interval_a_verdict_or_a_direction_from_one_seed():
     population, times = claims.tables(with_all_seeds(claims.study("paper"), RESULTS), RESULTS)
     made = [claims.table(decided("paper")), claims.components(decided("paper"))]
-    made += [claims.components(decided("quick")), medians(population), differences(population)]
+    made += [
+        claims.components(decided("quick")),
+        medians(population),
+        differences(population),
+    ]
     made += [findings(population, times), speed_ups(times)]
     made += [comparisons(interference.contrasts(evidence("interference"))["controls"])]
     for table in made:
@@ -130,7 +153,10 @@ def test_no_table_has_an_interval_a_verdict_or_a_direction_from_one_seed():
         assert one.filter(regex=r"^p$|^p \(Holm\)$|^seeds needed$").isna().all(axis=None)
         assert set(one.get("verdict", ["not decided"])) <= {"not decided"}
     assert all((table["seeds"] == 1).any() for table in made)
-    assert {claim.verdict for claim in decided("paper")} == {"not decided", "not run"}
+    assert {claim.verdict for claim in decided("paper")} == {
+        "not decided",
+        "not run",
+    }
 
 
 def weakest(number, baseline=""):
@@ -141,14 +167,24 @@ def weakest(number, baseline=""):
 def test_contrasts_use_every_stored_seed_of_each_method():
     """Recomputed from the tables of the runs by SciPy."""
     means = stored("quick", *MAIN)[0].groupby(["method", "seed"])["accuracy"].mean()
-    assert means.groupby("method").size().to_dict() == {"ofa": 5, "ofa-released": 3, "rss": 5, "rss-short": 3}
+    assert means.groupby("method").size().to_dict() == {
+        "ofa": 5,
+        "ofa-released": 3,
+        "rss": 5,
+        "rss-short": 3,
+    }
     for baseline in ("ofa", "ofa-released"):
         known = stats.ttest_ind(means["rss"], means[baseline], equal_var=False).confidence_interval()
         assert weakest("1", baseline).numbers[1:] == pytest.approx((known.low, known.high))
     assert weakest("1", "ofa").numbers == pytest.approx((5.35, 3.04, 7.66), abs=0.005)
     assert weakest("7a").numbers == pytest.approx((-3.52, -4.96, -2.08), abs=0.005)  # two per batch are better
     verdicts = {number: weakest(number).verdict for number in ("7a", "17", "18", "19")}
-    assert verdicts == {"7a": "disagrees", "17": "disagrees", "18": "disagrees", "19": "agrees"}
+    assert verdicts == {
+        "7a": "disagrees",
+        "17": "disagrees",
+        "18": "disagrees",
+        "19": "agrees",
+    }
 
 
 def test_what_the_released_form_of_ofa_costs():
