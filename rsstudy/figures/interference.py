@@ -1,194 +1,220 @@
 """Figures of what `rsstudy.claims.interference` computes, as pure functions of the tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from pandas import DataFrame, Series
 
-from rsslib.samplers import SIZES
-from rsstudy.claims.evidence import Part
+from rsstudy.claims.evidence import Part, table
 from rsstudy.claims.interference import (
-    EQUAL,
-    EXPOSED,
     SPAN,
     agreement_table,
     effect_table,
     gaps,
     half_way,
 )
-from rsstudy.figures.populations import INK, PAGE, Captioned
+from rsstudy.figures.populations import (
+    ACCURACY,
+    HOLLOW,
+    INK,
+    PAGE,
+    SIZE,
+    Captioned,
+    add_legend,
+    finish,
+    new_figure,
+)
 from rsstudy.figures.style import method_styles
 
-TRAININGS = {EQUAL: ("#1f5a99", "o"), EXPOSED: ("#f2a93b", "s")}
-TRAININGS |= {size: ("#4d2048", mark) for size, mark in zip(SIZES, "vD^", strict=True)}
-MARKS = "os^Dv<>"
-LENGTHS = {"step": ("#2a9d78", "o"), "epoch": ("#7656a8", "s")}
+MARKERS = "osvD^<>"
+DIFFERENCE = "Difference in mean accuracy (points)"
+INTERVALS = "Bars: 95 % intervals over seeds; hollow: one seed, without an interval."
+LINE = {"color": "0.4", "linewidth": 0.8, "zorder": 1}  # at 0, or where two values are equal
 
 
-def figure_alone(alone: pd.DataFrame, caption: str = "") -> Captioned:
-    """Accuracy alone against that in the supernet, and the mean gaps with their intervals, of `standalone`'s table."""
-    figure = Captioned((PAGE, 2.9), layout="constrained")
-    cloud, bars = figure.subplots(1, 2)
-    means = alone.groupby(["training", "bucket", "number"], sort=False)[["alone", "shared"]].mean()
-    for training, rows in means.groupby("training", sort=False):
-        colour, mark = TRAININGS[training]
-        cloud.scatter(rows["shared"], rows["alone"], s=12, color=colour, marker=mark, label=training, zorder=2)
-    cloud.axline((means.to_numpy().min(),) * 2, slope=1, color="0.4", linewidth=0.8, zorder=1)
-    cloud.set(xlabel="Accuracy in the supernet (%)", ylabel="Accuracy alone (%)", aspect="equal", adjustable="datalim")
-    cloud.legend(loc="lower right", frameon=True)
-    _forest(bars, gaps(alone), "Alone minus shared (points)")
-    words = "Left: each point a subnet, a mean over seeds; on the line sharing costs nothing. Right: means."
-    figure.caption = f"{caption} {words}{_interval_words(part.seeds for part in gaps(alone))}".strip()
-    return figure
+# --- estimates with intervals -----------------------------------------------------------------------------------------
 
 
-def figure_effects(effects: pd.DataFrame, caption: str = "") -> Captioned:
-    """Who gains and who loses when one is trained: matrices half way through training, and means over it."""
-    methods = list(dict.fromkeys(effects["method"]))
-    figure = Captioned((PAGE, 2.6 * len(methods)), layout="constrained")
-    panels = figure.subplots(len(methods), 3, squeeze=False)
-    styles = method_styles(methods)
-    others = effect_table(effects).query("what == 'others'")
-    for row, method in zip(panels, methods, strict=True):
-        half = half_way(effects[effects["method"] == method])
-        for axes, length in zip(row, SPAN, strict=False):
-            matrix = half[half["length"] == length].pivot_table("loss_effect", "trained", "judged")
-            sizes = half.groupby("judged")["judged_mflops"].first()
-            labels = [f"{size:.0f}" for size in sizes]
-            most = float(np.abs(matrix.to_numpy()).max()) or 1.0
-            sns.heatmap(
-                matrix, ax=axes, cmap="RdBu", vmin=-most, vmax=most, square=True, xticklabels=labels,
-                yticklabels=labels, cbar_kws={"shrink": 0.75, "format": "%.1g"},
-            )  # fmt: skip
-            axes.set(xlabel="judged (MFLOPs)", ylabel="trained (MFLOPs)")
-            axes.set_title(f"{styles[method].label}: after {SPAN[length]}")
-        _over_training(row[2], others[others["method"] == method], styles[method].label)
-    words = "Matrices: how much less the validation loss of one subnet becomes when another is trained, at "
-    words += f"{half_way(effects)['share'].max():.0%} of training, less what a gradient of zero does; blue helps, "
-    words += "red harms. Right: means over different subnets."
-    figure.caption = f"{caption} {words}{_interval_words(others['seeds'])}".strip()
-    return figure
-
-
-def _over_training(axes: Axes, others: pd.DataFrame, label: str) -> None:
-    axes.axhline(0, color="0.4", linewidth=0.8)
-    for length, rows in others.groupby("length", sort=False):
-        colour, mark = LENGTHS[length]
-        rows = rows.sort_values("share")
-        _line(axes, 100 * rows["share"], rows, colour, mark, SPAN[length])
-    axes.set(xlabel="Training done (%)", ylabel="Others' loss falls by")
-    axes.set_yscale("symlog", linthresh=1e-3)
-    axes.set_title(f"{label}: others")
-    axes.legend(loc="best", frameon=True)
-
-
-def _line(axes: Axes, x: Sequence[float], rows: pd.DataFrame, colour: str, mark: str, label: str) -> None:
-    axes.errorbar(x, rows["estimate"], yerr=rows["high"] - rows["estimate"], color=colour, marker=mark, markersize=3.5,
-                  capsize=2, linewidth=1, label=label)  # fmt: skip
-
-
-def _interval_words(seeds: Iterable[int]) -> str:
-    """What the bars are, or why there are none."""
-    known = {n for n in seeds if n}
-    hollow = "; hollow: one seed, no interval" if 1 in known else ""
-    return (
-        f" Bars: 95 % intervals over seeds{hollow}." if known - {1} else " One seed has no intervals." if known else ""
+def _draw_intervals(
+    axes: Axes,
+    places: Sequence[float],
+    rows: DataFrame,
+    flat: bool = False,
+    **look,
+) -> None:
+    """Draw estimates with their intervals, upright or `flat`; one of a single seed is hollow and has none."""
+    single = rows["seeds"] == 1
+    margin = (rows["high"] - rows["estimate"]).mask(single)
+    x, y = Series(places, rows.index), rows["estimate"]
+    if flat:
+        axes.errorbar(y, x, xerr=margin, **look)
+        x, y = y, x
+    else:
+        axes.errorbar(x, y, yerr=margin, **look)
+    axes.plot(
+        x[single],
+        y[single],
+        color=look["color"],
+        marker=look["marker"],
+        linestyle="",
+        **HOLLOW,
     )
 
 
-def figure_agreement(agreement: pd.DataFrame, caption: str = "") -> Captioned:
+def _draw_forest(axes: Axes, rows: DataFrame, label: str) -> None:
+    """Draw a line for each estimate, the first on top."""
+    places = range(len(rows))
+    axes.axvline(0, **LINE)
+    _draw_intervals(axes, places, rows, flat=True, color=INK, marker="o", linestyle="")
+    axes.set_yticks(places, rows["what"])
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+    axes.grid(axis="x", color="0.9")
+    axes.grid(axis="y", visible=False)
+
+
+def _draw_over_training(axes: Axes, rows: DataFrame, **look) -> None:
+    """Draw estimates at their share of training."""
+    rows = rows.sort_values("share")
+    percent = 100 * rows["share"]
+    _draw_intervals(axes, percent, rows, **look)
+    axes.set(xlabel="Training done (%)", xticks=percent)
+    axes.margins(x=0.15)
+
+
+# --- does interference exist ------------------------------------------------------------------------------------------
+
+
+def figure_alone(alone: DataFrame, about: str = "") -> Captioned:
+    """Accuracy of subnets alone against that in the supernet, and the mean gaps, of the table of `standalone`."""
+    figure, (cloud, forest) = new_figure(PAGE, 2.9, 1, 2)
+    means = alone.groupby(["training", "bucket", "number"], sort=False)[["shared", "alone"]].mean()
+    for (training, rows), marker in zip(means.groupby("training", sort=False), cycle(MARKERS), strict=False):
+        cloud.plot("shared", "alone", marker, data=rows, label=training)
+    cloud.axline((means.min().min(),) * 2, slope=1, **LINE)
+    cloud.set(
+        xlabel="Accuracy in the supernet (%)",
+        ylabel="Accuracy alone (%)",
+        aspect="equal",
+        adjustable="datalim",
+    )
+    add_legend(figure, cloud)
+    _draw_forest(forest, table(gaps(alone)), "Alone minus shared (points)")
+    words = "Left: each point is a subnet, a mean over seeds; on the line, sharing costs nothing. Right: mean gaps."
+    return finish(figure, about, words, INTERVALS)
+
+
+def figure_effects(effects: DataFrame, about: str = "") -> Captioned:
+    """Who gains and who loses when one subnet is trained: matrices half way through training, and means over it."""
+    others = effect_table(effects).query("what == 'others'")
+    styles = method_styles(others["method"])
+    figure, grid = new_figure(PAGE, 2.6 * len(styles), len(styles), 3)
+    half = half_way(effects)
+    for (method, style), (*matrices, means) in zip(styles.items(), grid.reshape(-1, 3), strict=True):
+        means.axhline(0, **LINE)
+        means.set_yscale("symlog", linthresh=1e-3)
+        for axes, (length, span), colour, marker in zip(matrices, SPAN.items(), ("C2", "C3"), "os", strict=True):
+            _draw_matrix(axes, half[(half["method"] == method) & (half["length"] == length)])
+            axes.set_title(f"{style.label}: after {span}")
+            rows = others[(others["method"] == method) & (others["length"] == length)]
+            _draw_over_training(means, rows, color=colour, marker=marker, label=f"after {span}")
+        means.set(title=f"{style.label}: mean of others", ylabel="Loss falls by")
+        means.yaxis.set_major_formatter("{x:g}")
+    add_legend(figure, means)
+    words = (
+        "Matrices: by how much training one subnet lowers the validation loss of another, at "
+        f"{100 * half['share'].max():.0f} % of training, beyond a step of zero gradient; blue helps, red harms. Right: "
+        "means over different subnets."
+    )
+    return finish(figure, about, words, INTERVALS)
+
+
+def _draw_matrix(axes: Axes, effects: DataFrame) -> None:
+    """Draw the effect of each trained subnet (row) on each judged one (column)."""
+    matrix = effects.pivot_table("loss_effect", "trained", "judged")
+    most = np.abs(matrix.to_numpy()).max() or 1.0
+    sizes = effects.groupby("judged")["judged_mflops"].first().map("{:.1f}".format)
+    bar = {"shrink": 0.75, "format": "%.3g", "ticks": [-most, 0, most], "label": "Loss falls by"}
+    look = {"cmap": "RdBu", "vmin": -most, "vmax": most, "cbar_kws": bar}
+    sns.heatmap(matrix, ax=axes, xticklabels=sizes, yticklabels=sizes, **look)
+    axes.set(xlabel="Judged (MFLOPs)", ylabel="Trained (MFLOPs)")
+
+
+def figure_agreement(agreement: DataFrame, about: str = "") -> Captioned:
     """Agreement of gradients over training, by layer, and by how many settings differ."""
-    methods = list(dict.fromkeys(agreement["method"]))
-    styles = method_styles(methods)
-    figure = Captioned((PAGE, 2.5), layout="constrained")
-    time, layers, apart = figure.subplots(1, 3, sharey=True)
+    figure, grid = new_figure(PAGE, 2.6, 1, 3, sharey=True)
+    time, layers, apart = grid
     half = half_way(agreement)
-    half = half[half["a"] != half["b"]]
-    order = sorted(set(half["part"]) - {"all"}, key=lambda name: {"first": -1, "last": 10_000}.get(name) or int(name))
-    for method, mark in zip(methods, cycle(MARKS), strict=False):
-        colour, label = styles[method].colour, styles[method].label
-        whole = agreement[agreement["part"] == "all"]
-        rows = _agreement(whole[whole["method"] == method], ["share"]).sort_values("share")
-        _line(time, 100 * rows["share"], rows, colour, mark, label)
+    order = ["first", *sorted(filter(str.isdigit, half["part"].unique()), key=int), "last"]
+    for (method, style), marker in zip(method_styles(agreement["method"]).items(), MARKERS, strict=False):
+        look = {"color": style.colour, "marker": marker, "label": style.label}
+        own = agreement[(agreement["method"] == method) & (agreement["part"] == "all")]
+        _draw_over_training(time, _agreement(own, ["share"]), **look)
         own = half[half["method"] == method]
-        rows = _agreement(own, ["part"]).set_index("part").reindex(order)
-        _line(layers, range(len(order)), rows, colour, mark, label)
+        by_layer = _agreement(own, ["part"]).set_index("part").reindex(order)
+        _draw_intervals(layers, range(len(order)), by_layer, **look)
         pairs = _agreement(own[own["part"] == "all"], ["a", "b"])
         pairs = pairs.merge(own[["a", "b", "distance"]].drop_duplicates())
-        apart.scatter(pairs["distance"], pairs["estimate"], s=9, color=colour, marker=mark, label=label)
-    for axes in (time, layers, apart):
-        axes.axhline(0, color="0.4", linewidth=0.8)
-        axes.axhline(1, color="0.4", linewidth=0.8, linestyle=":")
-    time.set(xlabel="Training done (%)", ylabel="Agreement of gradients")
-    layers.set_xlabel("Layer")
-    step = max(1, len(order) // 6)
-    layers.set_xticks(range(0, len(order), step), order[::step])
+        apart.plot("distance", "estimate", marker, data=pairs, color=style.colour)
+    for axes in grid:
+        axes.axhline(0, **LINE)
+        axes.axhline(1, linestyle=":", **LINE)
+    time.set_ylabel("Agreement of gradients")
+    layers.set(xlabel="Layer", xticks=range(0, len(order), 3), xticklabels=order[::3])
     apart.set_xlabel("Settings that differ")
-    time.legend(loc="best", frameon=True)
-    words = "Agreement of two subnets' gradients on the weights that they share: 1 means the same but for the noise of "
-    words += "batches, 0 nothing in common; left out where noise hides it. Left: mean over pairs; middle: by layer and "
-    words += f"right: by pair, both at {half['share'].max():.0%} of training."
-    figure.caption = f"{caption} {words}{_interval_words(_agreement(agreement, ['method', 'share'])['seeds'])}".strip()
-    return figure
+    add_legend(figure, time)
+    words = (
+        "Agreement of two subnets' gradients on the weights that they share: 1 is the same but for noise, 0 nothing in "
+        "common; left out where noise hides it. Left: mean over pairs; middle: by layer and right: by pair, both at "
+        f"{100 * half['share'].max():.0f} % of training."
+    )
+    return finish(figure, about, words, INTERVALS)
 
 
-def _agreement(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    return agreement_table(rows, keys).query("what == 'agreement'")
+def _agreement(agreement: DataFrame, keys: Sequence[str]) -> DataFrame:
+    return agreement_table(agreement, keys).query("what == 'agreement'")
 
 
-def figure_contrasts(families: Mapping[str, Sequence[Part]], caption: str = "") -> Captioned:
-    """Differences in mean accuracy with their intervals, a panel a family; what was not run is left out."""
-    shown = {name: [part for part in parts if part.seeds] for name, parts in families.items()}
-    shown = {name: parts for name, parts in shown.items() if parts}
-    heights = [len(parts) for parts in shown.values()]
-    figure = Captioned((PAGE, 0.5 + 0.24 * sum(heights) + 0.4 * len(heights)), layout="constrained")
-    panels = figure.subplots(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for axes, (name, parts) in zip(panels, shown.items(), strict=True):
-        _forest(axes, parts, "Difference in mean accuracy (points)")
-        axes.set_title(name.capitalize())
-    figure.caption = f"{caption}{_interval_words(part.seeds for parts in shown.values() for part in parts)}".strip()
-    return figure
-
-
-def _forest(axes: Axes, parts: Sequence[Part], label: str) -> None:
-    """One row per part, the first above: estimate and interval, hollow where one seed has none."""
-    axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
-    for y, part in enumerate(parts):
-        margin = part.high() - part.estimate
-        axes.errorbar(part.estimate, y, xerr=margin, marker="o", markersize=3.5, color=INK, capsize=2, linewidth=1,
-                      markerfacecolor=INK if part.degrees else "white")  # fmt: skip
-    axes.set_yticks(range(len(parts)), [part.label for part in parts])
-    axes.set_ylim(len(parts) - 0.5, -0.5)
-    axes.set_xlabel(label)
-    axes.grid(axis="x", linewidth=0.4, color="0.9")
-    axes.grid(axis="y", visible=False)
+def figure_contrasts(families: Mapping[str, Sequence[Part]], about: str = "") -> Captioned:
+    """Differences in mean accuracy with their intervals, family by family; those without runs are left out."""
+    rows = table([part for parts in families.values() for part in parts if part.seeds])
+    figure, (axes,) = new_figure(PAGE, 0.24 * len(rows) + 0.8)
+    _draw_forest(axes, rows, f"{DIFFERENCE}; above 0 the first is better")
+    return finish(figure, about, INTERVALS)
 
 
 # --- which method to use ----------------------------------------------------------------------------------------------
 
 
-def figure_samplers(comparison: pd.DataFrame, leads: Sequence[Part] = (), caption: str = "") -> Captioned:
-    """Mean and best accuracy of each size, a line a method, and below them the leads of the best method: tables and
-    parts as from `comparison` and `leads` of `rsstudy.claims.samplers`."""
-    methods = list(dict.fromkeys(comparison["method"]))
-    styles, height = method_styles(methods), 0.5 + 0.24 * len(leads)
-    figure = Captioned((PAGE, 2.8 + height * bool(leads)), layout="constrained")
-    rows, heights = (2, [2.8, height]) if leads else (1, [2.8])
-    above, *below = figure.subfigures(rows, 1, squeeze=False, height_ratios=heights)[:, 0]
-    panels = above.subplots(1, 2, sharey=True)
-    for axes, column in zip(panels, ("mean", "best"), strict=True):
-        for method, mark in zip(methods, cycle(MARKS), strict=False):
-            own = comparison[comparison["method"] == method].sort_values("bucket")
-            axes.plot(own["bucket"], own[column], color=styles[method].colour, marker=mark, markersize=3.5,
-                      linewidth=1, label=styles[method].label)  # fmt: skip
-        axes.set(xlabel="Subnet size (MFLOPs)", title=f"{column} of each size")
-    panels[0].set_ylabel("Test accuracy (%)")
-    above.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    for part_of_figure in below:
-        _forest(part_of_figure.subplots(), leads, "Difference in mean accuracy (points)")
-    words = "Above: means over seeds. Below: means of all subnets." if leads else "Means over seeds."
-    figure.caption = f"{caption} {words}{_interval_words(part.seeds for part in leads)}".strip()
-    return figure
+def figure_samplers(
+    comparison: DataFrame,
+    leads: Sequence[Part] = (),
+    about: str = "",
+) -> Captioned:
+    """Mean and best accuracy of each size with a line for each method, and below them the leads of the best method:
+    table and parts as from `comparison` and `leads` of `rsstudy.claims.samplers`."""
+    styles = method_styles(comparison["method"])
+    rows = table(leads)
+    height = 0.24 * len(rows) + 0.5
+    figure = Captioned((PAGE, 3.2 + height), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(3.2, height))
+    for axes, column in zip(above.subplots(1, 2, sharey=True), ("mean", "best"), strict=True):
+        for (method, style), marker in zip(styles.items(), cycle(MARKERS), strict=False):
+            sizes = comparison[comparison["method"] == method]
+            axes.plot(
+                "bucket",
+                column,
+                data=sizes,
+                color=style.colour,
+                marker=marker,
+                label=style.label,
+            )
+        axes.set(xlabel=SIZE, ylabel=ACCURACY, title=f"{column} of each size".capitalize())
+        axes.label_outer()
+    add_legend(above, axes)
+    if len(rows):
+        _draw_forest(below.subplots(), rows, DIFFERENCE)
+    words = "Above: means over seeds. Below: means of all subnets."
+    return finish(figure, about, words, INTERVALS)

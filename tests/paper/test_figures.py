@@ -1,23 +1,33 @@
-"""rsstudy.figures.populations: what is drawn, on made-up tables whose answers are known."""
+"""rsstudy.figures.populations and interference: what is drawn, on made-up tables whose answers are known."""
+
+import html
+import math
+import re
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from made_up import BUCKETS, MEDIANS, SECONDS, made_up
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
 from matplotlib.text import Text
+from nbconvert.filters import markdown2html
 from PIL import Image
 from scipy import stats
 
 from rsslib.errors import InputError
 from rsstudy import summary
 from rsstudy.catalogue import INTERVALS, METHODS, OVERRIDES, SAMPLERS
-from rsstudy.figures import populations
-from rsstudy.figures.style import METHOD_STYLES
+from rsstudy.claims.evidence import Part
+from rsstudy.figures import interference, populations
+from rsstudy.figures.style import METHOD_STYLES, escape
 from rsstudy.plan import plan
+
+STUDY = summary.published()
 
 
 @pytest.fixture(autouse=True)
@@ -27,220 +37,291 @@ def style():
         yield
 
 
-def luma(style):
-    """Lightness in grey print, 0 to 255."""
-    return np.dot([int(style.colour[i : i + 2], 16) for i in (1, 3, 5)], [0.299, 0.587, 0.114])
-
-
 def panels(figure):
     return [axes for axes in figure.axes if axes.axison]
 
 
-def medians_drawn(axes):
-    """{(method, bucket): height} of the median lines."""
-    lines = [line for line in axes.lines if (line.get_gid() or "").startswith("median ")]
-    return {tuple(line.get_gid().split()[1:]): line.get_ydata()[0] for line in lines}
+def with_gid(axes, kind: str, artist=Line2D) -> dict[tuple[str, ...], Line2D]:
+    """Artists by the words of their gid after `kind`."""
+    found = axes.findobj(lambda a: isinstance(a, artist) and (a.get_gid() or "").startswith(f"{kind} "))
+    return {tuple(a.get_gid().split()[1:]): a for a in found}
 
 
-def legend_of(figure):
-    (legend,) = figure.legends or [axes.get_legend() for axes in figure.axes if axes.get_legend()]
-    return legend.get_title().get_text(), [text.get_text() for text in legend.get_texts()]
+def heights(axes, kind: str) -> dict[tuple[str, ...], float]:
+    return {name: line.get_ydata()[0] for name, line in with_gid(axes, kind).items()}
 
 
-def published_marks(figure):
-    bars = [c for axes in figure.axes for c in axes.containers if isinstance(c, ErrorbarContainer)]
-    return [c for c in bars if c.lines[0].get_gid().startswith("published")]
+def points(axes) -> np.ndarray:
+    return np.concatenate([dots.get_offsets() for dots in axes.collections if isinstance(dots, PathCollection)])
+
+
+def legend_of(figure) -> list[str]:
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def words_in(figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+def many(population, n=5):
+    """Each subnet n times, so that there are enough for quartiles."""
+    return pd.concat(
+        [population.assign(subnet=population["subnet"] + 3 * i) for i in range(n)],
+        ignore_index=True,
+    )
 
 
 # --- Figure 3 ---------------------------------------------------------------------------------------------------------
 
 
-def test_boxes_show_the_medians_of_the_table():
-    population, _ = made_up()
-    figure = populations.population_boxes(population)
+def test_lines_show_the_medians_of_the_table():
+    figure = populations.population_boxes(made_up()[0])
     (axes,) = panels(figure)
-    drawn = medians_drawn(axes)
-    assert drawn == {(m, f"{b:g}"): v for m in MEDIANS for b, v in zip(BUCKETS, MEDIANS[m], strict=True)}
+    expected = {(m, f"{b:g}"): v for m in MEDIANS for b, v in zip(BUCKETS, MEDIANS[m], strict=True)}
+    assert heights(axes, "median") == expected
     assert axes.get_title() == "CIFAR-100"
-    assert axes.get_xlabel() == "Subnet size (MFLOPs)" and axes.get_ylabel() == "Test accuracy (%)"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Subnet size (MFLOPs)", "Test accuracy (%)")
     assert [label.get_text() for label in axes.get_xticklabels()] == ["4", "8", "12"]
-    assert legend_of(figure) == ("3 subnets a bucket, 1 seed", ["OFA", "RSS-Short", "RSS"])
+    assert legend_of(figure) == ["OFA", "RSS-Short", "RSS"]
 
 
-def test_boxes_stand_side_by_side_in_the_papers_order():
+def test_methods_stand_side_by_side_in_the_papers_order():
     population, _ = made_up(methods=["rss", "another", "rss-short", "ofa-released", "ofa"])
     figure = populations.population_boxes(population)
     (axes,) = panels(figure)
-    lines = sorted((line.get_xdata().mean(), line.get_gid()) for line in axes.lines if line.get_gid())
-    assert [gid.split()[1] for _, gid in lines[:5]] == ["ofa", "ofa-released", "rss-short", "rss", "another"]
-    assert [round(x) for x, _ in lines] == [0] * 5 + [1] * 5 + [2] * 5
-    assert legend_of(figure)[1] == ["OFA", "OFA (released code)", "RSS-Short", "RSS", "another"]
+    placed = sorted((line.get_xdata().mean(), name) for name, line in with_gid(axes, "median").items())
+    order = ["ofa", "ofa-released", "rss-short", "rss", "another"]
+    assert [method for _, (method, _) in placed] == order * 3
+    assert [round(x) for x, _ in placed] == [0] * 5 + [1] * 5 + [2] * 5
+    assert legend_of(figure) == ["OFA", "OFA (released code)", "RSS-Short", "RSS", "another"]
 
 
-def test_every_subnet_is_a_point_beside_its_box():
+def test_methods_without_a_style_look_the_same_in_every_panel():
+    population, times = made_up(["mnist", "cifar10"], methods=["mine", "yours"])
+    partly = (population["dataset"] == "mnist") | (population["method"] == "yours")
+    first, second = panels(populations.population_boxes(many(population[partly])))
+    looks = [with_gid(axes, "box", PathPatch)["yours", "4"].get_facecolor() for axes in (first, second)]
+    assert looks[0] == looks[1]
+
+
+def test_every_subnet_is_a_point_at_its_box():
     population, _ = made_up(seeds=(0, 1))
     (axes,) = panels(populations.population_boxes(population))
-    heights = np.concatenate([points.get_offsets()[:, 1] for points in axes.collections])
-    assert sorted(heights) == sorted(population["accuracy"])
+    assert sorted(points(axes)[:, 1]) == sorted(population["accuracy"])
 
 
-def test_seeds_are_pooled_and_each_one_marked():
-    population, _ = made_up(methods=["rss"], seeds=(0, 1, 2))
+def test_seeds_are_pooled_and_the_median_of_each_is_marked():
+    population, _ = made_up(
+        methods=["rss"],
+        seeds=(0, 1, 2),
+    )
     figure = populations.population_boxes(population)
     (axes,) = panels(figure)
-    assert medians_drawn(axes)[("rss", "4")] == population.query("bucket == 4")["accuracy"].median()
-    marks = [line.get_ydata() for line in axes.lines if line.get_marker() == "o"]
-    assert [list(mark) for mark in marks] == [[m, m + 1, m + 2] for m in MEDIANS["rss"]]
-    assert legend_of(figure) == ("3 subnets a bucket, 3 seeds", ["RSS", "one seed"])
-    assert "median of each seed" in figure.caption
+    assert heights(axes, "median")["rss", "4"] == population.query("bucket == 4")["accuracy"].median()
+    marks = [list(line.get_ydata()) for line in with_gid(axes, "seeds").values()]
+    assert marks == [[m, m + 1, m + 2] for m in MEDIANS["rss"]]
+    assert legend_of(figure) == ["RSS", "one seed"]
 
 
 @pytest.mark.parametrize("n", [1, 3, 4])
-def test_a_panel_for_each_dataset(n):
-    datasets = ["mnist", "fashion_mnist", "cifar10", "mine"][:n]
-    population, _ = made_up(datasets)
+def test_each_dataset_has_a_panel(n):
+    population, _ = made_up(["mnist", "fashion_mnist", "cifar10", "mine"][:n])
     figure = populations.population_boxes(population)
-    titles = ["MNIST", "Fashion-MNIST", "CIFAR-10", "mine"][:n]
-    assert [axes.get_title() for axes in panels(figure)] == titles
-    assert all(len(medians_drawn(axes)) == 9 for axes in panels(figure))
-    assert legend_of(figure)[1] == ["OFA", "RSS-Short", "RSS"]
+    assert [axes.get_title() for axes in panels(figure)] == ["MNIST", "Fashion-MNIST", "CIFAR-10", "mine"][:n]
+    assert all(len(heights(axes, "median")) == 9 for axes in panels(figure))
 
 
 def test_another_backbone_is_named():
-    population, _ = made_up(backbone="proxylessnas")
-    (axes,) = panels(populations.population_boxes(population))
+    (axes,) = panels(populations.population_boxes(made_up(backbone="proxylessnas")[0]))
     assert axes.get_title() == "CIFAR-100 (ProxylessNAS)"
 
 
-def test_published_values_are_drawn_only_if_asked_and_only_where_there_are_any():
+def test_published_values_are_drawn_if_asked_where_there_are_any():
     population, _ = made_up(["mnist", "cifar100"], methods=["ofa", "rss"])
-    assert published_marks(populations.population_boxes(population)) == []
-    figure = populations.population_boxes(population, published=populations.published())
-    marks = published_marks(figure)
-    heights = {mark.lines[0].get_gid(): mark.lines[0].get_ydata()[0] for mark in marks}
-    table = populations.published().query("figure == '1b' and quantity == 'median'")
-    told = {f"published {r.method} {r.mflops:g}": r.value for r in table.itertuples() if r.mflops in BUCKETS}
-    assert heights == {gid: value for gid, value in told.items() if "rss-short" not in gid}
-    assert not published_marks(populations.population_boxes(population.query("dataset == 'mnist'"), published=table))
-    assert legend_of(figure)[1] == ["OFA", "RSS", "published"]
-    assert "published" in figure.caption
-    assert "published" not in populations.population_boxes(population).caption
-    other, _ = made_up(backbone="proxylessnas")
-    assert not published_marks(populations.population_boxes(other, published=populations.published()))
+    figure = populations.population_boxes(population, published=STUDY)
+    mnist, cifar = panels(figure)
+    rows = STUDY.query("figure == '1b' and quantity == 'median' and method in ('ofa', 'rss')").itertuples()
+    expected = {(row.method, f"{row.mflops:g}"): row.value for row in rows if row.mflops in BUCKETS}
+    assert heights(cifar, "published") == expected and heights(mnist, "published") == {}
+    assert legend_of(figure) == ["OFA", "RSS", "published"]
+    assert legend_of(populations.population_boxes(population)) == ["OFA", "RSS"]
+    (other,) = panels(populations.population_boxes(made_up(backbone="proxylessnas")[0], published=STUDY))
+    assert heights(other, "published") == {}
 
 
-def test_the_released_code_is_compared_with_the_same_published_values():
+def test_the_released_code_is_compared_with_the_published_ofa():
     population, _ = made_up(methods=["ofa", "ofa-released"])
-    marks = published_marks(populations.population_boxes(population, published=populations.published()))
-    heights = {mark.lines[0].get_gid(): mark.lines[0].get_ydata()[0] for mark in marks}
-    assert heights["published ofa 4"] == heights["published ofa-released 4"] == 40.8
+    (axes,) = panels(populations.population_boxes(population, published=STUDY))
+    drawn = heights(axes, "published")
+    assert drawn["ofa", "4"] == drawn["ofa-released", "4"] == 40.8
 
 
-def many(population, n=5):
-    """Each subnet n times, so that there are enough for quartiles."""
-    return pd.concat([population.assign(subnet=population["subnet"] + 3 * i) for i in range(n)], ignore_index=True)
-
-
-def boxes_drawn(axes):
-    return [box for drawn in axes.containers for box in getattr(drawn, "boxes", ())]
-
-
-def test_boxes_hold_the_quartiles_and_carry_colour_and_hatch():
+def test_boxes_hold_the_quartiles_in_the_colour_and_hatch_of_the_method():
     population = many(made_up()[0])
     (axes,) = panels(populations.population_boxes(population))
-    drawn = [(method, bucket) for method in ("ofa", "rss-short", "rss") for bucket in BUCKETS]
-    styles = [METHOD_STYLES[method] for method, _ in drawn]
-    boxes = boxes_drawn(axes)
-    assert [box.get_hatch() or "" for box in boxes] == [style.hatch for style in styles]
-    assert [to_hex(box.get_facecolor()) for box in boxes] == [style.colour for style in styles]
+    boxes = with_gid(axes, "box", PathPatch)
     groups = population.groupby(["method", "bucket"])["accuracy"]
-    edges = [box.get_path().vertices[:, 1] for box in boxes]
-    assert [edge.min() for edge in edges] == pytest.approx([groups.quantile(0.25)[key] for key in drawn])
-    assert [edge.max() for edge in edges] == pytest.approx([groups.quantile(0.75)[key] for key in drawn])
+    assert len(boxes) == 9
+    for (method, bucket), box in boxes.items():
+        style, accuracy = METHOD_STYLES[method], groups.get_group((method, float(bucket)))
+        assert (box.get_hatch() or "", to_hex(box.get_facecolor())) == (style.hatch, style.colour)
+        edges = box.get_path().vertices[:, 1]
+        assert [edges.min(), edges.max()] == pytest.approx(list(accuracy.quantile([0.25, 0.75])))
 
 
-@pytest.mark.parametrize(("n", "drawn"), [(4, 0), (5, 9)])
-def test_fewer_than_five_subnets_a_seed_get_no_boxes(n, drawn):
+@pytest.mark.parametrize(
+    ("n", "drawn"),
+    [
+        (4, 0),
+        (5, 9),
+    ],
+)
+def test_fewer_than_five_subnets_of_a_seed_have_no_box(n, drawn):
     population = many(made_up(seeds=(0, 1, 2))[0])
     population = population[population["subnet"] < n]
-    figure = populations.population_boxes(population)
-    (axes,) = panels(figure)
-    assert len(boxes_drawn(axes)) == drawn and ("Boxes" in figure.caption) == bool(drawn)
+    (axes,) = panels(populations.population_boxes(population))
+    assert len(with_gid(axes, "box", PathPatch)) == drawn
     medians = population.groupby(["method", "bucket"])["accuracy"].median()
-    assert medians_drawn(axes) == {(method, f"{bucket:g}"): value for (method, bucket), value in medians.items()}
-    heights = np.concatenate([points.get_offsets()[:, 1] for points in axes.collections])
-    assert sorted(heights) == sorted(population["accuracy"])
+    assert heights(axes, "median") == {(method, f"{bucket:g}"): value for (method, bucket), value in medians.items()}
 
 
-@pytest.mark.parametrize("methods", [["rss"], ["ofa", "ofa-released", "rss-short", "rss"]])
+@pytest.mark.parametrize(
+    "methods",
+    [
+        ["rss"],
+        ["ofa", "ofa-released", "rss-short", "rss"],
+    ],
+)
 def test_published_values_stand_clear_of_boxes_and_points(methods):
     population = many(made_up(methods=methods)[0])
-    figure = populations.population_boxes(population, published=populations.published())
-    (axes,) = panels(figure)
-    places = np.sort([mark.lines[0].get_xdata()[0] for mark in published_marks(figure)])
-    edges = [box.get_path().vertices[:, 0] for box in boxes_drawn(axes)]
-    assert len(places) == len(edges) == len(methods) * len(BUCKETS)
-    for left, right, place in zip(*np.sort([(e.min(), e.max()) for e in edges], 0).T, places, strict=True):
-        assert right + 0.1 * (right - left) < place and not any(e.min() < place < e.max() for e in edges)
-    points = np.concatenate([dots.get_offsets()[:, 0] for dots in axes.collections if len(dots.get_offsets()) == 15])
-    assert len(points) == len(population)
-    assert all(any(e.min() <= x <= e.max() for e in edges) for x in points)
+    (axes,) = panels(populations.population_boxes(population, published=STUDY))
+    boxes = [box.get_path().vertices[:, 0] for box in with_gid(axes, "box", PathPatch).values()]
+    places = [line.get_xdata()[0] for line in with_gid(axes, "published").values()]
+    assert len(places) == len(boxes) == len(methods) * len(BUCKETS)
+    taken = [(edges.min(), edges.max()) for edges in boxes]
+    assert not any(low - 0.01 < place < high + 0.01 for place in places for low, high in taken)
+    dots = points(axes)
+    assert len(dots) == len(population)
+    assert all(any(low <= x <= high for low, high in taken) for x in dots[:, 0])
 
 
-def test_what_is_compared_has_the_same_axis_of_accuracy(tmp_path):
-    medians = {"rss-smallest": (10, 12, 14), "rss-largest": (80, 85, 95), "rss": (50, 51, 52)}
-    table, times = made_up(methods=list(medians), medians=medians)
-    planned = plan("quick", datasets=["cifar100"], methods=list(medians))
-    drawn = [
-        populations.population_figure(table, times, planned, names, tmp_path, name)
-        for name, names in (("figure_6", ["rss-smallest", "rss-largest"]), ("figure_7", ["rss"]))
-    ]
+def test_figures_of_one_population_have_one_range_of_accuracy(tmp_path):
+    medians = {
+        "rss-smallest": (10, 12, 14),
+        "rss-largest": (80, 85, 95),
+        "rss": (50, 51, 52),
+    }
+    table, _ = made_up(methods=[*medians, "ofa"], medians=medians)
+    runs = plan("quick", datasets=["cifar100"], methods=list(medians))
+    pairs = {"figure_6": ["rss-smallest", "rss-largest"], "figure_7": ["rss", "ofa"]}
+    drawn = [populations.population_figure(table, runs, names, tmp_path, name) for name, names in pairs.items()]
     (a,), (b,) = map(panels, drawn)
     assert a.get_ylim() == b.get_ylim() and a.get_ylim()[0] < 9 and a.get_ylim()[1] > 98
-    split = populations.population_boxes(table, split={"(a)": ["rss-smallest"], "(b)": ["rss-largest"]})
+    split = populations.population_boxes(
+        table,
+        split={"(a)": ["rss-smallest"], "(b)": ["rss-largest"]},
+    )
     a, b = panels(split)
     assert a.get_ylim() == b.get_ylim()
 
 
 def test_a_split_never_pools_datasets():
-    table, _ = made_up(datasets=("mnist", "cifar100"), methods=["ofa", "rss"])
-    figure = populations.population_boxes(table, split={"(a) RSS": ["rss"], "(b) OFA": ["ofa"]})
-    titles = [axes.get_title() for axes in panels(figure)]
+    table, _ = made_up(["mnist", "cifar100"], methods=["ofa", "rss"])
+    split = {"(a) RSS": ["rss"], "(b) OFA": ["ofa"]}
+    titles = [axes.get_title() for axes in panels(populations.population_boxes(table, split=split))]
     assert titles == ["(a) RSS, MNIST", "(a) RSS, CIFAR-100", "(b) OFA, MNIST", "(b) OFA, CIFAR-100"]
+    one = populations.population_boxes(table[table["dataset"] == "mnist"], split=split)
+    assert [axes.get_title() for axes in panels(one)] == ["(a) RSS", "(b) OFA"]
 
 
-def test_the_baseline_of_a_ratio_is_named_for_each_dataset_that_has_another():
-    _, times = made_up(datasets=("mnist", "cifar100"), methods=["ofa", "ofa-released", "rss"])
-    times = times[(times["method"] != "ofa") | (times["dataset"] == "mnist")]
-    words = populations.training_time_bars(times).caption
-    assert "times as fast as OFA (MNIST) and OFA (released code) (CIFAR-100)" in words
-    found = summary.speed_ups(times).set_index(["dataset", "method"])["baseline"]
-    assert found["cifar100", "rss"] == "ofa-released"
+def test_a_figure_without_two_finished_methods_is_a_sentence(tmp_path):
+    table, _ = made_up(methods=["rss", "ofa"])
+    for names in (["rss-smallest", "rss-largest"], ["rss", "rss-largest"]):
+        words = populations.population_figure(table, [], names, tmp_path, "figure_6")
+        assert "figure_6 is not drawn" in words and "rss-largest" in words and not list(tmp_path.iterdir())
+    figure = populations.population_figure(
+        table,
+        plan("smoke"),
+        ["rss", "ofa", "rss-largest"],
+        tmp_path,
+        "figure_6",
+    )
+    assert figure.caption.endswith("Not drawn, because not finished: RSS, largest only.")
+    assert (tmp_path / "figure_6.png").exists()
+    halves = {"(a)": ["rss", "ofa"], "(b)": ["rss-short", "rss-largest"]}
+    figure = populations.population_figure(
+        table,
+        plan("smoke"),
+        ["rss", "ofa"],
+        tmp_path,
+        "figure_6",
+        halves,
+    )
+    assert [axes.get_title() for axes in figure.axes] == ["(a)"]
 
 
-@pytest.mark.parametrize("profile, rate", [("smoke", 0.04), ("paper", 0.01)])
-def test_the_legend_is_in_panel_order_and_tells_the_settings_that_were_trained(profile, rate, tmp_path):
-    pairs = {"(a)": ["rss-short", "rss-short-lr-0.02"], "(b)": ["ofa", "ofa-lr-0.02"]}
-    names = [name for pair in pairs.values() for name in pair]
-    table, times = made_up(methods=names)
-    planned = plan(profile, datasets=["cifar100"], methods=names)
-    figure = populations.population_figure(table, times, planned, names, tmp_path, "figure_S6", split=pairs)
-    rates = [f"learning rate {factor * rate:g}" for factor in (1, 2)]
-    told = [f"{name}, {rate}" for name in ("RSS-Short", "OFA") for rate in rates]
-    assert legend_of(figure)[1][:4] == told
-    assert populations.labels_of(planned[:1]) == {"rss-short": "RSS-Short"}
-    batches = plan(profile, methods=["ofa", "ofa-batch-128"], datasets=["cifar100"])
-    assert list(populations.labels_of(batches).values()) == ["OFA, batch size 64", "OFA, batch size 128"]
+@pytest.mark.parametrize(
+    ("profile", "drawn"),
+    [
+        ("paper", 3),
+        ("quick", 0),
+    ],
+)
+def test_published_values_are_drawn_at_the_papers_scale_only(profile, drawn, tmp_path):
+    names = ["rss", "rss-per-batch"]
+    runs = plan(profile, datasets=["cifar100"], methods=names)
+    figure = populations.population_figure(
+        made_up(methods=names)[0],
+        runs,
+        names,
+        tmp_path,
+        "figure_5",
+    )
+    assert len(heights(*panels(figure), "published")) == drawn
 
 
-def test_every_change_of_a_hyper_parameter_has_its_own_looks():
-    styles = METHOD_STYLES
-    for base in ("ofa", "ofa-released", "rss-short"):
-        changed = [styles[f"{base}-{change}"] for change in OVERRIDES]
-        assert len({style.hatch for style in [styles[base], *changed]}) == 4
-        assert all(abs(luma(style) - luma(styles[base])) > 40 for style in changed)
-    changed = [style for name, style in styles.items() if any(name.endswith(change) for change in OVERRIDES)]
-    assert len(changed) == len({style.colour for style in changed}) == 9
+# --- looks of methods -------------------------------------------------------------------------------------------------
+
+
+def luma(style) -> float:
+    """Lightness in grey print, 0 to 255."""
+    return np.dot(
+        [int(style.colour[i : i + 2], 16) for i in (1, 3, 5)],
+        [0.299, 0.587, 0.114],
+    )
+
+
+def test_every_method_has_a_label_of_its_own():
+    assert set(METHOD_STYLES) == {*METHODS, *SAMPLERS, *INTERVALS}
+    assert len({style.label for style in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+
+
+def test_main_methods_differ_in_hatch_and_lightness():
+    styles = [METHOD_STYLES[method] for method in ("ofa", "rss", "ofa-released", "rss-short")]
+    assert len({style.hatch for style in styles}) == 4
+    ofa, rss, _, short = map(luma, styles)
+    assert rss - ofa > 30 and short - rss > 30
+
+
+@pytest.mark.parametrize("base", ["ofa", "ofa-released", "rss-short"])
+def test_a_changed_hyper_parameter_differs_in_hatch_and_lightness(base):
+    main, changed = METHOD_STYLES[base], [METHOD_STYLES[f"{base}-{change}"] for change in OVERRIDES]
+    assert len({style.hatch for style in [main, *changed]}) == 4
+    assert all(abs(luma(style) - luma(main)) > 40 for style in changed)
+
+
+@pytest.mark.parametrize("base", ["rss", "rss-short"])
+@pytest.mark.parametrize(
+    "suffixes",
+    [
+        ("", "-per-batch", "-2-per-batch"),
+        ("-smallest", "-middle", "-largest"),
+        ("", "-max-then-min", "-min-then-max", "-alternating"),
+    ],
+)
+def test_ablations_of_one_figure_differ_in_hatch(base, suffixes):
+    assert len({METHOD_STYLES[base + suffix].hatch for suffix in suffixes}) == len(suffixes)
 
 
 # --- Figures 1 and 4 --------------------------------------------------------------------------------------------------
@@ -251,63 +332,66 @@ def bars(axes):
 
 
 def ratios(axes):
-    return [text.get_text() for text in axes.texts]
+    return [text.get_text().split("\n") for text in axes.texts]
 
 
 @pytest.mark.parametrize(
-    "factor, unit, size", [(0.1, "s", 1), (1, "min", 60), (100, "h", 3600)], ids=["seconds", "minutes", "hours"]
+    ("factor", "unit", "size"),
+    [
+        (0.1, "s", 1),
+        (1, "min", 60),
+        (100, "h", 3600),
+    ],
 )
-def test_bars_show_times_in_a_fitting_unit_with_speed_ups(factor, unit, size):
+def test_bars_show_times_in_a_fitting_unit_and_how_much_faster_they_are(factor, unit, size):
     _, times = made_up(["mnist", "digits"])
     times["training_seconds"] *= factor
     figure = populations.training_time_bars(times)
     assert [axes.get_title() for axes in panels(figure)] == ["MNIST", "Digits"]
-    assert panels(figure)[0].get_ylabel() == f"Training time ({unit})"
     for axes in panels(figure):
+        assert axes.get_ylabel() == f"Training time ({unit})"
         assert bars(axes) == pytest.approx({m: s * factor / size for m, s in SECONDS.items()})
-        assert ratios(axes) == ["×6.0", "×2.0"]  # RSS-Short, RSS
-    assert "Trained on Abacus (executor: eager)." in figure.caption
-    assert "×: times as fast as OFA" in figure.caption
+        assert ratios(axes) == [["6.0×", "faster"], ["2.0×", "faster"]]  # RSS-Short, RSS
+    assert "Trained on Abacus (executor: eager)." in figure.caption and "Ratios: to OFA" in figure.caption
 
 
-def test_bars_are_means_of_seeds_which_are_points():
+def test_a_slower_method_is_called_slower():
+    _, times = made_up(methods=["ofa", "rss"], seeds=(0, 1))
+    times.loc[times["method"] == "rss", "training_seconds"] = [1200, 1220 * 2]
+    (axes,) = panels(populations.training_time_bars(times))
+    row = summary.speed_ups(times).set_index("method").loc["rss"]
+    interval = f"{1 / row['high']:.3g}–{1 / row['low']:.3g}"
+    assert ratios(axes) == [[f"{math.sqrt(2 * 4):.1f}×", "slower", interval]]
+
+
+def test_bars_are_means_of_seeds_with_the_interval_of_the_ratio():
     _, times = made_up(seeds=(0, 1, 2))
     figure = populations.training_time_bars(times)
     (axes,) = panels(figure)
     assert bars(axes)["ofa"] == pytest.approx(610 / 60)
-    points = [line.get_ydata() for line in axes.lines]
-    assert list(points[0]) == pytest.approx([10, 610 / 60, 620 / 60]) and len(points) == 3
-    ofa, rss = np.log([600, 610, 620]), np.log([300, 310, 320])
-    low, high = np.exp(stats.ttest_ind(ofa, rss, equal_var=False).confidence_interval(0.95))
-    assert ratios(axes)[2:] == [f"×{np.exp(ofa.mean() - rss.mean()):.1f}", f"{low:.2f}–{high:.2f}"]
-    assert "95 % interval over the seeds" in figure.caption
-    assert legend_of(figure) == ("3 seeds", ["OFA", "RSS-Short", "RSS", "one seed"])
+    dots = [list(line.get_ydata()) for line in axes.lines]
+    assert len(dots) == 3
+    assert dots[0] == pytest.approx([10, 610 / 60, 620 / 60])
+    row = summary.speed_ups(times).set_index("method").loc["rss"]
+    assert ratios(axes)[1] == ["2.0×", "faster", f"{row['low']:.3g}–{row['high']:.3g}"]
+    assert legend_of(figure) == ["OFA", "RSS-Short", "RSS", "one seed"]
 
 
 @pytest.mark.parametrize("column", ["hardware", "executor"])
-def test_no_ratio_between_runs_of_different_machines(column):
+def test_runs_of_different_machines_have_no_ratio(column):
     _, times = made_up(["mnist", "cifar10"])
     times.loc[(times["dataset"] == "cifar10") & (times["method"] == "rss"), column] = "other"
     figure = populations.training_time_bars(times)
     mnist, cifar = panels(figure)
-    assert ratios(mnist) == ["×6.0", "×2.0"]
-    assert ratios(cifar) == ["×6.0"]
-    assert "No ratio is written between runs of different hardware or executors." in figure.caption
-    assert "other" in figure.caption
-
-
-def test_no_ratio_without_a_baseline():
-    _, times = made_up(methods=["rss", "rss-short"])
-    figure = populations.training_time_bars(times)
-    assert ratios(*panels(figure)) == []
-    assert "×" not in figure.caption
+    assert len(ratios(mnist)) == 2 and ratios(cifar) == [["6.0×", "faster"]]
+    assert "none between different hardware or executors" in figure.caption and "other" in figure.caption
 
 
 def test_without_ofa_its_released_code_is_the_baseline():
     _, times = made_up(methods=["ofa-released", "rss"])
-    figure = populations.training_time_bars(times)
-    assert ratios(*panels(figure)) == ["×1.7"]
-    assert "×: times as fast as OFA (released code)" in figure.caption
+    assert ratios(*panels(populations.training_time_bars(times))) == [["1.7×", "faster"]]
+    assert summary.speed_ups(times).set_index("method")["baseline"]["rss"] == "ofa-released"
+    assert ratios(*panels(populations.training_time_bars(times[times["method"] == "rss"]))) == []
 
 
 def test_figure_1_shows_the_dataset_asked_for():
@@ -316,154 +400,173 @@ def test_figure_1_shows_the_dataset_asked_for():
     figure = populations.figure_1(population, times, "mnist")
     left, right = panels(figure)
     assert left.get_title() == "(a) Training time, MNIST" and right.get_title() == "(b) Subnet population, MNIST"
-    assert ratios(left) == ["×6.0", "×2.0"] and bars(left)["ofa"] == pytest.approx(20)
-    assert medians_drawn(right)[("rss", "12")] == 52
-    assert left.get_ylabel() == "Training time (min)" and right.get_ylabel() == "Test accuracy (%)"
+    assert len(ratios(left)) == 2 and bars(left)["ofa"] == pytest.approx(20)
+    assert heights(right, "median")["rss", "12"] == 52
     with pytest.raises(InputError, match="no rows"):
         populations.figure_1(population, times, "cifar10")
+
+
+def test_published_hours_are_in_the_caption_if_asked_where_there_are_any():
+    _, times = made_up(["mnist", "cifar100"], methods=["rss", "rss-per-batch"])
+    (hours,) = STUDY.query("quantity == 'training_hours_rtx3080' and method == 'rss'")["value"]
+    caption = populations.training_time_bars(times, published=STUDY).caption
+    assert f"Published, on an RTX 3080: RSS on CIFAR-100 {hours:g} h." in caption
+    assert "Published" not in populations.training_time_bars(times).caption
+    assert "Published" not in populations.training_time_bars(times[times["dataset"] == "mnist"], "", STUDY).caption
+
+
+# --- applications -----------------------------------------------------------------------------------------------------
+
+
+def test_fronts_are_sorted_lines_over_the_population_with_the_budget():
+    front = pd.DataFrame({"mflops": [7.5, 5.0, 6.0], "test_accuracy": [83.0, 81.0, 80.0]})
+    population = pd.DataFrame({"mflops": [4.0, 14.0, 8.0], "accuracy": [79.0, 84.0, 81.0]})
+    figure = populations.search_figure(
+        {"search": front, "random": front.iloc[:1]},
+        population,
+        "words",
+        8,
+    )
+    (axes,) = figure.axes
+    assert points(axes).tolist() == population.values.tolist()
+    search, _, budget = axes.lines
+    assert np.transpose(search.get_data()).tolist() == front.sort_values("mflops").values.tolist()
+    assert set(budget.get_xdata()) == {8}
+    assert legend_of(figure) == ["population", "search", "random", "budget"]
+
+
+def test_a_wrong_prediction_has_the_label_beside_it():
+    images = np.zeros((3, 1, 32, 32), np.uint8)
+    figure = populations.predictions_figure(
+        images,
+        ["a", "b", "c"],
+        ["a", "a", "c"],
+    )
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["a", "b (is a)", "c"]
+
+
+@pytest.mark.parametrize("styled", [True, False])
+def test_class_names_are_not_read_as_mathematics(styled, tmp_path):
+    with matplotlib.rc_context({"text.parse_math": not styled}):
+        images = np.zeros((1, 3, 32, 32), np.uint8)
+        figure = populations.predictions_figure(images, ["$\\frac{$"], ["$5 and $6"])
+        populations.save_figure(figure, tmp_path, "predictions")
+    assert figure.axes[0].get_title() == "$\\frac{$ (is $5 and $6)"
+
+
+def test_names_of_datasets_and_methods_are_not_read_as_mathematics(tmp_path):
+    population, _ = made_up(["$x_1$"], methods=["ofa", "$\\frac{$"])
+    figure = populations.population_boxes(population, "$\\frac{$\nwords")
+    populations.save_figure(figure, tmp_path, "figure")
+    assert not any(text.get_parse_math() for text in figure.findobj(Text))
 
 
 # --- captions, files, mistakes ----------------------------------------------------------------------------------------
 
 
-def test_caption_names_datasets_scale_seeds_and_hardware():
-    _, times = made_up(["digits"])
-    planned = plan("smoke", methods=["rss-short", "rss"], seeds=[0, 1])
-    scale = planned[0].profile.describe("digits")
-    assert populations.caption(planned) == f"Profile smoke, seeds 0 and 1. Digits: {scale}."
-    assert populations.caption(planned, times).endswith(f"Digits: {scale}. Trained on Abacus (executor: eager).")
-    paper = populations.caption(plan("paper", seeds=[3]))
-    assert "seed 3." in paper and "MNIST: 10 + 27 epochs" in paper and "CIFAR-10 and CIFAR-100: 180 + 410" in paper
-
-
-def test_caption_says_which_stages_the_schedule_leaves_no_epoch():
-    planned = plan("paper", datasets=["mnist", "fashion_mnist"], methods=["ofa", "ofa-released", "rss"])
-    assert populations.caption(planned).endswith(
-        "No epoch is left at this scale for width 1 of OFA (released code) on MNIST: a comparison there is one of "
-        "schedules, too."
+def test_caption_begins_with_datasets_profile_and_seeds():
+    runs = plan(
+        "smoke",
+        methods=["rss-short", "rss"],
+        seeds=[0, 1],
     )
-    assert "No epoch" not in populations.caption(plan("paper", datasets=["mnist"], methods=["ofa", "rss"]))
+    scale = runs[0].profile.describe("digits")
+    assert populations.caption(runs) == f"Digits; profile smoke; seeds 0 and 1\nDigits: {scale}."
+    line = populations.caption(runs[:3]).split("\n")[0]
+    assert line == "Digits; profile smoke; seeds 0 and 1, not all for every method"
+    paper = populations.caption(plan("paper", seeds=[3]))
+    assert paper.startswith(
+        "MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100; profile paper; seed 3\nMNIST: 10 + 27 epochs"
+    )
 
 
-def test_captions_are_not_in_the_image_and_are_shown_below_it(monkeypatch):
+def test_caption_says_which_stages_have_no_epoch():
+    runs = plan(
+        "paper",
+        datasets=["mnist", "fashion_mnist"],
+        methods=["ofa", "ofa-released", "rss"],
+    )
+    words = "At this scale no epoch is left for width 1 of OFA (released code) on MNIST, so schedules differ there too."
+    assert populations.caption(runs).endswith(words)
+    assert "no epoch" not in populations.caption(plan("paper", datasets=["mnist"], methods=["ofa", "rss"]))
+
+
+def drawn_with(about):
+    """A figure of each kind, described by `about`."""
     population, times = made_up(["mnist", "cifar100"])
-    given = "Of made-up runs."
-    drawn = [populations.population_boxes(population, given), populations.training_time_bars(times, given)]
-    drawn.append(populations.figure_1(population, times, "mnist", given))
+    rows = pd.DataFrame({"method": ["rss"] * 2, "bucket": [4, 8], "mean": [50, 60], "best": [55, 65]})
+    parts = [Part("RSS minus OFA", 1.0, 0.5, 2, 3)]
+    front = pd.DataFrame({"mflops": [7.5], "test_accuracy": [83.0]})
+    return [
+        populations.population_boxes(population, about),
+        populations.training_time_bars(times, about),
+        populations.figure_1(population, times, "mnist", about),
+        populations.search_figure({"search": front}, population, about),
+        interference.figure_contrasts({"controls": parts}, about),
+        interference.figure_samplers(rows, parts, about),
+    ]
+
+
+def test_the_first_line_of_a_caption_stands_in_the_figure():
+    for figure in drawn_with("MNIST; profile quick; seed 0\nThe scale."):
+        assert "MNIST; profile quick; seed 0" in words_in(figure)
+        assert "The scale." not in words_in(figure)
+        assert figure.caption.startswith("MNIST; profile quick; seed 0\nThe scale.")
+
+
+def test_show_displays_the_figure_with_its_caption_and_alternative(monkeypatch):
     shown = []
-    told = []
-    monkeypatch.setattr(populations, "display", lambda what, metadata=None: (shown.append(what), told.append(metadata)))
-    for figure in drawn:
-        assert figure.caption.startswith(f"{given} ") and figure.caption.endswith(".")
-        texts = [text.get_text() for text in figure.findobj(Text)]
-        assert not any("made-up" in text for text in texts)
-        populations.show(figure)
-        assert shown[-2] is figure and shown[-1].data == figure.caption
+    monkeypatch.setattr(
+        populations,
+        "display",
+        lambda what, metadata=None: shown.append((what, metadata)),
+    )
+    figure = drawn_with("Made up.")[2]
+    populations.show(figure)
     populations.show("figure_6 is not drawn.")
-    assert [type(shown[-1]).__name__, shown[-1].data] == ["Markdown", "figure_6 is not drawn."] and len(shown) == 7
-    assert told[-1] is None
-    assert told[0]["image/png"]["alt"].startswith("MNIST, CIFAR-100; Test accuracy (%) by Subnet size (MFLOPs)")
-    assert "RSS-Short" in told[0]["image/png"]["alt"] and "Training time" in told[2]["image/png"]["alt"]
+    (first, metadata), (second, _), (third, _) = shown
+    assert first is figure and type(second).__name__ == "Markdown" and "Made up." in second.data
+    alternative = metadata["image/png"]["alt"]
+    for words in ("(a) Training time, MNIST", "Subnet size (MFLOPs)", "RSS-Short"):
+        assert words in alternative
+    assert markdown2html(third.data).strip() == "<p>figure_6 is not drawn.</p>"
 
 
-def test_legend_is_inside_the_figure_and_above_the_panels():
-    population, _ = made_up(methods=[*MEDIANS, "ofa-released"], seeds=(0, 1))
-    figure = populations.population_boxes(population, published=populations.published())
+def test_escaped_text_is_shown_as_it_is():
+    text = """<script>alert(1)</script> ![x](http://y) **a** _b_ `c` ~~d~~ | & &amp; "e" 'f' \\ [g]"""
+    paragraph = markdown2html(escape(text)).strip()
+    assert paragraph.count("<") == paragraph.count(">") == 2  # those of the paragraph
+    assert html.unescape(paragraph) == f"<p>{text}</p>"
+    assert html.unescape(escape(text)) == text and not set("<>&") & set(re.sub("&#[0-9]+;", "", escape(text)))
+
+
+def test_legend_fits_the_figure_and_stands_above_the_panels():
+    population, _ = made_up(
+        methods=[*MEDIANS, "ofa-released", "rss-short-lr-0.02"],
+        seeds=(0, 1),
+    )
+    figure = populations.population_boxes(population, published=STUDY)
     figure.draw_without_rendering()
     box = figure.legends[0].get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
     assert box.y0 >= max(axes.get_tightbbox().y1 for axes in panels(figure))
 
 
-def test_fronts_are_drawn_over_the_population_and_no_name_is_cut_off():
-    fronts = {
-        name: pd.DataFrame({"mflops": [5.0, 7.5], "test_accuracy": accuracy})
-        for name, accuracy in (("NSGA-II", [81.0, 83.0]), ("random search", [80.0, 82.0]))
-    }
-    population = pd.DataFrame({"mflops": [4.0, 14.0, 8.0], "accuracy": [79.0, 84.0, 81.0]})
-    figure = populations.search_figure(fronts, population, "words")
-    (axes,), (legend,) = figure.axes, figure.legends
-    assert axes.collections[0].get_offsets().tolist() == population.values.tolist()
-    for line, (name, front) in zip(axes.lines, fronts.items(), strict=True):
-        assert line.get_label() == name
-        assert np.transpose(line.get_data()).tolist() == front.values.tolist()
-    figure.canvas.draw()
-    box, inside = legend.get_window_extent(), figure.bbox
-    assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and not box.overlaps(axes.get_window_extent())
-
-
-def test_a_wrong_prediction_has_the_label_beside_it():
-    images = np.zeros((3, 1, 32, 32), np.uint8)
-    figure = populations.predictions_figure(images, ["a", "b", "c"], ["a", "a", "c"])
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["a", "b (is a)", "c"]
-
-
-def test_methods_differ_without_colour():
-    mains = ("ofa", "ofa-released", "rss-short", "rss")
-    styles = {method: METHOD_STYLES[method] for method in mains}
-    assert len({style.hatch for style in styles.values()}) == len({style.label for style in styles.values()}) == 4
-    order = [luma(styles[method]) for method in ("ofa", "rss", "rss-short")]
-    assert np.diff(order).min() > 30
-
-
-def test_every_method_has_a_label_and_what_is_compared_differs_in_hatch():
-    assert set(METHOD_STYLES) == {*METHODS, *SAMPLERS, *INTERVALS}
-    assert len({style.label for style in METHOD_STYLES.values()}) == len(METHOD_STYLES)
-    for base in ("rss", "rss-short"):
-        for group in (("", "-per-batch", "-2-per-batch"), ("-smallest", "-middle", "-largest"),
-                      ("", "-max-then-min", "-min-then-max", "-alternating"), ("", "-batch-128")):  # fmt: skip
-            names = [base + suffix for suffix in group if base + suffix in METHODS]
-            assert len({METHOD_STYLES[name].hatch for name in names}) == len(names)
-
-
-def test_a_figure_of_unfinished_runs_is_a_sentence_and_a_split_makes_panels(tmp_path):
-    table, times = made_up(methods=("rss", "ofa"))
-    for names in (["rss-smallest", "rss-largest"], ["rss", "rss-largest"]):  # a figure compares
-        words = populations.population_figure(table, times, [], names, tmp_path, "figure_6")
-        assert "figure_6 is not drawn" in words and "rss-largest" in words and not list(tmp_path.iterdir())
-    names = ["rss", "ofa", "rss-largest"]
-    figure = populations.population_figure(table, times, plan("smoke"), names, tmp_path, "figure_6")
-    assert figure.caption.endswith("Not drawn, since not finished: RSS, largest only.")
-    halves = {"(a)": ["rss", "ofa"], "(b)": ["rss-short", "rss-largest"]}
-    figure = populations.population_figure(table, times, plan("smoke"), names, tmp_path, "figure_6", halves)
-    assert [axes.get_title() for axes in figure.axes] == ["(a)"]
-    figure = populations.population_boxes(table, split={"(a) RSS": ["rss"], "(b) OFA": ["ofa"]})
-    assert [axes.get_title() for axes in figure.axes] == ["(a) RSS", "(b) OFA"]
-
-
-@pytest.mark.parametrize(("profile", "compared"), [("paper", True), ("quick", False)])
-def test_every_figure_of_a_studied_method_has_the_studys_values_at_its_scale(profile, compared, tmp_path):
-    names = ["rss", "rss-per-batch"]
-    table, times = made_up(methods=names)
-    planned = plan(profile, datasets=["cifar100"], methods=names)
-    marks = published_marks(populations.population_figure(table, times, planned, names, tmp_path, "figure_5"))
-    assert len(marks) == (len(BUCKETS) if compared else 0)
-
-
-def test_published_hours_are_told_under_the_times_if_asked_and_where_there_are_any():
-    _, times = made_up(datasets=("mnist", "cifar100"), methods=("rss", "rss-per-batch"))
-    (hours,) = populations.published().query("quantity == 'training_hours_rtx3080' and method == 'rss'")["value"]
-    figure = populations.training_time_bars(times, published=populations.published())
-    assert f"Published, on an RTX 3080, CIFAR-100: RSS {hours:g} h." in figure.caption
-    for asked, table in ((None, times), (populations.published(), times.query("dataset == 'mnist'"))):
-        assert "Published" not in populations.training_time_bars(table, published=asked).caption
-
-
-def test_save_writes_both_files_the_same_every_time(tmp_path):
-    population, _ = made_up()
+def test_save_writes_both_files_with_the_same_bytes_every_time(tmp_path):
     contents = []
-    for folder in ("a/b", "c"):
-        figure = populations.population_boxes(population, "×: a caption.")
-        paths = populations.save_figure(figure, tmp_path / folder, "figure_3")
-        assert paths == [tmp_path / folder / "figure_3.png", tmp_path / folder / "figure_3.pdf"]
-        assert sorted(paths) == sorted((tmp_path / folder).iterdir())  # no temporary files are left
+    for folder in (tmp_path / "a" / "b", tmp_path / "c"):
+        figure = populations.population_boxes(made_up()[0], "×: a caption.")
+        populations.save_figure(figure, folder, "figure_3")
+        paths = sorted(folder.iterdir())
+        assert [path.name for path in paths] == ["figure_3.pdf", "figure_3.png"]  # no temporary files are left
         contents.append([path.read_bytes() for path in paths])
-        with Image.open(paths[0]) as image:
+        with Image.open(paths[1]) as image:
             assert image.size == tuple(int(200 * inches) for inches in figure.get_size_inches())
-            assert image.text["Description"] == figure.caption and figure.caption.startswith("×: a caption. ")
+            assert image.text["Description"] == figure.caption
     assert contents[0] == contents[1]
-    assert contents[0][1].startswith(b"%PDF") and b"CreationDate" not in contents[0][1]
-    assert "×: a caption. ".encode("utf-16-be") in contents[0][1] and b"/Subject" in contents[0][1]
+    pdf = contents[0][0]
+    assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf and b"/Subject" in pdf
+    assert "×: a caption. ".encode("utf-16-be") in pdf
 
 
 def test_a_failed_save_leaves_no_file(tmp_path):
@@ -482,15 +585,18 @@ DRAW = {
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_tables_that_cannot_be_drawn(name):
+def test_tables_without_rows_or_columns_are_refused(name):
     population, times = made_up()
     with pytest.raises(InputError, match="the table (population|times) has no rows"):
         DRAW[name](population[:0], times[:0])
-    with pytest.raises(InputError, match="has no column method and seed: expected dataset, backbone"):
-        DRAW[name](population.drop(columns=["method", "seed"]), times.drop(columns=["method", "seed"]))
+    with pytest.raises(InputError, match="has no column method.* seed: expected dataset, backbone"):
+        DRAW[name](
+            population.drop(columns=["method", "seed"]),
+            times.drop(columns=["method", "seed"]),
+        )
 
 
-def test_a_run_without_its_time():
+def test_a_run_without_its_time_is_refused():
     _, times = made_up()
     times.loc[1, "training_seconds"] = np.nan
     with pytest.raises(InputError, match="no training_seconds for cifar100, rss, seed 0: finish that run first"):
@@ -499,5 +605,110 @@ def test_a_run_without_its_time():
 
 def test_style_sets_the_sizes_of_text():
     title = populations.population_boxes(made_up()[0]).axes[0].title
-    assert title.get_fontsize() == matplotlib.rcParams["axes.titlesize"] == 8.5
-    assert title.get_fontname() == "DejaVu Sans"
+    assert (title.get_fontsize(), title.get_fontname()) == (8.5, "DejaVu Sans")
+
+
+# --- interference -----------------------------------------------------------------------------------------------------
+
+
+def intervals(axes) -> list[tuple[float, float]]:
+    """Ends of the horizontal intervals, from the top; NaN where there is none."""
+    (container,) = [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
+    (segments,) = [bars.get_segments() for bars in container.lines[2]]
+    return [tuple(segment[:, 0]) if len(segment) else (math.nan, math.nan) for segment in segments]
+
+
+def hollow(axes) -> list[float]:
+    """Places of hollow points on the x axis."""
+    lines = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    return [x for line in lines for x in line.get_xdata()]
+
+
+def test_an_interval_needs_two_seeds_and_one_seed_is_a_hollow_point():
+    parts = [
+        Part("of three", 1.0, 0.5, 2, 3),
+        Part("of one", 2.0, 0.5, 80, 1),
+        Part("of none", missing=("runs",)),
+    ]
+    (axes,) = interference.figure_contrasts({"controls": parts[:1], "others": parts[1:]}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["of three", "of one"]
+    low, high = intervals(axes)[0]
+    assert (low, high) == (pytest.approx(parts[0].low()), pytest.approx(parts[0].high()))
+    assert np.isnan(intervals(axes)[1]).all() and hollow(axes) == [2.0]
+    assert "above 0 the first is better" in axes.get_xlabel()
+
+
+def test_leads_have_the_intervals_of_their_table():
+    methods = ("rss", "fair", "compound")
+    rows = pd.DataFrame(
+        [(m, b, 50, 60) for m in methods for b in BUCKETS], columns=["method", "bucket", "mean", "best"]
+    )
+    part = Part("RSS minus Compound", 1.0, 0.5, 4, 5)
+    figure = interference.figure_samplers(rows, [part])
+    above, below = figure.subfigs
+    assert intervals(below.axes[0])[0] == pytest.approx((part.low(), part.high()))
+    assert [len(axes.get_lines()) for axes in above.axes] == [3, 3]
+    assert len(interference.figure_samplers(rows).axes) == 2
+
+
+def effects_of(seeds, shares=(0.5, 0.95), sizes=(4.05, 4.37, 15.31)):
+    """Effects of a step and of an epoch: 1 on the subnet itself, 0.1 on the others, and the seed in thousandths."""
+    columns = ["method", "seed", "length", "share", "trained", "judged", "judged_mflops", "distance", "loss_effect"]
+    places = range(len(sizes))
+    rows = [
+        ("rss", seed, length, share, a, b, sizes[b], abs(a - b), (1.0 if a == b else 0.1) + seed / 1000)
+        for seed in seeds for length in ("step", "epoch") for share in shares for a in places for b in places
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns).assign(
+        trained_mflops=0.0,
+        accuracy_effect=0.0,
+    )
+
+
+def test_effects_name_every_size_and_have_ticks_where_the_data_are():
+    figure = interference.figure_effects(effects_of((0, 1, 2)))
+    step, _, means, bar, _ = figure.axes
+    assert [label.get_text() for label in step.get_xticklabels()] == ["4.0", "4.4", "15.3"]
+    assert list(means.get_xticks()) == [50, 95] and bar.get_ylabel() == "Loss falls by"
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["-1", "0", "1"]
+    assert np.array(step.collections[0].get_array()).reshape(3, 3)[0] == pytest.approx([1.001, 0.101, 0.101])
+
+
+def test_means_of_effects_stay_inside_their_panel():
+    for seeds in ((0,), (0, 1, 2)):
+        means = interference.figure_effects(effects_of(seeds)).axes[2]
+        low, high = means.get_ylim()
+        assert low <= 0 and high > 0.11 and bool(hollow(means)) == (len(seeds) == 1)
+
+
+def test_agreement_by_layer_is_in_the_order_of_the_network():
+    layers = ("all", "last", "10", "2", "first")
+    rows = [
+        ("rss", seed, share, part, 0, 1, 5, 0.5 + seed / 100, 1.0, 1.0, 0.5)
+        for seed in (0, 1) for share in (0.5, 0.95) for part in layers
+    ]  # fmt: skip
+    columns = [
+        "method",
+        "seed",
+        "share",
+        "part",
+        "a",
+        "b",
+        "distance",
+        "cross",
+        "own_a",
+        "own_b",
+        "agreement",
+    ]
+    time, by_layer, _ = interference.figure_agreement(pd.DataFrame(rows, columns=columns)).axes
+    assert list(time.get_xticks()) == [50, 95]
+    assert [label.get_text() for label in by_layer.get_xticklabels()] == ["first", "last"]
+    assert len(by_layer.lines[0].get_xdata()) == 4
+
+
+def test_alone_against_shared_accuracy_is_a_point_for_each_subnet():
+    columns = ["training", "bucket", "number", "seed", "alone", "shared", "gap"]
+    rows = [("equal epochs", 8.0, n, seed, 80 + n + seed, 75 + n, 5 + seed) for n in (0, 1) for seed in (0, 2)]
+    cloud, forest = interference.figure_alone(pd.DataFrame(rows, columns=columns)).axes
+    assert np.transpose(cloud.lines[0].get_data()).tolist() == [[75, 81], [76, 82]]
+    assert intervals(forest)[0] == pytest.approx(stats.t.interval(0.95, 1, 6, stats.sem([5, 7])))
