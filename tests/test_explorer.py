@@ -1,4 +1,4 @@
-"""rsstudy.explorer without a browser: controls, subnet, numbers and figures agree; evaluation is the package's."""
+"""rsstudy.explorer without a browser: controls, subnet, numbers and figures agree; evaluation is the library's."""
 
 import re
 import shutil
@@ -36,7 +36,7 @@ REAL_SVG = module.svg
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    """Few draws, and instead of rendered figures the ids in them."""
+    """Draw few subnets, and show the ids in figures instead of rendering them."""
     set_style()
     monkeypatch.setattr(module, "UNIFORM_DRAWS", 2_000)
     monkeypatch.setattr(module, "svg", lambda figure: "".join(f'id="{gid}"' for gid in gids(figure)).encode())
@@ -44,7 +44,7 @@ def quickly(monkeypatch):
 
 @pytest.fixture
 def rendered(monkeypatch):
-    """With rendered figures after all; to be named before the explorer."""
+    """Render figures; request this before the explorer."""
     monkeypatch.setattr(module, "svg", REAL_SVG)
 
 
@@ -62,7 +62,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def results(trained, tmp_path):
-    """A copy of it, to be changed."""
+    """A copy of `trained`, to be changed."""
     return shutil.copytree(trained, tmp_path / "results")
 
 
@@ -82,7 +82,7 @@ def text(widget) -> str:
 
 
 def drawn(image) -> set[str]:
-    """The ids of everything of ours in an SVG."""
+    """The ids that the explorer gives to parts of an SVG."""
     return set(re.findall(r'id="((?:layer|star|marker|population)[^"]*)"', bytes(image.value).decode()))
 
 
@@ -92,7 +92,7 @@ def controls(explorer) -> Arch:
 
 
 def assert_shows(explorer, arch: Arch) -> None:
-    """Controls, numbers and drawing are those of `arch`."""
+    """Assert that controls, numbers and drawing are those of `arch`."""
     space, name = explorer.space, explorer.edited.value
     assert explorer.arch == explorer.subnets[name] == controls(explorer) == arch
     for field, control in explorer.everywhere.items():
@@ -117,7 +117,7 @@ def test_starts_with_the_middle_and_the_largest(rendered, bare):
     assert bare.subnets["B"] == bare.space.largest and len(drawn(bare.drawings["B"])) == 20
 
 
-def test_a_dimension_is_set_everywhere(rendered, bare):
+def test_one_control_sets_a_dimension_everywhere(rendered, bare):
     before = bytes(bare.drawings["A"].value), bytes(bare.placing.value), bare.table.value
     bare.everywhere["kernel"].value = 3
     assert_shows(bare, bare.space.uniform(3, 4, 3))
@@ -129,7 +129,7 @@ def test_a_dimension_is_set_everywhere(rendered, bare):
     assert bare.comparison().loc["MFLOPs", "A"] == "4.05"
 
 
-def test_single_layers_and_stages_are_set(bare):
+def test_controls_set_single_layers_and_stages(bare):
     bare.detail["kernel"][6].value = 7
     bare.detail["expand"][0].value = 6
     bare.detail["depth"][4].value = 2
@@ -184,8 +184,8 @@ def test_sizes_at_another_resolution_are_that_resolutions(tmp_path):
     assert "3×64×64" in explorer.table.value
 
 
-def test_threads_take_turns(bare, monkeypatch):
-    """JupyterLab may deliver several clicks on several threads."""
+def test_clicks_on_several_threads_take_turns(bare, monkeypatch):
+    """JupyterLab may deliver clicks on several threads."""
     inside, most = [], []
 
     def draw(space, arch, size):
@@ -205,7 +205,7 @@ def test_threads_take_turns(bare, monkeypatch):
     assert_shows(bare, bare.arch)
 
 
-def test_proxylessnas_has_a_layer_that_is_always_there(tmp_path):
+def test_proxylessnas_has_a_layer_that_is_always_used(tmp_path):
     explorer = Explorer(settings=Settings(tmp_path), backbone="proxylessnas")
     explorer.presets["smallest"].click()
     assert_shows(explorer, explorer.space.smallest)
@@ -238,16 +238,17 @@ def test_comparison_of_two_subnets(bare, mobilenet):
     bare.arch = replace(mobilenet.largest, kernel=(3, *mobilenet.largest.kernel[1:]))
     table = bare.comparison()
     assert table.loc["stage 1"].tolist() == ["3/6 7/6 7/6 7/6", "7/6 7/6 7/6 7/6", "1 differ"]
-    assert set(table["B - A"].iloc[5:]) == {"same"}
+    assert set(table["B - A"].iloc[5:]) == {"0 differ"}
 
 
 def test_place_among_uniform_draws(bare):
-    macs = bare.space.macs(bare.arch)
-    share = 100 * sum(size < macs for size in bare.sizes) / len(bare.sizes)
+    size = bare.space.macs(bare.arch) / 1e6
+    share = 100 * sum(other < size for other in bare.sizes) / len(bare.sizes)
     assert bare.comparison().loc["larger than (% of draws)", "A"] == f"{share:.2f}"
     figure = bare.place()
     lines = {line.get_gid(): line.get_xdata()[0] for line in figure.axes[0].lines}
-    assert lines == {"marker A": macs / 1e6, "marker B": bare.space.macs(bare.space.largest) / 1e6}
+    assert lines == {"marker A": size, "marker B": bare.space.macs(bare.space.largest) / 1e6}
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["A", "B"]
     assert len(figure.axes) == 1
 
 
@@ -258,7 +259,7 @@ def test_the_same_figure_gives_the_same_bytes(bare):
 # --- evaluating
 
 
-def test_without_runs_a_sentence_says_so(bare):
+def test_status_says_that_there_are_no_runs(bare):
     assert "no finished run of MobileNetV3 at profile smoke" in text(bare.status)
     assert bare.button.disabled and bare.run.value is None
     assert bare.evaluate() is None and bare.evaluated == {}
@@ -305,14 +306,14 @@ def test_without_weights_the_population_is_shown(results):
     assert "weights of this run are not here" in text(explorer.status)
 
 
-def test_weights_that_vanish_are_a_sentence(results):
+def test_status_says_that_weights_have_vanished(results):
     explorer = Explorer(settings=Settings(results))
     (run_folder(results) / "weights.safetensors").unlink()
     assert explorer.evaluate() is None
     assert "A was not evaluated" in text(explorer.status) and "weights.safetensors" in text(explorer.status)
 
 
-def test_another_dataset_than_the_runs_is_refused(results):
+def test_status_refuses_another_dataset_than_the_runs(results):
     record = read_record(run_folder(results))
     record["config"]["training"]["dataset_sha256"] = "another"
     write_record(run_folder(results), record)
