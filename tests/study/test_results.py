@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from rsstudy import tables
+from rsstudy import summary, tables
 from rsstudy.catalogue import methods_of
 from rsstudy.claims import interference, samplers
 from rsstudy.claims import table as claims
@@ -93,21 +93,33 @@ def alone():
 def drawn_of_samplers():
     population, *_ = stored("quick", "samplers")
     leads = samplers.leads(population, evidence("samplers"))
-    return drawings.figure_samplers(samplers.comparison(population), leads[:6])
+    return drawings.figure_samplers(samplers.comparison(population), leads[:6], about("samplers"))
+
+
+def about(*methods):
+    """What a figure of the stored runs of these methods or group says of them."""
+    planned = plan("quick", methods=methods[0] if len(methods) == 1 else methods)
+    return figures.caption(finished_of(with_all_seeds(planned, RESULTS), RESULTS))
 
 
 DRAWN = {
-    "figure_3_quick": lambda: figures.population_boxes(stored("quick", *MAIN)[0]),
+    "figure_3_quick": lambda: figures.population_boxes(stored("quick", *MAIN)[0], about(*MAIN)),
     "figure_1_paper": lambda: figures.figure_1(
-        populations(ON["mnist"], RESULTS),
-        tables.times(ON["mnist"], RESULTS),
-        "mnist",
+        populations(ON["mnist"], RESULTS), tables.times(ON["mnist"], RESULTS), "mnist", figures.caption(ON["mnist"])
     ),
-    "figure_3_paper": lambda: figures.population_boxes(populations(PAPER, RESULTS), published=figures.published()),
-    "interference_alone_quick": lambda: drawings.figure_alone(alone()),
-    "interference_contrasts_quick": lambda: drawings.figure_contrasts(interference.contrasts(evidence("interference"))),
-    "interference_effects_quick": lambda: drawings.figure_effects(stored("quick", "interference")[3]),
-    "interference_gradients_quick": lambda: drawings.figure_agreement(stored("quick", "interference")[4]),
+    "figure_3_paper": lambda: figures.population_boxes(
+        populations(PAPER, RESULTS), figures.caption(PAPER), summary.published()
+    ),
+    "interference_alone_quick": lambda: drawings.figure_alone(alone(), about("interference")),
+    "interference_contrasts_quick": lambda: drawings.figure_contrasts(
+        interference.contrasts(evidence("interference")), about("interference")
+    ),
+    "interference_effects_quick": lambda: drawings.figure_effects(
+        stored("quick", "interference")[3], about("ofa", "rss")
+    ),
+    "interference_gradients_quick": lambda: drawings.figure_agreement(
+        stored("quick", "interference")[4], about("ofa", "rss")
+    ),
     "samplers_quick": drawn_of_samplers,
 }
 
