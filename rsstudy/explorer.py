@@ -17,7 +17,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from rsslib.deploy.searching import archs_of
 from rsslib.device import set_precision, use_threads
 from rsslib.errors import InputError, check_number
 from rsslib.evaluate import evaluate_population

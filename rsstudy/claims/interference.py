@@ -31,10 +31,10 @@ SPAN = {"step": "a step", "epoch": "an epoch"}
 BUCKET = 8.0  # MFLOPs of the subnets that answers are about
 
 INTERVALS = (
-    ("a draw every batch", "rss-per-batch"),
-    ("every 10 batches", "rss-every-10-batches"),
-    ("every 50 batches", "rss-every-50-batches"),
-    ("every 3 epochs", "rss-every-3-epochs"),
+    ("A draw every batch", "rss-per-batch"),
+    ("A draw every 10 batches", "rss-every-10-batches"),
+    ("A draw every 50 batches", "rss-every-50-batches"),
+    ("A draw every 3 epochs", "rss-every-3-epochs"),
 )
 
 

@@ -526,10 +526,10 @@ _CONTROLLED = (
     ("Cosine rate: RSS > Alternating", "rss", "rss-alternating-cosine", "Of 9", "figure_7"),
     ("Constant rate: RSS > Alternating", "rss-constant", "rss-alternating", "Of 9", "figure_7"),
     ("RSS: cosine rate > constant rate", "rss", "rss-constant", "Of 9", "figure_7"),
-    ("OFA > with the released code's teacher", "ofa", "ofa-teacher", "Of 1", "figure_3"),
-    ("OFA > with the released code's schedule", "ofa", "ofa-schedule", "Of 1", "figure_3"),
-    ("OFA > with the released code's optimiser", "ofa", "ofa-optimizer", "Of 1", "figure_3"),
-    ("OFA > with the released code's unsorted channels", "ofa", "ofa-unsorted", "Of 1", "figure_3"),
+    ("OFA: its own teacher > the released code's", "ofa", "ofa-teacher", "Of 1", "figure_3"),
+    ("OFA: its own schedule > the released code's", "ofa", "ofa-schedule", "Of 1", "figure_3"),
+    ("OFA: its own optimiser > the released code's", "ofa", "ofa-optimizer", "Of 1", "figure_3"),
+    ("OFA: sorted channels > unsorted channels", "ofa", "ofa-unsorted", "Of 1", "figure_3"),
 )
 
 

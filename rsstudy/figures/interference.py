@@ -57,6 +57,7 @@ def _draw_intervals(
     axes.plot(
         x[single],
         y[single],
+        label="one seed" if flat and single.any() else None,
         color=look["color"],
         marker=look["marker"],
         linestyle="",
@@ -182,6 +183,7 @@ def figure_contrasts(families: Mapping[str, Sequence[Part]], about: str = "") ->
     rows = table([part for parts in families.values() for part in parts if part.seeds])
     figure, (axes,) = new_figure(PAGE, 0.24 * len(rows) + 0.8)
     _draw_forest(axes, rows, f"{DIFFERENCE}; above 0 the first is better")
+    add_legend(figure, axes)
     return finish(figure, about, INTERVALS)
 
 

@@ -76,12 +76,12 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
     evaluation = panels["evaluation"]
     shade_buckets(evaluation, space)
     evaluation.plot(sizes, places, ".", color=DARK, markersize=1.8, gid="population")
-    evaluation.set(xticks=get_buckets(space), xlabel="MFLOPs: accuracy of the\nsame subnets, all methods")
+    evaluation.set(xticks=get_buckets(space), xlabel="size (MFLOPs): test accuracy\nof the same subnets")
     count, power = f"{space.cardinality:.0e}".split("e+")
     words = f"${count} \\times 10^{{{power}}}$ subnets,\none set of weights"
     panels["supernet"].set_xlabel(words, parse_math=True)
     panels["largest"].set_xlabel("kernel (shade),\nwidth (height), depth")
-    panels["rss-short"].set_xlabel(f"epoch on {panel_label(dataset)}: the sizes\nof the subnets it trains")
+    panels["rss-short"].set_xlabel(f"epoch on {panel_label(dataset)}:\nsizes of the trained subnets")
     titles = {"supernet": "1. Supernet", "smallest": "2. Subnets", "ofa": "3. Methods", "evaluation": "4. Evaluation"}
     for name, title in titles.items():
         panels[name].set_title(title, loc="left", fontweight="bold")

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from rsslib import evaluate
 from rsslib.deploy.latency import LatencyTable
-from rsslib.deploy.searching import Scores, archs_of, chosen, draw, finalists, measures_of, pareto_front, search
+from rsslib.deploy.searching import Scores, chosen, draw, finalists, measures_of, pareto_front, search
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
+from rsslib.population import archs_from_table
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet
 
@@ -61,7 +62,7 @@ def test_equal_arguments_give_equal_tables_tested_on_the_test_images(supernet, d
     tables = [search(supernet, data, None, 12, seed=2, first_images=50, progress=False) for _ in range(2)]
     assert tables[0].equals(tables[1])
     assert tables[0].attrs["evaluations"] == 12
-    tested = evaluate_population(supernet, [(0, arch) for arch in archs_of(tables[0])], data, progress=False)
+    tested = evaluate_population(supernet, [(0, arch) for arch in archs_from_table(tables[0])], data, progress=False)
     assert tables[0]["test_accuracy"].tolist() == tested["accuracy"].tolist()
     assert tables[0]["mflops"].is_monotonic_increasing and tables[0]["validation_accuracy"].is_monotonic_increasing
 
@@ -186,7 +187,7 @@ def test_impossible_search_is_refused(supernet, data, arguments, said):
 
 def test_chosen_is_the_most_accurate_within_a_budget(supernet, data):
     front = search(supernet, data, evaluations=30, progress=False)
-    archs = archs_of(front)
+    archs = archs_from_table(front)
     assert chosen(front) == archs[-1] and chosen(front, mflops=front["mflops"][0]) == archs[0]
     for table, budget, said in (
         (front, {"mflops": 0.1}, "no subnet of the front is within {'mflops': 0.1}, the least are {'mflops': '0.2"),

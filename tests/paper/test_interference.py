@@ -331,7 +331,7 @@ def test_answers_have_the_numbers_of_each_question():
     assert found["an epoch on one subnet", "others / itself, RSS"] == pytest.approx(0.25 / 5)
     assert found["an epoch on one subnet", "pairs harmed (%), RSS"] == 0
     assert found["gradients", "agreement, OFA"] == pytest.approx(0.25 * (3 + 2 / 2 + 1 / 3) / 6)
-    assert found["sampling intervals", "every 3 epochs minus every epoch"] == pytest.approx(1)
+    assert found["sampling intervals", "A draw every 3 epochs minus every epoch"] == pytest.approx(1)
 
 
 def test_nothing_measured_gives_no_numbers():
