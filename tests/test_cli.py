@@ -36,7 +36,7 @@ def run(arguments, folder):
         (["--results", ""], "results is ''"),
         (["--jobs", "0"], "jobs is 0"),
         (["--jobs", "-2"], "jobs is -2"),
-        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["--device", "gpu"], "device is 'gpu': expected auto"),
         (["--results", __file__], "is a file: expected a folder"),
         (["--figures", __file__], "is a file: expected a folder"),
         *((["--time-budget", text], f"time budget is {text!r}") for text in ("", "0m", "5", "m", "1.2.3m", "²m")),

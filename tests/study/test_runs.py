@@ -1076,7 +1076,7 @@ def test_more_threads_than_processors_are_refused():
 def test_a_step_that_does_not_fit_into_memory_is_one_sentence(tmp_path, monkeypatch):
     (run,) = tiny(resolution=224)
     monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * 2**30))
-    assert workers.free_jobs(torch.device("cpu"), [run]) == 1
+    assert engine.free_jobs(torch.device("cpu"), [run]) == 1
     with pytest.raises(RunsFailed) as failed:
         complete([run], tmp_path)
     (error,) = failed.value.failures.values()
