@@ -284,7 +284,7 @@ def simulated_graphs(lazy_loading: bool = False):
     with (
         mock.patch.object(graphs, "can_capture", lambda device: True),
         mock.patch.object(machine, "can_capture", lambda device: True),
-        mock.patch.object(operators, "kernels", lambda: None),  # compiled for a CPU, where no operator is called
+        mock.patch.object(operators, "compiled_loop", lambda: None),  # compiled for a CPU, where no operator is called
         mock.patch("torch.cuda.CUDAGraph", device.graph),
         mock.patch("torch.cuda.graph_pool_handle", lambda: (0, next(pools))),
         mock.patch("torch.cuda.Event", Event),
