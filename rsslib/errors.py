@@ -8,7 +8,9 @@ import importlib
 import re
 import sys
 from collections.abc import Iterable
+from numbers import Integral, Real
 from types import ModuleType
+from typing import Any
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
@@ -66,13 +68,17 @@ def choose(value: str, valid: Iterable[str], what: str) -> str:
     raise InputError(f"unknown {what} {shortened(shown)}{hint}: expected one of {expected}")
 
 
-def check_number(value: float, what: str, least: float, most: float | None = None, whole: bool = False) -> None:
-    """Raise InputError unless `value` is a number, whole if `whole`, from `least` to `most`."""
-    kind = int if whole else (int, float)
+def check_number(value: Any, what: str, least: float, most: float | None = None, whole: bool = False) -> Any:
+    """Return `value` as a Python number; raises InputError unless it is one, whole if `whole`, from `least` to `most`.
+
+    NumPy's numbers count too.
+    """
+    kind: Any = Integral if whole else Real
     limit = most or sys.float_info.max
     if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= limit:
         expected = f"{'whole ' * whole}number of at least {least}" + (f" and at most {most}" if most else "")
         raise InputError(f"{what} is {shortened(repr(value))}: expected a {expected}")
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def check_room(needed: float, free: float, what: str, advice: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from rsslib.errors import InputError, shortened
+from rsslib.errors import InputError, one_line, shortened
 
 if TYPE_CHECKING:  # files and folders can be checked without these
     import pandas as pd
@@ -174,10 +174,13 @@ def tensor_bytes(tensors: "dict[str, torch.Tensor]") -> bytes:
 
 
 def folder_of(value: object, what: str) -> Path:
-    """Return `value` as a path; raises InputError if it cannot name a folder."""
+    """Return `value` as a path, ~ being the home folder; raises InputError if it cannot name a folder."""
     if not isinstance(value, str | Path) or not str(value):
         raise InputError(f"{what} is {value!r}: expected a folder")
-    return Path(value)
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise InputError(f"{what} is {str(value)!r}, which cannot be used ({one_line(error)})") from None
 
 
 @system_errors()

@@ -87,18 +87,22 @@ def _on_node(run: Run, settings: Settings, token: str) -> bool | Exception:
 
 
 def _connect(ray: Any, address: str | None) -> None:
+    """Start Ray on this machine, or join the cluster at `address`; raises InputError if that fails."""
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        ray.init("local", object_store_memory=100 * 2**20, **quiet)  # hardly anything passes through it
-        return
-    host, _, port = (os.environ.get("RAY_ADDRESS", address) if address == "auto" else address).rpartition(":")
     try:
+        if address is None:
+            ray.init("local", object_store_memory=100 * 2**20, **quiet)  # hardly anything passes through it
+            return
+        host, _, port = (os.environ.get("RAY_ADDRESS", address) if address == "auto" else address).rpartition(":")
         if port.isdigit():  # Ray itself would try for many minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, **quiet)
     except Exception as error:  # of many types, one for each way of not being there
+        why = f"({first_line(error)})"
+        if address is None:
+            raise InputError(f"Ray does not start here {why}: if TMPDIR is a long path, set RAY_TMPDIR=/tmp") from None
         raise InputError(
-            f"no Ray cluster can be joined at {address!r} ({first_line(error)}): "
+            f"no Ray cluster can be joined at {address!r} {why}: "
             "start its first node with `ray start --head`, and join it from here with `ray start --address`"
         ) from None
 

@@ -12,6 +12,8 @@ from rsslib.device import set_precision
 from rsslib.files import project_folder
 from rsslib.space import SearchSpace
 
+collect_ignore_glob = ["cases/[0-9]*"]  # scripts that `test_cases` runs
+
 torch.set_num_threads(1)
 set_precision("fp32")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell that starts tests in the background disables
