@@ -235,7 +235,7 @@ def reproduce(options: dict) -> int:
     runs = runs_of(parameters, options)
 
     from rsstudy.engine import RunsFailed, complete
-    from rsstudy.interference import Measurement
+    from rsstudy.measurement import Measurement
 
     measured = {method for values in parameters.values() for method in values.get("interference", ())}
     settings = replace(settings, measure=Measurement(tuple(sorted(measured))) if measured else None)

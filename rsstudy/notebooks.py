@@ -50,10 +50,10 @@ def load(
     """Plan runs, train what is missing if `train`, and read the finished ones of every seed.
 
     `planned` are further arguments of `plan.plan`. `hardest` takes the last of the datasets alone; `interference` names
-    methods whose training is measured (see `rsstudy.interference`). Raises InputError if nothing is finished.
+    methods whose training is measured (see `rsstudy.measurement`). Raises InputError if nothing is finished.
     """
     from rsstudy.engine import complete
-    from rsstudy.interference import Measurement
+    from rsstudy.measurement import Measurement
     from rsstudy.tables import finished, populations, times, with_all_seeds
 
     runs = plan(profile, datasets, data=data, **planned)

@@ -292,7 +292,7 @@ class Settings:
     checkpoint_seconds: float = 20.0  #: at least, from one checkpoint to the next
     rebuild: bool = False  #: set aside what is refused, and train it anew
     graphs: bool | None = None  #: steps on CUDA as CUDA graphs (None: yes), several times as fast as one by one
-    measure: Any = None  #: what else is made of finished runs, such as `rsstudy.interference.Measurement`
+    measure: Any = None  #: what else is made of finished runs, such as `rsstudy.measurement.Measurement`
 
     def __post_init__(self):
         for what, default in (("results", results_folder()), ("data", project_folder() / "data")):

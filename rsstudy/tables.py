@@ -77,7 +77,7 @@ def interference_tables(runs: Sequence[Run], results: str | Path | None = None) 
 
 
 def forgetting_tables(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
-    """What `rsstudy.interference.forgetting` measured of those runs where it did, after dataset, backbone, method and
+    """What `rsstudy.forgetting.forgetting` measured of those runs where it did, after dataset, backbone, method and
     seed; empty if nothing was measured."""
     return _tables([run for run in runs if has_table(run.folder(results), FORGETTING)], results, FORGETTING)
 

@@ -11,9 +11,11 @@ from rsslib.methods import one_stage
 from rsslib.samplers import Uniform, drawn_steps, randomness
 from rsslib.space import SearchSpace
 from rsslib.trainer import start, train
+from rsstudy import forgetting as module
 from rsstudy import interference
 from rsstudy.catalogue import DOSES, METHODS, Dosed, build, dose, of_bucket
-from rsstudy.interference import LAGS, Effort, draws_once_per_epoch, forgetting
+from rsstudy.forgetting import LAGS, draws_once_per_epoch, forgetting
+from rsstudy.interference import Effort
 
 S, PS = 12, 27  # epochs at the scale of the experiments
 SPACE = SearchSpace(TINY, classes=4)
@@ -118,7 +120,7 @@ def followed(method, accuracy, monkeypatch):
     (the subnets so far, in order), in place of a network's."""
     trained = []
 
-    def train(state, method, data, seed, after_epoch, *arguments):
+    def train(state, method, data, seed, after_epoch, description, progress):
         for stage_number, stage in enumerate(method.stages):
             for epoch in range(stage.epochs):
                 rng = randomness(seed, stage_number, epoch)[0]
@@ -130,7 +132,7 @@ def followed(method, accuracy, monkeypatch):
     def judge(evaluator, arch):
         return 0.0, accuracy(arch, trained)
 
-    monkeypatch.setattr(interference, "train", train)
+    monkeypatch.setattr(module, "train", train)
     monkeypatch.setattr(interference, "loss_and_accuracy", judge)
     data = toy_data()
     data = replace(data, x_val=data.x_test, y_val=data.y_test)

@@ -18,7 +18,18 @@ from rsslib.steps import TrainingState, new_optimizer
 from rsslib.supernet import subnet_slices
 from rsslib.trainer import start, train
 from rsstudy.catalogue import build
-from rsstudy.interference import Effort, Trial, agreement, distance, effects, measure, part_of, shared_weights, subjects
+from rsstudy.interference import (
+    Effort,
+    Trial,
+    agreement,
+    distance,
+    effects,
+    losses,
+    measure,
+    part_of,
+    shared_weights,
+    subjects,
+)
 
 SPACE = SearchSpace(TINY, classes=4)
 EFFORT = Effort((0.5,), batches=3, gradients=4, images=16, recalibration=16)
@@ -209,19 +220,27 @@ def everything(state):
     return [t.clone() for t in (*state.supernet.state_dict().values(), *momentum)]
 
 
+def with_gradients(state):
+    return {name for name, parameter in state.supernet.named_parameters() if parameter.grad is not None}
+
+
 def test_what_is_tried_leaves_no_trace_and_can_be_tried_again(trial):
-    before, asleep = everything(trial.state), trial.asleep
+    before, grads = everything(trial.state), with_gradients(trial.state)
     subnets = [SPACE.smallest, SPACE.middle, SPACE.middle]
     batch = trial.batches(1)[0]
-    first, again = (trial.step_effects(subnets, batch) for _ in range(2))
+    (first,), (again,) = (trial.step_effects(subnets, [batch]) for _ in range(2))
     epoch = trial.epoch_effects(subnets)
     np.testing.assert_array_equal(first, again)
     assert all(torch.equal(a, b) for a, b in zip(before, everything(trial.state), strict=True))
-    assert asleep == {n for n, p in trial.state.supernet.named_parameters() if p.grad is None}
+    assert grads == with_gradients(trial.state)
     for found in (first, epoch):
         np.testing.assert_array_equal(found[1], found[2])  # the same subnet twice is trained and judged alike
         np.testing.assert_array_equal(found[:, 1], found[:, 2])
         assert np.abs(found).max() > 0
+
+
+def loss(trial, arch):
+    return losses(trial.state.supernet, trial.images, [arch], 1)[0][0]
 
 
 def test_a_step_moves_a_subnet_as_plain_sgd_moves_the_extracted_network(trial):
@@ -230,15 +249,14 @@ def test_a_step_moves_a_subnet_as_plain_sgd_moves_the_extracted_network(trial):
     for group in trial.state.optimizer.param_groups:
         group["weight_decay"] = 0.0
     arch, (x, y) = SPACE.largest, trial.batches(1)[0]
-    found = trial.step_effects([arch], (x, y))[0, 0, 0]
-    before = trial.quality([arch])[0, 0]
+    found = trial.step_effects([arch], [(x, y)]).item(0)
+    before = loss(trial, arch)
     rate = trial.stage.rate(trial.epoch, 0, 1)
     gradients = trial.gradient(arch, (x, y))
     with torch.no_grad():
         for gradient, parameter in zip(gradients.values(), trial.state.supernet.parameters(), strict=True):
             parameter -= rate * 1.9 * gradient  # Nesterov's first step
-    assert found == pytest.approx(trial.quality([arch])[0, 0] - before, rel=1e-6)
-    trial.restore()
+    assert found == pytest.approx(before - loss(trial, arch), rel=1e-6)
 
 
 @pytest.mark.parametrize("name, epochs", [("rss", 1), ("ofa", 3), ("ofa-released", 4), ("sandwich", 1)])
@@ -248,7 +266,7 @@ def test_every_kind_of_training_can_be_measured(name, epochs, monkeypatch):
     state = start(SPACE, method, 0)
     train(state, method, data, 0, lambda state: len(state.history) == epochs, progress=False)
     before = everything(state)
-    found, agreed = measure(state, method, data, 0, EFFORT, progress=False)
+    found, agreed = measure(Trial(state, method, data, 0, EFFORT), progress=False)
     assert all(torch.equal(a, b) for a, b in zip(before, everything(state), strict=True))
     n = len(subjects(SPACE))
     assert len(found) == 2 * n * n and set(found["length"]) == {"step", "epoch"}

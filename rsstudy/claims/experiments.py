@@ -17,7 +17,7 @@ from rsstudy.claims.evidence import (
 )
 from rsstudy.claims.interference import own_subnets
 from rsstudy.figures.style import label_of
-from rsstudy.interference import LAGS
+from rsstudy.forgetting import LAGS
 
 LAST = max(LAGS)
 

@@ -127,32 +127,15 @@ def ranking(alone: pd.DataFrame) -> list[Part]:
     """
     rows = alone[(alone["training"] == EQUAL) & (alone["bucket"] == BUCKET)].dropna()
     own, shared = (rows.pivot(index="number", columns="seed", values=side) for side in ("alone", "shared"))
-    inside = [(own[seed], shared[seed]) for seed in own]
-    across = [(own[a], own[b]) for a, b in permutations(own, 2)]
-    return [
-        over_seeds(
-            "Kendall's tau, shared and alone",
-            [_tau(*pair) for pair in inside],
-        ),
-        _without_interval(
-            "Kendall's tau, two seeds alone (ceiling)",
-            [_tau(*pair) for pair in across],
-            own,
-        ),
-        over_seeds(
-            "regret of choosing by shared weights (points)",
-            [_regret(*pair) for pair in inside],
-        ),
-        _without_interval(
-            "regret of choosing by another seed alone (floor)",
-            [_regret(*pair) for pair in across],
-            own,
-        ),
-    ]
-
-
-def _without_interval(label: str, values: Sequence[float], wide: pd.DataFrame) -> Part:
-    return Part(label, float(np.mean(values)), seeds=len(wide.columns)) if values else Part(label)
+    parts = []
+    for measure, label, limit in (
+        (_tau, "Kendall's tau, shared and alone", "Kendall's tau, two seeds alone (ceiling)"),
+        (_regret, "regret of choosing by shared weights (points)", "regret of choosing by another seed alone (floor)"),
+    ):
+        between = [measure(own[a], own[b]) for a, b in permutations(own, 2)]
+        parts.append(over_seeds(label, [measure(own[seed], shared[seed]) for seed in own]))
+        parts.append(Part(limit, float(np.mean(between)), seeds=len(own.columns)) if between else Part(limit))
+    return parts
 
 
 def _tau(own: pd.Series, other: pd.Series) -> float:
@@ -187,18 +170,17 @@ def effect_table(
 
     def measure(rows: pd.DataFrame) -> pd.Series:
         off = rows[rows["trained"] != rows["judged"]]
-        others, itself = (
-            off["loss_effect"],
-            rows.drop(off.index)["loss_effect"].mean(),
+        others = off["loss_effect"]
+        itself = rows.drop(off.index)["loss_effect"].mean()
+        return pd.Series(
+            {
+                "others": others.mean(),
+                "itself": itself,
+                "others / itself": others.mean() / itself,
+                "pairs harmed (%)": 100 * (others < 0).mean(),
+                "correlation with distance": _spearman(others, off["distance"]),
+            }
         )
-        found = {
-            "others": others.mean(),
-            "itself": itself,
-            "others / itself": others.mean() / itself,
-        }
-        found["pairs harmed (%)"] = 100 * (others < 0).mean()
-        found["correlation with distance"] = _spearman(others, off["distance"])
-        return pd.Series(found)
 
     return _measured(
         effects,
@@ -220,12 +202,13 @@ def agreement_table(agreement: pd.DataFrame, keys: Sequence[str] = ("method", "s
 
     def measure(rows: pd.DataFrame) -> pd.Series:
         cross, a, b = rows[["cross", "own_a", "own_b"]].mean()
-        found = {
-            "floor": min(a, b),
-            "agreement": cross / np.sqrt(a * b) if min(a, b) > 0 else np.nan,
-        }
-        found["correlation with distance"] = _spearman(rows["agreement"], rows["distance"])
-        return pd.Series(found)
+        return pd.Series(
+            {
+                "floor": min(a, b),
+                "agreement": cross / np.sqrt(a * b) if min(a, b) > 0 else np.nan,
+                "correlation with distance": _spearman(rows["agreement"], rows["distance"]),
+            }
+        )
 
     different = agreement[agreement["a"] != agreement["b"]]
     return _measured(

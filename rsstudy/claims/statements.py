@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
 from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
 
 from rsslib.backbones import BACKBONES
 from rsslib.space import SearchSpace
@@ -377,26 +380,18 @@ def ends_alike(evidence: Evidence) -> Parts:
 
 # --- the statements ---------------------------------------------------------------------------------------------------
 
-MAIN = ("1", "2", "3", "4", "5", "6a", "6b")
-
 
 @dataclass(frozen=True)
 class Statement:
     """A claim of the paper, another statistic of one (secondary), or a control of its contrasts."""
 
     number: str
+    role: str  # main, claim, secondary or control
     parts: Callable[..., Parts] = field(repr=False)  # of the evidence and, if it is about OFA, of a baseline
     text: str
     where: str
     figure: str  # name of our figure's file; several are separated by ", "
-    unit: str = "points"
-
-    @property
-    def role(self) -> str:
-        """main, claim, secondary or control."""
-        if self.number in MAIN:
-            return "main"
-        return {"C": "control", "s": "secondary"}.get(self.number.strip("0123456789"), "claim")
+    unit: str
 
     @property
     def about_ofa(self) -> bool:
@@ -404,141 +399,64 @@ class Statement:
         return "baseline" in signature(self.parts).parameters
 
 
-PER_SIZE = "points per MFLOPs"
-RESULTS = ("Section 6.2, Fig. 3", "figure_3")
-TIMES = ("Abstract, section 6.2, Fig. 4", "figure_4", "times")
-FIGURE_5 = ("Section 6.3.1, Fig. 5", "figure_5")
-FIGURE_6 = ("Section 6.3.2, Fig. 6", "figure_6")
-FIGURE_7 = ("Section 6.3.2, Fig. 7", "figure_7")
-FIGURE_S1 = ("Supplement 1.1, Fig. S1", "figure_S1")
-FIGURE_S3 = ("Supplement 1.2, Fig. S3", "figure_S3")
-CHANGES = ("Supplement 2, Fig. S4 to S6", "figure_S4, figure_S5, figure_S6")
 BATCHES = ("", "-per-batch", "-2-per-batch")
 SCHEMES = ("rss", "rss-alternating", "rss-min-then-max", "rss-max-then-min")
-
-STATEMENTS = (
-    Statement("1", above_on_average, "RSS is above OFA on every dataset", *RESULTS),
-    Statement("1s", above_at_every_size, "RSS is above OFA at every size, on every dataset", *RESULTS),
-    Statement(
-        "2",
-        short_above_ofa,
-        "RSS-Short is above OFA in median and best subnets",
-        "Section 6.3, Fig. 1b and 3",
-        "figure_1, figure_3",
-    ),
-    Statement("3", gap_grows, "RSS's lead over OFA grows with the dataset's difficulty", *RESULTS),
-    Statement(
-        "3s",
-        partial(gap_grows, statistic=log_odds),
-        "The same lead in log odds, free of ceilings",
-        *RESULTS,
-        "log odds",
-    ),
-    Statement("4", smaller_range, "RSS and RSS-Short have a smaller range, best to worst", *RESULTS),
-    Statement("5", biased_to_large, "OFA favours large subnets more than RSS does", *RESULTS, PER_SIZE),
-    Statement("6a", partial(faster, method="rss"), "RSS is 1.9 times as fast as OFA", *TIMES),
-    Statement("6b", partial(faster, method="rss-short"), "RSS-Short is 6.1 times as fast as OFA", *TIMES),
-    Statement(
-        "7a",
-        partial(in_order, best_first=[f"rss{suffix}" for suffix in BATCHES]),
-        "RSS: one per epoch > one per batch > two per batch",
-        *FIGURE_5,
-    ),
-    Statement(
-        "7b",
-        partial(in_order, best_first=[f"rss-short{suffix}" for suffix in BATCHES]),
-        "RSS-Short: one per epoch > one per batch > two per batch",
-        *FIGURE_S1,
-    ),
-    Statement(
-        "8a",
-        partial(skewed_to_own_size, base="rss"),
-        "RSS: a single trained subnet skews to its size",
-        *FIGURE_6,
-        PER_SIZE,
-    ),
-    Statement(
-        "8b",
-        partial(skewed_to_own_size, base="rss-short"),
-        "RSS-Short: a single trained subnet skews to its size",
-        "Supplement 1.2, Fig. S2",
-        "figure_S2",
-        PER_SIZE,
-    ),
-    Statement(
-        "9",
-        partial(in_order, best_first=SCHEMES),
-        "Max then Min < Min then Max < Alternating < RSS",
-        *FIGURE_7,
-    ),
-    Statement("10", changes_agree, "Hyper-parameters move OFA and RSS-Short alike", *CHANGES),
-    Statement(
-        "11",
-        order_on_proxyless,
-        "OFA < RSS-Short < RSS on ProxylessNAS too",
-        "Supplement 3, Fig. S7",
-        "figure_S7",
-    ),
-    Statement(
-        "12a",
-        partial(skewed_to_last_trained, base="rss"),
-        "RSS: two subnets in turn skew to the last trained",
-        *FIGURE_7,
-        PER_SIZE,
-    ),
-    Statement(
-        "12b",
-        partial(skewed_to_last_trained, base="rss-short"),
-        "RSS-Short: two subnets in turn skew to the last",
-        *FIGURE_S3,
-        PER_SIZE,
-    ),
-    Statement("12c", short_skews_more, "RSS-Short's two sequences skew more than RSS's", *FIGURE_S3, PER_SIZE),
-    Statement("13", second_subnet_helps, "RSS: a second subnet helps at the sizes near it", *FIGURE_7),
-    Statement("14", medium_sizes_lag, "RSS-Short: Alternating leaves medium sizes behind", *FIGURE_S3),
-    Statement("15a", changes_lower, "Each change of hyper-parameters lowers both", *CHANGES),
-    Statement(
-        "15b",
-        dropout_harms_ofa_more,
-        "Dropout harms OFA more than RSS-Short",
-        "Supplement 2, Fig. S5",
-        "figure_S5",
-    ),
-    Statement(
-        "16",
-        below_mobilenet,
-        "ProxylessNAS is below MobileNetV3, by all methods",
-        "Supplement 3, Fig. S7",
-        "figure_3, figure_S7",
-    ),
-    Statement("17", reasonable_drop, "RSS-Short's drop from RSS is reasonable", "Abstract, Fig. 1b", "figure_1"),
-    Statement("18", second_drop_larger, "RSS: the second drop of Fig. 5 is larger", *FIGURE_5),
-    Statement("19", above_single_subnets, "RSS is above every scheme with a single subnet", *FIGURE_6),
-    Statement("20", medium_sizes_on_par, "RSS: Alternating's medium sizes are on par", *FIGURE_7),
-    Statement("21", ends_alike, "RSS-Short: Alternating's min and max are alike", *FIGURE_S3),
-)
-
-# In words, the better, the worse if the paper's contrast stands, the claim that it is about, its figure.
-_CONTROLLED = (
-    ("Mean gradient: one per batch > two per batch", "rss-per-batch", "rss-2-per-batch-mean", "Of 7a", "figure_5"),
-    ("Summed gradients: one subnet twice > two subnets", "rss-same-twice", "rss-2-per-batch", "Of 7a", "figure_5"),
-    ("One per batch > the same subnet twice, summed", "rss-per-batch", "rss-same-twice", "Of 7a", "figure_5"),
-    ("Cosine rate: RSS > Alternating", "rss", "rss-alternating-cosine", "Of 9", "figure_7"),
-    ("Constant rate: RSS > Alternating", "rss-constant", "rss-alternating", "Of 9", "figure_7"),
-    ("RSS: cosine rate > constant rate", "rss", "rss-constant", "Of 9", "figure_7"),
-    ("OFA: its own teacher > the released code's", "ofa", "ofa-teacher", "Of 1", "figure_3"),
-    ("OFA: its own schedule > the released code's", "ofa", "ofa-schedule", "Of 1", "figure_3"),
-    ("OFA: its own optimiser > the released code's", "ofa", "ofa-optimizer", "Of 1", "figure_3"),
-    ("OFA: sorted channels > unsorted channels", "ofa", "ofa-unsorted", "Of 1", "figure_3"),
-)
+PARTS: dict[str, Callable[..., Parts]] = {
+    "1": above_on_average,
+    "1s": above_at_every_size,
+    "2": short_above_ofa,
+    "3": gap_grows,
+    "3s": partial(gap_grows, statistic=log_odds),
+    "4": smaller_range,
+    "5": biased_to_large,
+    "6a": partial(faster, method="rss"),
+    "6b": partial(faster, method="rss-short"),
+    "7a": partial(in_order, best_first=[f"rss{suffix}" for suffix in BATCHES]),
+    "7b": partial(in_order, best_first=[f"rss-short{suffix}" for suffix in BATCHES]),
+    "8a": partial(skewed_to_own_size, base="rss"),
+    "8b": partial(skewed_to_own_size, base="rss-short"),
+    "9": partial(in_order, best_first=SCHEMES),
+    "10": changes_agree,
+    "11": order_on_proxyless,
+    "12a": partial(skewed_to_last_trained, base="rss"),
+    "12b": partial(skewed_to_last_trained, base="rss-short"),
+    "12c": short_skews_more,
+    "13": second_subnet_helps,
+    "14": medium_sizes_lag,
+    "15a": changes_lower,
+    "15b": dropout_harms_ofa_more,
+    "16": below_mobilenet,
+    "17": reasonable_drop,
+    "18": second_drop_larger,
+    "19": above_single_subnets,
+    "20": medium_sizes_on_par,
+    "21": ends_alike,
+}
+CONTROLLED = {  # the better method and the worse one, if the paper's contrast stands
+    "C1": ("rss-per-batch", "rss-2-per-batch-mean"),
+    "C2": ("rss-same-twice", "rss-2-per-batch"),
+    "C3": ("rss-per-batch", "rss-same-twice"),
+    "C4": ("rss", "rss-alternating-cosine"),
+    "C5": ("rss-constant", "rss-alternating"),
+    "C6": ("rss", "rss-constant"),
+    "C7": ("ofa", "ofa-teacher"),
+    "C8": ("ofa", "ofa-schedule"),
+    "C9": ("ofa", "ofa-optimizer"),
+    "C10": ("ofa", "ofa-unsorted"),
+}
 
 
-def control(evidence: Evidence, text: str, better: str, worse: str) -> Parts:
+def control(evidence: Evidence, text: str, methods: tuple[str, str]) -> Parts:
     """Section 6 mixes several things; here one differs. Part: the mean difference on CIFAR-100."""
+    better, worse = methods
     return [evidence.contrast(text.replace(">", "minus"), {better: 1, worse: -1})]
 
 
-CONTROLS = tuple(
-    Statement(f"C{i}", partial(control, text=text, better=better, worse=worse), text, *where)
-    for i, (text, better, worse, *where) in enumerate(_CONTROLLED, start=1)
-)
+# What the paper says of each, where, the names of our figures, and the unit of the parts.
+_ROWS = pd.read_csv(Path(__file__).with_name("statements.csv"), dtype=str).to_dict("records")
+STATEMENTS = [Statement(parts=PARTS[row["number"]], **row) for row in _ROWS if row["number"] in PARTS]
+CONTROLS = [
+    Statement(parts=partial(control, text=row["text"], methods=CONTROLLED[row["number"]]), **row)
+    for row in _ROWS
+    if row["number"] in CONTROLLED
+]

@@ -3,13 +3,11 @@
 `statements` has what is claimed, `evidence` what is estimated and how, `verdicts` the rules.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from rsslib.files import atomic_path, make_folder, write_csv
@@ -18,7 +16,7 @@ from rsstudy.catalogue import METHODS
 from rsstudy.claims.evidence import PROXYLESS, Evidence, holm
 from rsstudy.claims.statements import CONTROLS, SPEED_UPS, STATEMENTS, TOLERANCE
 from rsstudy.claims.verdicts import NOT_RUN, Claim, judge
-from rsstudy.figures.populations import PAGE, Captioned
+from rsstudy.figures.populations import PAGE, Captioned, add_legend, finish
 from rsstudy.figures.style import BASELINES, METHOD_STYLES, label_of
 from rsstudy.plan import MAIN_METHODS, Run, on_hardest, plan
 from rsstudy.store import finished_of
@@ -52,7 +50,7 @@ def study(
 def tables(planned: Sequence[Run], results: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`populations` and `times` of those runs that are finished; both empty if none is."""
     found = finished_of(planned, results)
-    return (populations(found, results), times(found, results)) if found else (pd.DataFrame(), pd.DataFrame())
+    return populations(found, results), times(found, results)
 
 
 # --- the verdicts, as tables ------------------------------------------------------------------------------------------
@@ -77,6 +75,25 @@ def decide(
     return claims
 
 
+COLUMNS = [
+    "number",
+    "role",
+    "text",
+    "where",
+    "figure",
+    "baseline",
+    "verdict",
+    "part",
+    "estimate",
+    "low",
+    "high",
+    "unit",
+    "seeds",
+    "p (Holm)",
+    "missing",
+]
+
+
 def table(claims: Sequence[Claim]) -> pd.DataFrame:
     """One row per claim and baseline: what the paper says and where, our verdict, its weakest part and interval.
 
@@ -84,29 +101,20 @@ def table(claims: Sequence[Claim]) -> pd.DataFrame:
     """
     rows = []
     for claim in claims:
-        said, part = claim.statement, claim.weakest
-        paper = (said.number, said.role, said.text, said.where, said.figure)
-        own = (
-            claim.baseline,
-            claim.verdict,
-            part.label,
-            *claim.numbers,
-            said.unit,
-            part.seeds,
-        )
-        rows.append((*paper, *own, claim.p, ", ".join(claim.missing)))
-    columns = [
-        "number",
-        "role",
-        "text",
-        "where",
-        "figure",
-        "baseline",
-        "verdict",
-        "part",
-    ]
-    columns += ["estimate", "low", "high", "unit", "seeds", "p (Holm)", "missing"]
-    found = pd.DataFrame(rows, columns=columns)
+        estimate, low, high = claim.numbers
+        own = {
+            "baseline": claim.baseline,
+            "verdict": claim.verdict,
+            "part": claim.weakest.label,
+            "estimate": estimate,
+            "low": low,
+            "high": high,
+            "seeds": claim.weakest.seeds,
+            "p (Holm)": claim.p,
+            "missing": ", ".join(claim.missing),
+        }
+        rows.append(vars(claim.statement) | own)
+    found = pd.DataFrame(rows, columns=COLUMNS)
     counted = found["p (Holm)"].where(found["role"].isin(["main", "claim"]))
     return found.assign(**{"p (Holm)": holm(counted)})
 
@@ -146,44 +154,33 @@ COLOURS = {baseline: METHOD_STYLES[baseline].colour for baseline in BASELINES} |
 BAND = "0.87"
 
 
-def figure_claims(claims: Sequence[Claim], caption: str = "") -> Captioned:
+def figure_claims(claims: Sequence[Claim], about: str = "") -> Captioned:
     """Verdict, estimate and 95 % interval of the weakest part of every claim that was run, a panel per unit."""
-    shown: dict[str, list[Claim]] = {}
-    for claim in claims:
-        if not math.isnan(claim.weakest.estimate):
-            shown.setdefault(claim.statement.unit, []).append(claim)
-    heights = [len(rows) + 2 for rows in shown.values()]
+    panels = [*table(claims).dropna(subset="estimate").groupby("unit", sort=False)]
+    heights = [len(rows) + 2 for _, rows in panels]
     figure = Captioned((PAGE, 0.6 + 0.17 * sum(heights)), layout="constrained")
-    panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0] if shown else ()
-    for axes, (unit, rows) in zip(panels, shown.items(), strict=True):
-        for y, claim in enumerate(rows):
-            _mark(axes, y, claim)
-        axes.axvline(1 if unit == "times" else 0, color="0.2", linewidth=0.8, zorder=1)
-        labels = [f"{c.statement.text}: {c.verdict} ({c.statement.number})" for c in rows]
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights).flat if panels else ()
+    for axes, (unit, rows) in zip(grid, panels, strict=True):
+        axes.axvline(unit == "times", color="0.2", linewidth=0.8, zorder=1)
+        labels = rows["text"] + ": " + rows["verdict"] + " (" + rows["number"] + ")"
         axes.set_yticks(range(len(rows)), labels)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel(unit)
-    names = {baseline: f"against {label_of(baseline)}" for baseline in BASELINES} | {"": "no baseline"}
-    handles = [Patch(color=colour, label=names[baseline]) for baseline, colour in COLOURS.items()]
-    handles.append(Patch(color=BAND, label=f"published ± {TOLERANCE:.0%}"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=unit)
+        for y, row in enumerate(rows.itertuples()):
+            colour = COLOURS[row.baseline]
+            axes.errorbar(
+                row.estimate,
+                y,
+                xerr=[[row.estimate - row.low], [row.high - row.estimate]],
+                fmt="o",
+                color=colour,
+                markerfacecolor=colour if row.seeds > 1 else "white",
+                markersize=4,
+            )
+            if unit == "times":
+                low, high = (SPEED_UPS[row.number] * (1 + sign * TOLERANCE) for sign in (-1, 1))
+                axes.barh(y, high - low, left=low, color=BAND, zorder=0)
+    labels = {name: f"against {label_of(name)}" if name else "no baseline" for name in COLOURS}
+    key = [Patch(color=COLOURS[name], label=label) for name, label in labels.items()]
+    add_legend(figure, [*key, Patch(color=BAND, label=f"published ± {TOLERANCE:.0%}")])
     words = "Bars: 95 % intervals over seeds; hollow: one seed. Claims hold above 0, those on times above 1."
-    figure.caption = f"{caption} {words}".strip()
-    return figure
-
-
-def _mark(axes: Axes, y: int, claim: Claim) -> None:
-    estimate, low, high = claim.numbers
-    colour = COLOURS[claim.baseline]
-    fill = colour if claim.weakest.degrees else "white"
-    (point, *_) = axes.errorbar(estimate, y, xerr=[[estimate - low], [high - estimate]], fmt="o", color=colour)
-    point.set(markersize=4, markerfacecolor=fill)
-    if claim.statement.unit == "times":
-        published = SPEED_UPS[claim.statement.number]
-        axes.barh(
-            y,
-            2 * TOLERANCE * published,
-            left=published * (1 - TOLERANCE),
-            color=BAND,
-            zorder=0,
-        )
+    return finish(figure, about, words)

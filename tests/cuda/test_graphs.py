@@ -35,7 +35,7 @@ from rsslib.supernet import SuperNet
 from rsslib.trainer import start
 from rsstudy import engine, workers
 from rsstudy.catalogue import CONTROLS, INTERVALS, METHODS, SAMPLERS, Alone
-from rsstudy.interference import Effort, measure
+from rsstudy.interference import Effort, Trial, measure
 from rsstudy.store import overview
 
 SPACE = SearchSpace(TINY, classes=4)
@@ -452,7 +452,7 @@ def test_what_graphs_trained_is_measured_as_what_single_steps_did(name, epochs, 
     effort = Effort(batches=1, gradients=3, images=2, recalibration=8)
     with simulated_graphs():
         states = [run(method, "cpu", with_graphs) for with_graphs in (False, True)]
-    expected, found = (measure(state, method, data, 0, effort, progress=False) for state in states)
+    expected, found = (measure(Trial(state, method, data, 0, effort), progress=False) for state in states)
     for table, other in zip(expected, found, strict=True):
         assert len(table)
         pd.testing.assert_frame_equal(other, table, rtol=1e-5, atol=1e-7)

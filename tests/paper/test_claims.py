@@ -757,7 +757,7 @@ def test_the_contrasts_are_mixed_as_is_said():
             assert rates[f"{base}{two}"] == {"constant"}
     assert made["rss-2-per-batch-mean"].gradients == "mean" and made["rss-same-twice"].gradients == "sum"
     assert rates["rss-constant"] == {"constant"} and rates["rss-alternating-cosine"] == {"cosine"}
-    contrasted = {name for k in statements.CONTROLS for name in (k.parts.keywords["better"], k.parts.keywords["worse"])}
+    contrasted = {name for methods in statements.CONTROLLED.values() for name in methods}
     assert contrasted >= set(CONTROLS)
 
 
@@ -777,7 +777,7 @@ def test_the_figure_keeps_its_text_apart(all_claims, kind, dpi):
         claims = all_claims if kind == "all" else decide(NOTHING, NOTHING)
     with matplotlib.rc_context():
         populations.set_style()
-        figure = c.figure_claims(claims, caption="Made-up tables.")
+        figure = c.figure_claims(claims, "Made-up tables.")
         figure.set_dpi(dpi)
         FigureCanvasAgg(figure).draw()
     page, boxes = figure.bbox, []

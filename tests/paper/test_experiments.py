@@ -11,7 +11,7 @@ from rsstudy.claims import experiments
 from rsstudy.claims.evidence import Evidence
 from rsstudy.claims.interference import only_supernets
 from rsstudy.figures.style import label_of
-from rsstudy.interference import LAGS
+from rsstudy.forgetting import LAGS
 from rsstudy.tables import forgetting_tables
 
 # --- the bridge -------------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ import small_runs
 from small_runs import tiny
 
 from rsslib.errors import InputError, Stopped
-from rsstudy import interference
-from rsstudy.interference import Effort, Measurement, get_effort
+from rsstudy import measurement
+from rsstudy.interference import Effort
+from rsstudy.measurement import Measurement, get_effort
 from rsstudy.store import Refused, read_record
 from rsstudy.tables import interference_tables
 
@@ -16,7 +17,7 @@ TABLES = ("effects.csv", "agreement.csv")
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     effort = Effort((0.3, 0.9), batches=1, gradients=2, images=20, recalibration=40)
-    monkeypatch.setitem(interference.EFFORTS, "test", effort)
+    monkeypatch.setitem(measurement.EFFORTS, "test", effort)
 
 
 def complete(run, results, *methods):
@@ -81,7 +82,7 @@ def test_runs_that_were_not_measured_have_no_tables(tmp_path):
 def test_measuring_that_is_stopped_goes_on_from_the_snapshots(tmp_path, monkeypatch):
     (run,) = tiny("rss")
     folder = complete(run, tmp_path / "whole", "rss")
-    measure, calls = interference.measure, []
+    measure, calls = measurement.measure, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -89,7 +90,7 @@ def test_measuring_that_is_stopped_goes_on_from_the_snapshots(tmp_path, monkeypa
             raise KeyboardInterrupt
         return measure(*arguments)
 
-    monkeypatch.setattr(interference, "measure", interrupted)
+    monkeypatch.setattr(measurement, "measure", interrupted)
     with pytest.raises(Stopped):
         complete(run, tmp_path / "stopped", "rss")
     assert complete(run, tmp_path / "stopped", "rss") and len(calls) == 4

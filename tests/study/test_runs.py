@@ -41,7 +41,7 @@ from rsstudy import engine as engine_module
 from rsstudy import tables as tables_module
 from rsstudy.catalogue import TABLE_1, Alone, build
 from rsstudy.engine import RunsFailed, trained_supernet
-from rsstudy.interference import Measurement
+from rsstudy.measurement import Measurement
 from rsstudy.plan import PROFILES, Profile, Settings, by_worth, output_folder, plan, scaled
 from rsstudy.store import configuration, overview, overview_words, read_record, write_record
 from rsstudy.tables import anchor_tables, finished, histories, populations, times

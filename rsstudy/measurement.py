@@ -1,0 +1,128 @@
+"""Measure the finished runs of some methods: interference from snapshots of their training, and forgetting."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rsslib import files
+from rsslib.checkpoint import identity_of, restore
+from rsslib.device import evaluation_threads, own_stream
+from rsslib.errors import InputError
+from rsslib.steps import TrainingState
+from rsslib.trainer import train
+from rsstudy.forgetting import draws_once_per_epoch, forgetting
+from rsstudy.interference import Effort, Trial, measure
+from rsstudy.machine import executor_for
+from rsstudy.plan import Run
+from rsstudy.store import AGREEMENT, EFFECTS, FORGETTING, has_table
+
+EFFORTS = {  # by profile; all others take the default
+    "smoke": Effort(
+        (0.5, 0.95),
+        batches=1,
+        gradients=4,
+        images=128,
+        recalibration=128,
+        every=3,
+        idle=2,
+        followed_images=128,
+    ),
+    "quick": Effort((0.5, 0.95), batches=5),
+}
+
+
+def get_effort(run: Run) -> Effort:
+    return EFFORTS.get(run.profile.name, Effort())
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the engine measures of the finished runs of some methods: `Settings(measure=Measurement(["rss"]))`."""
+
+    methods: Sequence[str]
+
+    def __post_init__(self):
+        if isinstance(self.methods, str) or not isinstance(self.methods, Sequence):
+            raise InputError(f"interference is {self.methods!r}: expected a list of names of methods")
+        object.__setattr__(self, "methods", tuple(self.methods))
+
+    def epochs(self, run: Run) -> Collection[int]:
+        """The epochs of training after which the engine keeps a snapshot."""
+        return get_effort(run).epochs(run.method) if run.method.name in self.methods else ()
+
+    def missing(self, run: Run, folder: Path) -> list[str]:
+        """The tables of a finished run that are still to be made."""
+        wanted = [EFFECTS, AGREEMENT, *[FORGETTING] * draws_once_per_epoch(run.method)]
+        return [name for name in wanted if run.method.name in self.methods and not has_table(folder, name)]
+
+    def measure(self, job: Any) -> bool:
+        """Add the missing tables to the record of a finished run; returns False if it was time to stop.
+
+        Missing snapshots are made by training again, which gives the same numbers. `job` is the engine's.
+        """
+        missing = self.missing(job.run, job.folder)
+        for names, make in (((FORGETTING,), _forgetting), ((EFFECTS, AGREEMENT), _effects)):
+            if not {*names} & {*missing}:
+                continue
+            tables = make(job)
+            if tables is None:
+                return False
+            for name, table in zip(names, tables, strict=True):
+                job.record["sha256"][name] = files.write_csv(job.folder / name, table)
+            job.save()
+        return True
+
+
+def _forgetting(job: Any) -> tuple[pd.DataFrame] | None:
+    run, images, settings = job.run, job.images, job.settings
+    table = forgetting(
+        job.new_state(),
+        run.method,
+        images,
+        run.seed,
+        get_effort(run),
+        evaluation_threads(images.device, settings.jobs or 1),
+        job.is_time,
+        progress=settings.progress,
+        executor=executor_for(settings, images.device),
+    )
+    return None if table is None else (table,)
+
+
+def _effects(job: Any) -> list[pd.DataFrame] | None:
+    run, images, settings = job.run, job.images, job.settings
+    effort, found = get_effort(run), []
+    epochs = effort.epochs(run.method)
+    _restore_snapshots(job, epochs)
+    for epoch, share in epochs.items():
+        if job.is_time():
+            return None
+        with own_stream(images.device):
+            state = job.new_state()
+            restore(state, job.snapshot(epoch).read_bytes(), identity_of(job.record))
+            threads = evaluation_threads(images.device, settings.jobs or 1)
+            tables = measure(Trial(state, run.method, images, run.seed, effort, threads), settings.progress)
+        for table in tables:
+            table.insert(0, "share", share)
+        found.append(tables)
+    return [pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True)]
+
+
+def _restore_snapshots(job: Any, epochs: Collection[int]) -> None:
+    """Make all snapshots again if one of them is missing or altered."""
+    run, settings, kept = job.run, job.settings, job.record.get("snapshots", {})
+    paths = [job.snapshot(epoch) for epoch in epochs]
+    if all(path.exists() and files.sha256(path.read_bytes()) == kept.get(path.name) for path in paths):
+        return
+
+    def after_epoch(state: TrainingState) -> bool:
+        if len(state.history) in epochs:
+            job.keep_snapshot(state)
+        return job.is_time() or len(state.history) == max(epochs)
+
+    label, executor = f"{run.label}, for snapshots", executor_for(settings, job.images.device)
+    train(job.new_state(), run.method, job.images, run.seed, after_epoch, label, settings.progress, executor)
+    job.save()
