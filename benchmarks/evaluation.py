@@ -1,7 +1,5 @@
 """Evaluating subnets, BN recalibration included: ours against set_running_statistics and validation of the package."""
 
-from itertools import islice
-
 import torch
 from common import SPACE, interleaved, options, random_data, report, timed
 from ofa.imagenet_classification.elastic_nn.utils import set_running_statistics
@@ -18,7 +16,7 @@ from rsslib.evaluate import (
     recalibration_images,
 )
 from rsslib.population import sample_population
-from rsslib.supernet import FIRST_LAYERS, SuperNet
+from rsslib.supernet import FIRST, SuperNet
 
 
 def main() -> None:
@@ -44,7 +42,7 @@ def main() -> None:
 
     # of the study's 600, in the order of an evaluation; the first is to warm up
     archs = [arch for _, arch in sample_population(SPACE, 100)]
-    archs.sort(key=lambda arch: [choices[2:] for choices in islice(SPACE.active(arch), FIRST_LAYERS)])
+    archs.sort(key=lambda arch: [choices[2:] for choices in [*SPACE.active(arch)][FIRST]])
     population = archs[len(archs) // 2 :][: chosen.subnets + 1]
     evaluators = {"ours": Evaluator(supernet, test, recalibration)}
     rounds = []

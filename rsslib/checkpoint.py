@@ -3,7 +3,7 @@
 import json
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -28,11 +28,7 @@ HOW_TO_LOAD = (
 )
 
 
-def identity_of(record: dict) -> str:
-    """The configuration that a checkpoint or snapshot belongs to."""
-    return files.sha256(json.dumps(record["config"]["training"], sort_keys=True).encode())
-
-
+# --- training state
 # --- training state
 
 
@@ -56,19 +52,19 @@ def save_checkpoint(state: TrainingState, folder: Path, run: str = "") -> None:
 
 def checkpoint_bytes(state: TrainingState, run: str = "") -> bytes:
     """The content of a checkpoint file, for `restore`."""
-    supernet = state.supernet
-    seen = [name for name, parameter in supernet.named_parameters() if parameter.grad is not None]
-    parts = {"weights": supernet.state_dict(), "momentum": _momentum(state, seen), "teacher": state.teacher or {}}
-    tensors = {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
+    seen = [name for name, parameter in state.supernet.named_parameters() if parameter.grad is not None]
     position = {"run": run, "stage": state.stage, "epoch": state.epoch, "history": state.history}
+    tensors = _tensors(state, seen, state.teacher)
     tensors["position"] = torch.frombuffer(bytearray(json.dumps(position).encode()), dtype=torch.uint8)
     return files.tensor_bytes(tensors)
 
 
-def _momentum(state: TrainingState, names: Iterable[str]) -> dict[str, Tensor]:
-    """Momentum by parameter; a parameter that never had a gradient has none to save."""
+def _tensors(state: TrainingState, seen: Iterable[str], teacher: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Weights, teacher and the momentum of the parameters in `seen`; others had no gradient yet."""
     parameters = dict(state.supernet.named_parameters())
-    return {name: state.optimizer.state[parameters[name]]["momentum_buffer"] for name in names}
+    momentum = {name: state.optimizer.state[parameters[name]]["momentum_buffer"] for name in seen}
+    parts = {"weights": state.supernet.state_dict(), "momentum": momentum, "teacher": teacher or {}}
+    return {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
 
 
 def load_checkpoint(state: TrainingState, folder: Path, run: str = "", method: Method | None = None) -> bool:
@@ -85,21 +81,22 @@ def load_checkpoint(state: TrainingState, folder: Path, run: str = "", method: M
             restore(state, content, run, method)
         except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
             path.unlink()
-            message = f"checkpoint {path} cannot be used ({error}) and was removed: training starts from one before it"
-            warnings.warn(message, stacklevel=2)
+            message = f"checkpoint {path} cannot be used ({error}) and was removed: training resumes from one before it"
+            warnings.warn(f"{message}, or starts over", stacklevel=2)
         else:
             return True
     return False
 
 
+@torch.no_grad()
 def restore(state: TrainingState, content: bytes, run: str = "", method: Method | None = None) -> None:
     """Bring a new `state` to what `checkpoint_bytes` of the same `run` holds.
 
     Raises ValueError, LookupError or TypeError, before anything is changed, if the content is of another run or does
     not fit the state and the method.
     """
-    tensors, supernet = load(content), state.supernet
-    position = json.loads(bytes(tensors.pop("position").numpy()))
+    found = load(content)
+    position = json.loads(bytes(found.pop("position").numpy()))
     stage, epoch, history = position["stage"], position["epoch"], position["history"]
     numbers = [stage, epoch, *(row[key] for row in history for key in ("epoch", "loss", "images", "seconds"))]
     if position["run"] != run:
@@ -108,23 +105,18 @@ def restore(state: TrainingState, content: bytes, run: str = "", method: Method 
         raise ValueError("invalid history")
     if method is not None and not method.stands_at(stage, epoch, history):
         raise ValueError("its position does not exist in this method")
-    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "momentum": {}, "teacher": {}}
-    for name, tensor in tensors.items():
-        part, _, name = name.partition(".")
-        parts[part][name] = tensor
-    weights, momentum, teacher = parts.values()
-    parameters = dict(supernet.named_parameters())
-    own = _momentum(state, momentum)
-    largest = supernet.subnet(supernet.space.largest, parameters) if teacher else {}
-    for found, expected in ((weights, supernet.state_dict()), (momentum, own), (teacher, largest)):
-        if _described(found) != _described(expected):
-            raise ValueError("its tensors do not fit this network")
-    supernet.load_state_dict(weights)
-    for name, buffer in own.items():
-        buffer.copy_(momentum[name])
-        parameters[name].grad = torch.zeros_like(buffer)
-    state.teacher = teacher_weights(supernet, teacher) if teacher else None
-    state.stage, state.epoch, state.history = stage, epoch, history
+    parameters = dict(state.supernet.named_parameters())
+    seen = [name for name in parameters if f"momentum.{name}" in found]
+    taught = any(name.startswith("teacher.") for name in found)
+    teacher = teacher_weights(state.supernet, parameters) if taught else None
+    expected = _tensors(state, seen, teacher)
+    if _described(found) != _described(expected):
+        raise ValueError("its tensors do not fit this network")
+    for name, tensor in expected.items():
+        tensor.copy_(found[name])
+    for name in seen:
+        parameters[name].grad = torch.zeros_like(parameters[name])
+    state.teacher, state.stage, state.epoch, state.history = teacher, stage, epoch, history
 
 
 def _described(tensors: dict[str, Tensor]) -> dict[str, tuple]:

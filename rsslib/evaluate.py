@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from threading import local
 from typing import Any
 
@@ -20,7 +19,7 @@ from rsslib.errors import InputError
 from rsslib.population import RECALIBRATION_IMAGES
 from rsslib.progress import progress_bar
 from rsslib.space import RESOLUTION, Arch
-from rsslib.supernet import BN_EPS, FIRST_LAYERS, Norm, SuperNet, Weights, batch_norm_with
+from rsslib.supernet import BN_EPS, FIRST, REST, Norm, SuperNet, Weights, batch_norm_with
 
 RECALIBRATION_BATCH = 200
 STUDY_BYTES = 3 * RESOLUTION**2 * 4  # of one of the study's images as floats
@@ -31,7 +30,8 @@ MOST_BYTES = 2**30  # of images as floats, up to which their first feature maps,
 def images_at_once(images: Tensor) -> int:
     """How many images [N, C, R, R] a pass takes: 5,000 of the study's size on a GPU, 200 on a CPU, fewer if larger."""
     most = IMAGES_AT_ONCE["cpu" if images.device.type == "cpu" else "cuda"]
-    return max(1, min(most, most * STUDY_BYTES // (4 * images[0].numel())))
+    fitting = most * STUDY_BYTES // (4 * images[0].numel())
+    return max(1, min(most, fitting))
 
 
 # --- recalibration
@@ -104,7 +104,8 @@ def recalibrating(sums: dict[str, Tensor]) -> Norm:
 
 def split_batches(images: Tensor) -> tuple[Tensor, ...]:
     """Images in parts of whole recalibration batches, as many as suit the device."""
-    return images.split(max(1, images_at_once(images) // RECALIBRATION_BATCH) * RECALIBRATION_BATCH)
+    batches = max(1, images_at_once(images) // RECALIBRATION_BATCH)
+    return images.split(batches * RECALIBRATION_BATCH)
 
 
 # --- subnets, one after the other or several at once
@@ -120,7 +121,8 @@ class LabelledBatches:
         self.maps_fit = 4 * x.numel() <= MOST_BYTES
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((normalise(x, self.mean, self.std), y) for x, y in self.batches)
+        for x, y in self.batches:
+            yield normalise(x, self.mean, self.std), y
 
 
 class Evaluator:
@@ -133,28 +135,30 @@ class Evaluator:
     def __init__(self, supernet: SuperNet, batches: LabelledBatches, recalibration: Tensor):
         self.supernet, self.batches, self.recalibration = supernet, batches, recalibration
         self.parameters = dict(supernet.named_parameters())
-        self.begun: list | None = None  # layers whose maps are kept
-        self.kept: tuple[list[Tensor], Iterable[tuple[Tensor, Tensor]]] = [], []
+        self.begun: list | None = None  # first layers, whose maps are kept
+        self.kept: tuple = ([], [])  # their maps of recalibration images, and of the others with labels
 
     @torch.no_grad()
     def logits_and_labels(self, arch: Arch) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the subnet's logits [N, classes] and the labels [N] of each batch."""
         weights = self.supernet.subnet(arch, self.parameters)
-        layers = list(islice(self.supernet.space.active(arch), FIRST_LAYERS))
+        run = partial(self.supernet.run, arch=arch, weights=weights)
+        first, rest = partial(run, part=FIRST), partial(run, part=REST)
+        layers = first_layers(self.supernet, arch)
         if self.begun != layers:
-            begin = partial(self.supernet.run_first, arch=arch, weights=weights)
-            maps, statistics = _recalibrated(begin, split_batches(self.recalibration))
-            begin = partial(begin, norm=batch_norm_with(statistics))
-            labelled: Iterable = ((begin(x), y) for x, y in self.batches)
-            keep = self.batches.maps_fit
-            self.kept = maps, list(labelled) if keep else labelled
-            self.begun = layers if keep else None
+            maps, statistics = _recalibrated(first, split_batches(self.recalibration))
+            begin = partial(first, norm=batch_norm_with(statistics))
+            labelled = ((begin(x), y) for x, y in self.batches)
+            self.begun = layers if self.batches.maps_fit else None
+            self.kept = maps, list(labelled) if self.begun else labelled
         maps, labelled = self.kept
-        finish = partial(self.supernet.run_rest, arch=arch, weights=weights)
-        _, statistics = _recalibrated(finish, maps)
-        norm = batch_norm_with(statistics)
+        norm = batch_norm_with(_recalibrated(rest, maps)[1])
         for x, y in labelled:
-            yield finish(x, norm=norm), y
+            yield rest(x, norm=norm), y
+
+
+def first_layers(supernet: SuperNet, arch: Arch) -> list[tuple]:
+    return [*supernet.space.active(arch)][FIRST]
 
 
 @contextmanager
@@ -170,7 +174,7 @@ def evaluate_each(
     `images` are the labelled batches and the recalibration images of an `Evaluator`, of which each of the `threads` has
     one. Results do not depend on the number of threads. Subnets that are not begun when the block ends are skipped.
     """
-    order = sorted(range(len(archs)), key=lambda i: list(islice(supernet.space.active(archs[i]), FIRST_LAYERS)))
+    order = sorted(range(len(archs)), key=lambda number: first_layers(supernet, archs[number]))
     own = local()
 
     def start() -> None:
@@ -193,7 +197,8 @@ def evaluate_each(
 
 def correct_answers(evaluator: Evaluator, arch: Arch) -> Tensor:
     """int64 []: how many images the subnet classifies correctly after recalibration."""
-    return torch.stack([(logits.argmax(1) == y).sum() for logits, y in evaluator.logits_and_labels(arch)]).sum()
+    batches = evaluator.logits_and_labels(arch)
+    return torch.stack([(logits.argmax(1) == y).sum() for logits, y in batches]).sum()
 
 
 def evaluate_population(
@@ -234,7 +239,8 @@ def evaluate_population(
                 before_each()
                 number, count = next(counted)
                 counts[left[number]] = count
-    table = pd.DataFrame({"bucket": [float(bucket) for bucket, _ in population]})
+    buckets = [float(bucket) for bucket, _ in population]
+    table = pd.DataFrame({"bucket": buckets})
     table["subnet"] = table.groupby("bucket").cumcount()
     table["mflops"] = space.reference.macs(rows) / 1e6
     for name in ("kernel", "expand", "depth"):

@@ -99,16 +99,7 @@ class Method:
     @property
     def subnet_epochs(self) -> int:
         """Epochs, each counted once for every subnet trained in a step."""
-        return self.subnet_epochs_of(self.epochs)
-
-    def subnet_epochs_of(self, epochs: int) -> int:
-        """`subnet_epochs` for the first `epochs` epochs only."""
-        total = 0
-        for stage in self.stages:
-            done = min(epochs, stage.epochs)
-            total += done * getattr(stage.sampler, "count", 1)
-            epochs -= done
-        return total
+        return sum(stage.epochs * getattr(stage.sampler, "count", 1) for stage in self.stages)
 
     def stands_at(self, stage: int, epoch: int, history: Sequence[Mapping]) -> bool:
         """Whether epoch `epoch` of stage number `stage` (both from 0) comes next after the epochs in `history`.
@@ -129,8 +120,8 @@ def largest_remainder(weights: tuple[int, ...], total: int) -> tuple[int, ...]:
     (8, 2, 8, 1, 8)
     """
     shares = [weight * total // sum(weights) for weight in weights]
-    rest = [weight * total % sum(weights) for weight in weights]
-    for i in sorted(range(len(weights)), key=lambda i: -rest[i])[: total - sum(shares)]:
+    order = sorted(range(len(weights)), key=lambda i: weights[i] * total % sum(weights), reverse=True)
+    for i in order[: total - sum(shares)]:
         shares[i] += 1
     return tuple(shares)
 

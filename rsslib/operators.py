@@ -15,7 +15,9 @@ from torch.autograd.function import once_differentiable
 
 def pooled(x: Tensor) -> Tensor:
     """Mean over each feature map, [N, C, 1, 1]."""
-    return x if x.shape[2:] == (1, 1) else x.mean((2, 3), keepdim=True)
+    if x.shape[2:] == (1, 1):
+        return x
+    return x.mean((2, 3), keepdim=True)
 
 
 def centre(weight: Tensor, size: int) -> Tensor:
@@ -35,7 +37,8 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if _adds_in_place(x, weight):
         return Pointwise.apply(x, weight, bias)
-    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    y = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+    return y.permute(0, 3, 1, 2)
 
 
 def _adds_in_place(x: Tensor, weight: Tensor) -> bool:
@@ -69,8 +72,13 @@ class Pointwise(torch.autograd.Function):
         wants_x, _, wants_bias = ctx.needs_input_grad
         gradient = gradient.permute(0, 2, 3, 1).reshape(len(rows), -1)
         weight.grad.flatten(1).addmm_(gradient.T, rows)
-        dx = (gradient @ weight.flatten(1)).view(*ctx.shape, -1).permute(0, 3, 1, 2) if wants_x else None
-        return dx, None, gradient.sum(0) if wants_bias else None
+        dx = dbias = None
+        if wants_x:
+            dx = gradient @ weight.flatten(1)
+            dx = dx.view(*ctx.shape, -1).permute(0, 3, 1, 2)
+        if wants_bias:
+            dbias = gradient.sum(0)
+        return dx, None, dbias
 
 
 # --- depthwise convolutions
@@ -86,7 +94,12 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     slow = weight.shape[-1] > 3 or x.shape[-1] < 8  # where PyTorch's gradient of the weight is
     if slow and weight.requires_grad and takes_compiled_loop(x):
         return Depthwise.apply(x, weight, stride)
-    return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=len(weight))
+    return _convolve(x, weight, stride)
+
+
+def _convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    padding = weight.shape[-1] // 2
+    return F.conv2d(x, weight, stride=stride, padding=padding, groups=len(weight))
 
 
 def takes_compiled_loop(x: Tensor) -> bool:
@@ -103,20 +116,25 @@ class Depthwise(torch.autograd.Function):
     def forward(ctx, x, weight, stride):
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=len(weight))
+        return _convolve(x, weight, stride)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
-        channels, kernel, stride = len(weight), weight.shape[-1], ctx.stride
-        geometry = [stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], channels
+        channels, _, kernel, _ = weight.shape
+        stride, padding = [ctx.stride] * 2, [kernel // 2] * 2
+        geometry = (stride, padding, [1, 1], False, [0, 0], channels)
         wanted = [ctx.needs_input_grad[0], False, False]
-        dx = torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, wanted)[0]
+        dx, _, _ = torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, wanted)
         dweight = torch.empty(kernel, kernel, channels)
-        images = (tensor.detach().permute(0, 2, 3, 1).contiguous().numpy() for tensor in (x, gradient))
-        compiled_loop()(*images, dweight.numpy(), stride)
+        compiled_loop()(_to_numpy(x), _to_numpy(gradient), dweight.numpy(), ctx.stride)
         return dx, dweight.permute(2, 0, 1)[:, None], None
+
+
+def _to_numpy(images: Tensor) -> np.ndarray:
+    """The numbers as [N, H, W, C]."""
+    return images.detach().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 @cache
@@ -146,11 +164,14 @@ def _weight_gradient(x, gradient, result, stride):
     which are contiguous, for four images at once, so that each tap is read and written once for all four.
     """
     images, height, width, channels = x.shape
-    kernel, padding, last = result.shape[0], result.shape[0] // 2, images - 1
+    kernel = result.shape[0]
+    padding, last = kernel // 2, images - 1
     nothing = np.zeros(channels, np.float32)  # in place of images behind the last
     result[:] = 0
     for a in range(0, images, 4):
-        b, c, d = min(a + 1, last), min(a + 2, last), min(a + 3, last)
+        b = min(a + 1, last)
+        c = min(a + 2, last)
+        d = min(a + 3, last)
         for i in range(gradient.shape[1]):
             top = i * stride - padding
             for j in range(gradient.shape[2]):
@@ -159,8 +180,9 @@ def _weight_gradient(x, gradient, result, stride):
                 gc = gradient[c, i, j] if c > b else nothing
                 gd = gradient[d, i, j] if d > c else nothing
                 for k in range(max(0, -top), min(kernel, height - top)):
-                    xa, xb, xc, xd = x[a, top + k], x[b, top + k], x[c, top + k], x[d, top + k]
-                    taps = result[k]
+                    taps, row = result[k], top + k
+                    xa, xb = x[a, row], x[b, row]
+                    xc, xd = x[c, row], x[d, row]
                     for m in range(max(0, -left), min(kernel, width - left)):
                         tap, p = np.uint64(m), np.uint64(left + m)  # unsigned is faster: it never counts from the end
                         for s in range(channels):

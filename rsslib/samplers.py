@@ -61,13 +61,9 @@ def same_throughout(subnets: list[Step]) -> bool:
     return all(step == subnets[0] for step in subnets)
 
 
-def to_steps(space: SearchSpace, rows: np.ndarray, count: int) -> list[Step]:
-    """Rows of a space as steps of `count` subnets."""
-    archs = [space.to_arch(row) for row in rows]
-    return [tuple(archs[i : i + count]) for i in range(0, len(archs), count)]
-
-
-# --- the paper's
+def to_steps(space: SearchSpace, rows: np.ndarray, steps: int) -> list[Step]:
+    """Rows of a space as `steps` steps of equally many subnets."""
+    return [tuple(map(space.to_arch, step)) for step in np.split(rows, steps)]
 
 
 @dataclass(frozen=True)
@@ -105,9 +101,9 @@ class Uniform:
         drawn = {block: self._draw(space, _block_generator(rng, block), 1) for block in {*blocks}}
         return [drawn[block][0] for block in blocks]
 
-    def _draw(self, space: SearchSpace, rng: np.random.Generator, n: int) -> list[Step]:
-        rows = space.sample(n * self.count, rng, self.kernels, self.expands, self.depths)
-        return to_steps(space, rows, self.count)
+    def _draw(self, space: SearchSpace, rng: np.random.Generator, steps: int) -> list[Step]:
+        rows = space.sample(steps * self.count, rng, self.kernels, self.expands, self.depths)
+        return to_steps(space, rows, steps)
 
 
 @dataclass(frozen=True)
@@ -147,28 +143,3 @@ def _check_sizes(sizes: tuple[str, ...]) -> None:
         raise InputError(f"sizes is {sizes!r}: expected at least one of {', '.join(SIZES)}")
     for size in sizes:
         choose(size, SIZES, "subnet")
-
-
-# --- others
-
-
-@dataclass(frozen=True)
-class Sandwich:
-    """In every step the largest subnet, the smallest, and `drawn` uniform ones (Yu and Huang 2019; BigNAS, 2020).
-
-    The largest comes first, so that it can teach the others of its step (`Method.teacher` "largest").
-    """
-
-    drawn: int = 2
-
-    def __post_init__(self):
-        check_number(self.drawn, "drawn", 0, whole=True)
-
-    @property
-    def count(self) -> int:
-        return 2 + self.drawn
-
-    def subnets(self, space, rng, epoch, epochs, steps):
-        archs = [space.to_arch(row) for row in space.sample(steps * self.drawn, rng)]
-        starts = range(0, steps * self.drawn, self.drawn) if self.drawn else [0] * steps
-        return [(space.largest, space.smallest, *archs[i : i + self.drawn]) for i in starts]

@@ -100,8 +100,7 @@ class SearchSpace:
     @property
     def cardinality(self) -> int:
         """Number of distinct networks; choices of layers beyond a stage's depth do not count."""
-        per_layer = len(self.kernels) * len(self.expands)
-        total = 1
+        total, per_layer = 1, len(self.kernels) * len(self.expands)
         for stage in self.backbone.stages:
             depths = self.depths if stage.elastic_depth else (stage.layers,)
             total *= sum(per_layer**depth for depth in depths)
@@ -111,7 +110,8 @@ class SearchSpace:
 
     def uniform(self, kernel: int, expand: int, depth: int) -> Arch:
         """The architecture with the same choice everywhere."""
-        return Arch((kernel,) * self.n_layers, (expand,) * self.n_layers, (depth,) * self.n_stages)
+        layers, stages = self.n_layers, self.n_stages
+        return Arch((kernel,) * layers, (expand,) * layers, (depth,) * stages)
 
     @property
     def smallest(self) -> Arch:
@@ -130,7 +130,8 @@ class SearchSpace:
         """Return `arch`; raise InputError if it does not lie in this space."""
         if not isinstance(arch, Arch):
             raise InputError(f"architecture is {shortened(repr(arch))}: expected an Arch")
-        for (what, values), (choices, n) in zip(vars(arch).items(), self.columns, strict=True):
+        for what, (choices, n) in zip(("kernel", "expand", "depth"), self.columns, strict=True):
+            values = getattr(arch, what)
             if not isinstance(values, tuple) or len(values) != n:
                 raise InputError(
                     f"architecture outside the space: {what} is {shortened(repr(values))}, expected a tuple of {n} for "
@@ -166,16 +167,18 @@ class SearchSpace:
     @property
     def columns(self) -> list[tuple[tuple[int, ...], int]]:
         """(choices, number of columns) of a row's kernel sizes, expand ratios and depths, in this order."""
-        return [*zip(self.choices, (self.n_layers, self.n_layers, self.n_stages), strict=True)]
+        widths = (self.n_layers, self.n_layers, self.n_stages)
+        return [*zip(self.choices, widths, strict=True)]
 
     def to_rows(self, archs: Sequence[Arch]) -> np.ndarray:
         """int8 [n, 2 * layers + stages]; raises InputError for an architecture outside the space."""
         rows = [(*a.kernel, *a.expand, *a.depth) for a in map(self.validate, archs)]
-        return np.array(rows, dtype=np.int8).reshape(len(rows), 2 * self.n_layers + self.n_stages)
+        return np.array(rows, dtype=np.int8).reshape(-1, 2 * self.n_layers + self.n_stages)
 
     def to_arch(self, row: np.ndarray) -> Arch:
         """The architecture of one row, with Python integers."""
-        return Arch(*(tuple(part.tolist()) for part in self._split(np.asarray(row))))
+        parts = self._split(np.asarray(row))
+        return Arch(*(tuple(part.tolist()) for part in parts))
 
     def _split(self, rows: np.ndarray) -> list[np.ndarray]:
         return np.split(rows, [self.n_layers, 2 * self.n_layers], axis=-1)
@@ -195,7 +198,8 @@ class SearchSpace:
         parts = []
         for subset, (choices, width) in zip((kernels, expands, depths), self.columns, strict=True):
             values = np.asarray(choices if subset is None else subset, dtype=np.int8)
-            parts.append(values[rng.integers(len(values), size=(n, width), dtype=np.int8)])
+            drawn = rng.integers(len(values), size=(n, width), dtype=np.int8)
+            parts.append(values[drawn])
         return np.concatenate(parts, axis=1)
 
     def sample_arch(self, rng: np.random.Generator, **subsets: Sequence[int]) -> Arch:
@@ -211,7 +215,8 @@ class SearchSpace:
     def used(self, rows: np.ndarray) -> np.ndarray:
         """bool [n, 2 * layers + stages]: which choices count; those of layers beyond the depth do not."""
         mask = self.active_mask(rows)
-        return np.concatenate([mask, mask, np.ones((len(rows), self.n_stages), bool)], axis=1)
+        depths = np.ones((len(rows), self.n_stages), bool)
+        return np.concatenate([mask, mask, depths], axis=1)
 
     def macs(self, archs: Arch | np.ndarray) -> Any:
         """Multiply-accumulates of convolutions and linear layers for one image ("FLOPs" in the paper).
@@ -235,9 +240,12 @@ class SearchSpace:
     @cached_property
     def tables(self) -> np.ndarray:
         """int64 [2, layers, largest kernel + 1, largest expand + 1]: MACs and parameters of each layer, by choice."""
-        tables = np.zeros((2, self.n_layers, max(self.kernels) + 1, max(self.expands) + 1), dtype=np.int64)
-        for (i, layer), kernel, expand in product(enumerate(self.layers), self.kernels, self.expands):
-            tables[:, i, kernel, expand] = layer.macs(kernel, expand), layer.parameters(kernel, expand)
+        shape = (2, self.n_layers, max(self.kernels) + 1, max(self.expands) + 1)
+        tables = np.zeros(shape, dtype=np.int64)
+        for i, layer in enumerate(self.layers):
+            for kernel, expand in product(self.kernels, self.expands):
+                tables[0, i, kernel, expand] = layer.macs(kernel, expand)
+                tables[1, i, kernel, expand] = layer.parameters(kernel, expand)
         return tables
 
     @cached_property

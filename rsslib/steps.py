@@ -52,14 +52,18 @@ class TrainingState:
     def ask_teacher(self, x: Tensor) -> Tensor:
         """The teacher's probabilities [N, classes] for images x, with the batch norm statistics of the batch."""
         assert self.teacher is not None
-        return self.run(x, self.supernet.space.largest, self.teacher, batch_norm_training()).softmax(1)
+        largest = self.supernet.space.largest
+        return self.run(x, largest, self.teacher, batch_norm_training()).softmax(1)
 
 
 @torch.no_grad()
 def teacher_weights(supernet: SuperNet, weights: Weights) -> dict[str, Tensor]:
     """Copies of the largest subnet's `weights`, by name, in the memory layout of the supernet's own."""
-    own = supernet.subnet(supernet.space.largest, dict(supernet.named_parameters()))
-    return {name: torch.empty_like(part).copy_(weights[name]) for name, part in own.items()}
+    largest = supernet.subnet(supernet.space.largest, dict(supernet.named_parameters()))
+    copies = {name: torch.empty_like(part) for name, part in largest.items()}
+    for name, copy in copies.items():
+        copy.copy_(weights[name])
+    return copies
 
 
 def new_optimizer(supernet: SuperNet) -> torch.optim.Optimizer:
@@ -79,12 +83,18 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
         group["lr"] = rate
 
 
+@dataclass(eq=False)
 class EagerSteps:
     """The steps of one stage of training, one after another."""
 
-    def __init__(self, state: TrainingState, method: Method, stage: Stage, data: Dataset, generator: torch.Generator):
-        self.state, self.method, self.stage, self.data, self.generator = state, method, stage, data, generator
-        self.views = Views(state.supernet)
+    state: TrainingState
+    method: Method
+    stage: Stage
+    data: Dataset
+    generator: torch.Generator
+
+    def __post_init__(self):
+        self.views = Views(self.state.supernet)
 
     def epoch(
         self,
@@ -151,7 +161,8 @@ class Views:
 
     def __init__(self, supernet: SuperNet, gradients: Mapping[str, Tensor] | None = None):
         self.supernet, self.gradients = supernet, gradients
-        self.parameters, self.buffers = dict(supernet.named_parameters()), dict(supernet.named_buffers())
+        self.parameters = dict(supernet.named_parameters())
+        self.buffers = dict(supernet.named_buffers())
         self.last: dict[Arch, tuple[dict[str, Tensor], Norm]] = {}
 
     def get(self, subnets: Step) -> list[tuple[dict[str, Tensor], Norm]]:
@@ -180,9 +191,10 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 def add_gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> None:
     """Add the loss's gradients to those that the leaves have."""
-    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    # None where `Pointwise` has added it
-    add_all((leaf.grad, g) for leaf, g in zip(leaves.values(), found, strict=True) if g is not None)
+    wanted = list(leaves.values())
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    pairs = zip(wanted, found, strict=True)
+    add_all((leaf.grad, gradient) for leaf, gradient in pairs if gradient is not None)  # None: `Pointwise` added it
 
 
 def add_all(pairs: Iterable[tuple[Any, Tensor]]) -> None:

@@ -7,20 +7,20 @@ kernel size the transformed centre of the larger kernel.
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
-from itertools import islice, pairwise
-from typing import Any
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rsslib.backbones import LayerSpec
 from rsslib.network import Network
 from rsslib.operators import centre, depthwise, pointwise, pooled
 from rsslib.space import Arch, SearchSpace
 
 Weights = Mapping[str, Tensor]  # a subnet's parts of parameters, by name
 Norm = Callable[[Tensor, str, Weights], Tensor]  # batch norm of x by the layer of that name
-FIRST_LAYERS = 2  # layers of `run_first`, whose maps evaluation keeps
+ALL, FIRST, REST = slice(None), slice(0, 2), slice(2, None)  # parts of a subnet, by its layers
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -71,57 +71,46 @@ class SuperNet(Network):
         norm: Norm,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
+        part: slice = ALL,
     ) -> Tensor:
-        """Logits [N, classes] of images [N, in_channels, R, R], from a subnet's sliced `weights` alone."""
-        x = self.run_first(x, arch, weights, norm)
-        return self.run_rest(x, arch, weights, norm, dropout, generator)
+        """Logits [N, classes] of images [N, in_channels, R, R], from a subnet's sliced `weights` alone.
 
-    def run_first(self, x: Tensor, arch: Arch, weights: Weights, norm: Norm) -> Tensor:
-        """Feature maps [N, C, r, r] of images after stem, first block and the first two layers, for `run_rest`."""
-        x = F.conv2d(x, weights["stem.conv.weight"], stride=2, padding=1)
-        x = getattr(F, self.space.backbone.stem_act)(norm(x, "stem.bn", weights))
-        layers = islice(self.space.active(arch), FIRST_LAYERS)
-        return self._run_blocks(x, [(None, self.space.first, 3, None), *layers], weights, norm)
-
-    def _run_blocks(self, x: Tensor, layers: Iterable, weights: Weights, norm: Norm) -> Tensor:
-        for i, layer, kernel, _ in layers:
-            block = "first." if i is None else f"blocks.{i}."
-            act, shortcut = getattr(F, layer.act), x
-            if i is not None:
-                x = act(norm(pointwise(x, weights[f"{block}conv_pw.weight"]), f"{block}bn1", weights))
-            x = depthwise(x, kernel_weight(weights, block, kernel, self.space.kernels), layer.stride)
-            x = act(norm(x, f"{block}bn2", weights))
-            if layer.squeeze_excite:
-                scale = pooled(x)
-                reduce, expand = f"{block}se.conv_reduce.", f"{block}se.conv_expand."
-                scale = F.relu(pointwise(scale, weights[f"{reduce}weight"], weights[f"{reduce}bias"]))
-                scale = pointwise(scale, weights[f"{expand}weight"], weights[f"{expand}bias"])
-                x = x * F.hardsigmoid(scale)
-            x = norm(pointwise(x, weights[f"{block}conv_pwl.weight"]), f"{block}bn3", weights)
-            x = x + shortcut if layer.residual else x
-        return x
-
-    def run_rest(
-        self,
-        x: Tensor,
-        arch: Arch,
-        weights: Weights,
-        norm: Norm,
-        dropout: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Logits [N, classes] of the feature maps that `run_first` returns."""
-        x = self._run_blocks(x, islice(self.space.active(arch), FIRST_LAYERS, None), weights, norm)
-        act = getattr(F, self.space.backbone.head_act)
-        x = act(norm(pointwise(x, weights["head_expand.conv.weight"]), "head_expand.bn", weights))
+        With `part` FIRST it stops at the feature maps [N, C, r, r] of the first two layers; with REST it starts there.
+        """
+        net = self.space.backbone
+        layers = [*self.space.active(arch)][part]
+        blocks = [(f"blocks.{i}.", layer, kernel) for i, layer, kernel, _ in layers]
+        if part != REST:
+            x = F.conv2d(x, weights["stem.conv.weight"], stride=2, padding=1)
+            x = getattr(F, net.stem_act)(norm(x, "stem.bn", weights))
+            blocks = [("first.", self.space.first, 3), *blocks]
+        for block, layer, kernel in blocks:
+            x = self._run_block(x, block, layer, kernel, weights, norm)
+        if part == FIRST:
+            return x
+        act = getattr(F, net.head_act)
+        x = act(norm(_pointwise(x, weights, "head_expand.conv"), "head_expand.bn", weights))
         x = pooled(x)
-        if self.head_mix is not None:
-            x = act(pointwise(x, weights["head_mix.conv.weight"]))
+        if net.mix_channels:
+            x = act(_pointwise(x, weights, "head_mix.conv"))
         x = x.flatten(1)
         if dropout > 0:
             keep = torch.empty_like(x).bernoulli_(1 - dropout, generator=generator)
             x = x * keep.div_(1 - dropout)
         return F.linear(x, weights["classifier.weight"], weights["classifier.bias"])
+
+    def _run_block(self, x: Tensor, block: str, layer: LayerSpec, kernel: int, weights: Weights, norm: Norm) -> Tensor:
+        act, shortcut = getattr(F, layer.act), x
+        if f"{block}conv_pw.weight" in weights:
+            x = _pointwise(x, weights, f"{block}conv_pw")
+            x = act(norm(x, f"{block}bn1", weights))
+        x = depthwise(x, kernel_weight(weights, block, kernel, self.space.kernels), layer.stride)
+        x = act(norm(x, f"{block}bn2", weights))
+        if layer.squeeze_excite:
+            scale = F.relu(_pointwise(pooled(x), weights, f"{block}se.conv_reduce"))
+            x = x * F.hardsigmoid(_pointwise(scale, weights, f"{block}se.conv_expand"))
+        x = norm(_pointwise(x, weights, f"{block}conv_pwl"), f"{block}bn3", weights)
+        return x + shortcut if layer.residual else x
 
     @torch.no_grad()
     def extract(self, arch: Arch, dropout: float = 0.0) -> Network:
@@ -149,14 +138,10 @@ class SuperNet(Network):
         """
         tensors = self.state_dict()
         for i, layer in enumerate(self.space.layers):
-            block: dict[str, Any] = {name: tensors.get(f"blocks.{i}.{name}") for name in DIMENSIONS}
-            importance = block["conv_pwl.weight"].abs().sum((0, 2, 3))
-            cuts = [0, *(layer.hidden(b) for b in sorted(boundaries)), len(importance)]
-            sections = [a + importance[a:b].argsort(descending=True, stable=True) for a, b in pairwise(cuts)]
-            _reorder(block, "h", torch.cat(sections))
+            block = {name: tensors[full] for name in DIMENSIONS if (full := f"blocks.{i}.{name}") in tensors}
+            _sort(block, "h", "conv_pwl.weight", [layer.hidden(expand) for expand in sorted(boundaries)])
             if layer.squeeze_excite:
-                importance = block["se.conv_expand.weight"].abs().sum((0, 2, 3))
-                _reorder(block, "s", importance.argsort(descending=True, stable=True))
+                _sort(block, "s", "se.conv_expand.weight", [])
 
 
 # --- a subnet's weights
@@ -175,11 +160,15 @@ DIMENSIONS = {
 }
 
 
-def _reorder(block: dict[str, Any], dimension: str, order: Tensor) -> None:
-    """Reorder the hidden or squeezed channels of a layer in all of its tensors."""
+def _sort(block: Weights, channels: str, judge: str, boundaries: list[int]) -> None:
+    """Sort hidden or squeezed channels in all tensors of a layer by the L1 norm of the weights named `judge`."""
+    importance = block[judge].abs().sum((0, 2, 3))
+    sections = pairwise([0, *boundaries, len(importance)])
+    order = [a + importance[a:b].argsort(descending=True, stable=True) for a, b in sections]
     for name, tensor in block.items():
-        if tensor is not None and dimension in DIMENSIONS[name]:
-            tensor.copy_(tensor.index_select(DIMENSIONS[name].index(dimension), order))
+        if channels in DIMENSIONS[name]:
+            dimension = DIMENSIONS[name].index(channels)
+            tensor.copy_(tensor.index_select(dimension, torch.cat(order)))
 
 
 @lru_cache(maxsize=256)
@@ -211,6 +200,10 @@ def subnet_slices(space: SearchSpace, arch: Arch) -> dict[str, tuple]:
             if kernel < large:
                 result[f"blocks.{i}.kernel_{large}to{small}"] = ()
     return result
+
+
+def _pointwise(x: Tensor, weights: Weights, name: str) -> Tensor:
+    return pointwise(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
 
 def kernel_weight(weights: Weights, block: str, kernel: int, sizes: Iterable[int]) -> Tensor:

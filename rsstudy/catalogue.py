@@ -13,9 +13,9 @@ import numpy as np
 from rsslib.errors import check_number, choose
 from rsslib.methods import LEARNING_RATE, PS_EPOCHS, Method, Schedule, Stage, one_stage, override, progressive_shrinking
 from rsslib.population import sample_population
-from rsslib.samplers import Alternating, Sampler, Sandwich, Successive, Uniform
+from rsslib.samplers import Alternating, Sampler, Successive, Uniform
 from rsslib.space import Arch, SearchSpace
-from rsstudy.samplers import Compound, FlopsAware, StrictFairness
+from rsstudy.samplers import Compound, FlopsAware, Sandwich, StrictFairness
 
 
 @lru_cache(maxsize=256)

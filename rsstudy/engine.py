@@ -24,7 +24,6 @@ from rsslib import files
 from rsslib.checkpoint import (
     checkpoint_bytes,
     checkpoints,
-    identity_of,
     load_checkpoint,
     save_checkpoint,
     write_card,
@@ -58,6 +57,7 @@ from rsstudy.store import (
     REBUILD,
     Refused,
     configuration,
+    identity_of,
     population_of,
     read_record,
     read_tensors,

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from rsslib import files
-from rsslib.checkpoint import identity_of, restore
+from rsslib.checkpoint import restore
 from rsslib.device import evaluation_threads, own_stream
 from rsslib.errors import InputError
 from rsslib.steps import TrainingState
@@ -17,7 +17,7 @@ from rsstudy.forgetting import draws_once_per_epoch, forgetting
 from rsstudy.interference import Effort, Trial, measure
 from rsstudy.machine import executor_for
 from rsstudy.plan import Run
-from rsstudy.store import AGREEMENT, EFFECTS, FORGETTING, has_table
+from rsstudy.store import AGREEMENT, EFFECTS, FORGETTING, has_table, identity_of
 
 EFFORTS = {  # by profile; all others take the default
     "smoke": Effort(

@@ -9,6 +9,27 @@ from rsslib.samplers import to_steps
 
 
 @dataclass(frozen=True)
+class Sandwich:
+    """In every step the largest subnet, the smallest, and `drawn` uniform ones (Yu and Huang 2019; BigNAS, 2020).
+
+    The largest comes first, so that it can teach the others of its step (`Method.teacher` "largest").
+    """
+
+    drawn: int = 2
+
+    def __post_init__(self):
+        check_number(self.drawn, "drawn", 0, whole=True)
+
+    @property
+    def count(self) -> int:
+        return 2 + self.drawn
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        drawn = to_steps(space, space.sample(steps * self.drawn, rng), steps)
+        return [(space.largest, space.smallest, *step) for step in drawn]
+
+
+@dataclass(frozen=True)
 class StrictFairness:
     """In every step `count` subnets that share out all choices (FairNAS, Chu et al. 2021).
 
@@ -28,7 +49,7 @@ class StrictFairness:
         values = np.concatenate([np.tile(choices, (width, 1)) for choices, width in space.columns])
         rows = rng.permuted(np.tile(values, (steps, 1, 1)), axis=2)  # [steps, columns, count]
         rows = rows.transpose(0, 2, 1).reshape(steps * self.count, -1)
-        return to_steps(space, rows.astype(np.int8), self.count)
+        return to_steps(space, rows.astype(np.int8), steps)
 
 
 @dataclass(frozen=True)
@@ -51,7 +72,7 @@ class Compound:
         elastic = [number for number, stage in enumerate(stages) if stage.elastic_depth]
         rows[:, n : 2 * n] = expands[levels[[layer.stage for layer in space.layers]]].T
         rows[:, 2 * n :] = depths[levels[elastic]].T
-        return to_steps(space, rows, 1)
+        return to_steps(space, rows, steps)
 
 
 @dataclass(frozen=True)
@@ -80,4 +101,4 @@ class FlopsAware:
             rows = np.concatenate(parts, axis=1).astype(np.int8)
             distance = np.abs(space.reference.macs(rows) - target)
             nearest.append(rows[distance.argmin()])
-        return to_steps(space, np.stack(nearest), 1)
+        return to_steps(space, np.stack(nearest), steps)

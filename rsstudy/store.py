@@ -387,6 +387,11 @@ def difference(there, here, path: str = "") -> str:
     return next((words for key, pair in pairs.items() if (words := difference(*pair, f"{path}.{key}".strip(".")))), "")
 
 
+def identity_of(record: dict) -> str:
+    """The configuration that a checkpoint or snapshot belongs to."""
+    return files.sha256(json.dumps(record["config"]["training"], sort_keys=True).encode())
+
+
 # --- whether a run is there -------------------------------------------------------------------------------------------
 
 
@@ -453,11 +458,21 @@ def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataF
         row["loss"] = progress.get("loss", math.nan)
         seconds = record["training_seconds"] if trained else progress.get("seconds", 0)
         if row["epoch"]:
-            rates.setdefault(run.dataset, []).append(seconds / run.method.subnet_epochs_of(row["epoch"]))
+            rates.setdefault(run.dataset, []).append(seconds / _subnet_epochs(run.method, row["epoch"]))
     for run, row in zip(runs, rows, strict=True):
-        left = run.method.subnet_epochs - run.method.subnet_epochs_of(row["epoch"])
+        left = run.method.subnet_epochs - _subnet_epochs(run.method, row["epoch"])
         row["seconds_left"] = left * float(np.median(rates.get(run.dataset, [math.nan]))) if left else 0.0
     return pd.DataFrame(rows, columns=["run", "status", "epoch", "epochs", "loss", "seconds_left"])
+
+
+def _subnet_epochs(method: Method, epochs: int) -> int:
+    """`method.subnet_epochs` for the first `epochs` epochs only."""
+    total = 0
+    for stage in method.stages:
+        done = min(epochs, stage.epochs)
+        total += done * getattr(stage.sampler, "count", 1)
+        epochs -= done
+    return total
 
 
 def overview_words(table: pd.DataFrame) -> str:

@@ -8,8 +8,9 @@ import torch
 
 from rsslib.errors import InputError
 from rsslib.methods import Method, largest_remainder, one_stage, override
-from rsslib.samplers import Sandwich, Uniform
+from rsslib.samplers import Uniform
 from rsstudy.catalogue import METHODS, TABLE_1, build, table_1
+from rsstudy.samplers import Sandwich
 
 STEPS = 625
 

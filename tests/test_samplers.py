@@ -16,7 +16,6 @@ from rsslib.population import sample_population
 from rsslib.samplers import (
     SIZES,
     Alternating,
-    Sandwich,
     Successive,
     Uniform,
     drawn_steps,
@@ -25,7 +24,7 @@ from rsslib.samplers import (
 from rsslib.space import SearchSpace
 from rsstudy import catalogue
 from rsstudy.catalogue import BEYOND, METHODS, Alone, Repeated, build
-from rsstudy.samplers import Compound, FlopsAware, StrictFairness
+from rsstudy.samplers import Compound, FlopsAware, Sandwich, StrictFairness
 
 SPACE = SearchSpace("mobilenet_v3")
 

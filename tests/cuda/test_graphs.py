@@ -28,7 +28,7 @@ from rsslib.device import CAPTURING, own_stream
 from rsslib.errors import CaptureFailed, InputError
 from rsslib.evaluate import evaluate_population
 from rsslib.methods import one_stage
-from rsslib.samplers import Sandwich, Uniform
+from rsslib.samplers import Uniform
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps, TrainingState, new_optimizer, teacher_weights
 from rsslib.supernet import SuperNet
@@ -36,6 +36,7 @@ from rsslib.trainer import start
 from rsstudy import engine, workers
 from rsstudy.catalogue import CONTROLS, INTERVALS, METHODS, SAMPLERS, Alone
 from rsstudy.interference import Effort, Trial, measure
+from rsstudy.samplers import Sandwich
 from rsstudy.store import overview
 
 SPACE = SearchSpace(TINY, classes=4)

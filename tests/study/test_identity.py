@@ -10,8 +10,9 @@ import pytest
 from helpers import sentence
 
 from rsslib.errors import InputError
-from rsslib.samplers import Alternating, Sandwich, Successive, Uniform
+from rsslib.samplers import Alternating, Successive, Uniform
 from rsstudy.catalogue import Alone, Repeated
+from rsstudy.samplers import Sandwich
 from rsstudy.store import sampler_identity
 
 MINE = """
