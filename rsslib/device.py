@@ -169,6 +169,20 @@ def check_captures() -> None:
 
 
 @contextmanager
+def isolated(device: torch.device) -> Iterator[None]:
+    """Run the block without the caller's autocast, and as `own_stream` does.
+
+    Raises InputError if PyTorch's default dtype is not float32, which would change random numbers and results.
+    """
+    if torch.get_default_dtype() != torch.float32:
+        raise InputError(
+            f"PyTorch's default dtype is {torch.get_default_dtype()}: call torch.set_default_dtype(torch.float32)"
+        )
+    with torch.autocast(device.type, enabled=False), own_stream(device):
+        yield
+
+
+@contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
     """Run the block on a separate CUDA stream, so that runs in several threads share the device.
 

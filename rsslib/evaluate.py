@@ -7,6 +7,7 @@ from functools import partial
 from threading import local
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from rsslib.data.augmentation import Augmentation, augment, draw_augmentation, normalise, parts
 from rsslib.data.dataset import Dataset, check_images
-from rsslib.device import own_stream
+from rsslib.device import isolated
 from rsslib.errors import InputError
 from rsslib.population import RECALIBRATION_IMAGES
 from rsslib.progress import progress_bar
@@ -65,7 +66,8 @@ def recalibrate(supernet: SuperNet, arch: Arch, images: Tensor) -> dict[str, Ten
     supernet as it was. How many batches a pass takes changes nothing but rounding.
     """
     weights = supernet.subnet(arch, dict(supernet.named_parameters()))
-    return _recalibrated(partial(supernet.run, arch=arch, weights=weights), split_batches(images))[1]
+    with isolated(images.device):
+        return _recalibrated(partial(supernet.run, arch=arch, weights=weights), split_batches(images))[1]
 
 
 def _recalibrated(run: Callable[..., Tensor], images: Iterable[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -232,7 +234,7 @@ def evaluate_population(
     counts = {} if counts is None else counts
     left = [number for number in range(len(archs)) if number not in counts]
     bar = progress_bar(left, progress, desc=description, unit="subnet", initial=len(counts), total=len(archs))
-    with own_stream(data.device):
+    with isolated(data.device):
         images = LabelledBatches(data.x_test, data.y_test, data), recalibration_images(data)
         with evaluate_each(supernet, images, [archs[i] for i in left], correct_answers, threads) as counted:
             for _ in bar:
@@ -245,6 +247,6 @@ def evaluate_population(
     table["mflops"] = space.reference.macs(rows) / 1e6
     for name in ("kernel", "expand", "depth"):
         table[name] = ["-".join(map(str, getattr(arch, name))) for arch in archs]
-    correct = torch.stack([counts[number] for number in range(len(archs))])
-    table["accuracy"] = 100 * correct.cpu().double().numpy() / len(data.x_test)
+    correct = np.array([counts[number].item() for number in range(len(archs))], dtype=float)
+    table["accuracy"] = 100 * correct / len(data.x_test)
     return table

@@ -3,6 +3,7 @@
 Tensors are [N, C, H, W] in channels-last memory.
 """
 
+import pickle
 from functools import cache, partial
 from typing import Any
 
@@ -103,8 +104,8 @@ def _convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def takes_compiled_loop(x: Tensor) -> bool:
-    """Whether the compiled loop can use x: float32 on a CPU, gradients recorded, numba installed."""
-    plain = x.dtype == torch.float32 and x.device.type == "cpu"
+    """Whether the compiled loop can use x: float32 on a CPU, gradients recorded, numba installed, no torch.func."""
+    plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch._C._are_functorch_transforms_active()
     recorded = torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     return plain and recorded and compiled_loop() is not None
 
@@ -139,7 +140,7 @@ def _to_numpy(images: Tensor) -> np.ndarray:
 
 @cache
 def compiled_loop() -> Any:
-    """`_weight_gradient` compiled by numba; None where numba cannot be imported.
+    """`_weight_gradient` compiled by numba; None where numba cannot be imported, or is told not to compile.
 
     The first call imports numba, which takes a second, and on a new machine compiles for a few more. The code is kept
     beside this file, or in the user's cache where that is read-only.
@@ -148,12 +149,14 @@ def compiled_loop() -> Any:
         import numba
     except ImportError:
         return None
+    if getattr(numba.config, "DISABLE_JIT", 0):
+        return None
     images, taps = numba.float32[:, :, :, ::1], numba.float32[:, :, ::1]
     signature = (images, images, taps, numba.int64)
     compiler: Any = partial(numba.njit, [signature], nogil=True, fastmath={"contract"})
     try:
         return compiler(cache=True)(_weight_gradient)
-    except RuntimeError:  # no folder for the code can be written
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError):  # no folder, or a damaged file
         return compiler()(_weight_gradient)
 
 

@@ -30,6 +30,12 @@ class Arch:
     expand: tuple[int, ...]
     depth: tuple[int, ...]
 
+    def __post_init__(self):
+        for name, values in vars(self).items():
+            if isinstance(values, list | tuple | np.ndarray):  # from JSON, or with NumPy's integers
+                integers = [int(value) if isinstance(value, np.integer) else value for value in values]
+                vars(self)[name] = tuple(integers)
+
 
 @dataclass(frozen=True)
 class SearchSpace:

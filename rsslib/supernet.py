@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsslib.backbones import LayerSpec
-from rsslib.network import Network
+from rsslib.network import Network, materialize
 from rsslib.operators import centre, depthwise, pointwise, pooled
 from rsslib.space import Arch, SearchSpace
 
@@ -36,7 +36,9 @@ class SuperNet(Network):
     """
 
     def __init__(self, space: SearchSpace, dropout: float = 0.1, generator: torch.Generator | None = None):
-        super().__init__(space, space.largest, dropout)
+        with torch.device("meta"):  # where the default initialisation draws no random numbers
+            super().__init__(space, space.largest, dropout)
+        materialize(self)
         self.space = space
         for name, parameter in self.named_parameters():
             if name.endswith(".bias"):
@@ -60,7 +62,7 @@ class SuperNet(Network):
 
     def subnet(self, arch: Arch, tensors: Weights) -> dict[str, Tensor]:
         """The parts that `arch` uses of full-size `tensors` (parameters, gradients or buffers by name), as views."""
-        slices = subnet_slices(self.space, arch)
+        slices = subnet_slices(self.space, self.space.validate(arch))
         return {name: tensors[name][index] for name, index in slices.items() if name in tensors}
 
     def run(
@@ -122,7 +124,10 @@ class SuperNet(Network):
         part = self.subnet(arch, dict(self.state_dict()))
         for i, _, kernel, _ in self.space.active(arch):
             part[f"blocks.{i}.conv_dw.weight"] = kernel_weight(part, f"blocks.{i}.", kernel, self.space.kernels)
-        network = Network(self.space, arch, dropout).to(part["classifier.weight"])  # its device and dtype
+        with torch.device("meta"):  # where the default initialisation draws no random numbers
+            network = Network(self.space, arch, dropout)
+        like = part["classifier.weight"]
+        materialize(network.to(like.dtype), like.device)
         network.load_state_dict(part, strict=False)  # all but the kernel matrices
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.train(self.training)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rsslib.data.augmentation import draw_augmentation
 from rsslib.data.dataset import Dataset, check_images
-from rsslib.device import own_stream, set_precision
+from rsslib.device import isolated, set_precision
 from rsslib.errors import InputError
 from rsslib.methods import Method, Stage
 from rsslib.network import Network
@@ -42,8 +42,7 @@ def start(
     default for convolutions; tf32; or bf16, in which this state alone trains, under autocast.
     """
     set_precision(precision)
-    with ONE_AT_A_TIME:  # PyTorch's default initialisation, which ours replaces, draws from the global generator
-        supernet = SuperNet(space, method.dropout, torch.Generator().manual_seed(seed)).to(device)
+    supernet = SuperNet(space, method.dropout, torch.Generator().manual_seed(seed)).to(device)
     return TrainingState(supernet, new_optimizer(supernet), bfloat16=precision == "bf16")
 
 
@@ -82,7 +81,7 @@ def train(
         raise InputError(f"{data.name} has {n} training images: expected at least 2, for batch norm")
     generator = torch.Generator(device)
     done = {"total": method.epochs * n, "initial": len(state.history) * n}
-    with progress_bar(shown=progress, unit="img", unit_scale=True, **done) as bar, own_stream(device):
+    with progress_bar(shown=progress, unit="img", unit_scale=True, **done) as bar, isolated(device):
         for number in range(state.stage, len(method.stages)):
             stage = method.stages[number]
             if state.epoch == 0:

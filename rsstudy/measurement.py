@@ -9,7 +9,7 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.checkpoint import restore
-from rsslib.device import evaluation_threads, own_stream
+from rsslib.device import evaluation_threads, isolated
 from rsslib.errors import InputError
 from rsslib.steps import TrainingState
 from rsslib.trainer import train
@@ -100,7 +100,7 @@ def _effects(job: Any) -> list[pd.DataFrame] | None:
     for epoch, share in epochs.items():
         if job.is_time():
             return None
-        with own_stream(images.device):
+        with isolated(images.device):
             state = job.new_state()
             restore(state, job.snapshot(epoch).read_bytes(), identity_of(job.record))
             threads = evaluation_threads(images.device, settings.jobs or 1)
