@@ -75,7 +75,7 @@ def load_checkpoint(state: TrainingState, folder: Path, run: str = "", method: M
     """
     for path in checkpoints(folder):
         try:
-            content = path.read_bytes()
+            content = files.read_regular(path)
             if files.sha256(content)[:32] != path.stem.rpartition("-")[2]:
                 raise ValueError("damaged: its checksum differs")
             restore(state, content, run, method)
@@ -142,7 +142,7 @@ def read_card(folder: str | Path) -> dict:
     """The content of `card.json`; raises InputError if the file is missing or cannot be read."""
     path = Path(folder, CARD)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(files.read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         expected = f"expected a folder with {CARD} and {WEIGHTS}, as finished runs have"
         raise InputError(f"{path} cannot be read ({one_line(error)}): {expected}") from None
@@ -157,7 +157,7 @@ def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> Sup
     """
     card, path = read_card(folder), Path(folder, WEIGHTS)
     try:
-        content = path.read_bytes()
+        content = files.read_regular(path)
         if files.sha256(content) != card["weights_sha256"]:
             raise ValueError("its checksum differs")
         supernet = SuperNet(SearchSpace(**card["space"]), card["dropout"])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # files and folders can be checked without these
     import torch
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
+LARGEST = 2**32  # bytes of a file that is read as a whole
 LONGEST_NAME = 240  # bytes; a temporary file's name is 14 longer, and file systems allow 255
 
 
@@ -59,7 +60,7 @@ def open_regular(path: str | Path, at_most: int) -> BinaryIO:
     return open(path, "rb")
 
 
-def read_regular(path: str | Path, at_most: int) -> bytes:
+def read_regular(path: str | Path, at_most: int = LARGEST) -> bytes:
     """Read a regular file of at most `at_most` bytes; raises as `open_regular` does."""
     with open_regular(path, at_most) as file:
         return file.read(at_most)  # files of the kernel can be longer than they say

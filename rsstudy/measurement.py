@@ -102,7 +102,7 @@ def _effects(job: Any) -> list[pd.DataFrame] | None:
             return None
         with isolated(images.device):
             state = job.new_state()
-            restore(state, job.snapshot(epoch).read_bytes(), identity_of(job.record))
+            restore(state, files.read_regular(job.snapshot(epoch)), identity_of(job.record))
             threads = evaluation_threads(images.device, settings.jobs or 1)
             tables = measure(Trial(state, run.method, images, run.seed, effort, threads), settings.progress)
         for table in tables:
@@ -115,7 +115,7 @@ def _restore_snapshots(job: Any, epochs: Collection[int]) -> None:
     """Make all snapshots again if one of them is missing or altered."""
     run, settings, kept = job.run, job.settings, job.record.get("snapshots", {})
     paths = [job.snapshot(epoch) for epoch in epochs]
-    if all(path.exists() and files.sha256(path.read_bytes()) == kept.get(path.name) for path in paths):
+    if all(path.exists() and files.sha256(files.read_regular(path)) == kept.get(path.name) for path in paths):
         return
 
     def after_epoch(state: TrainingState) -> bool:

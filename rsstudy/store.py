@@ -168,9 +168,8 @@ def read_record(folder: Path) -> dict:
     """The record of a run; raises Refused if it is unreadable, altered, or holds what no run writes."""
     path = folder / RECORD
     try:
-        if path.stat().st_size > LARGEST_RECORD:
-            raise ValueError(f"it is larger than {LARGEST_RECORD:,} bytes")
-        record = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        content = files.read_regular(path, LARGEST_RECORD)
+        record = json.loads(content, parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise refused(path, f"cannot be read ({error})") from None
     if problem := _problem(record):
@@ -202,9 +201,9 @@ def _digest(record: dict) -> str:
 def read_file(path: Path, record: dict) -> bytes:
     """The bytes of a file that the record lists; raises Refused if they differ from what the run wrote."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise refused(path, f"cannot be read ({error.strerror})") from None
+        content = files.read_regular(path)
+    except (OSError, ValueError) as error:
+        raise refused(path, f"cannot be read ({error})") from None
     if record["sha256"].get(path.name) != files.sha256(content):
         raise refused(path, "was damaged or altered after the run wrote it")
     return content
