@@ -13,7 +13,7 @@ from rsslib.space import SearchSpace
 from rsslib.trainer import start, train
 from rsstudy import forgetting as module
 from rsstudy import interference
-from rsstudy.catalogue import DOSES, METHODS, Dosed, build, dose, of_bucket
+from rsstudy.catalogue import DOSES, METHODS, Dosed, build, of_bucket
 from rsstudy.forgetting import LAGS, draws_once_per_epoch, forgetting
 from rsstudy.interference import Effort
 
@@ -37,14 +37,14 @@ def summed_rate(method, steps=100):
 # --- the bridge from OFA to RSS
 
 
-def test_ofa_at_the_rate_of_rss_has_its_summed_rate_and_changes_nothing_else():
+def test_ofa_rss_rate_changes_the_learning_rate_alone():
     method, ofa = built("ofa-rss-rate"), built("ofa")
     assert summed_rate(method) == pytest.approx(summed_rate(built("rss")), rel=2e-3)
     stages = tuple(replace(a, learning_rate=b.learning_rate) for a, b in zip(method.stages, ofa.stages, strict=True))
     assert replace(method, name="ofa", stages=stages) == ofa
 
 
-def test_rss_under_the_rates_of_ofa_draws_one_uniform_subnet_per_epoch_at_those_rates():
+def test_rss_ofa_rates_draws_uniformly_at_the_rates_of_ofa():
     method, ofa = built("rss-ofa-rates"), built("ofa")
     assert {stage.sampler for stage in method.stages} == {built("rss").stages[0].sampler}
     for a, b in zip(method.stages, ofa.stages, strict=True):
@@ -53,13 +53,13 @@ def test_rss_under_the_rates_of_ofa_draws_one_uniform_subnet_per_epoch_at_those_
     assert method.teacher is None and method.fresh_optimizer
 
 
-def test_ofa_without_distillation_changes_nothing_else():
+def test_ofa_no_distillation_changes_nothing_else():
     method, ofa = built("ofa-no-distillation"), built("ofa")
     stages = tuple(replace(a, distill=b.distill) for a, b in zip(method.stages, ofa.stages, strict=True))
     assert method.teacher is None and replace(method, name="ofa", stages=stages, teacher="stage") == ofa
 
 
-def test_ofa_with_one_subnet_per_step_draws_from_the_same_choices():
+def test_ofa_one_per_step_draws_from_the_same_choices():
     method, ofa = built("ofa-one-per-step"), built("ofa")
     assert method.subnet_epochs == method.epochs == ofa.epochs
     for a, b in zip(method.stages[1:], ofa.stages[1:], strict=True):
@@ -70,8 +70,8 @@ def test_ofa_with_one_subnet_per_step_draws_from_the_same_choices():
 
 
 @pytest.mark.parametrize("s, ps", [(S, PS), (9, 5), (180, 410)])
-def test_a_dose_has_as_many_epochs_alone_as_it_has_among_others(s, ps):
-    alone, mixed = (dose(s, ps, 8.0, 1, mixed) for mixed in (False, True))
+def test_dose_has_the_epochs_of_its_subnet_in_mixed(s, ps):
+    alone, mixed = (build(name, s, ps) for name in ("dose-8-1", "mixed-8-1"))
     space = SearchSpace()
     own = of_bucket(space, 8.0, 1)
     sampler, n = mixed.stages[0].sampler, mixed.epochs
@@ -81,27 +81,27 @@ def test_a_dose_has_as_many_epochs_alone_as_it_has_among_others(s, ps):
     assert len(set(others)) == len(others) == n - alone.epochs
 
 
-def test_own_epochs_have_the_same_summed_rate_alone_and_among_others():
-    alone, mixed = (dose(S, PS, 4.0, 0, mixed) for mixed in (False, True))
+def test_dose_has_the_summed_rate_of_its_subnet_in_mixed():
+    alone, mixed = built("dose-4-0"), built("mixed-4-0")
     (stage,) = mixed.stages
     own = [stage.rate(e, step, 100) for e in range(1, stage.epochs, 3) for step in range(100)]
     assert sum(own) == pytest.approx(summed_rate(alone), rel=2e-3)
 
 
-def test_the_other_epochs_are_those_of_rss():
+def test_mixed_draws_as_rss_in_other_epochs():
     space, rng = SearchSpace(), np.random.default_rng
     drawn = Dosed(8.0, 0).subnets(space, rng(5), 3, 39, 10)
     assert drawn == Uniform().subnets(space, rng(5), 3, 39, 10)
 
 
-def test_doses_are_of_eight_subnets():
+def test_doses_cover_eight_subnets():
     assert len(DOSES) == 16 and {name.partition("-")[0] for name in DOSES} == {"dose", "mixed"}
 
 
 # --- RSS after RSS-Short
 
 
-def test_rss_after_short_continues_with_its_momentum_where_the_rate_of_rss_is_by_then():
+def test_rss_after_short_continues_at_the_rate_of_rss_with_momentum():
     method, rss = built("rss-after-short"), built("rss")
     first, rest = method.stages
     assert first == replace(built("rss-short").stages[0], name="short")
@@ -152,14 +152,14 @@ def test_forgetting_follows_each_subnet_at_its_lags(monkeypatch):
     assert len(never) == 3 * 10 and set(never["accuracy"]) == {0.0}
 
 
-def test_forgetting_stops_when_asked(monkeypatch):
+def test_forgetting_stops_on_request(monkeypatch):
     method = one_stage("test", 5, Uniform())
     data = toy_data()
     table = forgetting(start(SPACE, method, 0), method, data, 0, EFFORT, progress=False, stop=lambda: True)
     assert table is None
 
 
-def test_forgetting_of_a_network_at_rate_zero_finds_no_gain_and_no_loss():
+def test_forgetting_is_nothing_at_learning_rate_zero():
     method = one_stage("test", 3, Uniform(), batch_size=16)
     method = replace(method, stages=(replace(method.stages[0], learning_rate=0.0),))
     data = toy_data()
@@ -169,7 +169,7 @@ def test_forgetting_of_a_network_at_rate_zero_finds_no_gain_and_no_loss():
     assert (table.groupby(["trained", "number"])["loss"].nunique() == 1).all()
 
 
-def test_forgetting_judges_as_evaluation_does():
+def test_forgetting_agrees_with_evaluation():
     method = one_stage("test", 2, Uniform(), batch_size=16)
     data = toy_data()
     data = replace(data, x_val=data.x_test, y_val=data.y_test)
@@ -182,7 +182,7 @@ def test_forgetting_judges_as_evaluation_does():
     assert list(found["accuracy"]) == list(rows["accuracy"])
 
 
-def test_only_methods_with_one_draw_per_epoch_are_followed():
+def test_forgetting_follows_methods_with_one_draw_per_epoch():
     followed = {name for name in METHODS if draws_once_per_epoch(built(name))}
     assert {"rss", "rss-short"} < followed
     assert not {"ofa", "rss-per-batch", "rss-2-per-batch", "rss-largest", "rss-alternating"} & followed

@@ -56,13 +56,13 @@ def rates(stage):
     return [stage.rate(epoch, step, STEPS) for epoch in range(stage.epochs) for step in range(STEPS)]
 
 
-def test_every_stage_of_ofa_has_its_own_full_cosine():
+def test_ofa_stages_have_a_full_cosine_each():
     base = (0.01, 0.01 / 2.7, 0.01 / 32.5, 0.01 / 10.8, 0.01 / 32.5, 0.01 / 10.8)
     for stage, rate in zip(build("ofa", 10, 27).stages, base, strict=True):
         assert rates(stage) == pytest.approx(cosine(rate, stage.epochs), abs=1e-9)
 
 
-def test_released_stages_continue_one_cosine_over_the_running_total():
+def test_ofa_released_counts_epochs_over_the_running_total():
     stages = build("ofa-released", 180, 410).stages
     indices = [(s.first_epoch, s.first_epoch + s.epochs - 1) for s in stages]
     assert indices == [(0, 179), (180, 299), (301, 324), (326, 444), (446, 469), (471, 589)]
@@ -72,23 +72,23 @@ def test_released_stages_continue_one_cosine_over_the_running_total():
     assert stages[-1].rate(0, 0, STEPS) == pytest.approx(9e-5, rel=0.01)
 
 
-def test_released_curves_equal_tails_of_pytorchs_cosine():
+def test_ofa_released_rates_are_tails_of_pytorchs_cosine():
     for stage in build("ofa-released", 10, 27).stages[1:4]:
         end = stage.first_epoch + stage.epochs
         expected = cosine(stage.learning_rate, stage.schedule_epochs, stage.first_epoch, end)
         assert rates(stage) == pytest.approx(expected, abs=1e-9)
 
 
-def test_released_stages_lose_their_first_epoch_even_if_it_is_the_only_one():
+def test_ofa_released_stages_lose_their_first_epoch():
     assert [stage.epochs for stage in build("ofa-released", 10, 27).stages] == [10, 8, 1, 7, 0, 7]
 
 
 @pytest.mark.parametrize(("s", "ps", "lost"), [(12, 27, 0), (9, 5, 0), (180, 820, 8), (180, 409, 4)])
-def test_at_other_profiles_released_stages_lose_cifars_share_of_their_epochs(s, ps, lost):
+def test_ofa_released_loses_cifars_share_at_other_epochs(s, ps, lost):
     assert build("ofa", s, ps).epochs - build("ofa-released", s, ps).epochs == lost
 
 
-def test_ofa_and_the_released_code_differ_in_teacher_optimizer_and_sorting():
+def test_ofa_and_ofa_released_differ_as_documented():
     ofa, released = build("ofa", 180, 410), build("ofa-released", 180, 410)
     assert (ofa.teacher, ofa.fresh_optimizer) == ("stage", True)
     assert (released.teacher, released.fresh_optimizer) == ("random", False)
@@ -98,7 +98,7 @@ def test_ofa_and_the_released_code_differ_in_teacher_optimizer_and_sorting():
         assert [s.distill for s in method.stages] == [False, True, True, True, True, True]
 
 
-def test_rss_decays_from_001_to_0_and_two_subnet_schemes_have_a_constant_rate():
+def test_rss_has_a_cosine_and_two_subnet_schemes_a_constant_rate():
     (stage,) = build("rss", 180, 410).stages
     assert stage.rate(0, 0, STEPS) == 0.01
     assert stage.rate(295, 0, STEPS) == pytest.approx(0.005)
@@ -108,7 +108,7 @@ def test_rss_decays_from_001_to_0_and_two_subnet_schemes_have_a_constant_rate():
         assert {stage.rate(epoch, 0, STEPS) for epoch in range(stage.epochs)} == {0.01}
 
 
-def test_hyper_parameter_study_changes_one_thing():
+def test_overrides_change_one_hyper_parameter():
     for base in ("ofa", "rss-short", "ofa-released"):
         plain = build(base, 180, 410)
         assert (plain.batch_size, plain.dropout) == (64, 0.1)
@@ -119,7 +119,7 @@ def test_hyper_parameter_study_changes_one_thing():
             assert twice.rate(0, 0, STEPS) == pytest.approx(2 * stage.rate(0, 0, STEPS))
 
 
-def test_every_name_builds_a_method_of_that_name():
+def test_build_makes_a_method_of_each_name():
     assert len(set(METHODS)) == len(METHODS)
     for name in METHODS:
         method = build(name, 6, 12)
@@ -161,7 +161,7 @@ def test_one_stage_makes_a_custom_method():
     assert (method.epochs, method.batch_size, method.stages[0].rate(0, 0, 1)) == (3, 32, 0.01)
 
 
-def test_one_stage_distils_if_it_has_a_teacher():
+def test_one_stage_distils_with_a_teacher():
     mine, sandwich = one_stage("sandwich", 148, Sandwich(), teacher="largest"), build("sandwich", 180, 410)
     assert mine.stages[0].distill and not one_stage("mine", 1, Sandwich()).stages[0].distill
     assert (mine.teacher, mine.stages[0]) == (sandwich.teacher, replace(sandwich.stages[0], name="sandwich"))
