@@ -1,15 +1,18 @@
-"""The tables that figures are drawn from, read from the folders of finished runs."""
+"""The tables that figures are drawn from, read from the folders of finished runs.
+
+All functions raise InputError for a folder of another configuration and for altered files; but for `finished`, also for
+a run that is not finished.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
 from rsslib import files
 from rsslib.errors import InputError
-from rsstudy.plan import Run, results_folder
+from rsstudy.plan import Folder, Run, results_folder
 from rsstudy.store import (
     AGREEMENT,
     ANCHORS,
@@ -26,9 +29,11 @@ from rsstudy.store import (
     status_of,
 )
 
+KEYS = ["dataset", "backbone", "method", "seed"]
 
-def with_all_seeds(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:
-    """The runs, each followed by the same run of every other seed that has a folder in `results`."""
+
+def with_all_seeds(runs: Sequence[Run], results: Folder = None) -> list[Run]:
+    """Return the runs, each followed by the same run of every other seed that has a folder in `results`."""
     found: dict[Run, None] = {}
     for run in runs:
         found[run] = None
@@ -38,12 +43,10 @@ def with_all_seeds(runs: Sequence[Run], results: str | Path | None = None) -> li
     return list(found)
 
 
-def finished(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:
-    """Those of `runs` that are finished; prints the names of the others, raises InputError if none is.
-
-    Raises InputError too, as the next five do, for a folder of another configuration and for altered files.
-    """
-    files.check_folder(results_folder(results), "results")
+def finished(runs: Sequence[Run], results: Folder = None) -> list[Run]:
+    """Return the finished ones among `runs` and print the names of the others; raises InputError if there is none."""
+    where = results_folder(results)
+    files.check_folder(where, "results")
     done = []
     for run in runs:
         if status_of(run, results, configuration(run)) == "finished":
@@ -51,75 +54,81 @@ def finished(runs: Sequence[Run], results: str | Path | None = None) -> list[Run
         else:
             print(f"left out, not finished: {run.name}")
     if not done:
-        where = results_folder(results)
-        raise InputError(f"none of the {len(runs)} runs, as {runs[0].name}, is finished in {where}: train them first")
+        raise InputError(f"none of the {len(runs)} runs is finished in {where} (e.g. {runs[0].name}): train them first")
     return done
 
 
-def populations(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
-    """One row for each run and subnet: dataset, backbone, method, seed, then the columns of `evaluate_population`."""
-    return _tables(runs, results, POPULATION)
+def populations(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
+    """Return a row for each run and subnet: dataset, backbone, method, seed, then what `evaluate_population` gives."""
+    return _table(runs, results, POPULATION)
 
 
-def anchor_tables(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
-    """The smallest, middle and largest subnet of each run, in the columns of `populations`; the bucket is their size.
+def anchor_tables(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
+    """Return `populations` of the smallest, middle and largest subnet, whose bucket is their size.
 
-    Runs that were evaluated without them are left out; the table is empty if all were.
+    Leaves out runs that were evaluated without them.
     """
-    return _tables([run for run in runs if has_table(run.folder(results), ANCHORS)], results, ANCHORS)
+    return _table(runs, results, ANCHORS, optional=True)
 
 
-def interference_tables(runs: Sequence[Run], results: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Effects and agreement of those runs that were measured, in the columns of `rsstudy.interference.measure` after
-    share, dataset, backbone, method and seed; both empty if none was."""
-    there = [run for run in runs if all(has_table(run.folder(results), name) for name in (EFFECTS, AGREEMENT))]
-    return _tables(there, results, EFFECTS), _tables(there, results, AGREEMENT)
+def interference_tables(runs: Sequence[Run], results: Folder = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return effects and agreement of the runs that were measured: dataset, backbone, method, seed, then what
+    `rsstudy.interference.measure` gives."""
+    effects, agreement = (_table(runs, results, name, optional=True) for name in (EFFECTS, AGREEMENT))
+    return effects, agreement
 
 
-def forgetting_tables(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
-    """What `rsstudy.forgetting.forgetting` measured of those runs where it did, after dataset, backbone, method and
-    seed; empty if nothing was measured."""
-    return _tables([run for run in runs if has_table(run.folder(results), FORGETTING)], results, FORGETTING)
+def forgetting_tables(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
+    """Return what `rsstudy.forgetting.forgetting` measured, of the runs where it did."""
+    return _table(runs, results, FORGETTING, optional=True)
 
 
-def histories(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
-    """One row for each run and epoch: dataset, backbone, method, seed, then the columns of `train`'s history."""
-    return _tables(runs, results, HISTORY)
+def histories(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
+    """Return a row for each run and epoch: dataset, backbone, method, seed, then the history that `train` gives."""
+    return _table(runs, results, HISTORY)
 
 
-def _tables(runs: Sequence[Run], results: str | Path | None, file: str) -> pd.DataFrame:
+def times(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
+    """Return a row per run: dataset, backbone, method, seed, training_seconds, training_processor_seconds (NaN where
+    they were not taken), evaluation_seconds, hardware, executor."""
+    columns = ("training_seconds", "training_processor_seconds", "evaluation_seconds", "hardware", "executor")
+    rows = []
+    for run in runs:
+        record = _record(run, results)
+        rows.append(_keys(run) | {column: record.get(column, math.nan) for column in columns})
+    return pd.DataFrame(rows)
+
+
+def _table(runs: Sequence[Run], results: Folder, file: str, optional: bool = False) -> pd.DataFrame:
+    """Join a table of all runs, or if `optional` of those that have it."""
     tables: list[pd.DataFrame] = []
-    made: dict[tuple[str, str], str] = {}
-    for run, keys, record in _finished(runs, results):
-        for what, words in (("precision", "precision"), ("dataset_sha256", "images")):
-            if made.setdefault((run.dataset, what), value := record["config"]["training"][what]) != value:
+    first: dict[tuple[str, str], str] = {}
+    for run in runs:
+        if optional and not has_table(run.folder(results), file):
+            continue
+        record = _record(run, results)
+        training = record["config"]["training"]
+        for what, words in {"precision": "precision", "dataset_sha256": "images"}.items():
+            if first.setdefault((run.dataset, what), training[what]) != training[what]:
                 raise InputError(
                     f"{run.name} was trained with another {words} than other runs on {run.dataset}, and does not "
                     f"compare with them: leave it out, or {REBUILD}"
                 )
-        tables.append(read_table(run.folder(results), file, record).assign(**keys))
-    first = ["dataset", "backbone", "method", "seed"]
+        tables.append(read_table(run.folder(results), file, record).assign(**_keys(run)))
     if not tables:
-        return pd.DataFrame(columns=[*first, *TABLES[file]])
+        return pd.DataFrame(columns=[*KEYS, *TABLES[file]])
     table = pd.concat(tables, ignore_index=True)
-    return table[first + [column for column in table.columns if column not in first]]
+    return table[[*KEYS, *table.columns.drop(KEYS)]]
 
 
-def times(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
-    """One row a run: dataset, backbone, method, seed, training_seconds, training_processor_seconds (NaN where they were
-    not taken), evaluation_seconds, hardware, executor."""
-    columns = ("training_seconds", "training_processor_seconds", "evaluation_seconds", "hardware", "executor")
-    rows = [
-        keys | {column: record.get(column, math.nan) for column in columns}
-        for _, keys, record in _finished(runs, results)
-    ]
-    return pd.DataFrame(rows)
+def _keys(run: Run) -> dict[str, str | int]:
+    values = (run.dataset, run.backbone, run.method.name, run.seed)
+    return dict(zip(KEYS, values, strict=True))
 
 
-def _finished(runs: Sequence[Run], results: str | Path | None) -> Iterator[tuple[Run, dict, dict]]:
-    """Each run with what names it in a table, and its record; raises InputError for one that is not finished."""
-    for run in runs:
-        if (status := status_of(run, results, configuration(run))) != "finished":
-            raise InputError(f"{run.name} is {status} in {results_folder(results)}: train it first")
-        keys = {"dataset": run.dataset, "backbone": run.backbone, "method": run.method.name, "seed": run.seed}
-        yield run, keys, read_record(run.folder(results))
+def _record(run: Run, results: Folder) -> dict:
+    """Return the record of a finished run."""
+    status = status_of(run, results, configuration(run))
+    if status != "finished":
+        raise InputError(f"{run.name} is {status} in {results_folder(results)}: train it first")
+    return read_record(run.folder(results))

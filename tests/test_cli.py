@@ -4,13 +4,13 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rsslib.errors import InputError
 from rsstudy import cli, engine, notebooks
 from rsstudy.engine import RunsFailed
 from rsstudy.plan import plan
@@ -42,7 +42,7 @@ def run(arguments, folder):
         *((["--time-budget", text], f"time budget is {text!r}") for text in ("", "0m", "5", "m", "1.2.3m", "²m")),
     ],
 )
-def test_an_option_that_cannot_be_is_one_sentence(options, said, tmp_path, capsys):
+def test_reproduce_refuses_an_option_in_one_sentence(options, said, tmp_path, capsys):
     assert run(["reproduce", *options], tmp_path) == 2
     error = capsys.readouterr().err
     assert error.startswith("rsslib: ") and error.count("\n") == 1 and said in error
@@ -59,13 +59,13 @@ def test_an_option_that_cannot_be_is_one_sentence(options, said, tmp_path, capsy
         ),
     ],
 )
-def test_an_option_of_a_run_that_cannot_be_is_one_sentence(options, said, tmp_path, capsys):
+def test_run_refuses_an_option_in_one_sentence(options, said, tmp_path, capsys):
     assert cli.main(["run", *options, "--results", str(tmp_path / "results"), "--data", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("rsslib: ") and error.count("\n") == 1 and said in error
 
 
-def test_an_unknown_dataset_is_not_listed(tmp_path, capsys):
+def test_runs_refuses_an_unknown_dataset(tmp_path, capsys):
     assert run(["runs", "--datasets", "cifar-100"], tmp_path) == 2
     assert "did you mean 'cifar100'?" in capsys.readouterr().err
     (tmp_path / "results/smoke/pets").mkdir(parents=True)  # results of images that stayed elsewhere
@@ -73,7 +73,7 @@ def test_an_unknown_dataset_is_not_listed(tmp_path, capsys):
     assert capsys.readouterr().out.count("smoke/pets/mobilenet_v3/") == 4
 
 
-def test_the_exit_status_tells_how_a_command_ended(tmp_path, capsys, monkeypatch):
+def test_reproduce_reports_failed_runs(tmp_path, capsys, monkeypatch):
     def complete(runs, settings, finished):
         assert settings.rebuild
         raise RunsFailed({"smoke/a": MemoryError("all of it")})
@@ -83,20 +83,20 @@ def test_the_exit_status_tells_how_a_command_ended(tmp_path, capsys, monkeypatch
     assert capsys.readouterr().err == "rsslib: failed: smoke/a: MemoryError: all of it\n"
 
 
-def test_a_campaign_that_stopped_before_any_result_has_not_failed(tmp_path, capsys, monkeypatch):
+def test_reproduce_without_a_result_has_not_failed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(engine, "complete", lambda runs, settings, finished: None)  # the time budget ran out at once
     assert run(["reproduce", "--time-budget", "1s"], tmp_path) == 0
     said = capsys.readouterr()
-    assert "0 of 4 runs are finished; the same command goes on" in said.out and said.err == ""
+    assert "0 of 4 runs are finished" in said.out and said.err == ""
     assert "02_main_results is left out" in said.out
     assert run(["figures"], tmp_path) == 2
     assert "there is nothing to draw" in capsys.readouterr().err
 
 
-def test_a_run_prints_its_accuracies_and_where_the_rest_is(tmp_path, capsys):
+def test_run_prints_accuracies_and_the_folder(tmp_path, capsys):
     small = {"supernet-epochs": 1, "train-images": 64, "test-images": 20, "subnets-per-bucket": 1}
     options = [word for name, value in small.items() for word in (f"--{name}", str(value))]
-    assert cli.main(["run", "--device", "cpu", "--results", str(tmp_path), *options]) == 0
+    assert cli.main(["run", "--method", "rss-short", "--device", "cpu", "--results", str(tmp_path), *options]) == 0
     said = capsys.readouterr().out
     name = "smoke_supernet-epochs-1_train-images-64_test-images-20_subnets-per-bucket-1"
     folder = tmp_path / name / "digits/mobilenet_v3/rss-short/seed0"
@@ -106,52 +106,43 @@ def test_a_run_prints_its_accuracies_and_where_the_rest_is(tmp_path, capsys):
     assert str(folder) in said and "RSS-Short: 1) on 64 training images" in said
 
 
-def test_a_run_whose_loss_is_not_finite_is_one_sentence(tmp_path, capsys):
+def test_run_reports_a_loss_that_is_not_finite(tmp_path, capsys):
     small = ["--supernet-epochs", "1", "--train-images", "200", "--learning-rate-scale", "1e30"]
     assert cli.main(["run", "--device", "cpu", "--results", str(tmp_path), *small]) == 1
     error = capsys.readouterr().err.split("\r")[-1]
-    assert re.fullmatch(r"rsslib: failed: smoke_\S+/rss-short/seed0: FloatingPointError: the loss is .*\n", error)
-
-
-def test_what_a_run_is_refused_for_is_a_mistake_in_the_input(tmp_path, capsys, monkeypatch):
-    def complete(runs, settings):
-        raise RunsFailed({"smoke/a": InputError("no room")})
-
-    monkeypatch.setattr(engine, "complete", complete)
-    assert cli.main(["run", "--results", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "rsslib: no room\n"
+    assert re.fullmatch(r"rsslib: failed: smoke_\S+/rss/seed0: FloatingPointError: the loss is .*\n", error)
 
 
 @pytest.mark.parametrize(("options", "epochs"), [([], "50 + 28"), (["--supernet-epochs", "3"], "3 + 28")])
-def test_a_run_on_images_of_ones_own_says_how_many_epochs_it_takes_and_why(
-    options, epochs, tmp_path, capsys, monkeypatch
-):
+def test_run_prints_the_epochs_of_a_custom_dataset(options, epochs, tmp_path, capsys, monkeypatch):
     images, labels = np.zeros((200, 28, 28), np.uint8), np.arange(200) % 2
     np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     asked = []
     monkeypatch.setattr(engine, "complete", lambda runs, settings: asked.extend(runs))
     where = ["--data", str(tmp_path), "--results", str(tmp_path / "results"), "--device", "cpu"]
     assert cli.main(["run", "--dataset", "own", "--method", "rss", "--resolution", "64", *where, *options]) == 0
-    said = capsys.readouterr().out
-    assert f"own has 160 training images: {epochs} epochs (smoke's 9 + 5 are for 896: times as many" in said
+    assert f"/own/mobilenet_v3-64px/rss/seed0: {epochs} epochs " in capsys.readouterr().out
     (run,) = asked
     assert run.method.epochs == sum(map(int, epochs.split(" + "))) and run.resolution == 64
 
 
-def test_closing_words_without_the_main_backbone_say_where_the_figures_are(tmp_path, capsys):
-    done = plan("smoke", methods=["rss"], backbone="proxylessnas")
-    options = {"profile": "smoke", "results": str(tmp_path), "figures": str(tmp_path)}
-    assert cli.closing_words(done, {"06_proxylessnas": {}}, options, []) == 0
-    assert capsys.readouterr().out.startswith("figures: ")
+def test_figures_of_another_backbone_have_no_headline(tmp_path, capsys):
+    options = cli.make_parser().parse_args(["figures", "--figures", str(tmp_path), "--results", str(tmp_path)])
+    with closing(notebooks.Execution([])) as execution:
+        (run,) = plan("smoke", methods=["rss"], backbone="proxylessnas")
+        execution.finished(run)
+        assert cli.finish(options, execution, []) == 0
+    assert capsys.readouterr().out.startswith("figures and verdicts: ")
 
 
-def test_search_and_export_name_a_run_as_it_was_named_to_train(tmp_path):
-    words = ["--method", "rss", "--seed", "1", "--supernet-epochs", "3", "--data", str(tmp_path)]
-    runs = [cli.run_of(vars(cli.parser().parse_args([command, *words]))) for command in ("run", "search", "export")]
-    assert runs[0] == runs[1] == runs[2] and runs[0].name.startswith("smoke_supernet-epochs-3/digits/")
+def test_search_and_export_name_runs_as_run_does(tmp_path):
+    words = ["--seed", "1", "--supernet-epochs", "3", "--data", str(tmp_path)]
+    parsed = [cli.make_parser().parse_args([command, *words]) for command in ("run", "search", "export")]
+    run, *others = map(cli.make_run, parsed)
+    assert others == [run, run] and run.name == "smoke_supernet-epochs-3/digits/mobilenet_v3/rss/seed1"
 
 
-def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):
+def test_mistakes_are_reported_before_pytorch_is_imported(tmp_path):
     code = (
         "import sys; from rsstudy.cli import main; assert main(sys.argv[1:]) == 2; "
         "assert not {'torch', 'papermill'} & set(sys.modules)"
@@ -164,44 +155,60 @@ def test_a_mistake_is_answered_before_pytorch_is_imported(tmp_path):
         subprocess.run([sys.executable, "-c", code, *arguments, "--results", str(tmp_path)], check=True)
 
 
-def test_each_notebook_is_executed_once_and_failures_are_returned(tmp_path, capsys, monkeypatch):
-    def execute(path, output, values, processes):
-        time.sleep(0.2 * (path.stem == "02_main_results"))  # the last notebook waits for all others
-        return "a mistake" if path.stem == "08_deploy" else ""
+def found(folder, *names, profile="smoke"):
+    return notebooks.find_notebooks({"profile": profile, "results": str(folder), "figures": str(folder)}, names)
 
-    monkeypatch.setattr(notebooks, "execute_apart", execute)
+
+def test_each_notebook_is_executed_once_and_failures_are_returned(tmp_path, capsys, monkeypatch):
+    def start(command, **how):
+        *_, name, output, values = command
+        wait = f"import time; time.sleep({0.2 * (name == '02_main_results')})"
+        ended = "exit('a mistake')" if name == "08_deploy" else ""
+        return really([sys.executable, "-c", f"{wait}; {ended}"], **how)
+
+    really = notebooks.subprocess.Popen
+    monkeypatch.setattr(notebooks.subprocess, "Popen", start)
+    monkeypatch.setattr(notebooks.Notebook, "lacks_weights", lambda notebook: False)
     names = ["01_protocol", "02_main_results", "08_deploy", "09_claims"]
-    parameters = notebooks.notebook_parameters({"profile": "smoke", "results": str(tmp_path)}, names)
-    monkeypatch.setattr(notebooks.Execution, "_has_weights", lambda self, name: True)
-    with notebooks.Execution(parameters, tmp_path) as execution:
+    with closing(notebooks.Execution(found(tmp_path, *names))) as execution:
         for run in plan("smoke"):
             execution.finished(run)
         assert execution.rest() == ["08_deploy: a mistake"]
     lines = capsys.readouterr().out.splitlines()
     folder = tmp_path / "smoke" / "notebooks"
     ended = [f"{name} {'failed' if name == '08_deploy' else 'done'}: {folder / name}.ipynb" for name in names]
-    assert sorted(line for line in lines if ": " in line and "figure" not in line) == sorted(ended)
-    assert lines.count(f"the main figure: {tmp_path / 'smoke' / 'figure_3.png'}") == 1 and lines[-1] == ended[-1]
+    assert sorted(lines) == sorted(ended) and lines[-1] == ended[-1]  # the last notebook waits for all others
 
 
-def test_an_interrupt_ends_the_notebooks_that_are_being_executed(tmp_path):
-    parameters = notebooks.notebook_parameters({"profile": "smoke", "results": str(tmp_path)}, ["02_main_results"])
+def test_an_interrupt_ends_the_notebooks_that_are_executed(tmp_path):
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), notebooks.Execution(parameters, tmp_path) as execution:
-        execution._start("02_main_results")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        closing(notebooks.Execution(found(tmp_path, "02_main_results"))) as execution,
+    ):
+        for run in execution.waiting[0].runs.values():
+            execution.finished(run)
         while not execution.processes:
             time.sleep(0.01)
-        (process,) = execution.processes
         raise KeyboardInterrupt
-    assert process.returncode is not None and time.monotonic() - began < 20
+    assert execution.processes[0].returncode is not None and time.monotonic() - began < 20
 
 
 def test_a_notebook_that_fails_says_why_and_is_kept(tmp_path):
-    path = Path(__file__).parent.parent / "notebooks" / "02_main_results.ipynb"
-    values = notebooks.notebook_parameters({"profile": "nowhere", "results": str(tmp_path)}, [path.stem])[path.stem]
-    why = notebooks.execute_apart(path, tmp_path / path.name, values, set())
-    assert why.startswith("InputError: unknown profile 'nowhere'")
-    assert (tmp_path / path.name).exists()
+    (notebook,) = found(tmp_path, "01_protocol")
+    notebook = replace(notebook, values=notebook.values | {"backbone": "mobilenet_v2"})
+    with closing(notebooks.Execution([notebook])) as execution:
+        (why,) = execution.rest()
+    assert why.startswith("01_protocol: InputError: unknown backbone 'mobilenet_v2'")
+    assert (tmp_path / "smoke/notebooks/01_protocol.ipynb").exists()
+
+
+def test_notebooks_on_the_hardest_dataset_take_the_last_given():
+    given = {"datasets": ["mnist", "digits"], "seeds": [2]}
+    first, ablation, last = notebooks.find_notebooks(given, ["09_claims", "03_subnets_per_update", "02_main_results"])
+    assert [first.name, ablation.name, last.name] == ["02_main_results", "03_subnets_per_update", "09_claims"]
+    assert {run.dataset for run in first.runs.values()} == {"mnist", "digits"} and not last.runs
+    assert {(run.dataset, run.seed) for run in ablation.runs.values()} == {("digits", 2)}
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("1.5h", 5400)])

@@ -43,8 +43,7 @@ def project(folder, monkeypatch):
     """A project of its own, whose profile `smoke` takes seconds, as the current folder."""
     small = {"train_images": 70, "test_images": 20, "subnets_per_bucket": 1, "supernet_epochs": 1}
     monkeypatch.setitem(plan.PROFILES, "smoke", replace(plan.PROFILES["smoke"], **small))
-    for module in (plan, cli):
-        monkeypatch.setattr(module, "project_folder", lambda: folder)
+    monkeypatch.setattr(plan, "project_folder", lambda: folder)
     monkeypatch.chdir(folder)
     return folder
 

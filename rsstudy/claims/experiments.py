@@ -60,7 +60,7 @@ def dose(population: pd.DataFrame) -> list[Part]:
     wide = own.pivot(index="seed", columns="method", values="accuracy")
     arms = {}
     for arm in ("dose", "mixed", "alone"):
-        names = [f"{arm}-{bucket:g}-{number}" for bucket, n in DOSED.items() for number in range(n)]
+        names = [f"{arm}-{name}" for name in DOSED]
         arms[arm] = wide.reindex(columns=names).dropna().mean(axis=1)
     short, mixed, long = arms.values()
     labels = (

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rsslib.samplers import SIZES
-from rsstudy.catalogue import ALONE, STUDY, exposure, of_bucket
+from rsstudy.catalogue import STUDY, SUBNETS, exposure, of_bucket
 from rsstudy.claims.evidence import (
     COLUMNS,
     Evidence,
@@ -109,7 +109,7 @@ def exposures(bucket: float = BUCKET) -> pd.DataFrame:
     """
     drawn = STUDY.sample(20_000, np.random.default_rng(0))
     rows = []
-    for number in range(ALONE[bucket]):
+    for number in [number for size, number in SUBNETS.values() if size == bucket]:
         arch = of_bucket(STUDY, bucket, number)
         own = STUDY.to_rows([arch])
         common, whole = (STUDY.total(kept, STUDY.tables[1], 0) for kept in (np.minimum(own, drawn), own))

@@ -22,7 +22,7 @@ from rsslib.space import SearchSpace
 from rsstudy.cli import main
 from rsstudy.engine import complete, trained_supernet
 from rsstudy.explorer import Explorer
-from rsstudy.notebooks import Execution, notebook_parameters
+from rsstudy.notebooks import Execution, find_notebooks
 from rsstudy.plan import PROFILES, Profile, Settings, plan
 from rsstudy.store import configuration, overview
 from rsstudy.tables import populations
@@ -172,16 +172,15 @@ def test_notebook_is_left_out_if_weights_are_missing(trained, tmp_path, capsys, 
     run, settings = trained
     monkeypatch.setitem(PROFILES, "test", PROFILE)
     started = []
-    monkeypatch.setattr(Execution, "_start", lambda self, name: started.append(name))
+    monkeypatch.setattr(Execution, "_start", lambda self, notebook: started.append(notebook.name))
     results = shutil.copytree(settings.results, tmp_path / "results")
     given = {"profile": "test", "datasets": ["photographs"], "resolution": 64, "results": str(results)}
-    parameters = notebook_parameters(given, ["08_deploy"])
-    parameters["08_deploy"]["backbone"] = "tiny"
+    (notebook,) = find_notebooks(given | {"figures": str(tmp_path / "figures")}, ["08_deploy"])
+    notebook = dataclasses.replace(notebook, runs={run.name: run})
     for there in (True, False):
         if not there:
             (run.folder(results) / "weights.safetensors").unlink()
-        notebooks = Execution(parameters, tmp_path / "figures")
-        assert [asked.name for asked in notebooks.runs["08_deploy"]] == [run.name]
+        notebooks = Execution([notebook])
         notebooks.finished(run)
         assert started == ["08_deploy"]
     notebooks.rest()

@@ -1,6 +1,7 @@
 """The analysis of the three experiments, on made-up runs whose answers are known."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -82,22 +83,11 @@ def doses(short: float, mixed: float, long: float, seeds=4, sd=0.3, subnets=3):
     """A population in which each run's own subnet has about these accuracies, and every other one 10 %."""
     rng, rows = np.random.default_rng(0), []
     for arm, accuracy in (("dose", short), ("mixed", mixed), ("alone", long)):
-        for size, n in DOSED.items():
-            for number in range(n):
-                for seed in range(seeds):
-                    for bucket in DOSED:
-                        for subnet in range(subnets):
-                            own = (bucket, subnet) == (size, number)
-                            value = accuracy - size / 2 + rng.normal(0, sd) if own else 10.0
-                            rows.append(
-                                (
-                                    f"{arm}-{size:g}-{number}",
-                                    seed,
-                                    bucket,
-                                    subnet,
-                                    value,
-                                )
-                            )
+        for name, seed, bucket, subnet in product(DOSED, range(seeds), (4.0, 8.0, 14.0), range(subnets)):
+            size = float(name.split("-")[0])
+            own = name == f"{bucket:g}-{subnet}"
+            value = accuracy - size / 2 + rng.normal(0, sd) if own else 10.0
+            rows.append((f"{arm}-{name}", seed, bucket, subnet, value))
     return pd.DataFrame(rows, columns=["method", "seed", "bucket", "subnet", "accuracy"])
 
 

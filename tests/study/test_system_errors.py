@@ -100,13 +100,6 @@ def test_names_too_long_for_a_folder(make, tmp_path):
     assert len(sentence(error).replace(LONG, "")) < 500
 
 
-def test_many_own_methods_share_a_folder_of_a_short_name(tmp_path):
-    def folder(n):
-        return output_folder("own", tmp_path, tiny(*(one_stage(f"{i:090}", 1, Uniform()) for i in range(n))))
-
-    assert len(folder(9).name) < 200 and len({folder(n) for n in (1, 8, 9)}) == 3 and folder(9) == folder(9)
-
-
 def npz(folder, classes):
     x, y = np.random.default_rng(0).integers(0, 256, (30, 5, 5), dtype=np.uint8), np.arange(30) % 2
     np.savez(folder / "toy.npz", x_train=x, y_train=y, x_test=x[:4], y_test=y[:4], classes=classes)
