@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from rsslib.backbones import BACKBONES
 from rsslib.data.readers import DATASETS, training_images
 from rsslib.errors import PRECISIONS, InputError, check_device_name, check_number, choose, shortened
@@ -225,18 +227,8 @@ def plan(
         datasets = profile.datasets[-1:] if datasets else profile.datasets
     if isinstance(methods, str):
         methods = methods_of(methods, small=profile.name.startswith("smoke"))
-    for what, values in {"datasets": datasets, "methods": methods, "seeds": seeds}.items():
-        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-            raise InputError(
-                f"{what} is {values!r}: expected a list with at least one entry "
-                f"(with papermill, -y '{what}: [first, second]')"
-            )
-        for value in values:
-            if list(values).count(value) > 1:
-                twice = getattr(value, "name", value)
-                raise InputError(f"{what} holds {twice!r} twice: expected different entries")
-    for seed in seeds:
-        check_number(seed, "seed", 0, 2**63 - 1, whole=True)
+    datasets, methods = different(datasets, "datasets"), different(methods, "methods")
+    seeds = [check_number(seed, "seed", 0, 2**63 - 1, whole=True) for seed in different(seeds, "seeds")]
     for name in (profile.name, *datasets, *(getattr(method, "name", method) for method in methods)):
         check_folder_name(name, "a profile, dataset or method")
     runs = []
@@ -248,6 +240,18 @@ def plan(
             method = override(method, learning_rate_scale=scale.learning_rate_scale)
             runs += [Run(scale, dataset, backbone, method, seed, resolution) for seed in seeds]
     return runs
+
+
+def different(values: Any, what: str) -> list:
+    """Return `values` as a list; raises InputError unless they are a sequence or an array of different entries."""
+    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or len(values) == 0:
+        with_papermill = f"with papermill, -y '{what}: [first, second]'"
+        raise InputError(f"{what} is {values!r}: expected a list with at least one entry ({with_papermill})")
+    found = list(values)
+    for value in found:
+        if found.count(value) > 1:
+            raise InputError(f"{what} holds {getattr(value, 'name', value)!r} twice: expected different entries")
+    return found
 
 
 def on_hardest(runs: Sequence[Run]) -> list[Run]:
