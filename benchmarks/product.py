@@ -30,9 +30,9 @@ from rsslib.errors import InputError
 from rsslib.files import WEIGHTS, project_folder
 from rsslib.space import SearchSpace
 from rsstudy.cli import main as rsslib
-from rsstudy.engine import trained_supernet
 from rsstudy.plan import Settings, plan
 from rsstudy.store import read_record
+from rsstudy.supernets import trained_supernet
 
 sys.path.insert(0, str(project_folder() / "tests"))
 from helpers import random_supernet  # noqa: E402

@@ -230,7 +230,7 @@ def finish(options: Namespace, execution: Execution, failed: list[str]) -> int:
 
 def load_trained(options: Namespace) -> tuple[Any, Any]:
     """Return the supernet and images of the run that was named, which must be finished."""
-    from rsstudy.engine import trained_supernet
+    from rsstudy.supernets import trained_supernet
 
     run, settings = make_run(options), make_settings(options)
     check_output(Path(options.output), "the output's folder")

@@ -11,7 +11,8 @@ from typing import Any
 from rsslib.device import choose_device, first_line
 from rsslib.errors import InputError, choose, needed
 from rsslib.files import make_folder
-from rsstudy.engine import attempt, finish, prepare
+from rsstudy.engine import finish, prepare
+from rsstudy.job import train_and_evaluate
 from rsstudy.machine import run_bytes
 from rsstudy.plan import Run, Settings
 from rsstudy.workers import Results, sendable
@@ -83,7 +84,7 @@ def _on_node(run: Run, settings: Settings, token: str) -> bool | Exception:
             f"a node does not see {settings.results}: mount the folder there under the same path, or give another"
         )
     choose_device(settings.device)
-    return sendable(attempt(run, settings))
+    return sendable(train_and_evaluate(run, settings))
 
 
 def _connect(ray: Any, address: str | None) -> None:

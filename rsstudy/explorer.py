@@ -23,12 +23,12 @@ from rsslib.evaluate import evaluate_population
 from rsslib.files import WEIGHTS
 from rsslib.population import archs_from_table, get_buckets, sample_bucket
 from rsslib.space import RESOLUTION, Arch, SearchSpace
-from rsstudy.engine import stored_supernet
 from rsstudy.figures.populations import ACCURACY, COLUMN, SIZE, Captioned, new_figure, shade_buckets
 from rsstudy.figures.protocol import draw_subnet
 from rsstudy.figures.style import backbone_label, escape, label_of, panel_label, style_of
 from rsstudy.plan import Run, Settings, check_folder_name
 from rsstudy.store import POPULATION, finished_runs, read_record, read_table
+from rsstudy.supernets import stored_supernet
 
 LOOKS = {"A": {"color": "#c1121f", "linestyle": "-"}, "B": {"color": "#6a3fa0", "linestyle": "--"}}
 LABELS = {"kernel": "Kernel", "expand": "Width", "depth": "Depth"}  # of the fields of Arch

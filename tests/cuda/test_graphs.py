@@ -33,7 +33,7 @@ from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps, TrainingState, new_optimizer, teacher_weights
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start
-from rsstudy import engine, workers
+from rsstudy import engine, job, workers
 from rsstudy.catalogue import CONTROLS, INTERVALS, METHODS, SAMPLERS, Alone
 from rsstudy.interference import Effort, Trial, measure
 from rsstudy.samplers import Sandwich
@@ -426,7 +426,7 @@ def test_a_capture_that_fails_ends_the_campaign_in_one_sentence(
 ):
     if jobs > 1:  # as on CUDA
         monkeypatch.setattr(engine, "in_processes", workers.in_threads)
-    monkeypatch.setattr(engine, "executor_for", lambda settings, device: graphs.GraphedSteps)
+    monkeypatch.setattr(job, "executor_for", lambda settings, device: graphs.GraphedSteps)
     runs = tiny("rss", "rss-per-batch", "rss-2-per-batch", "ofa", seeds=[0, 1])
     with simulated_graphs() as simulated, pytest.raises(CaptureFailed) as caught:
         complete(runs, tmp_path, jobs=jobs)

@@ -20,11 +20,12 @@ from rsslib.errors import InputError
 from rsslib.population import get_buckets, sample_population
 from rsslib.space import SearchSpace
 from rsstudy.cli import main
-from rsstudy.engine import complete, trained_supernet
+from rsstudy.engine import complete
 from rsstudy.explorer import Explorer
 from rsstudy.notebooks import Execution, find_notebooks
 from rsstudy.plan import PROFILES, Profile, Settings, plan
 from rsstudy.store import configuration, overview
+from rsstudy.supernets import trained_supernet
 from rsstudy.tables import populations
 
 PROFILE = Profile("test", ("photographs",), subnets_per_bucket=2, supernet_epochs=2, shrinking_epochs=5)

@@ -33,10 +33,11 @@ from rsslib.backbones import BACKBONES
 from rsslib.checkpoint import load_checkpoint, save_checkpoint
 from rsslib.errors import InputError, Stopped
 from rsslib.space import SearchSpace
-from rsstudy import engine, store
-from rsstudy.engine import RunsFailed, trained_supernet
+from rsstudy import job, store
+from rsstudy.engine import RunsFailed
 from rsstudy.plan import Settings, plan
 from rsstudy.store import identity_of, overview, read_record, write_record
+from rsstudy.supernets import trained_supernet
 from rsstudy.tables import histories, populations, times
 
 complete = partial(small_runs.complete, checkpoint_seconds=0)  # so that there is one after every epoch
@@ -128,14 +129,14 @@ def child(connection, results, methods, log=None, **settings):
     torch.set_num_threads(1)
     BACKBONES["tiny"] = TINY
     if log is not None:
-        really = engine.train
+        really = job.train
 
         def logged(state, method, data, seed, *arguments):
             with open(log, "a") as file:
                 file.write(f"{method.name} {seed} {os.getpid()}\n")
             return really(state, method, data, seed, *arguments)
 
-        engine.train = logged
+        job.train = logged
     planned = tiny(*methods, **{key: settings.pop(key) for key in ("seeds",) if key in settings})
     connection.send("ready")
     connection.recv()
@@ -152,13 +153,13 @@ def seeds_child(connection, results, log, seeds, rebuild=False):
 
 def one_epoch_child(connection, results, method, seeds, jobs):
     """Killed as soon as it has saved a checkpoint."""
-    save = engine.save_checkpoint
+    save = job.save_checkpoint
 
     def saved(*arguments):
         save(*arguments)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    engine.save_checkpoint = saved
+    job.save_checkpoint = saved
     child(connection, results, (method,), seeds=seeds, jobs=jobs)
 
 
@@ -314,14 +315,14 @@ def test_the_lock_of_a_process_that_died_is_free(start, tmp_path):
 def test_a_run_that_another_process_is_at_comes_last(tmp_path, monkeypatch):
     first, second = tiny("rss-short", seeds=(0, 1))
     first.folder(tmp_path).mkdir(parents=True)
-    lock, order, really = FileLock(first.folder(tmp_path) / "run.lock"), [], engine.train
+    lock, order, really = FileLock(first.folder(tmp_path) / "run.lock"), [], job.train
 
     def logged(state, method, data, seed, *arguments):
         order.append(seed)
         lock.release()
         return really(state, method, data, seed, *arguments)
 
-    monkeypatch.setattr(engine, "train", logged)
+    monkeypatch.setattr(job, "train", logged)
     lock.acquire()
     complete([first, second], tmp_path)
     assert order == [1, 0]
@@ -543,9 +544,9 @@ def test_time_before_a_crash_counts(interrupted, done, tmp_path):
 
 
 def test_a_run_that_goes_on_on_another_machine_has_a_hardware_of_its_own(interrupted, done, tmp_path, monkeypatch):
-    here = engine.environment(torch.device("cpu"), Settings())
+    here = job.environment(torch.device("cpu"), Settings())
     with monkeypatch.context() as patch, interrupted_after(monkeypatch, 1), pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine, "environment", lambda *arguments: here | {"hardware": "Abacus"})
+        patch.setattr(job, "environment", lambda *arguments: here | {"hardware": "Abacus"})
         complete([done[0]], tmp_path)
     complete([done[0]], tmp_path)
     record = read_record(interrupted)
@@ -607,7 +608,7 @@ def test_a_killed_evaluation_of_more_subnets_goes_on(done, folder, tmp_path, mon
         write(folder, record)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(engine, "write_record", killed)
+        patch.setattr(job, "write_record", killed)
         complete(made, tmp_path)  # the population is there, but the record does not vouch for it yet
     with pytest.raises(InputError, match="is trained in"):
         populations(made, tmp_path)
@@ -718,11 +719,12 @@ OUT_OF_MEMORY = [
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_out_of_memory_says_what_to_lower(error, done, tmp_path, monkeypatch):
     settings = Settings(tmp_path, device="cpu", jobs=3, progress=False, checkpoint_seconds=0)
-    with interrupted_after(monkeypatch, 2, error), pytest.raises(InputError) as caught:
-        engine.train_and_evaluate(done[0], settings)
-    assert "ran out of memory on cpu: choose fewer jobs at once than 3 or another device" in sentence(caught)
+    with interrupted_after(monkeypatch, 2, error):
+        caught = job.train_and_evaluate(done[0], settings)
+    assert isinstance(caught, InputError)
+    assert "ran out of memory on cpu: choose fewer jobs at once than 3 or another device" in str(caught)
     assert len(checkpoint.checkpoints(done[0].folder(tmp_path))) == 2
-    assert engine.train_and_evaluate(done[0], settings)
+    assert job.train_and_evaluate(done[0], settings) is True
 
 
 # --- full disks -------------------------------------------------------------------------------------------------------

@@ -36,14 +36,15 @@ from rsslib.samplers import Successive, Uniform
 from rsslib.space import SearchSpace
 from rsslib.steps import EagerSteps
 from rsslib.supernet import SuperNet
-from rsstudy import engine, workers
+from rsstudy import engine, job, supernets, workers
 from rsstudy import engine as engine_module
 from rsstudy import tables as tables_module
 from rsstudy.catalogue import TABLE_1, Alone, build
-from rsstudy.engine import RunsFailed, trained_supernet
+from rsstudy.engine import RunsFailed
 from rsstudy.measurement import Measurement
 from rsstudy.plan import PROFILES, Profile, Settings, by_worth, output_folder, plan, scaled
 from rsstudy.store import configuration, overview, overview_words, read_record, write_record
+from rsstudy.supernets import trained_supernet
 from rsstudy.tables import anchor_tables, finished, histories, populations, times
 
 TINY_BUCKETS = len(TINY.buckets)
@@ -158,8 +159,8 @@ def test_methods_are_evaluated_on_the_same_subnets(done):
 
 def test_what_is_finished_is_not_run_again(results, monkeypatch):
     before = contents(results)
-    monkeypatch.setattr(engine, "train", never)
-    monkeypatch.setattr(engine, "evaluate_population", never)
+    monkeypatch.setattr(job, "train", never)
+    monkeypatch.setattr(job, "evaluate_population", never)
     complete(tiny("ofa", "rss"), results)
     assert contents(results) == before
 
@@ -188,7 +189,7 @@ def test_weights_are_those_that_were_evaluated(done):
     made, results = done
     supernet, data = trained_supernet(made[1], Settings(results))
     assert not supernet.training and len(data.x_test) == 60
-    table = engine.evaluate_population(supernet, sample_population(SearchSpace("tiny"), 2), data, progress=False)
+    table = job.evaluate_population(supernet, sample_population(SearchSpace("tiny"), 2), data, progress=False)
     there = pd.read_csv(made[1].folder(results) / "population.csv")
     np.testing.assert_allclose(table.accuracy, there.accuracy)
 
@@ -229,10 +230,12 @@ def counted(monkeypatch):
     return calls_of(monkeypatch, evaluate, "correct_answers")
 
 
-def ticking():
-    """The module `time` with a clock that each look at advances by a second."""
-    clock = iter(range(100))
-    return SimpleNamespace(**{**vars(engine.time), "time": lambda: next(clock)})
+def tick(patch):
+    """Patch `time.time` so that each look at the clock advances it by a second."""
+    clock = itertools.count()
+    ticking = SimpleNamespace(**{**vars(time), "time": lambda: next(clock)})
+    for module in (engine, job):
+        patch.setattr(module, "time", ticking)
 
 
 @pytest.mark.parametrize(  # in the first epoch, in the third, between the fourth and the fifth
@@ -295,7 +298,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(
         complete([run], tmp_path, checkpoint_seconds=seconds)
     assert overview([run], tmp_path).status.tolist() == ["interrupted"]
     assert counted_so_far(run, tmp_path) == kept
-    monkeypatch.setattr(engine, "train", never)
+    monkeypatch.setattr(job, "train", never)
     counted.made, counted.last = 0, 10**9
     complete([run], tmp_path)
     assert counted.made == SUBNETS - kept
@@ -320,7 +323,7 @@ def test_what_was_counted_of_other_weights_images_or_hardware_is_counted_anew(do
 def test_a_time_budget_stops_an_evaluation_between_subnets(done, tmp_path, monkeypatch):
     run = tiny("rss")[0]
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "time", ticking())
+        tick(patch)
         complete([run], tmp_path, time_budget=1.5 + run.method.epochs + 3)  # one look before training, one an epoch
     assert counted_so_far(run, tmp_path) == 3
     seconds = read_record(run.folder(tmp_path))["evaluated"]["seconds"]
@@ -350,7 +353,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(file, done, tmp_pat
 def test_a_time_budget_stops_training_between_epochs(done, tmp_path, monkeypatch, steps):
     run = tiny("rss")[0]
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "time", ticking())
+        tick(patch)
         complete([run], tmp_path, time_budget=3.5)  # one look before training, then one an epoch
     assert steps.made == 2 * 3
     assert overview([run], tmp_path).status.tolist() == ["interrupted"]
@@ -381,9 +384,8 @@ def test_a_checkpoint_whose_record_is_lost_is_gone_on_from(done, tmp_path):
     complete([run], tmp_path, time_budget=0.01, checkpoint_seconds=0)
     folder = run.folder(tmp_path)
     if not list(folder.glob("checkpoint-*")):  # the budget was over before an epoch
-        clock = itertools.count()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine, "time", SimpleNamespace(**{**vars(engine.time), "time": lambda: next(clock)}))
+            tick(patch)
             complete([run], tmp_path, time_budget=2.5, checkpoint_seconds=0)
     assert list(folder.glob("checkpoint-*"))
     (folder / "run.json").unlink()
@@ -431,8 +433,8 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained(done, tmp_
             return super().acquire(*arguments, **settings)
 
     monkeypatch.setattr(files, "FileLock", Waiting)
-    monkeypatch.setattr(engine, "train", never)
-    monkeypatch.setattr(engine, "evaluate_population", never)
+    monkeypatch.setattr(job, "train", never)
+    monkeypatch.setattr(job, "evaluate_population", never)
     complete([run], tmp_path)
     assert tables(run.folder(tmp_path)) == tables(run.folder(done[1]))
 
@@ -568,7 +570,7 @@ def test_another_configuration_is_named_and_nothing_touched(change, named, resul
 
 
 def test_more_subnets_are_evaluated_without_training(results, monkeypatch):
-    monkeypatch.setattr(engine, "train", never)
+    monkeypatch.setattr(job, "train", never)
     made = tiny("rss", subnets_per_bucket=3)
     folder = made[0].folder(results)
     before, history = pd.read_csv(folder / "population.csv"), (folder / "history.csv").read_bytes()
@@ -590,7 +592,7 @@ def test_more_subnets_of_weights_that_are_gone_are_an_input_error(results):
 
 
 def test_finished_results_need_no_weights(results, monkeypatch):
-    monkeypatch.setattr(engine, "train", never)
+    monkeypatch.setattr(job, "train", never)
     for run in tiny("ofa", "rss"):
         (run.folder(results) / "weights.safetensors").unlink()
     complete(tiny("ofa", "rss"), results)
@@ -609,7 +611,7 @@ def test_a_damaged_record_is_an_input_error(text, results):
 
 
 def test_a_mistake_in_the_last_run_costs_nothing(tmp_path, results, monkeypatch):
-    monkeypatch.setattr(engine, "train", never)
+    monkeypatch.setattr(job, "train", never)
     wrong = replace(tiny("rss")[0], method=override(build("rss", 2, 5), dropout=0.2))
     with pytest.raises(InputError):
         complete([*tiny("rss", seeds=(5,)), wrong], results)
@@ -739,9 +741,9 @@ def test_cuda_is_not_missed_for_what_is_finished(tmp_path, monkeypatch):
 def test_steps_on_cuda_are_graphs_unless_settings_say_otherwise(graphs, steps, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     settings, device = Settings(device="cuda", graphs=graphs), torch.device("cuda")
-    assert engine.executor_for(settings, device) is steps
-    assert engine.environment(device, settings)["executor"] == words
-    assert engine.executor_for(settings, torch.device("cpu")) is EagerSteps
+    assert job.executor_for(settings, device) is steps
+    assert job.environment(device, settings)["executor"] == words
+    assert job.executor_for(settings, torch.device("cpu")) is EagerSteps
 
 
 # --- plans
@@ -909,14 +911,14 @@ def test_overview_tells_what_is_finished_running_interrupted_and_missing(results
 
 def test_who_looks_on_sees_epoch_and_loss_of_a_run_that_trains(tmp_path, monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr(engine.time, "monotonic", lambda: float(next(clock)))  # each look at the clock takes a second
-    seen, really = [], engine.write_record
+    monkeypatch.setattr(job.time, "monotonic", lambda: float(next(clock)))  # each look at the clock takes a second
+    seen, really = [], job.write_record
 
     def write(folder, record):
         seen.append(record.get("progress"))
         really(folder, record)
 
-    monkeypatch.setattr(engine, "write_record", write)
+    monkeypatch.setattr(job, "write_record", write)
     (run,) = tiny("rss")
     complete([run], tmp_path, checkpoint_seconds=1000)
     history = histories([run], tmp_path)
@@ -956,7 +958,7 @@ def test_what_cannot_be_downloaded_is_told_and_left_out_beside_finished_runs(tmp
     (finished,), (other,) = tiny("rss", profile=profile), tiny("rss-short", profile=profile)
     images = toy_data(train=80, test=60, channels=1, classes=10)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "cached_dataset", lambda *arguments: images)
+        patch.setattr(supernets, "cached_dataset", lambda *arguments: images)
         complete([finished], tmp_path / "results", data=tmp_path)
     monkeypatch.setattr("torchvision.datasets.MNIST", unreachable)
     told = []
@@ -974,8 +976,8 @@ def test_a_run_goes_on_with_as_many_threads_as_it_was_begun_with(done, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         complete([run], tmp_path, checkpoint_seconds=0, threads=2)
     steps.last = 10**9
-    train = engine.train
-    monkeypatch.setattr(engine, "train", lambda *arguments: used.append(torch.get_num_threads()) or train(*arguments))
+    train = job.train
+    monkeypatch.setattr(job, "train", lambda *arguments: used.append(torch.get_num_threads()) or train(*arguments))
     complete([run], tmp_path, threads=1)
     assert used == [2] and torch.get_num_threads() == 1
     assert read_record(run.folder(tmp_path))["threads"] == 2

@@ -1,0 +1,309 @@
+"""One run: train, evaluate and measure what is missing in its folder."""
+
+import json
+import math
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from rsslib import files
+from rsslib.checkpoint import (
+    checkpoint_bytes,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    write_card,
+)
+from rsslib.data.dataset import Dataset
+from rsslib.data.readers import LICENCES
+from rsslib.device import (
+    evaluation_threads,
+    free_memory,
+    is_out_of_memory,
+    release_memory,
+    use_threads,
+)
+from rsslib.errors import InputError, check_room
+from rsslib.evaluate import evaluate_population
+from rsslib.files import CARD, WEIGHTS
+from rsslib.population import anchors
+from rsslib.steps import TrainingState
+from rsslib.supernet import SuperNet
+from rsslib.trainer import start, train
+from rsstudy.machine import environment, executor_for, resumed, step_bytes
+from rsstudy.plan import Run, Settings
+from rsstudy.store import (
+    ANCHORS,
+    HISTORY,
+    LOCK,
+    POPULATION,
+    Refused,
+    configuration,
+    identity_of,
+    population_of,
+    read_record,
+    read_tensors,
+    set_aside,
+    status_of,
+    write_record,
+)
+from rsstudy.supernets import images_of, space_of
+
+
+def to_measure(run: Run, settings: Settings) -> bool:
+    return settings.measure is not None and bool(settings.measure.missing(run, run.folder(settings.results)))
+
+
+def train_and_evaluate(
+    run: Run,
+    settings: Settings,
+    deadline: float = math.inf,
+    wait: bool = True,
+    stop: threading.Event | None = None,
+) -> bool | Exception:
+    """Finish one run in this process; returns whether it is finished, or the exception that was raised.
+
+    The settings' device is cpu, cuda or cuda:<n>. If another process holds the run, this one waits for it, or without
+    `wait` returns False at once. Training stops between epochs, evaluation between subnets, at `deadline` (see
+    `time.time`) or once `stop` is set. Every epoch's time counts once.
+    """
+
+    def is_time() -> bool:
+        return time.time() >= deadline or (stop is not None and stop.is_set())
+
+    if is_time():
+        return False
+    try:
+        folder = files.make_folder(run.folder(settings.results))
+        patience = deadline - time.time() if wait else 0
+        with files.locked(folder / LOCK, patience, is_time) as mine, as_sentences(run, settings):
+            if not mine:
+                return False
+            job = Job(run, folder, settings, is_time)
+            status = job.open()
+            with use_threads(job.record["threads"]):
+                if status != "finished":
+                    state = job.new_state()
+                    if status == "trained":
+                        state.supernet.load_state_dict(read_tensors(folder / WEIGHTS, job.record))
+                    elif not job.train(state):
+                        return False
+                    if not job.evaluate(state.supernet):
+                        return False
+                    del state
+                return not to_measure(run, settings) or settings.measure.measure(job)
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        cause: BaseException | None = error
+        while cause is not None:  # tracebacks would keep networks and graphs alive
+            cause.__traceback__ = None
+            cause = cause.__cause__ or cause.__context__
+        return error
+
+
+@contextmanager
+def as_sentences(run: Run, settings: Settings) -> Iterator[None]:
+    """Raise InputError if memory runs out, or for an error of the operating system."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            with files.system_errors():
+                raise
+        jobs = settings.jobs or 1
+        less = f"fewer jobs at once than {jobs}" if jobs > 1 else "a method with a smaller batch size"
+        raise InputError(
+            f"{run.name} ran out of memory on {settings.device}: choose {less} or another device; "
+            "the last checkpoint is kept"
+        ) from error
+
+
+@dataclass
+class Job:
+    """A run whose lock this process holds."""
+
+    run: Run
+    folder: Path
+    settings: Settings
+    is_time: Callable[[], bool]
+
+    @cached_property
+    def images(self) -> Dataset:
+        return images_of(self.run, self.settings)
+
+    def open(self) -> str:
+        """Check what is in the folder and read or begin the record; returns the status, as `status_of` does."""
+        run, settings = self.run, self.settings
+        files.remove_temporary(self.folder)
+        config = configuration(run, self.images, settings.precision)
+        try:
+            status = status_of(run, settings.results, config, weights=True)
+        except Refused:
+            if not settings.rebuild:
+                raise
+            print(f"{run.name} is rebuilt; what was there is in {set_aside(self.folder)}")
+            status = "missing"
+        release_memory(self.images.device)
+        self.record: dict[str, Any] = {"started": now()} if status == "missing" else read_record(self.folder)
+        self.record["config"] = config
+        self.record.setdefault("threads", settings.threads)  # the number of threads decides the last digits
+        return status
+
+    def new_state(self) -> TrainingState:
+        """The untrained supernet of the run with its optimizer."""
+        run, images = self.run, self.images
+        return start(space_of(run, images), run.method, run.seed, images.device, self.settings.precision)
+
+    def save(self) -> None:
+        write_record(self.folder, self.record)
+
+    def keep_snapshot(self, state: TrainingState) -> None:
+        """Write weights, momentum and teacher to a file that the record lists."""
+        path, content = self.snapshot(len(state.history)), checkpoint_bytes(state, identity_of(self.record))
+        self.record.setdefault("snapshots", {})[path.name] = files.write(path, content)
+
+    def snapshot(self, epoch: int) -> Path:
+        return self.folder / f"snapshot-{epoch:06}.safetensors"
+
+    def train(self, state: TrainingState) -> bool:
+        """Train from the last checkpoint to the end; returns False if it was time to stop."""
+        run, settings, record = self.run, self.settings, self.record
+        check_room(
+            step_bytes(run.method, run.resolution),
+            free_memory(self.images.device),
+            f"training steps on {run.method.batch_size} images of {run.resolution} pixels",
+            "choose a lower resolution, a smaller batch size or fewer jobs at once",
+        )
+        machine = environment(self.images.device, settings)
+        identity = identity_of(record)
+        snapshots = settings.measure.epochs(run) if settings.measure is not None else ()
+        if load_checkpoint(state, self.folder, identity, run.method) and "hardware" in record:
+            record |= resumed(record, machine, run.name)
+        else:  # from the start, or the record of the epochs before the checkpoint was lost
+            record |= {"started": now(), **machine}
+            record.pop("machines", None)
+        record |= {"status": "training", "jobs": settings.jobs or 1}
+        self.save()
+        saved = shown = time.monotonic()
+
+        def after_epoch(state: TrainingState) -> bool:
+            nonlocal saved, shown
+            stop = self.is_time()
+            if len(state.history) in snapshots:
+                self.keep_snapshot(state)
+            if time.monotonic() - shown >= 1:  # for `rsslib runs`
+                row = state.history[-1]
+                record["progress"] = {"epoch": row["epoch"], "loss": row["loss"], "seconds": state.seconds}
+                self.save()
+                shown = time.monotonic()
+            if stop or time.monotonic() - saved >= settings.checkpoint_seconds:
+                save_checkpoint(state, self.folder, identity)
+                saved = time.monotonic()
+            return stop
+
+        executor = executor_for(settings, self.images.device)
+        train(state, run.method, self.images, run.seed, after_epoch, run.label, settings.progress, executor)
+        if len(state.history) < run.method.epochs:
+            return False
+        record.pop("progress", None)
+        record["training_seconds"] = state.seconds
+        if self.images.device.type == "cpu" and math.isfinite(state.processor_seconds):  # unknown to the first version
+            record["training_processor_seconds"] = state.processor_seconds
+        record["sha256"] = {
+            HISTORY: files.write_csv(self.folder / HISTORY, pd.DataFrame(state.history)),
+            WEIGHTS: files.write(self.folder / WEIGHTS, files.tensor_bytes(state.supernet.state_dict())),
+        }
+        return True
+
+    def evaluate(self, supernet: SuperNet) -> bool:
+        """Evaluate the population and the anchors, from where it was interrupted; returns False if it was time to stop.
+
+        The record keeps what was counted so far as "evaluated": correct answers by subnet, null if not yet counted.
+        """
+        run, record, images = self.run, self.record, self.images
+        hardware = environment(images.device, self.settings)["hardware"]
+        basis = json.dumps([record["sha256"][WEIGHTS], record["config"]["evaluation"], hardware])
+        evaluated = record.get("evaluated", {})
+        if evaluated.get("of") != files.sha256(basis.encode()):
+            evaluated = {"of": files.sha256(basis.encode()), "correct": [], "seconds": 0.0}
+        record |= {"status": "trained", "evaluated": evaluated}
+        self.save()  # before the population changes, which the record of a finished run vouches for
+        for checkpoint in checkpoints(self.folder):
+            checkpoint.unlink()
+        began, earlier, saved = time.perf_counter(), evaluated["seconds"], time.monotonic()
+        subnets = population_of(run)
+        population = [*((bucket, arch) for (bucket, _), arch in subnets.items()), *anchors(supernet.space)]
+        counted = {n: count for n, count in enumerate(evaluated["correct"]) if count is not None}
+        counts = {n: torch.tensor(count, device=images.device) for n, count in counted.items()}
+
+        def keep() -> None:
+            evaluated["correct"] = [int(counts[n]) if n in counts else None for n in range(len(population))]
+            evaluated["seconds"] = earlier + time.perf_counter() - began
+            self.save()
+
+        def before_each() -> None:
+            nonlocal saved
+            if self.is_time():
+                raise TimeIsUp
+            if time.monotonic() - saved >= self.settings.checkpoint_seconds:
+                keep()
+                saved = time.monotonic()
+
+        threads = evaluation_threads(images.device, self.settings.jobs or 1)
+        description = f"{run.label}: evaluate"
+        try:
+            both = evaluate_population(
+                supernet.eval(), population, images, description, self.settings.progress, counts, before_each, threads
+            )
+        except (TimeIsUp, KeyboardInterrupt) as stopped:
+            keep()
+            if isinstance(stopped, KeyboardInterrupt):
+                raise
+            return False
+        table, beside = both[: len(subnets)].copy(), both[len(subnets) :].copy()
+        table["subnet"], beside["subnet"] = [number for _, number in subnets], beside.groupby("bucket").cumcount()
+        del record["evaluated"]
+        record |= {"status": "finished", "evaluation_seconds": earlier + time.perf_counter() - began}
+        record |= {"evaluation_hardware": hardware, "finished": now()}
+        digests = record["sha256"]
+        digests[POPULATION] = files.write_csv(self.folder / POPULATION, table)
+        digests[ANCHORS] = files.write_csv(self.folder / ANCHORS, beside)
+        digests[CARD] = write_card(self.folder, supernet, digests[WEIGHTS], self.card(table))
+        self.save()
+        return True
+
+    def card(self, population: pd.DataFrame) -> dict:
+        """What the card of the supernet says about its training and accuracy."""
+        images, training = self.images, self.record["config"]["training"]
+        accuracy = population.groupby("bucket")["accuracy"].agg(["median", "min", "max", "size"])
+        known = {name: training[name] for name in ("dataset", "dataset_sha256", "profile", "seed", "train_images")}
+        return known | {
+            "method": self.run.method.name,
+            "epochs": self.run.method.epochs,
+            "test_images": len(images.x_test),
+            "classes": images.classes,
+            "mean": images.mean,
+            "std": images.std,
+            "licence_of_the_data": LICENCES.get(self.run.dataset, "unknown: a custom dataset"),
+            "test_accuracy_by_mflops": {f"{bucket:g}": row.to_dict() for bucket, row in accuracy.iterrows()},
+            "hardware": self.record["hardware"],
+            "finished": self.record["finished"],
+        }
+
+
+class TimeIsUp(Exception):
+    pass
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
