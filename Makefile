@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long test-browser lint reproduce figures site lab lock bench gpu-day
+.PHONY: help setup test test-long test-browser lint reproduce figures site lab lock bench gpu-day results
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -66,6 +66,9 @@ build/executed: $(INSTALLED) $(wildcard notebooks/*.ipynb) $(shell find rsslib r
 	$(PY) -m rsslib figures --profile quick --seeds 0 1 2
 	$(PY) -m rsslib figures --profile paper
 	@mkdir -p build && touch $@
+
+results: $(INSTALLED) ## write the tables of README.md and docs/results.md from the stored results
+	$(PY) .ci/results.py
 
 lab: $(INSTALLED) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)

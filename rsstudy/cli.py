@@ -22,7 +22,7 @@ from typing import Any
 import rsslib
 from rsslib.data.readers import check_name
 from rsslib.errors import InputError, choose, one_line
-from rsslib.files import check_output, make_folder, system_errors, write_csv
+from rsslib.files import atomic_path, check_output, make_folder, system_errors, write_csv
 from rsslib.progress import in_words
 from rsslib.space import RESOLUTION
 from rsstudy.notebooks import Execution, Notebook, find_notebooks
@@ -129,6 +129,7 @@ def run_one(options: Namespace) -> int:
     print(f"\ntest accuracy (%) of subnets by MFLOPs:\n{table.to_string(index=False, float_format='{:.4g}'.format)}\n")
     took = times([run], settings.results)["training_seconds"].item()
     print(f"trained in {in_words(took)}; weights, tables and the record are in {run.folder(settings.results)}")
+    print("next: `rsslib search --mflops 8`, with the same options")
     return 0
 
 
@@ -253,6 +254,7 @@ def search_run(options: Namespace) -> int:
     write_csv(path, table)
     print(table.drop(columns=["kernel", "expand", "depth"]).round(2).to_string(index=False))
     print(f"{table.attrs['evaluations']} subnets tried in {table.attrs['seconds']:.0f} s: {path}")
+    print(f"next: `rsslib export --front {path}`, with the same options")
     return 0
 
 
@@ -276,7 +278,20 @@ def export_run(options: Namespace) -> int:
         f"{card['accuracy']:.2f} % of {card['test_images']:,} test images; verified on {card['checked_images']} "
         f"images, largest difference {card['difference']:.0e} of the largest logit"
     )
+    example = save_image(images, Path(options.output).with_suffix(".png"))
+    print(f"next: `rsslib predict {options.output} {example}`, a test image")
     return 0
+
+
+def save_image(images: Any, path: Path) -> Path:
+    """Write the first test image, to try predictions on, unless the file exists; returns its path."""
+    from PIL import Image
+
+    if not path.exists():
+        pixels = images.x_test[0].permute(1, 2, 0).cpu().numpy()
+        with atomic_path(path) as temporary:
+            Image.fromarray(pixels.squeeze()).save(temporary, format="PNG")
+    return path
 
 
 def predict_images(options: Namespace) -> int:

@@ -1,19 +1,21 @@
-"""README.md: its examples and commands run as they stand, here at a scale that takes seconds."""
+"""README.md and the tutorial: examples and commands run as they stand, here at a scale that takes seconds."""
 
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from rsstudy import cli, plan
 from rsstudy.engine import complete
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", TUTORIAL, re.DOTALL)
 
 
 COMMANDS = [
@@ -48,10 +50,10 @@ def project(folder, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0])
-def test_an_example_runs(example, project):
-    if "deployable" in example:
-        complete(plan.plan("smoke", methods=["rss-short"]), plan.Settings(progress=False))
+@pytest.mark.parametrize("example", EXAMPLES, ids=["first supernet", "own sampler", "finished run"])
+def test_example_runs(example, project):
+    if "trained_supernet" in example:
+        complete(plan.plan("smoke", methods=["rss"]), plan.Settings(progress=False))
     # a notebook's functions and classes can be looked up too
     namespace = {"__name__": "readme"}
     path = project / "example.py"  # in which the sampler's source is looked up
@@ -65,7 +67,6 @@ def test_an_example_runs(example, project):
 
 
 def test_every_command_runs(project, capsys):
-    Image.new("L", (8, 8), 128).save("digit.png")
     assert len(COMMANDS) >= 9 and ELSEWHERE.keys() <= set(COMMANDS)
     for command in COMMANDS:
         if command in ELSEWHERE:
@@ -75,8 +76,15 @@ def test_every_command_runs(project, capsys):
             program, verb, *arguments = shlex.split(command)
             assert program == ".venv/bin/rsslib", f"{command} is run by no test"
             assert cli.main([verb, *arguments, *FASTER.get(verb, [])]) == 0, capsys.readouterr().err
-    assert (project / "front.csv").exists() and "digit.png: " in capsys.readouterr().out
+    assert (project / "front.csv").exists() and "model.png: " in capsys.readouterr().out
 
 
-def test_it_is_short_and_has_examples():
-    assert len(README.splitlines()) <= 120 and len(EXAMPLES) >= 2
+def test_readme_is_short():
+    lines = README.splitlines()
+    text = re.sub(r"<!--.*?-->|https?://\S+|[|`#*-]", " ", README)
+    assert len(lines) <= 110 and len(text.split()) <= 1_000
+
+
+def test_tables_of_results_are_current():
+    done = subprocess.run([sys.executable, ".ci/results.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
