@@ -113,11 +113,11 @@ def run_one(options: Namespace) -> int:
     """Train and evaluate one method on one dataset, and print its accuracies."""
     run, settings = make_run(options), make_settings(options)
     check_name(run.dataset, settings.data)
-    print(f"{run.name}: {run.profile.describe(run.dataset)}")
 
     from rsstudy.engine import complete
     from rsstudy.tables import populations, times
 
+    print(f"{run.name}: {run.profile.describe(run.dataset)}")
     failed = failures(complete, [run], settings)
     if failed:
         return report(failed)

@@ -313,6 +313,6 @@ class Settings:
         if self.time_budget is not None:
             check_number(self.time_budget, "time_budget", 0)
         check_number(self.checkpoint_seconds, "checkpoint_seconds", 0)
-        for what in ("progress", "rebuild", "graphs"):
-            if not isinstance(getattr(self, what), bool | None):
+        for what, kind in {"progress": bool, "rebuild": bool, "graphs": bool | None}.items():
+            if not isinstance(getattr(self, what), kind):
                 raise InputError(f"{what} is {getattr(self, what)!r}: expected True or False")

@@ -68,19 +68,19 @@ def anchor_tables(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
 
     Leaves out runs that were evaluated without them.
     """
-    return _table(runs, results, ANCHORS, optional=True)
+    return _table(runs, results, ANCHORS, [ANCHORS])
 
 
 def interference_tables(runs: Sequence[Run], results: Folder = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return effects and agreement of the runs that were measured: dataset, backbone, method, seed, then what
     `rsstudy.interference.measure` gives."""
-    effects, agreement = (_table(runs, results, name, optional=True) for name in (EFFECTS, AGREEMENT))
-    return effects, agreement
+    both = [EFFECTS, AGREEMENT]
+    return _table(runs, results, EFFECTS, both), _table(runs, results, AGREEMENT, both)
 
 
 def forgetting_tables(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
     """Return what `rsstudy.forgetting.forgetting` measured, of the runs where it did."""
-    return _table(runs, results, FORGETTING, optional=True)
+    return _table(runs, results, FORGETTING, [FORGETTING])
 
 
 def histories(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
@@ -99,12 +99,12 @@ def times(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _table(runs: Sequence[Run], results: Folder, file: str, optional: bool = False) -> pd.DataFrame:
-    """Join a table of all runs, or if `optional` of those that have it."""
+def _table(runs: Sequence[Run], results: Folder, file: str, needed: Sequence[str] = ()) -> pd.DataFrame:
+    """Join a table of the runs, without those that lack one of the `needed` tables."""
     tables: list[pd.DataFrame] = []
     first: dict[tuple[str, str], str] = {}
     for run in runs:
-        if optional and not has_table(run.folder(results), file):
+        if not all(has_table(run.folder(results), name) for name in needed):
             continue
         record = _record(run, results)
         training = record["config"]["training"]
