@@ -189,6 +189,7 @@ def output_folder(profile: str, figures: Folder = None, runs: Sequence[Run] = ()
     Its name has the datasets that are not the profile's and the methods that are not the study's, so that custom runs
     never replace the study's figures. Raises InputError where there can be no such folder.
     """
+    check_folder_name(profile, "a profile")
     usual = PROFILES[profile].datasets if profile in PROFILES else ()
     custom = [run.dataset for run in runs if run.dataset not in usual]
     custom += [run.method.name for run in runs if run.method.name not in BUILDERS]

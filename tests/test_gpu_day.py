@@ -48,7 +48,7 @@ def test_a_part_that_hangs_is_ended_with_what_it_printed_and_the_next_is_taken(d
     with tarfile.open(f"{day.out}.tar.gz") as packed:
         assert {"out/summary.json", "out/01-hangs.txt", "out/02-works.json"} <= set(packed.getnames())
     result = json.loads((day.out / "02-works.json").read_text())
-    assert result["hardware"] == ["gpu"] and result["seconds"] > 0
+    assert result["hardware"] == ["gpu"] and result["seconds"] >= 0
 
 
 def test_no_part_takes_more_than_a_third_of_the_time_left(day):

@@ -203,7 +203,14 @@ def test_a_wrong_number_of_values_is_an_input_error(name, data):
     assert f"{what} is (" in sentence(error) and f"expected a tuple of {len(values)} for" in sentence(error)
 
 
-@pytest.mark.parametrize("kind", [np.int8, np.int64, float, bool])
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_lists_and_arrays_of_choices_make_the_same_architecture(kind):
+    middle = SPACES["mobilenet_v3"].middle
+    arch = Arch(kind(middle.kernel), tuple(np.int8(e) for e in middle.expand), kind(middle.depth))
+    assert arch == middle and hash(arch) == hash(middle) and type(arch.expand[0]) is int
+
+
+@pytest.mark.parametrize("kind", [float, bool])
 def test_choices_of_another_type_than_int_are_an_input_error(kind):
     space = SPACES["mobilenet_v3"]
     middle = space.middle

@@ -355,7 +355,7 @@ def outside(space) -> dict[str, Arch]:
     largest = space.largest
     return {
         "kernel[0] is 9": Arch((9, *largest.kernel[1:]), largest.expand, largest.depth),
-        "expand has 1 values": Arch(largest.kernel, (6,), largest.depth),
+        "expand is (6,), expected a tuple": Arch(largest.kernel, (6,), largest.depth),
         "depth[1] is 5": Arch(largest.kernel, largest.expand, (4, 5, *largest.depth[2:])),
     }
 
