@@ -16,10 +16,15 @@ def start_worker(line: int, lock) -> None:
     tqdm.set_lock(lock)
 
 
+def has_bars() -> bool:
+    """Whether bars can be shown: in a terminal and in a notebook, not in a log file."""
+    return _display() is not None or sys.stderr.isatty()
+
+
 def progress_bar(iterable=None, shown: bool = True, **settings) -> tqdm:
-    """Return a bar over `iterable`, or one to update by hand; takes tqdm's settings."""
+    """Return a bar over `iterable`, or one to update by hand; takes tqdm's settings. Hidden unless `has_bars()`."""
     look = {"bar_format": "{desc} {percentage:3.0f}% {remaining} left{postfix}", "position": _line, "mininterval": 0.5}
-    look |= settings | {"leave": False, "disable": not shown}
+    look |= settings | {"leave": False, "disable": not (shown and has_bars())}
     display = _display()
     return _NotebookBar(display, iterable, **look) if display else tqdm(iterable, **look)
 

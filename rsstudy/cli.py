@@ -180,6 +180,7 @@ def reproduce(options: Namespace) -> int:
         runs = by_worth(runs)
     if options.address and options.engine != "ray":
         raise InputError(f"address {options.address!r} is a Ray cluster's: give --engine ray too")
+    print(f"{len(runs)} runs for {len(notebooks)} notebooks, each drawn once its runs are finished", flush=True)
 
     from rsstudy.cluster import complete_with_ray
     from rsstudy.engine import complete

@@ -19,7 +19,7 @@ from rsslib.device import (
     choose_device,
 )
 from rsslib.errors import CaptureFailed, InputError, NoImages, Stopped
-from rsslib.progress import progress_bar
+from rsslib.progress import has_bars, in_words, progress_bar
 from rsstudy.job import to_measure, train_and_evaluate
 from rsstudy.machine import free_jobs
 from rsstudy.plan import Run, Settings
@@ -92,6 +92,7 @@ def finish(
     failures: dict[str, Exception] = {}
     words, n = f"{{}} of {len(done) + len(todo)} runs are finished", len(done)
     total = sum(run.method.subnet_epochs for run in todo)
+    trained, began = 0, time.monotonic()
     look = {"desc": words.format(n), "bar_format": "{desc}, {remaining} left", "position": 0, "smoothing": 0}
     try:
         with progress_bar(shown=progress and len(todo) > 1, total=total, **look) as bar:
@@ -107,8 +108,12 @@ def finish(
                             todo.append(run)
                         else:
                             n += 1
+                            trained += run.method.subnet_epochs
                             bar.update(run.method.subnet_epochs)
                             bar.set_description_str(words.format(n))
+                            if progress and not has_bars():  # a line for a log
+                                left = (time.monotonic() - began) * (total - trained) / trained
+                                print(f"{words.format(n)}, {in_words(left)} left: {run.name}", flush=True)
                             finished(run)
                 if not todo:
                     break
