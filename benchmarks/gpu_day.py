@@ -30,11 +30,11 @@ CAMPAIGN = ("rss-short", "rss", "ofa-released", "ofa")  # on CIFAR-100, what is 
 KINDS = ("rss-short", "rss-2-per-batch", "ofa", "ofa-released", "sandwich")  # of steps: others combine these
 ENDING = 20  # seconds before the end at which the campaign stops by itself, to keep what it has
 SKIPPED = 77  # exit status of a part that finds that it lacks something
-TRAINING = ("torch", "numpy", "pandas", "PIL", "filelock", "psutil", "tqdm", "lazy_loader")  # see docs/cuda.md
+TRAINING = ("torch", "numpy", "pandas", "PIL", "filelock", "psutil", "tqdm")  # see docs/cuda.md
 TESTING = (*TRAINING, "pytest", "hypothesis", "safetensors")
 OFFICIAL = (*TRAINING, "torchvision", "ofa")
-CAMPAIGNING = (*TRAINING, "torchvision", "safetensors", "jsonschema")
-PACKAGES = ("torch", "torchvision", "numpy", "pandas", "numba", "triton", "pytest", "ofa", "jsonschema")
+CAMPAIGNING = (*TRAINING, "torchvision", "safetensors", "msgspec")
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "numba", "triton", "pytest", "ofa", "msgspec")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ examples:
 
 import re
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
@@ -322,7 +322,10 @@ def option(text: str, default: Any = None, kind: Callable = str, **others: Any) 
 
 def absolute(folder: str) -> str:
     """Return the path of a folder for notebooks, which are executed in another one."""
-    return str(Path(folder).resolve()) if folder else folder
+    try:
+        return str(Path(folder).expanduser().resolve()) if folder else folder
+    except (OSError, RuntimeError) as error:
+        raise ArgumentTypeError(f"{folder!r} cannot be used ({error})") from None
 
 
 LIMITS = ("mflops", "parameters", "latency_ms")
