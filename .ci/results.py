@@ -7,7 +7,7 @@ python .ci/results.py --check    # exit status 1 if one is not current
 
 import re
 import sys
-from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +15,17 @@ import pandas as pd
 
 from rsstudy.claims import interference, samplers
 from rsstudy.claims.evidence import Evidence
-from rsstudy.claims.table import components, decide, not_run, study, table, tables
+from rsstudy.claims.table import components, decide, markdown, not_run, study, table, tables
 from rsstudy.claims.verdicts import NOT_RUN, Claim
-from rsstudy.figures.style import label_of
+from rsstudy.figures.style import label_of, panel_label
 from rsstudy.plan import on_hardest, plan
-from rsstudy.summary import published, timed
+from rsstudy.store import finished_of
+from rsstudy.summary import against_published, medians, timed
 from rsstudy.tables import anchor_tables, interference_tables, with_all_seeds
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = (PROJECT / "README.md", PROJECT / "docs" / "results.md")
 MAIN = ("1", "2", "4", "5", "6a", "6b", "17")
-Rows = Iterable[Iterable[object]]
-
-
-def markdown(columns: Iterable[str], rows: Rows) -> str:
-    lines = [[*columns], ["---"] * len([*columns]), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def number(value: float) -> str:
@@ -42,13 +37,15 @@ def interval(row: pd.Series) -> str:
     return "" if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}"
 
 
-def unit(row: pd.Series) -> str:
-    return {"times": "times", "points": "points"}.get(row["unit"], row["unit"])
+@cache
+def read(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The populations and times of the claims' runs, of every finished seed."""
+    return tables(with_all_seeds(study(profile)))
 
 
+@cache
 def decided(profile: str) -> list[Claim]:
-    population, times = tables(with_all_seeds(study(profile)))
-    return decide(population, times, profile)
+    return decide(*read(profile), profile)
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------
@@ -69,7 +66,7 @@ def main_claims() -> str:
         rows.append(
             (
                 row["text"],
-                f"{number(row['estimate'])} {unit(row)}",
+                f"{number(row['estimate'])} {row['unit']}",
                 interval(row),
                 row["seeds"],
                 row["verdict"],
@@ -86,46 +83,44 @@ def all_claims() -> str:
     rows = []
     for _, row in found[found["verdict"] != NOT_RUN].iterrows():
         against = label_of(row["baseline"]) if row["baseline"] else ""
-        shown = (number(row["estimate"]), unit(row), interval(row), row["seeds"], row["verdict"])
+        shown = (number(row["estimate"]), row["unit"], interval(row), row["seeds"], row["verdict"])
         rows.append((row["number"], row["text"], against, row["part"], *shown))
     columns = ("number", "claim", "against", "what is shown", "estimate", "unit", "95 % interval", "seeds", "verdict")
     return f"{markdown(columns, rows)}\n\nNot run at this scale: {not_run(claims)}."
 
 
 def paper_scale() -> str:
-    population, times = tables(with_all_seeds(study("paper")))
-    hours = timed(times).groupby(["dataset", "method"])["seconds"].mean() / 3600
-    clocks = timed(times).groupby(["dataset", "method"])["clock"].first()
-    sizes = sorted(population["bucket"].unique())
+    population, times = read("paper")
+    clocks = timed(times).assign(
+        dataset=lambda rows: list(map(panel_label, rows["dataset"], rows["backbone"])),
+        what=lambda rows: rows["method"].map(label_of),
+    )
+    clocks = clocks.groupby(["dataset", "what"]).agg(seconds=("seconds", "mean"), clock=("clock", "first"))
+    found = medians(population).query("quantity not in ['spread', 'slope']")
+    sizes = list(dict.fromkeys(found["quantity"]))
     rows = []
-    for (dataset, method), runs in population.groupby(["dataset", "method"], sort=False):
-        medians = runs.groupby("bucket")["accuracy"].median()
-        time = f"{hours[dataset, method]:.1f} ({clocks[dataset, method]})"
-        shown = (f"{runs['accuracy'].mean():.2f}", *(f"{medians[size]:.1f}" for size in sizes))
-        rows.append((dataset, label_of(method), runs["seed"].nunique(), *shown, time))
-    columns = ("dataset", "method", "seeds", "mean", *(f"{size:g} MFLOPs" for size in sizes), "training, hours (clock)")
-    return markdown(columns, rows)
+    for run, values in found.groupby(["dataset", "what"], sort=False):
+        time = clocks.loc[run]
+        shown = [f"{value:.1f}" for value in values["estimate"]]
+        rows.append((*run, values["seeds"].iloc[0], *shown, f"{time['seconds'] / 3600:.1f} ({time['clock']})"))
+    return markdown(("dataset", "method", "seeds", *sizes, "training, hours (clock)"), rows)
 
 
-def against_published() -> str:
-    population, _ = tables(with_all_seeds(study("paper")))
-    ours = population.query("dataset == 'cifar100' and backbone == 'mobilenet_v3'")
-    theirs = published().query("dataset == 'cifar100' and backbone == 'mobilenet_v3' and quantity == 'median'")
-    rows = []
-    for (method, size), runs in ours.groupby(["method", "bucket"], sort=False):
-        value = theirs[(theirs["method"] == method) & (theirs["mflops"] == size)]["value"]
-        if len(value):
-            mine, read = runs["accuracy"].median(), value.iloc[0]
-            rows.append((label_of(method), f"{size:g}", f"{mine:.1f}", f"{read:.1f}", number(mine - read)))
-    return markdown(("method", "MFLOPs", "here", "published", "difference"), rows)
+def beside_published() -> str:
+    found = against_published(read("paper")[0])
+    rows = [
+        (row["what"], row["quantity"], f"{row['ours']:.1f}", f"{row['published']:.1f}", number(row["difference"]))
+        for _, row in found.iterrows()
+    ]
+    return markdown(("method", "size", "here", "published", "difference"), rows)
 
 
 def answers() -> str:
     planned = with_all_seeds(on_hardest(plan("quick", methods="interference")))
-    population, times = tables(planned)
+    finished = finished_of(planned)
+    population, times = tables(finished)
     supernets = interference.only_supernets(population)
     evidence = Evidence(supernets, times, "quick", [planned[0].dataset])
-    finished = [run for run in planned if run.folder().joinpath("population.csv").exists()]
     alone = interference.standalone(population, anchor_tables(finished))
     found = interference.answers(alone, *interference_tables(finished), evidence)
     found = found[found["seeds"] > 0]
@@ -160,7 +155,7 @@ TABLES = {
     "main claims": main_claims,
     "all claims": all_claims,
     "the paper's scale": paper_scale,
-    "against the published values": against_published,
+    "against the published values": beside_published,
     "interference": answers,
     "samplers": compared_samplers,
 }

@@ -18,9 +18,9 @@ def main() -> None:
         target = torch.empty_like(source)
         seconds = replayed(lambda: target.copy_(source), calls=4)
         measured("copy, read and written", 2e-9 * source.nbytes / seconds, "GB/s")
-        for name, precision, dtype in (
-            ("fp32", "fp32", torch.float32), ("tf32", "tf32", torch.float32), ("bf16", "fp32", torch.bfloat16),
-        ):  # fmt: skip
+        types = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+        for name, dtype in types.items():
+            precision = "tf32" if name == "tf32" else "fp32"
             set_precision(precision)
             a, b, c = (torch.randn(chosen.size, chosen.size, device=DEVICE, dtype=dtype) for _ in range(3))
             seconds = replayed(lambda a=a, b=b, c=c: torch.mm(a, b, out=c), calls=2)

@@ -46,7 +46,7 @@ def after_a_reset() -> dict:
 
 
 def by_threads_and_streams(number: int) -> list[dict]:
-    """MB in use after so many threads multiplied matrices, in a stream each, then in all of them."""
+    """MB in use after `number` threads multiplied matrices, each in its own stream, then each in all streams."""
     streams, rows = [torch.cuda.Stream(DEVICE) for _ in range(number)], []
 
     def multiply(i: int, chosen: list) -> None:

@@ -33,8 +33,8 @@ def centre(weight: Tensor, size: int) -> Tensor:
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution of x by `weight` [outputs, C, 1, 1] as a matrix product.
 
-    On a CPU it takes a third to a half less time than `F.conv2d`. The gradient of a leaf with
-    `adds_in_place` is added to its `grad` as it is computed: on a GPU one kernel less.
+    On a CPU it takes a third to a half less time than `F.conv2d`. The gradient of a leaf with `adds_in_place`
+    is added to its `grad` as it is computed: on a GPU one kernel less.
     """
     if _adds_in_place(x, weight):
         return Pointwise.apply(x, weight, bias)

@@ -15,20 +15,13 @@ from functools import partial
 from rsslib import files
 from rsslib.data.dataset import Dataset
 from rsslib.data.readers import is_there
-from rsslib.device import (
-    choose_device,
-)
+from rsslib.device import choose_device
 from rsslib.errors import CaptureFailed, InputError, NoImages, Stopped
 from rsslib.progress import has_bars, in_words, progress_bar
 from rsstudy.job import to_measure, train_and_evaluate
 from rsstudy.machine import free_jobs
 from rsstudy.plan import Run, Settings
-from rsstudy.store import (
-    Refused,
-    configuration,
-    population_of,
-    status_of,
-)
+from rsstudy.store import Refused, configuration, population_of, status_of
 from rsstudy.supernets import images_of
 from rsstudy.workers import Results, in_processes, in_threads, one_by_one
 

@@ -15,14 +15,7 @@ from rsstudy.interference import Effort, losses, validation
 
 LAGS = (1, 2, 4, 8)  # epochs after its own at which a subnet is judged again
 IDLE_SEED = 2**32  # of the subnets that no run draws
-COLUMNS = [
-    "trained",
-    "number",
-    "epoch",
-    "mflops",
-    "loss",
-    "accuracy",
-]
+COLUMNS = ["trained", "number", "epoch", "mflops", "loss", "accuracy"]
 
 
 def draws_once_per_epoch(method: Method) -> bool:

@@ -26,11 +26,7 @@ MOBILENET, PROXYLESS = "mobilenet_v3", "proxylessnas"
 TAIL = 0.025  # error rate on either side of an interval
 TEST_IMAGES = 10_000  # of each of the paper's datasets
 EXTREME = 0.05  # the best and the worst subnets are this share of the population
-SUBNET = [
-    "bucket",
-    "subnet",
-    "mflops",
-]  # columns that identify a subnet
+SUBNET = ["bucket", "subnet", "mflops"]  # columns that identify a subnet
 RUN = ["method", "dataset", "backbone"]
 COLUMNS = ["what", "estimate", "low", "high", "seeds", "p"]
 

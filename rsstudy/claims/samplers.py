@@ -34,26 +34,8 @@ def overview(population: pd.DataFrame, evidence: Evidence, runs: Sequence[Run]) 
         part = evidence.contrast(label_of(name), {name: 1})
         groups = log_seconds(evidence.times, name, "rss", evidence.hardest)
         time = np.exp(combine("", groups).estimate) if groups else np.nan
-        rows.append(
-            (
-                part.label,
-                passes[name],
-                part.estimate,
-                part.low(),
-                part.high(),
-                part.seeds,
-                time,
-            )
-        )
-    columns = [
-        "method",
-        "subnet passes",
-        "accuracy",
-        "low",
-        "high",
-        "seeds",
-        "time",
-    ]
+        rows.append((part.label, passes[name], part.estimate, part.low(), part.high(), part.seeds, time))
+    columns = ["method", "subnet passes", "accuracy", "low", "high", "seeds", "time"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -3,7 +3,7 @@
 `statements` has what is claimed, `evidence` what is estimated and how, `verdicts` the rules.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -135,17 +135,17 @@ def save_claims(claims: Sequence[Claim], folder: str | Path) -> None:
     write_csv(folder / "claims.csv", found)
     write_csv(folder / "parts.csv", components(claims))
     shown = found[found["verdict"] != NOT_RUN].drop(columns=["role", "where", "missing"])
-    rows = [
-        shown.columns,
-        ["---"] * len(shown.columns),
-        *shown.round(3).astype(object).fillna("").to_numpy(),
-    ]
-    lines = "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
+    lines = markdown(shown.columns, shown.round(3).astype(object).fillna("").to_numpy())
+    text = f"# Claims\n\n{lines}\n\nNot run: {not_run(claims) or 'none'}.\n"
     with atomic_path(folder / "claims.md") as temporary:
-        temporary.write_text(
-            f"# Claims\n\n{lines}\nNot run: {not_run(claims) or 'none'}.\n",
-            encoding="utf-8",
-        )
+        temporary.write_text(text, encoding="utf-8")
+
+
+def markdown(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a table in Markdown, without a newline at its end."""
+    columns = list(columns)
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 # --- the figure -------------------------------------------------------------------------------------------------------
