@@ -20,8 +20,9 @@ from rsslib.errors import InputError
 from rsslib.population import RECALIBRATION_IMAGES
 from rsslib.progress import progress_bar
 from rsslib.space import RESOLUTION, Arch
-from rsslib.supernet import BN_EPS, FIRST, REST, Norm, SuperNet, Weights, batch_norm_with
+from rsslib.supernet import BN_EPS, FIRST, REST, Norm, SuperNet, Weights, fold_batch_norm, no_norm
 
+EVALUATOR = 2  # its version in records; 1, where there is none, had not folded batch norm: other last digits of logits
 RECALIBRATION_BATCH = 200
 STUDY_BYTES = 3 * RESOLUTION**2 * 4  # of one of the study's images as floats
 IMAGES_AT_ONCE = {"cpu": 200, "cuda": 5000}  # per pass, of the study's size; a CPU's caches hold no more
@@ -149,14 +150,14 @@ class Evaluator:
         layers = first_layers(self.supernet, arch)
         if self.begun != layers:
             maps, statistics = _recalibrated(first, split_batches(self.recalibration))
-            begin = partial(first, norm=batch_norm_with(statistics))
+            begin = partial(first, weights=fold_batch_norm(weights, statistics), norm=no_norm)
             labelled = ((begin(x), y) for x, y in self.batches)
             self.begun = layers if self.batches.maps_fit else None
             self.kept = maps, list(labelled) if self.begun else labelled
         maps, labelled = self.kept
-        norm = batch_norm_with(_recalibrated(rest, maps)[1])
+        folded = fold_batch_norm(weights, _recalibrated(rest, maps)[1])
         for x, y in labelled:
-            yield rest(x, norm=norm), y
+            yield rest(x, weights=folded, norm=no_norm), y
 
 
 def first_layers(supernet: SuperNet, arch: Arch) -> list[tuple]:

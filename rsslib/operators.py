@@ -85,7 +85,7 @@ class Pointwise(torch.autograd.Function):
 # --- depthwise convolutions
 
 
-def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, stride: int, bias: Tensor | None = None) -> Tensor:
     """Depthwise convolution of x by `weight` [C, 1, k, k], k odd, with "same" padding.
 
     Taps farther from the centre than the map is wide only meet padding and have no gradient, so they are cut off: on
@@ -93,14 +93,14 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """
     weight = centre(weight, 2 * x.shape[-1] - 1)
     slow = weight.shape[-1] > 3 or x.shape[-1] < 8  # where PyTorch's gradient of the weight is
-    if slow and weight.requires_grad and takes_compiled_loop(x):
+    if slow and bias is None and weight.requires_grad and takes_compiled_loop(x):
         return Depthwise.apply(x, weight, stride)
-    return _convolve(x, weight, stride)
+    return _convolve(x, weight, stride, bias)
 
 
-def _convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, stride: int, bias: Tensor | None = None) -> Tensor:
     padding = weight.shape[-1] // 2
-    return F.conv2d(x, weight, stride=stride, padding=padding, groups=len(weight))
+    return F.conv2d(x, weight, bias, stride, padding, groups=len(weight))
 
 
 def takes_compiled_loop(x: Tensor) -> bool:

@@ -83,18 +83,17 @@ class SuperNet(Network):
         layers = [*self.space.active(arch)][part]
         blocks = [(f"blocks.{i}.", layer, kernel) for i, layer, kernel, _ in layers]
         if part != REST:
-            x = F.conv2d(x, weights["stem.conv.weight"], stride=2, padding=1)
-            x = getattr(F, net.stem_act)(norm(x, "stem.bn", weights))
+            x = F.conv2d(x, weights["stem.conv.weight"], weights.get("stem.conv.bias"), stride=2, padding=1)
+            x = _activate(net.stem_act, norm(x, "stem.bn", weights))
             blocks = [("first.", self.space.first, 3), *blocks]
         for block, layer, kernel in blocks:
             x = self._run_block(x, block, layer, kernel, weights, norm)
         if part == FIRST:
             return x
-        act = getattr(F, net.head_act)
-        x = act(norm(_pointwise(x, weights, "head_expand.conv"), "head_expand.bn", weights))
-        x = pooled(x)
+        x = norm(_pointwise(x, weights, "head_expand.conv"), "head_expand.bn", weights)
+        x = pooled(_activate(net.head_act, x))
         if net.mix_channels:
-            x = act(_pointwise(x, weights, "head_mix.conv"))
+            x = _activate(net.head_act, _pointwise(x, weights, "head_mix.conv"))
         x = x.flatten(1)
         if dropout > 0:
             keep = torch.empty_like(x).bernoulli_(1 - dropout, generator=generator)
@@ -102,12 +101,13 @@ class SuperNet(Network):
         return F.linear(x, weights["classifier.weight"], weights["classifier.bias"])
 
     def _run_block(self, x: Tensor, block: str, layer: LayerSpec, kernel: int, weights: Weights, norm: Norm) -> Tensor:
-        act, shortcut = getattr(F, layer.act), x
+        shortcut = x
         if f"{block}conv_pw.weight" in weights:
             x = _pointwise(x, weights, f"{block}conv_pw")
-            x = act(norm(x, f"{block}bn1", weights))
-        x = depthwise(x, kernel_weight(weights, block, kernel, self.space.kernels), layer.stride)
-        x = act(norm(x, f"{block}bn2", weights))
+            x = _activate(layer.act, norm(x, f"{block}bn1", weights))
+        taps = kernel_weight(weights, block, kernel, self.space.kernels)
+        x = depthwise(x, taps, layer.stride, weights.get(f"{block}conv_dw.bias"))
+        x = _activate(layer.act, norm(x, f"{block}bn2", weights))
         if layer.squeeze_excite:
             scale = F.relu(_pointwise(pooled(x), weights, f"{block}se.conv_reduce"))
             x = x * F.hardsigmoid(_pointwise(scale, weights, f"{block}se.conv_expand"))
@@ -207,6 +207,10 @@ def subnet_slices(space: SearchSpace, arch: Arch) -> dict[str, tuple]:
     return result
 
 
+def _activate(name: str, x: Tensor) -> Tensor:
+    return getattr(F, name)(x, inplace=not torch.is_grad_enabled())
+
+
 def _pointwise(x: Tensor, weights: Weights, name: str) -> Tensor:
     return pointwise(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
@@ -228,6 +232,7 @@ def kernel_weight(weights: Weights, block: str, kernel: int, sizes: Iterable[int
 # --- batch norm
 
 BN_MOMENTUM, BN_EPS = 0.1, 1e-5
+CONVOLUTIONS = {"bn": "conv", "bn1": "conv_pw", "bn2": "conv_dw", "bn3": "conv_pwl"}  # before each batch norm
 
 
 def batch_norm_training(running: Weights | None = None) -> Norm:
@@ -244,3 +249,20 @@ def _batch_norm(statistics: Weights, training: bool, x: Tensor, name: str, weigh
     mean, var = (statistics.get(f"{name}.running_{what}") for what in ("mean", "var"))
     weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
     return F.batch_norm(x, mean, var, weight, bias, training, BN_MOMENTUM, BN_EPS)
+
+
+def fold_batch_norm(weights: Weights, statistics: Weights) -> dict[str, Tensor]:
+    """`weights` for `no_norm`: batch norm by given `statistics`, folded into the convolution before it."""
+    folded = dict(weights)
+    for name in [name for name in statistics if name.endswith(".running_var")]:
+        norm = name.removesuffix(".running_var")
+        layer, _, kind = norm.rpartition(".")
+        convolution = f"{layer}.{CONVOLUTIONS[kind]}"
+        scale = weights[f"{norm}.weight"] * (statistics[name] + BN_EPS).rsqrt()
+        folded[f"{convolution}.weight"] = weights[f"{convolution}.weight"] * scale[:, None, None, None]
+        folded[f"{convolution}.bias"] = weights[f"{norm}.bias"] - statistics[f"{norm}.running_mean"] * scale
+    return folded
+
+
+def no_norm(x: Tensor, name: str, weights: Weights) -> Tensor:
+    return x

@@ -34,7 +34,7 @@ from rsslib.device import (
     use_threads,
 )
 from rsslib.errors import InputError, check_room
-from rsslib.evaluate import evaluate_population
+from rsslib.evaluate import EVALUATOR, evaluate_population
 from rsslib.files import CARD, WEIGHTS
 from rsslib.population import anchors
 from rsslib.steps import TrainingState
@@ -232,7 +232,7 @@ class Job:
         """
         run, record, images = self.run, self.record, self.images
         hardware = environment(images.device, self.settings)["hardware"]
-        basis = json.dumps([record["sha256"][WEIGHTS], record["config"]["evaluation"], hardware])
+        basis = json.dumps([record["sha256"][WEIGHTS], record["config"]["evaluation"], hardware, EVALUATOR])
         evaluated = record.get("evaluated", {})
         if evaluated.get("of") != files.sha256(basis.encode()):
             evaluated = {"of": files.sha256(basis.encode()), "correct": [], "seconds": 0.0}
@@ -274,7 +274,8 @@ class Job:
         table["subnet"], beside["subnet"] = [number for _, number in subnets], beside.groupby("bucket").cumcount()
         del record["evaluated"]
         record |= {"status": "finished", "evaluation_seconds": earlier + time.perf_counter() - began}
-        record |= {"evaluation_hardware": hardware, "finished": now()}
+        record |= {"evaluation_hardware": hardware, "evaluator": EVALUATOR}
+        record["finished"] = now()
         digests = record["sha256"]
         digests[POPULATION] = files.write_csv(self.folder / POPULATION, table)
         digests[ANCHORS] = files.write_csv(self.folder / ANCHORS, beside)

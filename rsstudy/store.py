@@ -126,6 +126,7 @@ class Record(Machine, total=False):
     training_processor_seconds: Seconds
     evaluation_seconds: Seconds
     evaluation_hardware: Text
+    evaluator: Count
     started: Text
     finished: Text
     threads: Annotated[int, Meta(ge=1)]

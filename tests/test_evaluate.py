@@ -38,6 +38,7 @@ from rsslib.evaluate import (
 )
 from rsslib.population import archs_from_table
 from rsslib.space import SearchSpace
+from rsslib.supernet import batch_norm_with, fold_batch_norm, no_norm
 from rsslib.supernet import FIRST, SuperNet
 
 SPACE = SearchSpace(TINY, classes=4)
@@ -125,6 +126,18 @@ def test_statistics_of_real_backbones_agree_with_hooks(name):
     assert result.keys() == expected.keys()
     for key, value in result.items():
         assert_close(value, expected[key], key)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@torch.no_grad()
+def test_folded_batch_norm_gives_the_same_logits(name):
+    supernet = random_supernet(SearchSpace(name, classes=4), dtype=torch.float64)
+    images = torch.randn(30, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for arch in corners(supernet.space):
+        weights = supernet.subnet(arch, dict(supernet.named_parameters()))
+        statistics = recalibrate(supernet, arch, images)
+        expected = supernet.run(images, arch, weights, batch_norm_with(statistics))
+        assert_close(supernet.run(images, arch, fold_batch_norm(weights, statistics), no_norm), expected, arch)
 
 
 @pytest.mark.parametrize("n, at_once", [(600, 600), (600, 400), (120, 600)])
