@@ -1,7 +1,9 @@
-"""A training step on 64 images, augmentation included: ours against the official package with PIL transforms."""
+"""A training step on 64 images, augmentation included: ours, the official package, and one subnet trained alone."""
 
+import math
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from common import CUDA, SPACE, Ours, interleaved, options, report, subnets_of_s
 from rsslib.samplers import Step
 
 try:
-    from official import Official
+    from official import Official, plain
 except ImportError as error:
     print(f"ours alone, since the official package's side cannot be imported ({error})")
     Official = None
@@ -18,34 +20,40 @@ except ImportError as error:
 
 def main() -> None:
     chosen = options(__doc__, rounds=15, threads=torch.get_num_threads())
-    torch.set_num_threads(chosen.threads)  # of both sides
+    torch.set_num_threads(chosen.threads)  # of all sides
     rounds = chosen.rounds
     steps = 625 if CUDA else 1  # an epoch is captured as a whole
-    ours, official, rows = Ours(steps), Official and Official(), []
+    others = {}
+    if Official:
+        others = {
+            "official": Official(),
+            "official, channels last": Official(torch.channels_last),
+            "the same, our images": Official(torch.channels_last, pil=False),
+        }
+    rows, ours = [], Ours(steps)
 
     def sides(subnets: list[Step], distill: bool = False) -> dict[str, Callable[[], float]]:
-        both = {"ours": lambda: ours.seconds(subnets), "official": lambda: official.seconds(subnets[0], distill)}
-        return both if official else {"ours": both["ours"]}
+        peers = dict(others)
+        if Official and not distill:
+            peers["one subnet alone, our images"] = plain(*subnets[0])
+        functions = {name: partial(peer.seconds, subnets[0], distill) for name, peer in peers.items()}
+        return {"ours": lambda: ours.seconds(subnets), **functions}
+
+    def time_sides(size: str, steps_of: list[list[Step]], distill: bool = False) -> None:
+        medians = [interleaved(sides(subnets, distill), rounds, 1) for subnets in steps_of]
+        sizes = [SPACE.macs(arch) / 1e6 for subnets in steps_of for step in subnets for arch in step]
+        ms = {name: 1e3 * statistics.median(m[name] for m in medians) for name in medians[0]}
+        row = {"subnet": size, "MFLOPs": np.mean(sizes), "ours, ms": ms.pop("ours")}
+        for name, value in (ms or {"none": math.nan}).items():
+            rows.append(row | {"peer": name, "its ms": value, "ours / peer": row["ours, ms"] / value})
 
     for size, archs in subnets_of_sizes().items():
-        medians = [interleaved(sides([(arch,)] * steps), rounds) for arch in archs]
-        rows.append(row(size, archs, medians))
+        time_sides(size, [[(arch,)] * steps for arch in archs])
 
     ours, rng = Ours(steps, distill=True), np.random.default_rng(1)
     draws = [tuple(SPACE.sample_arch(rng) for _ in range(4)) for _ in range(max(steps, 5))]
-    epochs = [draws] if CUDA else [[four] for four in draws]
-    medians = [interleaved(sides(epoch, distill=True), rounds, warm_up=1) for epoch in epochs]
-    rows.append(row("4 uniform, distilled", [arch for four in draws for arch in four], medians))
+    time_sides("4 uniform, distilled", [draws] if CUDA else [[four] for four in draws], distill=True)
     report(__doc__, rows, f"Medians of {rounds} interleaved rounds, over the subnets. {'CUDA graphs.' if CUDA else ''}")
-
-
-def row(name: str, archs: list, medians: list[dict[str, float]]) -> dict:
-    result = {"subnet": name, "MFLOPs": np.mean([SPACE.macs(arch) for arch in archs]) / 1e6}
-    for side in medians[0]:
-        result[f"{side} ms"] = 1e3 * statistics.median(m[side] for m in medians)
-    if "official ms" in result:
-        result["ours / official"] = result["ours ms"] / result["official ms"]
-    return result
 
 
 if __name__ == "__main__":
