@@ -126,6 +126,8 @@ def prepare(runs: Iterable[Run], settings: Settings) -> tuple[list[Run], list[Ru
     finished = {run.name for run in runs if _is_finished(run, settings)}
     needs_cuda = any(run.profile.needs_cuda for run in runs if run.name not in finished) and settings.device == "auto"
     device = choose_device(settings.device, needed=needs_cuda)
+    if device.type == "cpu" and settings.precision != "fp32":
+        raise InputError(f"precision {settings.precision} is for CUDA; on a CPU bf16 is three times slower: choose fp32")
     settings = replace(settings, device=str(device))
     done: list[Run] = []
     todo: list[Run] = []

@@ -671,6 +671,7 @@ def test_a_plan_that_cannot_be_is_an_input_error(settings, said):
         ({}, {"device": "cpu:x"}, "device is 'cpu:x': expected auto, cpu, cuda or cuda:<number>"),
         ({}, {"device": "cuda:first"}, "device is 'cuda:first'"),
         ({}, {"precision": "fp16"}, "unknown precision 'fp16' (did you mean 'bf16'?)"),
+        ({}, {"precision": "bf16", "device": "cpu"}, "precision bf16 is for CUDA"),
         ({}, {"jobs": 0}, "jobs is 0"),
         ({}, {"jobs": True}, "jobs is True"),
         ({}, {"time_budget": -1}, "time_budget is -1: expected a number of at least 0"),
