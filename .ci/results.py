@@ -139,6 +139,8 @@ def compared_samplers() -> str:
     rows = [
         (
             row["method"],
+            number(row["rate"]),
+            number(row["updates"]),
             row["subnet passes"],
             number(row["accuracy"]),
             interval(row),
@@ -147,7 +149,16 @@ def compared_samplers() -> str:
         )
         for _, row in found.iterrows()
     ]
-    columns = ("method", "subnet passes (epochs)", "accuracy (%)", "95 % interval", "seeds", "time, in RSS's")
+    columns = (
+        "method",
+        "learning rate, in RSS's",
+        "updates, in RSS's",
+        "subnet passes (epochs)",
+        "accuracy (%)",
+        "95 % interval",
+        "seeds",
+        "time, in RSS's",
+    )
     return markdown(columns, rows)
 
 

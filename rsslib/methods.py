@@ -64,8 +64,8 @@ class Method:
     `teacher`: "stage" distils from the network as it stood after the first stage, "random" from an untrained network;
     "largest" is in-place distillation (Yu and Huang 2019): the first subnet of a step learns from the labels, the
     others from the first's soft labels alone. `fresh_optimizer`: every stage starts with a new optimizer, as in a
-    process of its own. `gradients` of a step's subnets are summed, as in OFA, or averaged. Raises InputError for a
-    value that cannot be used.
+    process of its own. `gradients` of a step's subnets are summed, as in OFA, or averaged. Without `student_dropout`,
+    the others of in-place distillation have none (Yu et al. 2020). Raises InputError for a value that cannot be used.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Method:
     teacher: Literal["stage", "random", "largest"] | None = None
     fresh_optimizer: bool = True
     gradients: Literal["sum", "mean"] = "sum"
+    student_dropout: bool = True
 
     def __post_init__(self):
         check_number(self.batch_size, "batch_size", 2, whole=True)
@@ -95,6 +96,10 @@ class Method:
     @property
     def epochs(self) -> int:
         return sum(stage.epochs for stage in self.stages)
+
+    def dropout_of(self, student: bool) -> float:
+        """Dropout of a subnet, which may be a student of in-place distillation."""
+        return 0.0 if student and not self.student_dropout else self.dropout
 
     @property
     def subnet_epochs(self) -> int:

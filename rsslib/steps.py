@@ -133,7 +133,8 @@ class EagerSteps:
         labels: Tensor | None = y
         total = torch.zeros((), device=x.device)
         for arch, (leaves, norm) in zip(subnets, self.views.get(subnets), strict=True):
-            logits = state.run(x, arch, leaves, norm, method.dropout, self.generator)
+            dropout = method.dropout_of(student=labels is None)
+            logits = state.run(x, arch, leaves, norm, dropout, self.generator)
             loss = cross_entropy(logits, labels, soft_labels)
             total += loss.detach()
             if in_place and labels is not None:  # the first subnet teaches the others

@@ -23,7 +23,7 @@ from rsslib.methods import (
 from rsslib.population import sample_population
 from rsslib.samplers import Alternating, Sampler, Successive, Uniform
 from rsslib.space import Arch, SearchSpace
-from rsstudy.samplers import Compound, FlopsAware, Sandwich, StrictFairness
+from rsstudy.samplers import Compound, FlopsAware, Sandwich, SizeAware, StrictFairness
 
 # Table 1: epochs of the supernet (s) and of progressive shrinking (ps). CIFAR's hold for datasets it does not list.
 TABLE_1 = {"mnist": (10, 27), "fashion_mnist": (25, 57), "cifar10": (180, 410), "cifar100": (180, 410)}
@@ -127,9 +127,9 @@ def ofa(
     return build
 
 
-def overridden(base: str, change: str) -> Builder:
-    """Return a builder of another method with changed hyper-parameters."""
-    return lambda name, s, ps: replace(override(build(base, s, ps), **OVERRIDES[change]), name=name)
+def overridden(base: str, changes: dict[str, Any]) -> Builder:
+    """Return a builder of another method with changed hyper-parameters; `changes` are those of `override`."""
+    return lambda name, s, ps: replace(override(build(base, s, ps), **changes), name=name)
 
 
 # --- the paper's methods ----------------------------------------------------------------------------------------------
@@ -186,9 +186,9 @@ for name, variant in RSS_VARIANTS.items():
 for name, variant in RSS_VARIANTS.items():
     BUILDERS[f"rss-short{name}"] = rss(*variant, lambda s, ps: s, f"rss-short{name}")
 BUILDERS |= {
-    f"{base}-{change}": overridden(base, change)
+    f"{base}-{change}": overridden(base, changes)
     for base in ("ofa", "ofa-released", "rss-short")
-    for change in OVERRIDES
+    for change, changes in OVERRIDES.items()
 }
 METHODS = tuple(BUILDERS)
 
@@ -199,28 +199,36 @@ STUDY = SearchSpace()
 
 
 @lru_cache(maxsize=256)
-def exposure(space: SearchSpace, arch: Arch, draws: int = 20_000) -> float:
+def exposure(space: SearchSpace, arch: Arch, blocks: bool = False, draws: int = 20_000) -> float:
     """Return the share of RSS's updates that reach a parameter of a subnet, averaged over its parameters.
 
-    A subnet and a draw share the parameters of the subnet that has the smaller of their settings everywhere.
+    A subnet and a draw share the parameters of the subnet that has the smaller of their settings everywhere. With
+    `blocks`, only the elastic layers' parameters count: a third to half of all are head and classifier, which every
+    update reaches.
     """
     row, drawn = space.to_rows([arch]), space.sample(draws, np.random.default_rng(0))
-    return float((space.parameters(np.minimum(row, drawn)) / space.parameters(row)).mean())
+    common, whole = np.minimum(row, drawn), row
+    if blocks:
+        common, whole = (space.total(rows, space.tables[1], 0) for rows in (common, whole))
+    else:
+        common, whole = map(space.parameters, (common, whole))
+    return float((common / whole).mean())
 
 
 def on_subnet(kind: str, bucket: float, number: int) -> Builder:
     """Return a builder of a method about a subnet of the evaluated population.
 
-    "alone" trains it for RSS's epochs, "exposed" for as many as reach it in RSS; "mixed" trains it in the middle one of
-    every three epochs of RSS, and "dose" alone for as many epochs.
+    "alone" trains it for RSS's epochs, "exposed" for as many as reach it in RSS, and "blocks" for as many as reach its
+    elastic layers (see `exposure`); "mixed" trains it in the middle one of every three epochs of RSS, and "dose" alone
+    for as many epochs.
     """
     if kind == "mixed":
         return rss(Dosed(bucket, number))
 
     def epochs(s: int, ps: int) -> int:
         share = 1.0
-        if kind == "exposed":
-            share = exposure(STUDY, of_bucket(STUDY, bucket, number))
+        if kind in ("exposed", "blocks"):
+            share = exposure(STUDY, of_bucket(STUDY, bucket, number), blocks=kind == "blocks")
         elif kind == "dose":
             share = 1 / Dosed.every
         return max(1, round((s + ps) * share))
@@ -237,6 +245,7 @@ DOSED = ("4-0", "4-1", "4-2", "8-0", "8-1", "14-0", "14-1", "14-2")
 
 ALONE = {f"alone-{name}": on_subnet("alone", *subnet) for name, subnet in SUBNETS.items()}
 EXPOSED = {f"alone-{name}-exposed": on_subnet("exposed", *subnet) for name, subnet in SUBNETS.items()}
+BLOCKS = {f"alone-{name}-blocks": on_subnet("blocks", *subnet) for name, subnet in SUBNETS.items() if subnet[0] == 8}
 DOSES = {f"{kind}-{name}": on_subnet(kind, *SUBNETS[name]) for name in DOSED for kind in ("dose", "mixed")}
 
 
@@ -310,22 +319,47 @@ def shorter(method: Method) -> Iterator[Stage]:
 
 SAMPLERS = {
     "ofa-equal-passes": ofa(shorter),
-    "sandwich": equal_passes(Sandwich(), teacher="largest"),
+    "sandwich-rule": equal_passes(Sandwich(), teacher="largest", student_dropout=False),
     "fair": equal_passes(StrictFairness()),
     "compound": equal_passes(Compound()),
+    "size-aware": equal_passes(SizeAware()),
+}
+
+# Kept for stored runs: all subnets of the sandwich with dropout, unlike its authors' code, and binomial choices.
+SUPERSEDED = {
+    "sandwich": equal_passes(Sandwich(), teacher="largest"),
     "flops-aware": equal_passes(FlopsAware()),
 }
+
+# The rate that suits a method depends on its number of subnets per step and on which they are.
+RATES = {"third-rate": 1 / 3, "triple-rate": 3.0}
+RATED = ("rss", "rss-per-batch", "rss-every-50-batches", *SAMPLERS)
+OTHERS = ("ofa-equal-passes", "sandwich", "fair", "compound", "flops-aware")  # with stored runs at one rate
+
+
+def base_and_rate(name: str) -> tuple[str, float]:
+    """Return the name of the method at RSS's learning rate, and the rate relative to it."""
+    for suffix, rate in RATES.items():
+        if name.endswith(f"-{suffix}"):
+            return name.removesuffix(f"-{suffix}"), rate
+    return name, 1.0
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
-BUILDERS |= ALONE | EXPOSED | CONTROLS | BRIDGE | DOSES | INTERVALS | SAMPLERS
+BUILDERS |= ALONE | EXPOSED | BLOCKS | CONTROLS | BRIDGE | DOSES | INTERVALS | SUPERSEDED | SAMPLERS
 BUILDERS["rss-after-short"] = rss_after_short
+BUILDERS |= {
+    f"{base}-{rate}": overridden(base, {"learning_rate_scale": scale})
+    for base in RATED
+    for rate, scale in RATES.items()
+}
 BEYOND = tuple(BUILDERS)[len(METHODS) :]
 
 
 def methods_of(group: str, small: bool = False) -> tuple[str, ...]:
-    """Return the methods that a question needs: "interference", "bridge", "dose" (docs/experiments.md) or "samplers".
+    """Return the methods that a question needs: "interference", "bridge", "dose" (docs/experiments.md), "samplers"
+    or "rates", which has them at three learning rates each.
 
     `small` leaves out most subnets alone and the single changes from `ofa` to `ofa-released`. Raises InputError for
     another group.
@@ -333,12 +367,13 @@ def methods_of(group: str, small: bool = False) -> tuple[str, ...]:
     alone, exposed = (3, 1) if small else (len(ALONE), 10)
     controls = [name for name in CONTROLS if not small or name.startswith("rss")]
     paper = ("rss-smallest", "rss-middle", "rss-largest", "rss-per-batch", "rss-2-per-batch", "rss-alternating")
-    subnets = (*tuple(ALONE)[:alone], *tuple(EXPOSED)[:exposed])
+    subnets = (*tuple(ALONE)[:alone], *tuple(EXPOSED)[:exposed], *([] if small else BLOCKS))
     groups = {
         "interference": ("rss", "ofa", "ofa-released", *subnets, *paper, *controls, *INTERVALS),
         "bridge": ("ofa", "rss", *BRIDGE),
         "dose": (*DOSES, *(f"alone-{name}" for name in DOSED)),
-        "samplers": ("rss", "rss-per-batch", *SAMPLERS),
+        "samplers": (*RATED[:3], *OTHERS),
+        "rates": (*RATED, *(f"{base}-{rate}" for base in RATED for rate in RATES)),
     }
     return groups[choose(group, groups, "group of methods")]
 

@@ -127,7 +127,9 @@ def prepare(runs: Iterable[Run], settings: Settings) -> tuple[list[Run], list[Ru
     needs_cuda = any(run.profile.needs_cuda for run in runs if run.name not in finished) and settings.device == "auto"
     device = choose_device(settings.device, needed=needs_cuda)
     if device.type == "cpu" and settings.precision != "fp32":
-        raise InputError(f"precision {settings.precision} is for CUDA; on a CPU bf16 is three times slower: choose fp32")
+        raise InputError(
+            f"precision {settings.precision} is for CUDA; on a CPU bf16 is three times slower: choose fp32"
+        )
     settings = replace(settings, device=str(device))
     done: list[Run] = []
     todo: list[Run] = []

@@ -1,11 +1,13 @@
 """Samplers beyond the paper, which the study compares with RSS at equal numbers of subnet passes."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from rsslib.errors import InputError, check_number
-from rsslib.samplers import to_steps
+from rsslib.samplers import Step, to_steps
+from rsslib.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,10 @@ class Compound:
 
 @dataclass(frozen=True)
 class FlopsAware:
-    """In every step a subnet whose size is uniform between the smallest and the largest.
+    """Superseded by `SizeAware`, whose middle sizes are uniform subnets: here choices of a subnet are binomial.
 
-    (The FLOPs-aware part of AttentiveNAS, Wang et al. 2021; uniform choices make nearly all subnets of middle size.)
-    For each, a size is drawn, then `candidates` subnets of all sizes, and the one nearest to the size is taken: each
-    candidate leans to small or large choices by its own share.
+    Kept for stored runs. For each step a size is drawn, then `candidates` subnets of all sizes, and the one nearest to
+    the size is taken: each candidate leans to small or large choices by its own share.
     """
 
     candidates: int = 200
@@ -90,15 +91,53 @@ class FlopsAware:
         check_number(self.candidates, "candidates", 1, whole=True)
 
     def subnets(self, space, rng, epoch, epochs, steps):
-        low, high = space.reference.macs(space.smallest), space.reference.macs(space.largest)
-        nearest = []
-        for target in rng.uniform(low, high, steps):
+        def draw():
             share = rng.uniform(size=(self.candidates, 1))
-            parts = []
             for choices, width in space.columns:
-                numbers = rng.binomial(len(choices) - 1, share, (self.candidates, width))
-                parts.append(np.sort(choices)[numbers])
-            rows = np.concatenate(parts, axis=1).astype(np.int8)
-            distance = np.abs(space.reference.macs(rows) - target)
-            nearest.append(rows[distance.argmin()])
-        return to_steps(space, np.stack(nearest), steps)
+                yield np.sort(choices)[rng.binomial(len(choices) - 1, share, (self.candidates, width))]
+
+        return _of_uniform_sizes(space, rng, steps, draw)
+
+
+@dataclass(frozen=True)
+class SizeAware:
+    """In every step a subnet whose size is uniform between the smallest and the largest.
+
+    (The FLOPs-aware part of AttentiveNAS, Wang et al. 2021; uniform choices make nearly all subnets of middle size.)
+    Choices are drawn given the size: choice number l (from 0) has a probability in proportion to exp(t * l), where t
+    is 0 for uniform subnets. For each step a size is drawn, then `candidates` subnets, each with its own t, uniform in
+    [-`tilt`, `tilt`], and the one nearest to the size is taken.
+    """
+
+    candidates: int = 200
+    tilt: float = 6.0
+
+    def __post_init__(self):
+        check_number(self.candidates, "candidates", 1, whole=True)
+        check_number(self.tilt, "tilt", 0)
+
+    def subnets(self, space, rng, epoch, epochs, steps):
+        def draw():
+            t = rng.uniform(-self.tilt, self.tilt, (self.candidates, 1))
+            for choices, width in space.columns:
+                weights = np.exp(t * np.arange(len(choices))).cumsum(axis=1)
+                drawn = rng.random((self.candidates, width)) * weights[:, -1:]
+                yield np.sort(choices)[(drawn[:, :, None] >= weights[:, None]).sum(axis=2)]
+
+        return _of_uniform_sizes(space, rng, steps, draw)
+
+
+def _of_uniform_sizes(
+    space: SearchSpace, rng: np.random.Generator, steps: int, draw: Callable[[], Iterable[np.ndarray]]
+) -> list[Step]:
+    """For each step a size, uniform over the space's, and of the candidates that `draw` returns the nearest to it.
+
+    `draw` returns the candidates' choices in the parts of `space.columns`, each [candidates, width].
+    """
+    low, high = space.reference.macs(space.smallest), space.reference.macs(space.largest)
+    nearest = []
+    for target in rng.uniform(low, high, steps):
+        rows = np.concatenate([*draw()], axis=1).astype(np.int8)
+        distance = np.abs(space.reference.macs(rows) - target)
+        nearest.append(rows[distance.argmin()])
+    return to_steps(space, np.stack(nearest), steps)

@@ -345,8 +345,9 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
         for stage in stages:  # they depend on the number of images; see `Profile.fitted`
             stage |= dict.fromkeys(("epochs", "first_epoch", "schedule_epochs"), UNKNOWN)
     method = {**vars(run.method), "stages": stages}
-    if run.method.gradients == "sum":  # records from before there was a choice do not have it
-        del method["gradients"]
+    for field, default in {"gradients": "sum", "student_dropout": True}.items():
+        if method[field] == default:  # records from before there was a choice do not have it
+            del method[field]
     training = {
         "code_version": CODE_VERSION,
         "profile": run.profile.name,

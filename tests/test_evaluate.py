@@ -38,8 +38,7 @@ from rsslib.evaluate import (
 )
 from rsslib.population import archs_from_table
 from rsslib.space import SearchSpace
-from rsslib.supernet import batch_norm_with, fold_batch_norm, no_norm
-from rsslib.supernet import FIRST, SuperNet
+from rsslib.supernet import FIRST, SuperNet, batch_norm_with, fold_batch_norm, no_norm
 
 SPACE = SearchSpace(TINY, classes=4)
 COLUMNS = ["bucket", "subnet", "mflops", "kernel", "expand", "depth", "accuracy"]

@@ -24,7 +24,7 @@ from rsslib.samplers import (
 from rsslib.space import SearchSpace
 from rsstudy import catalogue
 from rsstudy.catalogue import BEYOND, METHODS, Alone, Repeated, build
-from rsstudy.samplers import Compound, FlopsAware, Sandwich, StrictFairness
+from rsstudy.samplers import Compound, FlopsAware, Sandwich, SizeAware, StrictFairness
 
 SPACE = SearchSpace("mobilenet_v3")
 
@@ -249,10 +249,17 @@ def test_sizes_are_uniform_with_flops_aware_sampling_only(backbone):
     space = SearchSpace(backbone)
     low, high = space.reference.macs(space.smallest), space.reference.macs(space.largest)
     p_values = []
-    for sampler in (FlopsAware(), Uniform("batch")):
+    for sampler in (FlopsAware(), SizeAware(), Uniform("batch")):
         macs = [space.reference.macs(arch) for (arch,) in sampler.subnets(space, rng(), 0, 1, 500)]
         p_values.append(kstest(macs, "uniform", (low, high - low)).pvalue)
-    assert p_values[0] > 0.01 and p_values[1] < 1e-20
+    assert min(p_values[:2]) > 0.01 and p_values[2] < 1e-20
+
+
+@pytest.mark.parametrize("tilt, uniform", [(0, True), (6, False)])
+def test_choices_given_the_size_are_uniform_without_a_tilt(tilt, uniform):
+    steps = SizeAware(candidates=1, tilt=tilt).subnets(SPACE, rng(), 0, 1, 600)
+    counts = np.unique([arch.expand[0] for (arch,) in steps], return_counts=True)[1]
+    assert (chisquare(counts).pvalue > 0.01) == uniform  # large tilts take the ends
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from rsslib.network import Network
 from rsslib.samplers import Successive, Uniform
 from rsslib.space import Arch, SearchSpace
 from rsslib.steps import EagerSteps, TrainingState, new_optimizer
-from rsslib.supernet import SuperNet
+from rsslib.supernet import SuperNet, batch_norm_training
 from rsslib.trainer import start, steps_per_epoch, train
 from rsstudy.catalogue import build
 
@@ -476,6 +476,22 @@ def test_the_largest_subnet_teaches_the_others_of_its_step():
         assert (name in gradients) == (parameter.grad is not None)
         if parameter.grad is not None:
             torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-9, rtol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("student_dropout", [True, False])
+def test_students_have_dropout_unless_the_method_says_otherwise(student_dropout):
+    x, y = torch.randn(8, 3, 32, 32, dtype=torch.float64), torch.arange(8) % 4
+    teacher, student = SPACE.largest, SPACE.smallest
+    supernet = random_supernet(SPACE, dtype=torch.float64)
+    parameters = dict(supernet.named_parameters())
+    generator = torch.Generator().manual_seed(0)  # as the step's
+    norm = batch_norm_training()
+    taught = supernet.run(x, teacher, supernet.subnet(teacher, parameters), norm, 0.5, generator)
+    own = supernet.subnet(student, parameters)
+    learned = supernet.run(x, student, own, norm, 0.5 * student_dropout, generator)
+    losses = F.cross_entropy(taught, y), F.cross_entropy(learned, taught.softmax(1))
+    method = replace(PLAIN, teacher="largest", dropout=0.5, student_dropout=student_dropout)
+    assert step_of(method, (teacher, student), x, y, supernet)[2] == pytest.approx(sum(losses).item() / 2, rel=1e-6)
 
 
 def momentum(state):

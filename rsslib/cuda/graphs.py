@@ -244,7 +244,8 @@ class GraphedSteps:
         """A subnet's loss on the step's images, to be differentiated; adds it to the losses of the epoch."""
         x, labels = self.batch_images.permute(0, 3, 1, 2), None if self.in_place and not first else self.batch_labels
         soft_labels = self.soft_labels if self.stage.distill and not (self.in_place and first) else None
-        logits = self.state.run(x, arch, weights, norm, self.method.dropout, self.generator)
+        dropout = self.method.dropout_of(student=labels is None)
+        logits = self.state.run(x, arch, weights, norm, dropout, self.generator)
         loss = cross_entropy(logits, labels, soft_labels)
         if self.in_place and first:
             self.soft_labels.copy_(logits.detach().softmax(1))

@@ -25,8 +25,9 @@ from rsstudy.claims.evidence import (
 from rsstudy.claims.statements import CONTROLS
 from rsstudy.figures.style import label_of
 
-FAVOURED = r"(alone|dose|mixed)-([\d.]+)-(\d+)(-exposed)?"  # methods that train one subnet more than others
+FAVOURED = r"(alone|dose|mixed)-([\d.]+)-(\d+)(-exposed|-blocks)?"  # methods that train one subnet more than others
 EQUAL, EXPOSED = "equal epochs", "equal exposure"
+TRAININGS = {"": EQUAL, "-exposed": EXPOSED, "-blocks": "equal exposure of blocks"}  # by the ends of methods' names
 SPAN = {"step": "a step", "epoch": "an epoch"}
 BUCKET = 8.0  # MFLOPs of the subnets that answers are about
 
@@ -47,10 +48,10 @@ def only_supernets(population: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_subnets(population: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the subnet that each run favours; arm is the first word of the method's name."""
+    """The rows of the subnet that each run favours, with arm, the first word of the method's name, and training."""
     named = population["method"].str.extract(FAVOURED)
     own = (named[[1, 2]].astype(float).to_numpy() == population[["bucket", "subnet"]]).all(axis=1)
-    return population.assign(arm=named[0])[own]
+    return population.assign(arm=named[0], training=named[3].fillna("").map(TRAININGS))[own]
 
 
 def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +65,6 @@ def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
         ["training", "bucket", "subnet", "seed"],
     )
     own = own_subnets(population).query("arm == 'alone'")
-    own = own.assign(training=own["method"].str.endswith("-exposed").map({False: EQUAL, True: EXPOSED}))
     rank = anchors.groupby(["method", "seed"])["bucket"].rank()
     ends = anchors.assign(training=rank.map(dict(enumerate(SIZES, 1))), subnet=0)
     alone = pd.concat(
@@ -107,13 +107,10 @@ def exposures(bucket: float = BUCKET) -> pd.DataFrame:
     `parameters` is a mean over all of its parameters, a third to half of which are head and classifier, which every
     update reaches; `blocks` is one over those of its elastic layers.
     """
-    drawn = STUDY.sample(20_000, np.random.default_rng(0))
     rows = []
     for number in [number for size, number in SUBNETS.values() if size == bucket]:
         arch = of_bucket(STUDY, bucket, number)
-        own = STUDY.to_rows([arch])
-        common, whole = (STUDY.total(kept, STUDY.tables[1], 0) for kept in (np.minimum(own, drawn), own))
-        rows.append((number, exposure(STUDY, arch), (common / whole).mean()))
+        rows.append((number, exposure(STUDY, arch), exposure(STUDY, arch, blocks=True)))
     return pd.DataFrame(rows, columns=["number", "parameters", "blocks"])
 
 

@@ -27,7 +27,7 @@ from rsstudy.figures.populations import (
     finish,
     new_figure,
 )
-from rsstudy.figures.style import method_styles
+from rsstudy.figures.style import METHOD_STYLES, method_styles
 
 MARKERS = "osvD^<>"
 DIFFERENCE = "Difference in mean accuracy (points)"
@@ -219,4 +219,31 @@ def figure_samplers(
     if len(rows):
         _draw_forest(below.subplots(), rows, DIFFERENCE)
     words = "Above: means over seeds. Below: means of all subnets."
+    return finish(figure, about, words, INTERVALS)
+
+
+BUDGETS = {
+    "updates": "Updates, in RSS's",
+    "subnet passes": "Subnet passes (epochs)",
+    "time": "Training time, in RSS's",
+}
+
+
+def figure_budgets(overview: DataFrame, about: str = "") -> Captioned:
+    """Mean accuracy over three budgets: a point for each method and learning rate, that of a method's best rate filled;
+    table as from `rsstudy.claims.samplers.overview`."""
+    colours = {style.label: style.colour for style in METHOD_STYLES.values()}
+    figure = Captioned((PAGE, 3.2), layout="constrained")
+    for axes, (column, label) in zip(figure.subplots(1, 3, sharey=True), BUDGETS.items(), strict=True):
+        for (method, rows), marker in zip(overview.groupby("method", sort=False), cycle(MARKERS), strict=False):
+            colour, best = colours.get(method, INK), rows["accuracy"].idxmax()
+            margin = rows["high"] - rows["accuracy"]
+            axes.errorbar(rows[column], rows["accuracy"], yerr=margin, fmt="none", color=colour, linewidth=0.8)
+            look = {"color": colour, "marker": marker, "linestyle": "none"}
+            axes.plot(column, "accuracy", data=rows.drop(best), fillstyle="none", **look)
+            axes.plot(column, "accuracy", data=rows.loc[[best]], label=method, **look)
+        axes.set(xlabel=label, ylabel=ACCURACY)
+        axes.label_outer()
+    add_legend(figure, axes)
+    words = "Filled: the best of the learning rates that were run; hollow: the others."
     return finish(figure, about, words, INTERVALS)

@@ -496,6 +496,10 @@ def drawn_with(about):
     population, times = made_up(["mnist", "cifar100"])
     rows = pd.DataFrame({"method": ["rss"] * 2, "bucket": [4, 8], "mean": [50, 60], "best": [55, 65]})
     parts = [Part("RSS minus OFA", 1.0, 0.5, 2, 3)]
+    budgets = pd.DataFrame(
+        {"method": ["RSS", "RSS"], "updates": [1, 1], "subnet passes": [39, 39], "time": [1.0, float("nan")],
+         "accuracy": [79, 80], "high": [81, 82]}
+    )  # fmt: skip
     front = pd.DataFrame({"mflops": [7.5], "test_accuracy": [83.0]})
     return [
         populations.population_boxes(population, about),
@@ -504,6 +508,7 @@ def drawn_with(about):
         populations.search_figure({"search": front}, population, about),
         interference.figure_contrasts({"controls": parts}, about),
         interference.figure_samplers(rows, parts, about),
+        interference.figure_budgets(budgets, about),
     ]
 
 

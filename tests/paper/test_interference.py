@@ -416,6 +416,21 @@ def test_the_overview_has_accuracy_over_seeds_and_time_on_one_machine():
     assert math.isnan(overview(times)["time"]["Strict fairness"])
 
 
+def test_a_method_is_compared_at_its_best_rate():
+    rates = {"rss": 60, "rss-third-rate": 58, "rss-triple-rate": 63, "fair": 61, "fair-triple-rate": 50}
+    made = population({name: lambda b, i, s, mean=mean: mean + i + NOISE[s] for name, mean in rates.items()})
+    evidence = Evidence(made, pd.DataFrame(), "quick", ["fashion_mnist"])
+    found = samplers.overview(made, evidence, plan("quick", methods=[*rates]))
+    assert found[["method", "rate"]].values.tolist() == [
+        ["RSS", 3], ["Strict fairness", 1], ["RSS", 1], ["RSS", 1 / 3], ["Strict fairness", 3]
+    ]  # fmt: skip
+    assert found["updates"].tolist() == pytest.approx([1, 1 / 3, 1, 1, 1 / 3])
+    best = samplers.at_best_rates(made)
+    assert {*best["method"]} == {"rss-triple-rate", "fair"}
+    (lead,) = samplers.leads(best, evidence)
+    assert lead.label == "RSS minus Strict fairness" and lead.estimate == pytest.approx(2)
+
+
 def test_leads_are_all_pairs_those_of_the_best_first_on_all_seeds():
     rss = (80, 80.2, 80, 70.1, 69.9)  # the last three without strict fairness
     made = population(
