@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from rsslib.errors import InputError, check_number, choose
+
+ACTIVATIONS = ("relu", "relu6", "hardswish")  # by their names in torch.nn.functional
+
 
 @dataclass(frozen=True)
 class StageSpec:
@@ -9,15 +13,25 @@ class StageSpec:
 
     channels: int
     stride: int
-    act: str  # a name in torch.nn.functional
+    act: str  # one of ACTIVATIONS
     squeeze_excite: bool = False
     layers: int = 4
     elastic_depth: bool = True
 
+    def __post_init__(self):
+        check_number(self.channels, "channels of a stage", 1, whole=True)
+        check_number(self.stride, "stride of a stage", 1, 2, whole=True)
+        check_number(self.layers, "layers of a stage", 1, whole=True)
+        choose(self.act, ACTIVATIONS, "activation")
+
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network family with width multiplier 1.0."""
+    """A network family with width multiplier 1.0. Raises InputError for a value that cannot be used.
+
+    `buckets` are the sizes of the evaluated population, in millions of MACs at 32 x 32 pixels; None spreads six over
+    the sizes that subnets can have, where MobileNetV3's lie. Stages may be dictionaries, as in JSON.
+    """
 
     name: str
     stem_channels: int
@@ -28,7 +42,18 @@ class Backbone:
     expand_channels: int  # 1x1 convolution with BN before global pooling
     mix_channels: int | None  # 1x1 convolution without BN or bias after global pooling
     head_act: str
-    buckets: tuple[int, ...]  # sizes of the study's population, in millions of MACs
+    buckets: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        fields = vars(self)
+        fields["stages"] = tuple(StageSpec(**stage) if isinstance(stage, dict) else stage for stage in self.stages)
+        fields["buckets"] = self.buckets and tuple(self.buckets)
+        if not any(stage.elastic_depth for stage in self.stages):
+            raise InputError(f"backbone {self.name!r} has no stage with elastic depth: expected at least one")
+        for name in ("stem_channels", "first_channels", "expand_channels"):
+            check_number(fields[name], name, 1, whole=True)
+        for name in ("stem_act", "first_act", "head_act"):
+            choose(fields[name], ACTIVATIONS, name)
 
 
 MOBILENET_V3 = Backbone(

@@ -4,7 +4,6 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -128,9 +127,8 @@ def _described(tensors: dict[str, Tensor]) -> dict[str, tuple]:
 
 def write_card(folder: str | Path, supernet: SuperNet, weights_sha256: str, words: dict) -> str:
     """Write `card.json` beside the weights: `words` and what `load_supernet` needs; returns its SHA-256."""
-    space = {field.name: getattr(supernet.space, field.name) for field in fields(supernet.space)}
     card = words | {
-        "space": space | {"backbone": supernet.space.backbone.name},
+        "space": supernet.space.record(),
         "dropout": supernet.dropout.p,
         "weights_sha256": weights_sha256,
         "how_to_load": HOW_TO_LOAD,

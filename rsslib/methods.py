@@ -1,7 +1,7 @@
 """Training methods as data: a method is a list of stages, and one trainer runs them all."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -12,9 +12,11 @@ from rsslib.samplers import Sampler, Successive, Uniform
 LEARNING_RATE = 0.01
 BATCH_SIZE = 64
 DROPOUT = 0.1
+MOMENTUM = 0.9
+WEIGHT_DECAY = 3e-5
 PS_EPOCHS = (120, 25, 120, 25, 120)  # kernel, depth 1, depth 2, width 1, width 2, on CIFAR
 
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant"] | Callable[[float], float]
 
 # How channels are sorted before a stage: expand ratios that no channel may cross; None: not at all.
 ALL_TOGETHER: tuple[int, ...] = ()
@@ -25,7 +27,9 @@ FIRST_4X_APART: tuple[int, ...] = (4,)
 class Stage:
     """A part of training with one sampler and one learning rate curve.
 
-    The curve is a cosine from `learning_rate` to 0 over `schedule_epochs`, or constant. The stage runs `epochs` of
+    The curve is a cosine from `learning_rate` to 0 over `schedule_epochs`, constant, or `learning_rate` times a
+    function of progress, which is 0 at the start and 1 at the end. With `warmup_epochs` the rate first grows from 0 in
+    equal steps, and the curve takes the epochs that are left. The stage runs `epochs` of
     these, starting at epoch `first_epoch`: a stage that begins in mid-curve inherits a lowered rate. With `distill`,
     the method's teacher adds to the loss. Raises InputError for a value that cannot be used.
     """
@@ -39,9 +43,12 @@ class Stage:
     schedule_epochs: int | None = None  # None: the stage's own epochs
     distill: bool = False
     sort_channels: tuple[int, ...] | None = None
+    warmup_epochs: int = 0
 
     def __post_init__(self):
-        choose(self.schedule, ("cosine", "constant"), "schedule")
+        if not callable(self.schedule):
+            choose(self.schedule, ("cosine", "constant"), "schedule")
+        check_number(self.warmup_epochs, "warmup_epochs", 0, max(0, self.schedule_epochs or self.epochs), whole=True)
         if isinstance(self.sampler, type) or not callable(getattr(self.sampler, "subnets", None)):
             raise InputError(f"the sampler is {self.sampler!r}: expected an object with a method subnets, see Sampler")
         check_number(self.epochs, "epochs", 0, whole=True)
@@ -50,10 +57,15 @@ class Stage:
 
     def rate(self, epoch: int, step: int, steps: int) -> float:
         """Learning rate of step `step` (of `steps`) of the stage's epoch `epoch`, both from 0."""
+        warmup = self.warmup_epochs * steps
+        total = (self.schedule_epochs or self.epochs) * steps - warmup
+        position = (self.first_epoch + epoch) * steps + step - warmup
+        if position < 0:
+            return self.learning_rate * (warmup + position + 1) / warmup
+        if callable(self.schedule):
+            return self.learning_rate * self.schedule(position / total)
         if self.schedule == "constant":
             return self.learning_rate
-        total = (self.schedule_epochs or self.epochs) * steps
-        position = (self.first_epoch + epoch) * steps + step
         return 0.5 * self.learning_rate * (1 + math.cos(math.pi * position / total))
 
 
@@ -76,10 +88,18 @@ class Method:
     fresh_optimizer: bool = True
     gradients: Literal["sum", "mean"] = "sum"
     student_dropout: bool = True
+    momentum: float = MOMENTUM
+    weight_decay: float = WEIGHT_DECAY
+    label_smoothing: float = 0.0
+    augmentation: float = 1.0
 
     def __post_init__(self):
         check_number(self.batch_size, "batch_size", 2, whole=True)
         check_number(self.dropout, "dropout", 0, 0.99)
+        check_number(self.momentum, "momentum", 0, 0.999)
+        check_number(self.weight_decay, "weight_decay", 0)
+        for name in ("label_smoothing", "augmentation"):
+            check_number(getattr(self, name), name, 0, 1)
         choose(self.gradients, ("sum", "mean"), "gradients")
         choose(self.teacher or "stage", ("stage", "random", "largest"), "teacher")
         if self.stages and self.epochs < 1:  # records of other methods are read without their stages
@@ -151,13 +171,21 @@ def progressive_shrinking(s: int, ps: int) -> Method:
     return Method("ofa", stages, teacher="stage")
 
 
-def one_stage(name: str, epochs: int, sampler: Sampler, schedule: Schedule = "cosine", **fields) -> Method:
+def one_stage(
+    name: str,
+    epochs: int,
+    sampler: Sampler,
+    schedule: Schedule = "cosine",
+    learning_rate: float = LEARNING_RATE,
+    warmup_epochs: int = 0,
+    **fields,
+) -> Method:
     """A method with a single stage, such as RSS and its ablations; a new sampler needs no more than this.
 
-    `fields` are those of `Method`; with a teacher, the stage distils.
+    `schedule` and `warmup_epochs` are those of `Stage`, `fields` those of `Method`; with a teacher, the stage distils.
     """
     distill = fields.get("teacher") is not None
-    stage = Stage(name, epochs, LEARNING_RATE, sampler, schedule, distill=distill)
+    stage = Stage(name, epochs, learning_rate, sampler, schedule, distill=distill, warmup_epochs=warmup_epochs)
     return Method(name, (stage,), **fields)
 
 

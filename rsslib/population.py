@@ -16,17 +16,35 @@ RECALIBRATION_IMAGES = 2000  # training images from which a subnet's batch norm 
 @lru_cache
 def _growth(space: SearchSpace) -> float:
     """How many times wider the range of MACs is than at the study's resolution."""
-    ranges = [at.macs(at.largest) - at.macs(at.smallest) for at in (space.reference, _at_study(space))]
-    return ranges[0] / ranges[1]
+    return _range(space.reference) / _range(_at_study(space))
+
+
+def _range(space: SearchSpace) -> float:
+    return space.macs(space.largest) - space.macs(space.smallest)
 
 
 def _at_study(space: SearchSpace) -> SearchSpace:
     return replace(space.reference, resolution=RESOLUTION)
 
 
+@lru_cache
+def _study_buckets(space: SearchSpace) -> tuple[float, ...]:
+    """The backbone's buckets, or six that lie as MobileNetV3's do between the smallest subnet and the largest."""
+    if space.backbone.buckets:
+        return space.backbone.buckets
+    usual, own = SearchSpace(), _at_study(space)
+    places = [(1e6 * bucket - usual.macs(usual.smallest)) / _range(usual) for bucket in usual.backbone.buckets]
+    return tuple(round((own.macs(own.smallest) + place * _range(own)) / 1e6, 2) for place in places)
+
+
 def half_bucket(space: SearchSpace) -> float:
-    """Millions of MACs that a bucket reaches to either side: 0.5 in the study, more at a higher resolution."""
-    return 0.5 * _growth(space)
+    """Millions of MACs that a bucket reaches to either side: a quarter of the least distance of two, 0.5 in the study.
+
+    At a higher resolution it is more.
+    """
+    buckets = _study_buckets(space)
+    distances = np.diff(sorted(buckets)) if len(buckets) > 1 else [_range(_at_study(space)) / 1e6]
+    return min(distances) / 4 * _growth(space)
 
 
 def get_buckets(space: SearchSpace) -> tuple[float, ...]:
@@ -34,10 +52,11 @@ def get_buckets(space: SearchSpace) -> tuple[float, ...]:
 
     At a higher resolution they lie at the same places between the smallest and the largest subnet, rounded.
     """
+    buckets = _study_buckets(space)
     if space.resolution == RESOLUTION:
-        return space.backbone.buckets
+        return buckets
     low, study_low = (at.macs(at.smallest) / 1e6 for at in (space.reference, _at_study(space)))
-    sizes = [low + _growth(space) * (bucket - study_low) for bucket in space.backbone.buckets]
+    sizes = [low + _growth(space) * (bucket - study_low) for bucket in buckets]
     return tuple(round(size) if size >= 10 else round(size, 1) for size in sizes)
 
 

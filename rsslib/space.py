@@ -5,7 +5,7 @@ then expand ratios, then depths. The values that an architecture may take are a 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -41,10 +41,10 @@ class Arch:
 class SearchSpace:
     """All subnets of a backbone (Shipard et al. 2022, section 6.1). Spaces with equal fields are equal.
 
-    `backbone` is a name in `BACKBONES` or a `Backbone`. `kernels`, `expands` and `depths` are the choices of each layer
-    and stage. Sizes are counted for one image [in_channels, resolution, resolution] and `classes` classes; the defaults
-    are those of CIFAR-100. `resolution` is 32 to 224 pixels, in multiples of 32. Raises InputError for a value that
-    cannot be used.
+    `backbone` is a name in `BACKBONES`, a `Backbone`, or the dictionary of its fields. `kernels`, `expands` and
+    `depths` are the choices of each layer and stage. Sizes are counted for one image [in_channels, resolution,
+    resolution] and `classes` classes; the defaults are those of CIFAR-100. `resolution` is 32 to 224 pixels, in
+    multiples of 32. Raises InputError for a value that cannot be used.
     """
 
     backbone: Any = "mobilenet_v3"  # a name is replaced by its Backbone
@@ -56,13 +56,15 @@ class SearchSpace:
     resolution: int = RESOLUTION
 
     def __post_init__(self):
-        fields = vars(self)  # attributes of a frozen dataclass cannot be set
-        if not isinstance(self.backbone, Backbone):
-            fields["backbone"] = BACKBONES[choose(self.backbone, BACKBONES, "backbone")]
+        own = vars(self)  # attributes of a frozen dataclass cannot be set
+        if isinstance(self.backbone, dict):
+            own["backbone"] = Backbone(**self.backbone)
+        elif not isinstance(self.backbone, Backbone):
+            own["backbone"] = BACKBONES[choose(self.backbone, BACKBONES, "backbone")]
         most = max(stage.layers for stage in self.backbone.stages)
-        allowed = {"kernels": (3, 5, 7), "expands": range(1, 13), "depths": range(1, most + 1)}
+        allowed = {"kernels": (3, 5, 7, 9), "expands": range(1, 13), "depths": range(1, most + 1)}
         for name, possible in allowed.items():
-            values = fields[name] = tuple(fields[name])
+            values = own[name] = tuple(own[name])
             if not values or sorted({*possible}.intersection(values)) != sorted(values):
                 raise InputError(f"{name} is {values}: expected different values out of {list(possible)}")
         check_number(self.in_channels, "in_channels", 1, whole=True)
@@ -88,6 +90,19 @@ class SearchSpace:
         net = self.backbone
         size = self.resolution // 2
         return LayerSpec(-1, 0, net.stem_channels, net.first_channels, 1, net.first_act, False, size)
+
+    @property
+    def name(self) -> str:
+        """The backbone's name, with the choices that differ from the study's: mobilenet_v3_kernels-3-5."""
+        study = {field.name: field.default for field in fields(self) if field.name in ("kernels", "expands", "depths")}
+        changed = {name: getattr(self, name) for name in study if getattr(self, name) != study[name]}
+        parts = [f"{name}-{'-'.join(map(str, values))}" for name, values in changed.items()]
+        return "_".join([self.backbone.name, *parts])
+
+    def record(self) -> dict[str, Any]:
+        """The arguments that make an equal space, as JSON holds them; a backbone of the study by its name."""
+        known = BACKBONES.get(self.backbone.name) == self.backbone
+        return asdict(self) | ({"backbone": self.backbone.name} if known else {})
 
     @property
     def n_layers(self) -> int:

@@ -11,13 +11,10 @@ from torch import Tensor, nn
 
 from rsslib.data.augmentation import Augmentation, augment
 from rsslib.data.dataset import Dataset
-from rsslib.methods import Method, Stage
+from rsslib.methods import MOMENTUM, WEIGHT_DECAY, Method, Stage
 from rsslib.samplers import Step
 from rsslib.space import Arch
 from rsslib.supernet import Norm, SuperNet, Weights, batch_norm_training
-
-MOMENTUM = 0.9
-WEIGHT_DECAY = 3e-5
 
 
 @dataclass
@@ -66,13 +63,15 @@ def teacher_weights(supernet: SuperNet, weights: Weights) -> dict[str, Tensor]:
     return copies
 
 
-def new_optimizer(supernet: SuperNet) -> torch.optim.Optimizer:
+def new_optimizer(
+    supernet: SuperNet, momentum: float = MOMENTUM, weight_decay: float = WEIGHT_DECAY
+) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum; BN parameters and biases escape weight decay, kernel matrices do not."""
-    groups: list[dict] = [{"params": [], "weight_decay": decay} for decay in (WEIGHT_DECAY, 0.0)]
+    groups: list[dict] = [{"params": [], "weight_decay": decay} for decay in (weight_decay, 0.0)]
     for name, parameter in supernet.named_parameters():
         parameter.grad = None  # until its first gradient neither momentum nor weight decay reaches a tensor
         groups[name.endswith(".bias") or ".bn" in name]["params"].append(parameter)
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0, fused=True)
     for parameter in supernet.parameters():  # the fused step needs all tensors to have momentum
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
@@ -135,7 +134,7 @@ class EagerSteps:
         for arch, (leaves, norm) in zip(subnets, self.views.get(subnets), strict=True):
             dropout = method.dropout_of(student=labels is None)
             logits = state.run(x, arch, leaves, norm, dropout, self.generator)
-            loss = cross_entropy(logits, labels, soft_labels)
+            loss = cross_entropy(logits, labels, soft_labels, method.label_smoothing)
             total += loss.detach()
             if in_place and labels is not None:  # the first subnet teaches the others
                 labels, soft_labels = None, logits.detach().softmax(1)
@@ -147,10 +146,18 @@ class EagerSteps:
         """Nothing is held after an epoch."""
 
 
-def cross_entropy(logits: Tensor, *targets: Tensor | None) -> Tensor:
-    """Sum of the cross-entropies of logits [N, classes] with labels [N] and soft labels [N, classes], where given."""
-    first, *others = [F.cross_entropy(logits, target) for target in targets if target is not None]
-    return sum(others, first)
+def cross_entropy(
+    logits: Tensor, labels: Tensor | None, soft_labels: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
+    """Sum of the cross-entropies of logits [N, classes] with labels [N] and soft labels [N, classes], where given.
+
+    `smoothing` is that of the labels.
+    """
+    if labels is None:
+        assert soft_labels is not None
+        return F.cross_entropy(logits, soft_labels)
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    return loss if soft_labels is None else loss + F.cross_entropy(logits, soft_labels)
 
 
 class Views:

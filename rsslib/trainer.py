@@ -43,7 +43,8 @@ def start(
     """
     set_precision(precision)
     supernet = SuperNet(space, method.dropout, torch.Generator().manual_seed(seed)).to(device)
-    return TrainingState(supernet, new_optimizer(supernet), bfloat16=precision == "bf16")
+    optimizer = new_optimizer(supernet, method.momentum, method.weight_decay)
+    return TrainingState(supernet, optimizer, bfloat16=precision == "bf16")
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -94,7 +95,7 @@ def train(
                     generator.manual_seed(epoch_seed)
                     subnets = drawn_steps(stage.sampler, space, rng, epoch, stage.epochs, steps)
                     order = torch.randperm(n, generator=generator, device=device)
-                    crops = draw_augmentation(n, generator, data.resolution)
+                    crops = draw_augmentation(n, generator, data.resolution, method.augmentation)
                     rates = [stage.rate(epoch, step, steps) for step in range(steps)]
                     mflops = mean_mflops(space, subnets)
                     place = f"{stage.name} " * (len(method.stages) > 1) + f"{epoch + 1}/{stage.epochs}"
@@ -151,7 +152,7 @@ def enter_stage(state: TrainingState, method: Method, stage: Stage, seed: int) -
     if stage.sort_channels is not None:
         supernet.sort_channels(stage.sort_channels)
     if method.fresh_optimizer:
-        state.optimizer = new_optimizer(supernet)
+        state.optimizer = new_optimizer(supernet, method.momentum, method.weight_decay)
 
 
 def mean_mflops(space: SearchSpace, subnets: list[Step]) -> float:

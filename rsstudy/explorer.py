@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from rsslib.backbones import Backbone
 from rsslib.device import set_precision, use_threads
 from rsslib.errors import InputError, check_number
 from rsslib.evaluate import evaluate_population
@@ -93,16 +94,17 @@ class Explorer(widgets.VBox):
         self,
         profile: str = "smoke",
         settings: Settings | None = None,
-        backbone: str = "mobilenet_v3",
+        backbone: str | Backbone | SearchSpace = "mobilenet_v3",
         seed: int = 0,
         resolution: int = RESOLUTION,
     ):
         check_folder_name(profile, "a profile")
         check_number(seed, "seed", 0, 2**63 - 1, whole=True)
-        self.space = space = SearchSpace(backbone, resolution=resolution)
+        space = backbone if isinstance(backbone, SearchSpace) else SearchSpace(backbone)
+        self.space = space = replace(space.reference, resolution=resolution)
         self.profile = profile
         self.settings = settings or Settings()
-        self.runs = finished_runs(self.settings.results, profile, backbone, resolution)
+        self.runs = finished_runs(self.settings.results, profile, space.name, resolution)
         self.population = None
         self.rng = np.random.default_rng(seed)
         self.sizes = space.macs(space.sample(UNIFORM_DRAWS, np.random.default_rng(0))) / 1e6

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rsslib.backbones import BACKBONES
+from rsslib.backbones import BACKBONES, Backbone
 from rsslib.data.readers import DATASETS, training_images
 from rsslib.errors import PRECISIONS, InputError, check_device_name, check_number, choose, shortened
 from rsslib.files import check_folder, check_writable, folder_of, project_folder
 from rsslib.methods import LEARNING_RATE, Method, override
-from rsslib.space import RESOLUTION, check_resolution
+from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 from rsstudy.catalogue import BUILDERS, OVERRIDES, TABLE_1, build, methods_of
 
 Folder = str | Path | None  # None takes the project's
@@ -149,6 +149,12 @@ class Run:
     method: Method
     seed: int
     resolution: int = RESOLUTION  # of its images, in pixels
+    custom: SearchSpace | None = None  # a space that is not the study's; `backbone` is its name
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space for 3 channels and 100 classes; that of a dataset has its own (`supernets.space_of`)."""
+        return replace(self.custom or SearchSpace(self.backbone), resolution=self.resolution)
 
     @property
     def name(self) -> str:
@@ -204,7 +210,7 @@ def plan(
     profile: str | Profile = "smoke",
     datasets: Sequence[str] | Literal["hardest"] | None = None,
     methods: Sequence[str | Method] | str = MAIN_METHODS,
-    backbone: str = "mobilenet_v3",
+    backbone: str | Backbone | SearchSpace = "mobilenet_v3",
     seeds: Sequence[int] = (0,),
     subnets_per_bucket: int | None = None,
     resolution: int = RESOLUTION,
@@ -214,7 +220,8 @@ def plan(
 
     `datasets` is a list of names, None for all of the profile's or "hardest" for its last, on which the paper runs its
     ablations. `methods` are names, or custom methods, whose learning rates the profile scales as it does the study's,
-    or the name of a group (see `catalogue.methods_of`). None for `subnets_per_bucket` takes the profile's. `resolution`
+    or the name of a group (see `catalogue.methods_of`). `backbone` is a name, a custom `Backbone`, or a `SearchSpace`
+    with other kernel sizes, expand ratios or depths. None for `subnets_per_bucket` takes the profile's. `resolution`
     is that of the images, 32 to 224 pixels in multiples of 32. `data` is the folder with datasets, where the images of
     custom ones are counted (see `Profile.fitted`). Raises InputError for an unknown name or a value out of range.
     """
@@ -222,7 +229,12 @@ def plan(
         profile = PROFILES[choose(profile, PROFILES, "profile")]
     if subnets_per_bucket is not None:
         profile = replace(profile, subnets_per_bucket=subnets_per_bucket)
-    choose(backbone, BACKBONES, "backbone")
+    space = backbone if isinstance(backbone, SearchSpace) else SearchSpace(backbone)
+    custom: SearchSpace | None = replace(space.reference, resolution=RESOLUTION)
+    if space.name in BACKBONES:
+        if custom != SearchSpace(space.name):
+            raise InputError(f"backbone {space.name!r} is not the study's of that name: give it another name")
+        custom = None
     check_resolution(resolution)
     if datasets is None or datasets == "hardest":
         datasets = profile.datasets[-1:] if datasets else profile.datasets
@@ -230,8 +242,8 @@ def plan(
         methods = methods_of(methods, small=profile.name.startswith("smoke"))
     datasets, methods = different(datasets, "datasets"), different(methods, "methods")
     seeds = [check_number(seed, "seed", 0, 2**63 - 1, whole=True) for seed in different(seeds, "seeds")]
-    for name in (profile.name, *datasets, *(getattr(method, "name", method) for method in methods)):
-        check_folder_name(name, "a profile, dataset or method")
+    for name in (profile.name, space.name, *datasets, *(getattr(method, "name", method) for method in methods)):
+        check_folder_name(name, "a profile, backbone, dataset or method")
     runs = []
     for dataset in datasets:
         scale = profile.fitted(dataset, data)
@@ -239,7 +251,7 @@ def plan(
             if isinstance(method, str):
                 method = build(method, *scale.epochs(dataset))
             method = override(method, learning_rate_scale=scale.learning_rate_scale)
-            runs += [Run(scale, dataset, backbone, method, seed, resolution) for seed in seeds]
+            runs += [Run(scale, dataset, space.name, method, seed, resolution, custom) for seed in seeds]
     return runs
 
 

@@ -11,7 +11,8 @@ import math
 import os
 import textwrap
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
@@ -25,10 +26,10 @@ from rsslib import files
 from rsslib.data.readers import DATASETS
 from rsslib.errors import InputError, shortened
 from rsslib.files import WEIGHTS
-from rsslib.methods import Method
+from rsslib.methods import Method, Schedule, Stage
 from rsslib.population import RECALIBRATION_IMAGES, sample_population
 from rsslib.progress import in_words
-from rsslib.samplers import Sampler, Successive, Uniform
+from rsslib.samplers import Successive, Uniform
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 from rsstudy.catalogue import Alone, Dosed, Repeated, of_bucket
 from rsstudy.plan import Profile, Run, results_folder
@@ -43,6 +44,7 @@ EFFECTS, AGREEMENT, FORGETTING = "effects.csv", "agreement.csv", "forgetting.csv
 LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times a usual one
 REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
 POPULATION_SEED = 0
+ADDED = {"gradients", "student_dropout", "momentum", "weight_decay", "label_smoothing", "augmentation", "warmup_epochs"}
 UNKNOWN = "unknown"  # in a configuration without images or precision: matches anything
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
 PACKAGES = ("rsslib", "rsstudy")  # whose own samplers are identified by their settings
@@ -259,10 +261,9 @@ def population_of(run: Run) -> dict[tuple[float, int], Arch]:
     """The subnets on which a run is evaluated, by bucket and number: the same for every supernet of a backbone; for a
     run about one subnet, that one."""
     samplers = [stage.sampler for stage in run.method.stages]
-    space = SearchSpace(run.backbone, resolution=run.resolution)
     if len(samplers) == 1 and isinstance(one := samplers[0], Alone | Dosed):
-        return {(one.bucket, one.number): of_bucket(space, one.bucket, one.number)}
-    return _population(space, run.profile.subnets_per_bucket)
+        return {(one.bucket, one.number): of_bucket(run.space, one.bucket, one.number)}
+    return _population(run.space, run.profile.subnets_per_bucket)
 
 
 @lru_cache(maxsize=4)
@@ -271,7 +272,7 @@ def _population(space: SearchSpace, subnets_per_bucket: int) -> dict[tuple[float
     return {(bucket, i % subnets_per_bucket): arch for i, (bucket, arch) in enumerate(drawn)}
 
 
-def sampler_identity(sampler: Sampler) -> str:
+def sampler_identity(sampler: object) -> str:
     """Text that is equal for samplers that draw the same subnets, in any process.
 
     The study's own samplers are identified by their settings (`CODE_VERSION` covers their code), others by name,
@@ -312,17 +313,43 @@ def _source(kind: type) -> list[str]:
             function = inspect.unwrap(getattr(member, "__func__", getattr(member, "fget", member)))
             if not inspect.isfunction(function) or function.__code__.co_filename == "<string>":  # made by dataclass
                 continue
-            try:
-                sources.append(f"{name}: {textwrap.dedent(inspect.getsource(function))}")
-            except (OSError, TypeError):
-                raise InputError(
-                    f"the source of the sampler {kind.__name__} cannot be found: define it in a file or notebook, or "
-                    f"{GIVE_A_VERSION}"
-                ) from None
+            sources.append(f"{name}: {_source_of(function, kind.__name__)}")
     return sources
 
 
-def _stored_form(sampler: Sampler) -> str:
+def _source_of(function: Callable, name: str) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError):
+        raise InputError(
+            f"the source of {name} cannot be found: define it in a file or notebook, or {GIVE_A_VERSION}"
+        ) from None
+
+
+def schedule_identity(schedule: Schedule) -> str:
+    """The name of a schedule, or text that is equal for functions of equal source; for other callables as for samplers.
+
+    Raises InputError for a function that uses values of the function around it.
+    """
+    if isinstance(schedule, str):
+        return schedule
+    if not inspect.isfunction(schedule):
+        return sampler_identity(schedule)
+    name = schedule.__name__
+    if schedule.__closure__ or schedule.__defaults__:
+        raise InputError(
+            f"the schedule {name} holds values that do not identify it: make it a small dataclass with __call__"
+        )
+    return f"{name}, code {files.sha256(_source_of(schedule, name).encode())[:16]}"
+
+
+def _as_first_recorded(value: Stage | Method) -> dict[str, Any]:
+    """The fields of a stage or a method; those that the first records lack only where they are not the default."""
+    usual = {field.name: field.default for field in fields(value) if field.name in ADDED}
+    return {name: own for name, own in vars(value).items() if name not in usual or own != usual[name]}
+
+
+def _stored_form(sampler: object) -> str:
     """A sampler of the study as records print it, by the names and fields it had in the first of them."""
     if isinstance(sampler, Repeated):  # which may hold any sampler
         return f"Repeated(sampler={sampler_identity(sampler.sampler)}, times={sampler.times!r})"
@@ -338,16 +365,17 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
 
     Without a dataset or a precision, what depends on them is `UNKNOWN` and matches anything.
     """
-    stages = [vars(stage) | {"sampler": sampler_identity(stage.sampler)} for stage in run.method.stages]
+    stages = [
+        _as_first_recorded(stage)
+        | {"sampler": sampler_identity(stage.sampler), "schedule": schedule_identity(stage.schedule)}
+        for stage in run.method.stages
+    ]
     if run.dataset not in DATASETS and run.profile.epochs_for is not None:
         if images is not None:
             raise InputError(f"{run.name} was planned without its images: give plan the same folder as `data`")
         for stage in stages:  # they depend on the number of images; see `Profile.fitted`
             stage |= dict.fromkeys(("epochs", "first_epoch", "schedule_epochs"), UNKNOWN)
-    method = {**vars(run.method), "stages": stages}
-    for field, default in {"gradients": "sum", "student_dropout": True}.items():
-        if method[field] == default:  # records from before there was a choice do not have it
-            del method[field]
+    method = _as_first_recorded(run.method) | {"stages": stages}
     training = {
         "code_version": CODE_VERSION,
         "profile": run.profile.name,
@@ -361,6 +389,8 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
     }
     if run.resolution != RESOLUTION:
         training["resolution"] = run.resolution
+    if run.custom:
+        training["space"] = run.custom.record()
     evaluation = {
         "test_images": len(images.x_test) if images else _taken(run, run.profile.test_images),
         "subnets_per_bucket": run.profile.subnets_per_bucket,
@@ -508,7 +538,8 @@ def finished_runs(results: str | Path, profile: str, backbone: str, resolution: 
             images = {"train_images": training["train_images"], "test_images": evaluation["test_images"]}
             scale = Profile(profile, (training["dataset"],), evaluation["subnets_per_bucket"], **images)
             method = Method(training["method"]["name"], (), dropout=training["method"]["dropout"])
-            run = Run(scale, training["dataset"], backbone, method, training["seed"], resolution)
+            custom = SearchSpace(**training["space"]) if "space" in training else None
+            run = Run(scale, training["dataset"], backbone, method, training["seed"], resolution, custom)
             read_table(path.parent, POPULATION, record)
             if record["status"] == "finished" and run.folder(results) == path.parent:  # not one that leads elsewhere
                 runs.append(run)

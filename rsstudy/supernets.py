@@ -35,7 +35,7 @@ def images_of(run: Run, settings: Settings) -> Dataset:
 
 def space_of(run: Run, images: Dataset) -> SearchSpace:
     """The search space of a run, with the channels and classes of its dataset."""
-    return SearchSpace(run.backbone, in_channels=images.channels, classes=images.n_classes, resolution=run.resolution)
+    return replace(run.space, in_channels=images.channels, classes=images.n_classes)
 
 
 def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperNet, Dataset]:

@@ -36,7 +36,7 @@ from rsslib.device import (
 from rsslib.errors import CaptureFailed, check_room
 from rsslib.samplers import same_throughout
 from rsslib.space import Arch
-from rsslib.steps import MOMENTUM, EagerSteps, Views, add_all, add_gradients, cross_entropy, set_rate
+from rsslib.steps import EagerSteps, Views, add_all, add_gradients, cross_entropy, set_rate
 from rsslib.supernet import Norm, batch_norm_training, subnet_slices
 
 QUEUED_STEPS = 64  # the host waits for the device so many steps back, so that progress and interrupts are real
@@ -246,7 +246,7 @@ class GraphedSteps:
         soft_labels = self.soft_labels if self.stage.distill and not (self.in_place and first) else None
         dropout = self.method.dropout_of(student=labels is None)
         logits = self.state.run(x, arch, weights, norm, dropout, self.generator)
-        loss = cross_entropy(logits, labels, soft_labels)
+        loss = cross_entropy(logits, labels, soft_labels, self.method.label_smoothing)
         if self.in_place and first:
             self.soft_labels.copy_(logits.detach().softmax(1))
         self.losses.index_add_(0, self.step, loss.detach().view(1).float() / count)
@@ -321,7 +321,8 @@ class GraphedSteps:
             stand_in = nn.Parameter(torch.zeros_like(self.supernet.classifier.bias))
             stand_in.grad = torch.zeros_like(stand_in)
             self.rows.add_(0)
-            torch.optim.SGD([stand_in], lr=self.rate, momentum=MOMENTUM, nesterov=True, fused=True).step()
+            momentum = self.method.momentum
+            torch.optim.SGD([stand_in], lr=self.rate, momentum=momentum, nesterov=momentum > 0, fused=True).step()
         self.generator.set_state(generator)
         torch._foreach_copy_(list(self.buffers.values()), statistics)
         for tensor in (self.losses, self.draw):

@@ -51,6 +51,7 @@ def draw_augmentation(
     n: int,
     generator: torch.Generator,
     resolution: int = RESOLUTION,
+    strength: float = 1.0,
 ) -> Augmentation:
     """Draw the augmentation of n square images of `resolution` pixels per side, on the generator's device.
 
@@ -58,16 +59,16 @@ def draw_augmentation(
     sides are rounded to pixels. The first of ten draws that fits is placed uniformly; if none fits, the crop is the
     whole image (torchvision's RandomResizedCrop). Half of the images are flipped. The brightness factor is uniform in
     1 - 32/255 to 1 + 32/255 and the saturation factor in 0.5 to 1.5; either comes first with equal probability.
-    (Released code of Cai et al. 2020 and Shipard et al. 2022.) A seed gives different numbers on different kinds of
-    device.
+    (Released code of Cai et al. 2020 and Shipard et al. 2022.) A `strength` below 1 brings all of these nearer to no
+    change; 0 changes nothing. A seed gives different numbers on different kinds of device.
     """
 
     def uniform(*size: int) -> Tensor:
         return torch.rand(size, generator=generator, device=generator.device)
 
     u_area, u_ratio = uniform(2, 10, n)
-    area = resolution * resolution * (0.08 + 0.92 * u_area)
-    ratio = torch.exp(math.log(4 / 3) * (2 * u_ratio - 1))
+    area = resolution * resolution * (1 - 0.92 * strength + 0.92 * strength * u_area)
+    ratio = torch.exp(strength * math.log(4 / 3) * (2 * u_ratio - 1))
     widths = torch.sqrt(area * ratio).round()
     heights = torch.sqrt(area / ratio).round()
     fits = (widths <= resolution) & (heights <= resolution)
@@ -86,9 +87,9 @@ def draw_augmentation(
         left=(u_left * (resolution - width + 1)).long(),
         height=height,
         width=width,
-        flip=u_flip < 0.5,
-        brightness=1 + 32 / 255 * (2 * u_brightness - 1),
-        saturation=0.5 + u_saturation,
+        flip=u_flip < 0.5 * strength,
+        brightness=1 + strength * 32 / 255 * (2 * u_brightness - 1),
+        saturation=1 - 0.5 * strength + strength * u_saturation,
         brightness_first=u_order < 0.5,
     )
 

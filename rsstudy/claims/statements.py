@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rsslib.backbones import BACKBONES
+from rsslib.population import get_buckets
 from rsslib.space import SearchSpace
 from rsstudy.catalogue import OVERRIDES, TABLE_1
 from rsstudy.claims.evidence import (
@@ -109,7 +109,7 @@ def above_at_every_size(evidence: Evidence, baseline: str) -> Parts:
     Parts: for each dataset and size bucket, RSS's mean accuracy minus OFA's.
     """
     parts = []
-    for size in BACKBONES[MOBILENET].buckets:
+    for size in get_buckets(SearchSpace(MOBILENET)):
         label = f"mean difference at {size} MFLOPs"
         parts += on_each_dataset(evidence, label, "rss", baseline, at(mean, size))
     return parts
@@ -313,7 +313,7 @@ def below_mobilenet(evidence: Evidence, baseline: str) -> Parts:
 
     Parts: for each method, the mean accuracy of MobileNetV3's subnets of 4 to 12 MFLOPs minus that of ProxylessNAS's.
     """
-    common = at(mean, *BACKBONES[PROXYLESS].buckets)
+    common = at(mean, *get_buckets(SearchSpace(PROXYLESS)))
     return [
         evidence.contrast(label_of(method), {method: 1, (method, evidence.hardest, PROXYLESS): -1}, common)
         for method in (baseline, "rss-short", "rss")
