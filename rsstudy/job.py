@@ -6,8 +6,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ from rsslib.errors import InputError, check_room
 from rsslib.evaluate import EVALUATOR, evaluate_population
 from rsslib.files import CARD, WEIGHTS
 from rsslib.population import anchors
+from rsslib.samplers import SIZES
 from rsslib.steps import TrainingState
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start, train
@@ -45,8 +46,10 @@ from rsstudy.plan import Run, Settings
 from rsstudy.store import (
     ANCHORS,
     HISTORY,
+    LIVE,
     LOCK,
     POPULATION,
+    TABLES,
     Refused,
     configuration,
     identity_of,
@@ -196,8 +199,11 @@ class Job:
         self.save()
         saved = shown = time.monotonic()
 
+        self.begin_live(state)
+
         def after_epoch(state: TrainingState) -> bool:
             nonlocal saved, shown
+            self.follow(state)
             stop = self.is_time()
             if len(state.history) in snapshots:
                 self.keep_snapshot(state)
@@ -216,6 +222,7 @@ class Job:
         if len(state.history) < run.method.epochs:
             return False
         record.pop("progress", None)
+        (self.folder / LIVE).unlink(missing_ok=True)
         record["training_seconds"] = state.seconds
         if self.images.device.type == "cpu" and math.isfinite(state.processor_seconds):  # unknown to the first version
             record["training_processor_seconds"] = state.processor_seconds
@@ -224,6 +231,35 @@ class Job:
             WEIGHTS: files.write(self.folder / WEIGHTS, files.tensor_bytes(state.supernet.state_dict())),
         }
         return True
+
+    def begin_live(self, state: TrainingState) -> None:
+        """Begin the history while training again, with the epochs of the checkpoint and their validations."""
+        done = pd.DataFrame(state.history, columns=[*TABLES[HISTORY], "processor_seconds"])
+        before = self.folder / LIVE
+        if self.settings.validate_every:
+            known = pd.DataFrame(columns=SIZES)
+            with suppress(OSError, ValueError, KeyError):  # a file that says nothing, or none
+                known = pd.read_csv(before).set_index("epoch")[[*SIZES]]
+            done = done.join(known, on="epoch")
+        files.write_csv(before, done)
+
+    def follow(self, state: TrainingState) -> None:
+        """Add the epoch to the history while training, validate if it is time, and call the caller's function."""
+        settings, row = self.settings, dict(state.history[-1])
+        if every := settings.validate_every:
+            row |= dict.fromkeys(SIZES, math.nan)
+            if row["epoch"] % every == 0:
+                row |= self.validate(state.supernet)
+        with (self.folder / LIVE).open("a", encoding="utf-8") as live:
+            pd.DataFrame([row]).to_csv(live, header=False, index=False)
+        if settings.after_epoch is not None:
+            settings.after_epoch(state, self.run)
+
+    def validate(self, supernet: SuperNet) -> dict[str, float]:
+        """Accuracy of the smallest, the middle and the largest subnet on images held out from training, in percent."""
+        held_out = replace(self.images, x_test=self.images.x_val, y_test=self.images.y_val)
+        table = evaluate_population(supernet, anchors(supernet.space), held_out, progress=False)
+        return dict(zip(SIZES, table["accuracy"], strict=True))
 
     def evaluate(self, supernet: SuperNet) -> bool:
         """Evaluate the population and the anchors, from where it was interrupted; returns False if it was time to stop.

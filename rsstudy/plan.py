@@ -311,6 +311,8 @@ class Settings:
     checkpoint_seconds: float = 20.0  #: least time between two checkpoints
     rebuild: bool = False  #: set refused runs aside and train them again
     graphs: bool | None = None  #: whether steps on CUDA are CUDA graphs, which are several times as fast; None: yes
+    validate_every: int | None = None  #: epochs between validations of the smallest, middle and largest subnet
+    after_epoch: Any = None  #: function that is called with the state of training and the run after every epoch
     measure: Any = None  #: further measurement of finished runs, such as `rsstudy.measurement.Measurement`
 
     def __post_init__(self):
@@ -326,6 +328,10 @@ class Settings:
         if self.time_budget is not None:
             check_number(self.time_budget, "time_budget", 0)
         check_number(self.checkpoint_seconds, "checkpoint_seconds", 0)
+        if self.validate_every is not None:
+            check_number(self.validate_every, "validate_every", 1, whole=True)
+        if self.after_epoch is not None and not callable(self.after_epoch):
+            raise InputError(f"after_epoch is {self.after_epoch!r}: expected a function of (state, run)")
         for what, kind in {"progress": bool, "rebuild": bool, "graphs": bool | None}.items():
             if not isinstance(getattr(self, what), kind):
                 raise InputError(f"{what} is {getattr(self, what)!r}: expected True or False")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and listing runs does not 
     from rsslib.data.dataset import Dataset
 
 RECORD, HISTORY, POPULATION, ANCHORS, LOCK = "run.json", "history.csv", "population.csv", "anchors.csv", "run.lock"
+LIVE = "live.csv"  # the history while a run trains
 EFFECTS, AGREEMENT, FORGETTING = "effects.csv", "agreement.csv", "forgetting.csv"  # see rsstudy.measurement
 LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times a usual one
 REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"

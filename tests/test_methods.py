@@ -3,11 +3,12 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from rsslib.errors import InputError
-from rsslib.methods import Method, largest_remainder, one_stage, override
+from rsslib.methods import Method, Stage, largest_remainder, one_stage, override
 from rsslib.samplers import Uniform
 from rsstudy.catalogue import METHODS, TABLE_1, build, table_1
 from rsstudy.samplers import Sandwich
@@ -165,3 +166,17 @@ def test_one_stage_distils_with_a_teacher():
     mine, sandwich = one_stage("sandwich", 148, Sandwich(), teacher="largest"), build("sandwich", 180, 410)
     assert mine.stages[0].distill and not one_stage("mine", 1, Sandwich()).stages[0].distill
     assert (mine.teacher, mine.stages[0]) == (sandwich.teacher, replace(sandwich.stages[0], name="sandwich"))
+
+
+def test_a_rate_warms_up_and_then_follows_its_schedule():
+    stage = Stage("mine", 4, 0.1, Uniform(), lambda progress: 1 - progress, warmup_epochs=1)
+    rates = [stage.rate(epoch, step, 5) for epoch in range(4) for step in range(5)]
+    assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, *np.linspace(0.1, 0, 15, endpoint=False)])
+    cosine = replace(stage, schedule="cosine")
+    expected = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), 15)
+    for step in range(5, 20):
+        assert cosine.rate(*divmod(step, 5), 5) == pytest.approx(expected.get_last_lr()[0])
+        expected.optimizer.step()
+        expected.step()
+    constant = replace(stage, schedule="constant")
+    assert [constant.rate(0, 0, 5), constant.rate(3, 4, 5)] == pytest.approx([0.02, 0.1])

@@ -228,7 +228,7 @@ def test_an_architecture_of_the_other_backbone_is_an_input_error():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"kernels": (3, 9)}, "kernels is (3, 9)"),
+        ({"kernels": (3, 11)}, "kernels is (3, 11)"),
         ({"kernels": ()}, "kernels is ()"),
         ({"expands": (3, 3)}, "expands is (3, 3)"),
         ({"expands": (0,)}, "expands is (0,)"),

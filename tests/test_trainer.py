@@ -69,16 +69,20 @@ def single_steps(state, method=PLAIN, distill=False):
     return EagerSteps(state, method, stage, None, torch.Generator().manual_seed(0))
 
 
-def plain_sgd(supernet, steps, teacher):
+USUAL = {"momentum": 0.9, "weight_decay": 3e-5, "label_smoothing": 0.0}
+
+
+def plain_sgd(supernet, steps, teacher, momentum, weight_decay, label_smoothing):
     """Training as on PyTorch 1.x: autograd through full-size weights, gradients that are zeroed and stay."""
     supernet.train()
     parameters = list(supernet.parameters())
     vectors = [p for p in parameters if p.ndim == 1]  # biases and batch norm
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 3e-5},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, foreach=False, fused=False)
+    nesterov = momentum > 0
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov, foreach=False, fused=False)
     losses = []
     for x, y, archs, rate in steps:
         for group in optimizer.param_groups:
@@ -86,7 +90,7 @@ def plain_sgd(supernet, steps, teacher):
         optimizer.zero_grad(set_to_none=False)
         for arch in archs:
             logits = supernet(x, arch)
-            loss = F.cross_entropy(logits, y)
+            loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
             if teacher is not None:
                 with torch.no_grad():
                     soft_labels = teacher(x).softmax(1)
@@ -97,16 +101,25 @@ def plain_sgd(supernet, steps, teacher):
     return losses
 
 
-@pytest.mark.parametrize("distill", [False, True])
-@pytest.mark.parametrize("count", [1, 2])
-def test_steps_equal_plain_sgd_with_zero_gradients_for_idle_weights(count, distill):
+@pytest.mark.parametrize(
+    ("count", "distill", "settings"),
+    [
+        (1, False, USUAL),
+        (2, False, USUAL),
+        (1, True, USUAL),
+        (2, True, USUAL | {"label_smoothing": 0.1}),
+        (1, False, {"momentum": 0.0, "weight_decay": 0.01, "label_smoothing": 0.2}),
+    ],
+)
+def test_steps_equal_plain_sgd_with_zero_gradients_for_idle_weights(count, distill, settings):
     supernet = random_supernet(SPACE, dtype=torch.float64)
     plain, teacher = copy.deepcopy(supernet), None
     if distill:
         other = random_supernet(SPACE, dtype=torch.float64, seed=1)
         teacher = other.extract(SPACE.largest).train().requires_grad_(False)
     given = dict(teacher.named_parameters()) if distill else None
-    state = TrainingState(supernet, new_optimizer(supernet), given)
+    method = replace(PLAIN, **settings)
+    state = TrainingState(supernet, new_optimizer(supernet, method.momentum, method.weight_decay), given)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     steps = [
         (
@@ -118,12 +131,12 @@ def test_steps_equal_plain_sgd_with_zero_gradients_for_idle_weights(count, disti
         for rate in (0.3, 0.2, 0.1)
     ]
     before = weights(state)
-    losses, ours = [], single_steps(state, distill=distill)
+    losses, ours = [], single_steps(state, method, distill)
     for x, y, archs, rate in steps:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         losses.append(ours.train_step(x, y, archs).item())
-    expected = plain_sgd(plain, steps, teacher)
+    expected = plain_sgd(plain, steps, teacher, **settings)
     # a step sums its losses in float32
     np.testing.assert_allclose(losses, np.reshape(expected, (-1, count)).mean(1), rtol=4 * EPS)
     for name, tensor in plain.state_dict().items():
@@ -141,7 +154,7 @@ def test_a_step_of_a_real_backbone_equals_plain_sgd():
     for group in state.optimizer.param_groups:
         group["lr"] = 0.1
     single_steps(state).train_step(x, y, archs)
-    plain_sgd(plain, [(x, y, archs, 0.1)], None)
+    plain_sgd(plain, [(x, y, archs, 0.1)], None, **USUAL)
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(supernet.state_dict()[name], tensor, atol=1e-9, rtol=0, msg=name)
 

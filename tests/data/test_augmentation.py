@@ -154,6 +154,17 @@ def test_seed_fixes_the_parameters():
         assert not torch.equal(a_, c_) and not torch.equal(a_, d_)
 
 
+def test_strength_scales_the_augmentation_from_none_to_the_studys():
+    full, half, none = (draw_augmentation(5_000, generator(), strength=strength) for strength in (1.0, 0.5, 0.0))
+    x = random_images(5_000)
+    assert torch.equal(augment(x, none, None, None), normalise(x, None, None))
+    assert half.height.float().mul(half.width).div(RESOLUTION**2).min() >= 0.5
+    assert half.flip.float().mean() == pytest.approx(0.25, abs=0.03)
+    for name in ("brightness", "saturation"):
+        whole, part = getattr(full, name) - 1, getattr(half, name) - 1
+        torch.testing.assert_close(part, whole / 2, atol=1e-6, rtol=0)
+
+
 def test_indexing_picks_images():
     p = draw_augmentation(10, generator())
     x = random_images(10)

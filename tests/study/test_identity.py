@@ -101,7 +101,7 @@ def test_source_that_cannot_be_found_asks_for_a_version():
     namespace = {}
     exec(compile(MINE, "<nowhere>", "exec"), namespace | {"__name__": "nowhere"}, namespace)
     sampler = namespace["Mine"]()
-    with pytest.raises(InputError, match="the source of the sampler Mine cannot be found") as error:
+    with pytest.raises(InputError, match="the source of Mine cannot be found") as error:
         sampler_identity(sampler)
     assert "give it an attribute `version`" in sentence(error)
     namespace["Mine"].version = 1
