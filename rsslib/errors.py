@@ -62,8 +62,9 @@ def choose(value: str, valid: Iterable[str], what: str) -> str:
     if value in valid:
         return value
     shown = repr(value)
-    close = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5) if len(shown) <= 120 else []
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    folded = {name.casefold(): name for name in valid}
+    close = difflib.get_close_matches(str(value).casefold(), folded, n=1, cutoff=0.5) if len(shown) <= 120 else []
+    hint = f" (did you mean {folded[close[0]]!r}?)" if close else ""
     expected = shortened(", ".join(valid), 300)
     raise InputError(f"unknown {what} {shortened(shown)}{hint}: expected one of {expected}")
 

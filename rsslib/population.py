@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from rsslib.errors import InputError
 from rsslib.space import RESOLUTION, Arch, SearchSpace
+
+if TYPE_CHECKING:  # pandas takes a while to import
+    import pandas as pd
 
 RECALIBRATION_IMAGES = 2000  # training images from which a subnet's batch norm statistics are recomputed
 
@@ -129,7 +132,7 @@ def anchors(space: SearchSpace) -> list[tuple[float, Arch]]:
     return [(space.reference.macs(arch) / 1e6, arch) for arch in archs]
 
 
-def archs_from_table(table: pd.DataFrame) -> list[Arch]:
+def archs_from_table(table: "pd.DataFrame") -> list[Arch]:
     """The architectures in the columns kernel, expand and depth of a table, such as `evaluate_population` returns."""
     rows = table[["kernel", "expand", "depth"]].astype(str).itertuples(index=False)
     return [Arch(*(tuple(map(int, values.split("-"))) for values in row)) for row in rows]

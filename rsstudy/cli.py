@@ -2,29 +2,33 @@
 
 examples:
   rsslib reproduce                              train the study at its smallest scale, and draw its figures
-  rsslib run --method rss-short                 train and evaluate one method
-  rsslib search --method rss-short --mflops 8   write its best subnets up to 8 MFLOPs to front.csv
-  rsslib export --method rss-short --front front.csv
-  rsslib predict model.onnx image.png
+  rsslib run --dataset pets --resolution 64     train and evaluate one method on your images
+  rsslib search --mflops 8                      write the best subnets of `rsslib run` up to 8 MFLOPs to front.csv
+  rsslib export --front front.csv               write the most accurate of them as model.onnx
+  rsslib predict model.onnx image.png           name the class of an image
 
-`rsslib COMMAND --help` lists the options of a command.
+`rsslib COMMAND --help` lists the options of a command, `rsslib methods` and `rsslib datasets` what to choose from.
 """
 
+import ctypes
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
+from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import rsslib
-from rsslib.data.readers import check_name
+from rsslib.data.readers import DATASETS, LICENCES, check_name, custom_datasets, is_there
 from rsslib.errors import InputError, choose, one_line
 from rsslib.files import atomic_path, check_output, make_folder, system_errors, write_csv
 from rsslib.progress import in_words
 from rsslib.space import RESOLUTION
+from rsstudy.catalogue import BEYOND, METHODS
 from rsstudy.notebooks import Execution, Notebook, find_notebooks
 from rsstudy.plan import (
     OVERRIDABLE,
@@ -39,7 +43,7 @@ from rsstudy.plan import (
     results_folder,
     scaled,
 )
-from rsstudy.store import finished_of, overview, overview_words
+from rsstudy.store import delete, disk_use, finished_of, overview, overview_words, stored_folders
 
 # PyTorch and papermill take seconds to import: commands import what needs them once their options are checked.
 
@@ -57,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser("rsslib", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    subparsers = parser.add_subparsers(required=True)
+    parser.add_argument("--version", action="version", version=f"rsslib {version('rsslib')}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (command, options) in COMMANDS.items():
         text = command.__doc__
         subparser = subparsers.add_parser(name, help=text, description=text)
@@ -78,7 +83,19 @@ def make_settings(options: Namespace) -> Settings:
     values = given(options, [field.name for field in fields(Settings)])
     if "time_budget" in values:
         values["time_budget"] = seconds(values["time_budget"])
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.device.startswith("cuda"):
+        check_driver(settings.device)
+    return settings
+
+
+def check_driver(device: str) -> None:
+    """Raise InputError unless NVIDIA's driver is installed, without which PyTorch need not be imported."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        why = "NVIDIA's driver (libcuda.so.1) is not installed"
+        raise InputError(f"device {device!r} was asked for, but {why}: choose auto or cpu") from None
 
 
 def seconds(text: str) -> float:
@@ -126,7 +143,8 @@ def run_one(options: Namespace) -> int:
         return 0
     subnets = populations([run], settings.results).groupby("bucket")["accuracy"]
     table = subnets.agg(["median", "min", "max", "count"]).reset_index()
-    print(f"\ntest accuracy (%) of subnets by MFLOPs:\n{table.to_string(index=False, float_format='{:.4g}'.format)}\n")
+    words = table.to_string(index=False, float_format="{:.4g}".format)
+    print(f"\ntest accuracy (%) of subnets by reference size (MFLOPs):\n{words}\n")
     took = times([run], settings.results)["training_seconds"].item()
     print(f"trained in {in_words(took)}; weights, tables and the record are in {run.folder(settings.results)}")
     print("next: `rsslib search --mflops 8`, with the same options")
@@ -166,9 +184,40 @@ def find_runs(options: Namespace) -> tuple[list[Notebook], list[Run]]:
 
 
 def list_runs(options: Namespace) -> int:
-    """List the runs that the notebooks need: which are finished, and the training time left."""
+    """List the notebooks' runs, the training time left, and your own runs with their disk use; or delete one."""
+    folders = stored_folders(options.results)
+    if options.delete:
+        size = delete(options.delete, folders)
+        print(f"deleted {options.delete}: {size / 1e6:.1f} MB")
+        return 0
     _, runs = find_runs(options)
     print(overview_words(overview(runs, options.results)))
+    names = {run.name for run in runs}
+    sizes = {name: disk_use(folder) for name, folder in folders.items() if name.startswith(options.profile)}
+    others = [f"{size / 1e6:8.1f} MB  {name}" for name, size in sizes.items() if name not in names]
+    print(*["", "other runs:", *others] * bool(others), sep="\n")
+    print(f"{sum(sizes.values()) / 1e6:.1f} MB on disk; `rsslib runs --delete NAME` deletes a run")
+    return 0
+
+
+def list_methods(options: Namespace) -> int:
+    """List the names of methods."""
+    for title, names in {
+        "the paper's and its code's": METHODS,
+        "beyond the paper (docs/experiments.md)": BEYOND,
+    }.items():
+        print(f"{title}:", fill(", ".join(names), 100, break_on_hyphens=False), "", sep="\n")
+    return 0
+
+
+def list_datasets(options: Namespace) -> int:
+    """List the built-in datasets, with their licences, and yours in the data folder."""
+    folder = folder_for("data", options.data)
+    for name in DATASETS:
+        state = "here" if is_there(name, folder) else "downloaded at its first use"
+        print(f"{name:14} {state}; licence: {LICENCES[name]}")
+    for name in custom_datasets(folder):
+        print(f"{name:14} yours, in {folder}")
     return 0
 
 
@@ -230,30 +279,32 @@ def finish(options: Namespace, execution: Execution, failed: list[str]) -> int:
 # --- applications -----------------------------------------------------------------------------------------------------
 
 
-def load_trained(options: Namespace) -> tuple[Any, Any]:
-    """Return the supernet and images of the run that was named, which must be finished."""
-    from rsstudy.supernets import trained_supernet
-
+def load_trained(options: Namespace) -> tuple[Run, Any, Any]:
+    """Return the run that was named, which must be finished, with its supernet and images."""
     run, settings = make_run(options), make_settings(options)
     check_output(Path(options.output), "the output's folder")
-    return trained_supernet(run, settings)
+
+    from rsstudy.supernets import trained_supernet
+
+    return run, *trained_supernet(run, settings)
 
 
 def search_run(options: Namespace) -> int:
     """Search for the best subnets of a finished run under a budget; prints a table and writes it as CSV."""
-    supernet, images = load_trained(options)
+    run, supernet, images = load_trained(options)
     table = rsslib.search(
         supernet,
         images,
         given(options, LIMITS),
         evaluations=options.evaluations,
         seed=options.seed,
-        folder=options.candidates,
+        folder=options.candidates or run.folder(options.results),
     )
     path = Path(options.output)
     make_folder(path.parent)
     write_csv(path, table)
     print(table.drop(columns=["kernel", "expand", "depth"]).round(2).to_string(index=False))
+    print("mflops is the real size, of this network as it is exported")
     print(f"{table.attrs['evaluations']} subnets tried in {table.attrs['seconds']:.0f} s: {path}")
     print(f"next: `rsslib export --front {path}`, with the same options")
     return 0
@@ -272,10 +323,10 @@ def export_run(options: Namespace) -> int:
         arch = rsslib.chosen(front, **budget)
     elif budget:
         raise InputError("a budget chooses from the table of a search: give it as --front, made by `rsslib search`")
-    supernet, images = load_trained(options)
+    _, supernet, images = load_trained(options)
     card = rsslib.export(supernet, arch or supernet.space.middle, images, options.output)
     print(
-        f"{options.output}: {card['mflops']:.2f} MFLOPs, {card['parameters']:,} parameters, "
+        f"{options.output}: {card['mflops']:.2f} MFLOPs (real size), {card['parameters']:,} parameters, "
         f"{card['accuracy']:.2f} % of {card['test_images']:,} test images; verified on {card['checked_images']} "
         f"images, largest difference {card['difference']:.0e} of the largest logit"
     )
@@ -370,13 +421,13 @@ PLACES = {
     "--address": option("a Ray cluster's: host:port or auto"),
 }
 BUDGET = {
-    "--mflops": option("upper limit, in millions of multiply-accumulates", kind=float),
+    "--mflops": option("upper limit of the real size, in millions of multiply-accumulates", kind=float),
     "--parameters": option("upper limit on their number", kind=float),
     "--latency-ms": option("upper limit for one image on one thread, in milliseconds", kind=float),
 }
 SEARCH = {
     "--evaluations": option("subnets to try", 200),
-    "--candidates": option("folder for scores, to resume a stopped search"),
+    "--candidates": option("folder for scores, which resume a stopped search (default: the run's)"),
     "--device": TRAINING["--device"],
     "--output": option("file", "front.csv"),
 }
@@ -389,10 +440,13 @@ PREDICT = {
     "model": option("a file that `rsslib export` wrote", metavar="MODEL"),
     "images": option("image files of up to 25 million pixels", metavar="IMAGE", nargs="+"),
 }
+RUNS = {"--delete": option("the name of a run whose folder to delete, committed and running ones excepted")}
 
 COMMANDS = {
     "run": (run_one, COMMON | RUN | TRAINING),
-    "runs": (list_runs, COMMON | STUDY),
+    "runs": (list_runs, COMMON | STUDY | RUNS),
+    "methods": (list_methods, {}),
+    "datasets": (list_datasets, {"--data": COMMON["--data"]}),
     "reproduce": (reproduce, COMMON | STUDY | TRAINING | PLACES),
     "figures": (figures, COMMON | STUDY),
     "search": (search_run, COMMON | RUN | BUDGET | SEARCH),

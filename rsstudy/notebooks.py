@@ -11,7 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from rsslib.errors import InputError, choose
 from rsslib.files import WEIGHTS, make_folder, project_folder

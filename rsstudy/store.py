@@ -9,9 +9,12 @@ import io
 import json
 import math
 import os
+import shutil
+import subprocess
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +22,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDic
 
 import msgspec
 import numpy as np
-import pandas as pd
 from msgspec import Meta
 
 from rsslib import files
 from rsslib.data.readers import DATASETS
-from rsslib.errors import InputError, shortened
+from rsslib.errors import InputError, choose, shortened
 from rsslib.files import WEIGHTS
 from rsslib.methods import Method, Schedule, Stage
 from rsslib.population import RECALIBRATION_IMAGES, sample_population
@@ -34,7 +36,8 @@ from rsslib.space import RESOLUTION, Arch, SearchSpace
 from rsstudy.catalogue import Alone, Dosed, Repeated, of_bucket
 from rsstudy.plan import Profile, Run, results_folder
 
-if TYPE_CHECKING:  # PyTorch takes seconds to import, and listing runs does not need it
+if TYPE_CHECKING:  # they take long to import
+    import pandas as pd
     import torch
 
     from rsslib.data.dataset import Dataset
@@ -225,8 +228,10 @@ def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":
         raise refused(path, f"is not a safetensors file ({error})") from None
 
 
-def read_table(folder: Path, name: str, record: dict) -> pd.DataFrame:
+def read_table(folder: Path, name: str, record: dict) -> "pd.DataFrame":
     """The table `name` of a run; raises Refused if it was altered, or holds what no run writes."""
+    import pandas as pd
+
     path = folder / name
     content = read_file(path, record)
     try:
@@ -243,11 +248,11 @@ def read_table(folder: Path, name: str, record: dict) -> pd.DataFrame:
     return table
 
 
-def _is_usual(values: pd.Series, column: str) -> bool:
+def _is_usual(values: "pd.Series", column: str) -> bool:
     """Whether a column has words of the expected form, or finite numbers."""
     if column in WORDS:
         return values.astype("string").fillna("").str.fullmatch(WORDS[column]).all()
-    return pd.api.types.is_numeric_dtype(values) and values.abs().le(MOST[column]).all()
+    return values.dtype.kind in "biuf" and values.abs().le(MOST[column]).all()
 
 
 def has_table(folder: Path, name: str) -> bool:
@@ -460,13 +465,15 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
     return "trained"
 
 
-def overview(runs: Sequence[Run], results: str | Path | None = None) -> pd.DataFrame:
+def overview(runs: Sequence[Run], results: str | Path | None = None) -> "pd.DataFrame":
     """One row per run: run, status, epoch, epochs, loss, and seconds_left of training.
 
     The status is finished, running (a process trains it), interrupted, missing or other (the folder holds a run of
     another configuration, or damaged files). Epoch (how many are done), loss and seconds left are known for runs that
     have begun; for others the time is estimated from runs on the same dataset. NaN where nothing is known.
     """
+    import pandas as pd
+
     files.check_folder(results_folder(results), "results")
     rows: list[dict[str, Any]] = []
     rates: dict[str, list[float]] = {}  # by dataset, seconds of an epoch for each subnet of a step
@@ -507,7 +514,7 @@ def _subnet_epochs(method: Method, epochs: int) -> int:
     return total
 
 
-def overview_words(table: pd.DataFrame) -> str:
+def overview_words(table: "pd.DataFrame") -> str:
     """`overview` as text, with a last line for all runs."""
     shown = table[["run", "status"]].assign(
         epochs=[f"{row.epoch}/{row.epochs}" for row in table.itertuples()],
@@ -547,6 +554,40 @@ def finished_runs(results: str | Path, profile: str, backbone: str, resolution: 
         except (ValueError, KeyError):
             continue  # not the record of a run, or damaged
     return runs
+
+
+def stored_folders(results: str | Path | None = None) -> dict[str, Path]:
+    """Return the folders of all runs below `results`, by the name of the run."""
+    root = results_folder(results)
+    folders = sorted(path.parent for path in root.glob(f"*/*/*/*/seed*/{RECORD}"))
+    return {folder.relative_to(root).as_posix(): folder for folder in folders}
+
+
+def disk_use(folder: Path) -> int:
+    """Return the bytes of the files of a run."""
+    size = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # of a run that is being trained
+            size += path.stat().st_size
+    return size
+
+
+def delete(name: str, folders: Mapping[str, Path]) -> int:
+    """Delete the folder of a run; returns the bytes that this frees.
+
+    Raises InputError for an unknown name, for a run that is being trained, and for one that is committed.
+    """
+    folder = folders[choose(name, folders, "run")]
+    with suppress(FileNotFoundError):  # there may be no git
+        listed = subprocess.run(["git", "ls-files", "."], cwd=folder, capture_output=True, text=True)
+        if listed.stdout:
+            raise InputError(f"{name} is committed: expected one of your own runs; `git rm -r` removes it all the same")
+    size = disk_use(folder)
+    with files.locked(folder / LOCK) as mine:
+        if not mine:
+            raise InputError(f"{name} is being trained: stop that first")
+        shutil.rmtree(folder)
+    return size
 
 
 def set_aside(folder: Path) -> Path:

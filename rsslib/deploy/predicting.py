@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rsslib.data.images import fit, read_image, resize_with_pillow
+from rsslib.data.images import fit, is_image, read_image, resize_with_pillow
 from rsslib.errors import InputError, needed, one_line
 from rsslib.files import read_regular
 
@@ -84,6 +84,8 @@ def open_model(path: str | Path) -> Model:
         why = error.strerror
         raise InputError(f"{path} cannot be read ({why}): expected a model that `rsslib export` wrote") from None
     except Exception as error:  # onnxruntime has a type for each cause
+        if is_image(Path(path)):
+            raise InputError(f"{path} is an image: the model comes first") from None
         raise InputError(f"{path} is damaged or no ONNX file ({one_line(error)}): export it again") from None
     try:
         metadata = {name: json.loads(value) for name, value in words.items() if name != FORMAT}
