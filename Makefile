@@ -9,6 +9,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 INSTALLED := $(VENV)/.installed
+LOG := $(VENV)/setup.log
+
+# Runs commands with their output in the log, whose end is printed if they fail.
+quiet = { $(1); } >> $(LOG) 2>&1 || { tail -n 20 $(LOG); echo 'set-up failed; all output: $(LOG)'; exit 1; } >&2
 
 # Byte code is kept, whatever the caller's environment says: without it each process imports torch 8 s longer.
 unexport PYTHONDONTWRITEBYTECODE
@@ -22,7 +26,7 @@ help: ## list the targets
 	@echo 'PROFILE=smoke|quick|paper sets the scale (here: $(PROFILE)), ARGS="..." adds options,'
 	@echo 'PYTHON=python3.12 names another Python to set up with.'
 
-setup: $(INSTALLED) ## install the pinned packages into .venv (the other targets do this when needed)
+setup: $(INSTALLED) ## install the pinned packages into .venv, and notebook diffs for git in this clone (others do it when needed)
 
 test: lint ## lint, then run the tests (ARGS="-k name")
 	$(PY) -m pytest $(ARGS)
@@ -77,7 +81,7 @@ lock: $(INSTALLED) ## bring requirements.lock in line with pyproject.toml (ARGS=
 	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-emit-index-url --no-annotate -o requirements.lock $(ARGS)
 
-# The packages. A .venv made by another Python is made anew. pip fetches only uv, in the lock's version and
+# The packages. A .venv of another Python is replaced. pip fetches only uv, in the lock's version and
 # checked by its hashes; uv fetches the rest.
 $(VENV)/.packages: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("rsslib needs Python 3.11 or newer, \
@@ -85,15 +89,17 @@ $(VENV)/.packages: requirements.lock
 	@test "$$($(PY) -c 'import pip, sys; print(sys.version)' 2>/dev/null)" = \
 	    "$$($(PYTHON) -c 'import sys; print(sys.version)')" \
 	    || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
+	@echo 'installing what requirements.lock lists into $(VENV), minutes and 5.5 GB; details: $(LOG)'
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.txt
-	$(UV) pip sync --python $(PY) --require-hashes requirements.lock
+	@$(call quiet,$(PY) -m pip install --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.txt \
+	    && $(UV) pip sync --python $(PY) --require-hashes --compile-bytecode requirements.lock)
 	@touch $@
 
 # The project, editable and offline: its build backend is one of the packages. nbdime's git drivers are
 # named by their path, so that git finds them without an activated .venv.
 $(INSTALLED): $(VENV)/.packages pyproject.toml
-	$(UV) pip install --python $(PY) --offline --no-deps --no-build-isolation -e .
+	@$(call quiet,$(UV) pip install --python $(PY) --offline --no-deps --no-build-isolation -e . \
+	    && $(PY) -m compileall -q rsslib rsstudy)
 	@test ! -e .git || { $(PY) -m nbdime config-git --enable \
 	    && git config diff.jupyternotebook.command '$(VENV)/bin/git-nbdiffdriver diff' \
 	    && git config merge.jupyternotebook.driver '$(VENV)/bin/git-nbmergedriver merge %O %A %B %L %P'; } \

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # pandas and PyTorch take seconds to import, and planning nee
     import pandas as pd
 
 FIRST, LAST = "02_main_results", "09_claims"  # the last one looks at all figures
+SMALLEST = "smoke"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def find_notebooks(given: dict[str, Any], names: Sequence[str] | None = None) ->
     """Return the notebooks of these names, by default all, in the order in which to execute them.
 
     Their parameters are their own defaults, replaced by `given` ones; notebooks about the hardest dataset take the last
-    of given ones. Raises InputError for an unknown name and where there are no notebooks.
+    of given ones. At `smoke`, which is too small for what some ask, those that have another profile by default keep it,
+    need no runs and draw from the stored results, unless datasets are given. Raises InputError for an unknown name and
+    where there are no notebooks.
     """
     folder = project_folder() / "notebooks"
     paths = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
@@ -97,11 +100,13 @@ def find_notebooks(given: dict[str, Any], names: Sequence[str] | None = None) ->
     for name in names or paths:
         values = _defaults(paths[choose(name, paths, "notebook")])
         hardest = values.get("datasets") == "hardest"
-        values |= {key: given[key] for key in values.keys() & given.keys()}
+        stored = values["profile"] != SMALLEST == given.get("profile", SMALLEST) and "datasets" not in given
+        replaced = {"figures", "device", "train"} if stored else given.keys()
+        values |= {key: given[key] for key in values.keys() & given.keys() & replaced}
         if hardest and "datasets" in given:
             values["datasets"] = given["datasets"][-1:]
         planned = {key: values[key] for key in signature(plan).parameters if key in values}
-        runs = plan(**planned) if "methods" in values else []
+        runs = plan(**planned) if "methods" in values and not stored else []
         output = output_folder(values["profile"], given.get("figures"), runs)
         found.append(Notebook(name, values, {run.name: run for run in runs}, output))
     return sorted(found, key=lambda notebook: (notebook.name != FIRST, notebook.name == LAST))

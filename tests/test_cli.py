@@ -5,13 +5,17 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from ctypes.util import find_library
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from rsslib.files import locked
 from rsstudy import cli, engine, notebooks
+from rsstudy.catalogue import BUILDERS
 from rsstudy.engine import RunsFailed
 from rsstudy.plan import plan
 
@@ -28,6 +32,7 @@ def run(arguments, folder):
     ("options", "said"),
     [
         (["--profile", "smokey"], "did you mean 'smoke'?"),
+        (["--profile", "QUICK"], "did you mean 'quick'?"),
         (["--datasets", "digit"], "did you mean 'digits'?"),
         (["--datasets", "digits", "digits"], "datasets holds 'digits' twice"),
         (["--seeds", "0", "1", "0"], "seeds holds 0 twice"),
@@ -71,6 +76,32 @@ def test_runs_refuses_an_unknown_dataset(tmp_path, capsys):
     (tmp_path / "results/smoke/pets").mkdir(parents=True)  # results of images that stayed elsewhere
     assert run(["runs", "--datasets", "pets"], tmp_path) == 0
     assert capsys.readouterr().out.count("smoke/pets/mobilenet_v3/") == 4
+
+
+def test_runs_lists_and_deletes_custom_runs(tmp_path, capsys):
+    name, committed = "smoke/pets/mobilenet_v3/rss/seed0", "quick/fashion_mnist/mobilenet_v3/rss/seed0"
+    folder = tmp_path / "results" / name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_bytes(bytes(2_500_000))
+    assert run(["runs"], tmp_path) == 0
+    assert f"2.5 MB  {name}" in capsys.readouterr().out
+    with locked(folder / "run.lock") as mine:
+        assert mine and run(["runs", "--delete", name], tmp_path) == 2
+    assert cli.main(["runs", "--delete", committed]) == 2 and folder.exists()
+    error = capsys.readouterr().err
+    assert "is being trained" in error and f"{committed} is committed" in error
+    assert run(["runs", "--delete", name], tmp_path) == 0 and not folder.exists()
+
+
+def test_lists_name_methods_and_datasets(tmp_path, capsys):
+    (tmp_path / "pets" / "train").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    np.savez(tmp_path / "mnist.npz")
+    assert cli.main(["methods"]) == cli.main(["datasets", "--data", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert all(re.search(rf"\b{name}\b", said) for name in BUILDERS)
+    assert re.search("^pets +yours", said, re.MULTILINE) and "notes" not in said
+    assert re.search("^mnist +here", said, re.MULTILINE) and re.search("^cifar10 +downloaded", said, re.MULTILINE)
 
 
 def test_reproduce_reports_failed_runs(tmp_path, capsys, monkeypatch):
@@ -132,7 +163,7 @@ def test_figures_of_another_backbone_have_no_headline(tmp_path, capsys):
         (run,) = plan("smoke", methods=["rss"], backbone="proxylessnas")
         execution.finished(run)
         assert cli.finish(options, execution, []) == 0
-    assert capsys.readouterr().out.startswith("figures and verdicts: ")
+    assert capsys.readouterr().out.startswith("figures: ")
 
 
 def test_search_and_export_name_runs_as_run_does(tmp_path):
@@ -145,11 +176,12 @@ def test_search_and_export_name_runs_as_run_does(tmp_path):
 def test_mistakes_are_reported_before_pytorch_is_imported(tmp_path):
     code = (
         "import sys; from rsstudy.cli import main; assert main(sys.argv[1:]) == 2; "
-        "assert not {'torch', 'papermill'} & set(sys.modules)"
+        "assert not {'torch', 'papermill', 'pandas'} & set(sys.modules)"
     )
+    without_driver = [] if find_library("cuda") else ["run --device cuda", "search --device cuda:1"]
     for line in (
         "reproduce --profile smok", "reproduce --time-budget 5", "runs --seeds -1", "figures --datasets digit",
-        "run --method rs", "run --device x", "run --supernet-epochs 0",
+        "run --method rs", "run --device x", "run --supernet-epochs 0", *without_driver,
     ):  # fmt: skip
         arguments = line.split()
         subprocess.run([sys.executable, "-c", code, *arguments, "--results", str(tmp_path)], check=True)
@@ -175,8 +207,9 @@ def test_each_notebook_is_executed_once_and_failures_are_returned(tmp_path, caps
             execution.finished(run)
         assert execution.rest() == ["08_deploy: a mistake"]
     lines = capsys.readouterr().out.splitlines()
-    folder = tmp_path / "smoke" / "notebooks"
-    ended = [f"{name} {'failed' if name == '08_deploy' else 'done'}: {folder / name}.ipynb" for name in names]
+    scales = {"09_claims": "quick"}  # drawn from stored results
+    paths = {name: tmp_path / scales.get(name, "smoke") / "notebooks" / f"{name}.ipynb" for name in names}
+    ended = [f"{name} {'failed' if name == '08_deploy' else 'done'}: {path}" for name, path in paths.items()]
     assert sorted(lines) == sorted(ended) and lines[-1] == ended[-1]  # the last notebook waits for all others
 
 
@@ -209,6 +242,19 @@ def test_notebooks_on_the_hardest_dataset_take_the_last_given():
     assert [first.name, ablation.name, last.name] == ["02_main_results", "03_subnets_per_update", "09_claims"]
     assert {run.dataset for run in first.runs.values()} == {"mnist", "digits"} and not last.runs
     assert {(run.dataset, run.seed) for run in ablation.runs.values()} == {("digits", 2)}
+
+
+def test_smoke_takes_stored_results_where_it_is_too_small():
+    names = ["02_main_results", "05_hyperparameters", "07_interference"]
+    given = {"profile": "smoke", "results": "elsewhere", "seeds": [3], "figures": "there", "train": False}
+    first, hyper, stored = notebooks.find_notebooks(given, names)
+    assert {run.profile.name for run in [*first.runs.values(), *hyper.runs.values()]} == {"smoke"}
+    assert {run.seed for run in first.runs.values()} == {3} and len(hyper.runs) == 4
+    assert not stored.runs and stored.folder == Path("there/quick")
+    assert stored.values["results"] is None and stored.values["profile"] == "quick" and not stored.values["train"]
+    for given in ({"profile": "smoke", "datasets": ["digits"]}, {"profile": "paper"}):
+        *_, trained = notebooks.find_notebooks(given, names)
+        assert {run.profile.name for run in trained.runs.values()} == {given["profile"]}
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("1.5h", 5400)])
