@@ -34,6 +34,7 @@ autodoc_typehints_format = "short"
 html_theme = "furo"
 html_favicon = "icon.svg"
 templates_path = ["_templates"]
+html_static_path, html_css_files = ["_static"], ["site.css"]
 html_additional_pages = {"index": "front.html"}
 html_copy_source = html_show_sphinx = html_domain_indices = False
 

@@ -102,10 +102,10 @@ PROFILES = {
         "smoke",
         ("digits",),
         subnets_per_bucket=3,
-        supernet_epochs=9,
-        shrinking_epochs=5,
+        supernet_epochs=60,
+        shrinking_epochs=30,
         train_images=896,
-        learning_rate_scale=4.0,
+        learning_rate_scale=8.0,
         epochs_for=896,
     ),
     "quick": Profile(

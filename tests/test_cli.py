@@ -144,7 +144,7 @@ def test_run_reports_a_loss_that_is_not_finite(tmp_path, capsys):
     assert re.fullmatch(r"rsslib: failed: smoke_\S+/rss/seed0: FloatingPointError: the loss is .*\n", error)
 
 
-@pytest.mark.parametrize(("options", "epochs"), [([], "50 + 28"), (["--supernet-epochs", "3"], "3 + 28")])
+@pytest.mark.parametrize(("options", "epochs"), [([], "336 + 168"), (["--supernet-epochs", "3"], "3 + 168")])
 def test_run_prints_the_epochs_of_a_custom_dataset(options, epochs, tmp_path, capsys, monkeypatch):
     images, labels = np.zeros((200, 28, 28), np.uint8), np.arange(200) % 2
     np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)

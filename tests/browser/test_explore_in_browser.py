@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -19,7 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from rsstudy.engine import complete
-from rsstudy.plan import Settings, plan
+from rsstudy.plan import PROFILES, Settings, plan
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -56,7 +57,7 @@ def project(tmp_path_factory) -> Path:
     parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     parameters.source += f"\nresults = {str(folder / 'results')!r}"
     nbformat.write(notebook, folder / "notebooks" / "00_explore.ipynb")
-    planned = plan("smoke", methods=["rss-short"])
+    planned = plan(replace(PROFILES["smoke"], supernet_epochs=9), methods=["rss-short"])
     complete(planned, Settings(folder / "results", folder / "data", "cpu", progress=False))
     return folder
 

@@ -5,11 +5,11 @@ folder = os.path.join(tempfile.mkdtemp(), "a_temporary_folder_of_a_cluster_job",
 os.makedirs(folder); os.environ["TMPDIR"] = folder; os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 tempfile.tempdir = None
 from rsstudy import cluster as campaign
-from rsstudy.plan import Settings, plan
+from rsstudy.plan import PROFILES, Settings, plan, scaled
 from rsslib.errors import InputError
 if __name__ == "__main__":
     try:
-        campaign.complete_with_ray(plan("smoke", methods=["rss-short"]), Settings(results=folder, progress=False))
+        campaign.complete_with_ray(plan(scaled(PROFILES["smoke"], supernet_epochs=1), methods=["rss-short"]), Settings(results=folder, progress=False))
     except InputError as error:
         print("InputError:", error)
     except Exception as error:

@@ -1014,7 +1014,7 @@ def test_epochs_of_the_profiles_are_for_as_many_images_as_they_train_on():
         ("quick", 4_000, (24, 54)),  # of which 3,200 are left to train with, half of what 12 + 27 are for
         ("quick", 20, (120, 270)),
         ("quick", 50_000, (12, 27)),
-        ("smoke", 560, (18, 10)),  # 448 left
+        ("smoke", 560, (120, 60)),  # 448 left
         ("paper", 719, TABLE_1["cifar100"]),
     ],
 )
@@ -1038,9 +1038,11 @@ def test_images_in_folders_are_counted_without_being_read(tmp_path):
             (folder / f"{i}.png").touch()
     (tmp_path / "own/train/notes.txt").touch()
     (run,) = plan("smoke", ["own"], ["rss-short"], data=tmp_path)
-    assert run.method.epochs == 9 * 10  # 64 of 80 are left, 14 times fewer than the 896 that 9 are for
+    assert run.method.epochs == 60 * 10  # 64 of 80 are left, 14 times fewer than the 896 that 60 are for
     np.savez(tmp_path / "other.npz", y_test=np.zeros(3))
-    assert plan("smoke", ["other"], ["rss-short"], data=tmp_path)[0].method.epochs == 9  # `complete` says what is wrong
+    assert (
+        plan("smoke", ["other"], ["rss-short"], data=tmp_path)[0].method.epochs == 60
+    )  # `complete` says what is wrong
 
 
 def test_a_finished_run_on_images_of_ones_own_is_found_without_them(tmp_path):
