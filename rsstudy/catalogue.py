@@ -361,16 +361,12 @@ def methods_of(group: str, small: bool = False) -> tuple[str, ...]:
     """Return the methods that a question needs: "interference", "bridge", "dose" (docs/experiments.md), "samplers",
     "rates" (the samplers at three learning rates each) or "hyperparameters".
 
-    `small` leaves out most subnets alone, the single changes from `ofa` to `ofa-released`, and OFA's hyper-parameters.
-    Raises InputError for another group.
+    `small` leaves out the hyper-parameters of OFA. Raises InputError for another group.
     """
-    alone, exposed = (3, 1) if small else (len(ALONE), 10)
-    controls = [name for name in CONTROLS if not small or name.startswith("rss")]
     paper = ("rss-smallest", "rss-middle", "rss-largest", "rss-per-batch", "rss-2-per-batch", "rss-alternating")
-    subnets = (*tuple(ALONE)[:alone], *tuple(EXPOSED)[:exposed], *([] if small else BLOCKS))
     bases = ("rss-short", "ofa", "ofa-released")[: 1 if small else 3]
     groups = {
-        "interference": ("rss", "ofa", "ofa-released", *subnets, *paper, *controls, *INTERVALS),
+        "interference": ("rss", "ofa", "ofa-released", *ALONE, *tuple(EXPOSED)[:10], *BLOCKS, *paper, *CONTROLS, *INTERVALS),
         "bridge": ("ofa", "rss", *BRIDGE),
         "dose": (*DOSES, *(f"alone-{name}" for name in DOSED)),
         "samplers": (*RATED[:3], *OTHERS),

@@ -10,26 +10,25 @@ examples:
 `rsslib COMMAND --help` lists the options of a command, `rsslib methods` and `rsslib datasets` what to choose from.
 """
 
-import ctypes
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from ctypes import CDLL
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import rsslib
-from rsslib.data.readers import DATASETS, LICENCES, check_name, custom_datasets, is_there
+from rsslib.data.readers import DATASETS, LICENCES, check_name, is_there
 from rsslib.errors import InputError, choose, one_line
 from rsslib.files import atomic_path, check_output, make_folder, system_errors, write_csv
 from rsslib.progress import in_words
 from rsslib.space import RESOLUTION
 from rsstudy.catalogue import BEYOND, METHODS
-from rsstudy.notebooks import Execution, Notebook, find_notebooks
+from rsstudy.notebooks import SMALLEST, Execution, Notebook, find_notebooks
 from rsstudy.plan import (
     OVERRIDABLE,
     PROFILES,
@@ -85,17 +84,11 @@ def make_settings(options: Namespace) -> Settings:
         values["time_budget"] = seconds(values["time_budget"])
     settings = Settings(**values)
     if settings.device.startswith("cuda"):
-        check_driver(settings.device)
+        try:  # PyTorch would take seconds to find out
+            CDLL("libcuda.so.1")
+        except OSError:
+            raise InputError(f"device {settings.device!r} needs NVIDIA's driver: choose auto or cpu") from None
     return settings
-
-
-def check_driver(device: str) -> None:
-    """Raise InputError unless NVIDIA's driver is installed, without which PyTorch need not be imported."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        why = "NVIDIA's driver (libcuda.so.1) is not installed"
-        raise InputError(f"device {device!r} was asked for, but {why}: choose auto or cpu") from None
 
 
 def seconds(text: str) -> float:
@@ -184,29 +177,25 @@ def find_runs(options: Namespace) -> tuple[list[Notebook], list[Run]]:
 
 
 def list_runs(options: Namespace) -> int:
-    """List the notebooks' runs, the training time left, and your own runs with their disk use; or delete one."""
+    """List the notebooks' runs and the training time left, then all stored runs with their disk use; or delete one."""
     folders = stored_folders(options.results)
     if options.delete:
-        size = delete(options.delete, folders)
-        print(f"deleted {options.delete}: {size / 1e6:.1f} MB")
+        delete(options.delete, folders)
+        print(f"deleted {options.delete}")
         return 0
     _, runs = find_runs(options)
     print(overview_words(overview(runs, options.results)))
-    names = {run.name for run in runs}
-    sizes = {name: disk_use(folder) for name, folder in folders.items() if name.startswith(options.profile)}
-    others = [f"{size / 1e6:8.1f} MB  {name}" for name, size in sizes.items() if name not in names]
-    print(*["", "other runs:", *others] * bool(others), sep="\n")
-    print(f"{sum(sizes.values()) / 1e6:.1f} MB on disk; `rsslib runs --delete NAME` deletes a run")
+    print(f"\nMB in {results_folder(options.results)} (`rsslib runs --delete NAME` deletes a run):")
+    for name, folder in folders.items():
+        if name.startswith(options.profile):
+            print(f"{disk_use(folder) / 1e6:6.1f}  {name}")
     return 0
 
 
 def list_methods(options: Namespace) -> int:
     """List the names of methods."""
-    for title, names in {
-        "the paper's and its code's": METHODS,
-        "beyond the paper (docs/experiments.md)": BEYOND,
-    }.items():
-        print(f"{title}:", fill(", ".join(names), 100, break_on_hyphens=False), "", sep="\n")
+    print("the paper's and its code's:", *METHODS, sep="\n  ")
+    print("beyond the paper (docs/experiments.md):", *BEYOND, sep="\n  ")
     return 0
 
 
@@ -216,17 +205,16 @@ def list_datasets(options: Namespace) -> int:
     for name in DATASETS:
         state = "here" if is_there(name, folder) else "downloaded at its first use"
         print(f"{name:14} {state}; licence: {LICENCES[name]}")
-    for name in custom_datasets(folder):
-        print(f"{name:14} yours, in {folder}")
+    yours = {path.stem for path in folder.glob("*.npz")} | {path.parent.name for path in folder.glob("*/train")}
+    for name in sorted(yours - {*DATASETS}):
+        print(f"{name:14} yours")
     return 0
 
 
 # What to expect of the smallest scale.
-EXPECTED = {"smoke": "about 20 minutes on two idle cores, a first figure in about 4"}
-SHOWN = {
-    "smoke": "Subnets that work have medians above 75 % here: OFA, RSS and RSS-Short. One seed and 359 test images\n"
-    "decide nothing between them. The stored results of quick say more: their figures are in figures/quick."
-}
+EXPECTED = "about 20 minutes on two idle cores, a first figure in about 4"
+SHOWN = """Subnets that work have medians above 75 % here: OFA, RSS and RSS-Short. One seed and 359 test images
+decide nothing between them. The stored results of quick say more: their figures are in figures/quick."""
 
 
 def reproduce(options: Namespace) -> int:
@@ -237,8 +225,8 @@ def reproduce(options: Namespace) -> int:
         runs = by_worth(runs)
     if options.address and options.engine != "ray":
         raise InputError(f"address {options.address!r} is a Ray cluster's: give --engine ray too")
-    scale = EXPECTED.get(options.profile, "each drawn once its runs are finished")
-    print(f"{len(runs)} runs for {len(notebooks)} notebooks, {scale}", flush=True)
+    expected = EXPECTED if options.profile == SMALLEST else "each drawn once its runs are finished"
+    print(f"{len(runs)} runs for {len(notebooks)} notebooks, {expected}", flush=True)
 
     from rsstudy.cluster import complete_with_ray
     from rsstudy.engine import complete
@@ -283,7 +271,7 @@ def finish(options: Namespace, execution: Execution, failed: list[str]) -> int:
             medians = population.groupby("method", sort=False)["accuracy"].median()
             print("median test accuracy of subnets:", ", ".join(f"{name} {x:.0f} %" for name, x in medians.items()))
             print(*headline(population, clocks), sep="\n")
-            print(SHOWN.get(options.profile, ""))
+            print(SHOWN * (options.profile == SMALLEST))
         print(f"figures: {output_folder(options.profile, options.figures, done)}")
         print("next: `make lab` to explore them; with PROFILE=quick or paper, `make reproduce` trains more")
     return report(failed)

@@ -89,8 +89,8 @@ def find_notebooks(given: dict[str, Any], names: Sequence[str] | None = None) ->
 
     Their parameters are their own defaults, replaced by `given` ones; notebooks about the hardest dataset take the last
     of given ones. At `smoke`, which is too small for what some ask, those that have another profile by default keep it,
-    need no runs and draw from the stored results, unless datasets are given. Raises InputError for an unknown name and
-    where there are no notebooks.
+    need no runs and draw from the stored results. Raises InputError for an unknown name and where there are no
+    notebooks.
     """
     folder = project_folder() / "notebooks"
     paths = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
@@ -100,7 +100,7 @@ def find_notebooks(given: dict[str, Any], names: Sequence[str] | None = None) ->
     for name in names or paths:
         values = _defaults(paths[choose(name, paths, "notebook")])
         hardest = values.get("datasets") == "hardest"
-        stored = values["profile"] != SMALLEST == given.get("profile", SMALLEST) and "datasets" not in given
+        stored = values["profile"] != SMALLEST == given.get("profile", SMALLEST)
         replaced = {"figures", "device", "train"} if stored else given.keys()
         values |= {key: given[key] for key in values.keys() & given.keys() & replaced}
         if hardest and "datasets" in given:

@@ -565,29 +565,20 @@ def stored_folders(results: str | Path | None = None) -> dict[str, Path]:
 
 def disk_use(folder: Path) -> int:
     """Return the bytes of the files of a run."""
-    size = 0
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):  # of a run that is being trained
-            size += path.stat().st_size
-    return size
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def delete(name: str, folders: Mapping[str, Path]) -> int:
-    """Delete the folder of a run; returns the bytes that this frees.
-
-    Raises InputError for an unknown name, for a run that is being trained, and for one that is committed.
-    """
+def delete(name: str, folders: Mapping[str, Path]) -> None:
+    """Delete the folder of a run; raises InputError for an unknown, a committed and a running one."""
     folder = folders[choose(name, folders, "run")]
     with suppress(FileNotFoundError):  # there may be no git
         listed = subprocess.run(["git", "ls-files", "."], cwd=folder, capture_output=True, text=True)
         if listed.stdout:
             raise InputError(f"{name} is committed: expected one of your own runs; `git rm -r` removes it all the same")
-    size = disk_use(folder)
     with files.locked(folder / LOCK) as mine:
         if not mine:
             raise InputError(f"{name} is being trained: stop that first")
         shutil.rmtree(folder)
-    return size
 
 
 def set_aside(folder: Path) -> Path:

@@ -93,17 +93,6 @@ def is_there(name: str, root: str | Path) -> bool:
     return name == "digits" or find(name, root) is not None
 
 
-def custom_datasets(root: str | Path) -> list[str]:
-    """Return the names of the datasets in `root` that are not built-in."""
-    paths = sorted(Path(root).glob("*"))
-    names = [
-        path.stem if path.suffix == ".npz" else path.name
-        for path in paths
-        if (path / "train").is_dir() or path.suffix == ".npz"
-    ]
-    return [name for name in names if name not in DATASETS]
-
-
 def training_images(name: str, root: str | Path) -> int | None:
     """Count the training images of a dataset of yours, those for validation excluded; None if that fails.
 
