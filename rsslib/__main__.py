@@ -9,7 +9,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what a cluster's scheduler sends
 PATIENCE = 5  # seconds in which a stopped command cleans up
-STOPPED = "rsslib: stopped; the same command goes on from the last checkpoint\n"
+STOPPED = "rsslib: stopped; the same command resumes from the last checkpoint\n"
 _stopping_since: float | None = None
 
 

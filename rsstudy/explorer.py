@@ -295,7 +295,7 @@ class Explorer(widgets.VBox):
     def _show_results(self) -> None:
         self.placing.value = svg(self.place())
         note = (
-            "Stages: kernel/width of each layer. Sizes are those for "
+            "Stages: kernel/width of each layer. Sizes are reference sizes, for "
             f"3×{self.space.resolution}×{self.space.resolution} images and 100 classes."
         )
         self.table.value = f'{self.comparison().to_html(border=0, justify="left")}<div class="text">{note}</div>'

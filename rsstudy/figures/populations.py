@@ -363,7 +363,7 @@ def search_figure(
         axes.plot("mflops", "test_accuracy", "o-", data=front.sort_values("mflops"), label=name)
     if budget is not None:
         axes.axvline(budget, color=INK, linestyle="--", label="budget")
-    axes.set(xlabel=SIZE, ylabel=ACCURACY)
+    axes.set(xlabel="Real size (MFLOPs)", ylabel=ACCURACY)
     add_legend(figure, axes)
     return finish(figure, about)
 

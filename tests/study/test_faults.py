@@ -438,7 +438,7 @@ def test_the_command_line_stops_in_a_sentence(number, tmp_path):
     os.killpg(process.pid, number)
     _, text = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in text
-    assert text.rstrip().splitlines()[-1] == "rsslib: stopped; the same command goes on from the last checkpoint"
+    assert text.rstrip().splitlines()[-1] == "rsslib: stopped; the same command resumes from the last checkpoint"
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
