@@ -391,7 +391,7 @@ BAD_FOLDERS = {
         lambda f: Image.new("1", (5001, 5000)).save(f / "test/b/large.png"),
         "test/b/large.png is not a readable image .it has 5001 x 5000 pixels, expected at most 25,000,000 in all",
     ),
-    "folder": (lambda f: (f / "test/b/more").mkdir(), "test/b/more is not a readable image"),
+    "folder": (lambda f: (f / "test/b/more").mkdir(), "test/b/more is a folder"),
     "float": (
         lambda f: Image.fromarray(np.ones((9, 9), np.float32)).save(f / "train/a/f.tiff"),
         r"f.tiff is not a readable image \(its grey values have 32 bits",

@@ -95,7 +95,9 @@ def test_command_line_searches_exports_and_predicts(data, trained, tmp_path, cap
         (["export", *where, "--resolution", "33", "--output", model], "resolution is 33: expected a multiple of 32"),
         (["export", *where, "--output", str(image / "model.onnx")], "is a file: expected a folder"),
         (["search", *where, "--output", str(tmp_path)], "is a folder, a link, a pipe or a device: expected"),
-        (["predict", str(image), str(image)], "is damaged or no ONNX file"),
+        (["predict", str(image), model], "is an image: the model comes first"),
+        (["predict", model, str(tmp_path / "none.png")], "none.png does not exist"),
+        (["predict", model, str(tmp_path)], f"{tmp_path} is a folder"),
     ):
         assert main(arguments) == 2
         assert said in capsys.readouterr().err
