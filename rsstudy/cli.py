@@ -30,6 +30,7 @@ from rsslib.space import RESOLUTION
 from rsstudy.catalogue import BEYOND, METHODS
 from rsstudy.notebooks import SMALLEST, Execution, Notebook, find_notebooks
 from rsstudy.plan import (
+    MAIN_METHODS,
     OVERRIDABLE,
     PROFILES,
     Run,
@@ -259,18 +260,19 @@ def figures(options: Namespace) -> int:
 
 
 def finish(options: Namespace, execution: Execution, failed: list[str]) -> int:
-    """Print what failed, what the figures show in three numbers, where they are, and what to do next."""
-    from rsstudy.summary import headline
+    """Print what failed, what the main methods reached, where the figures are, and what to do next."""
+    from rsstudy.summary import findings
     from rsstudy.tables import populations, times
 
     done = list(execution.done.values())
     if done:
-        main = on_hardest([run for run in done if run.backbone == "mobilenet_v3"])
+        main = [run for run in done if run.backbone == "mobilenet_v3" and run.method.name in MAIN_METHODS]
         if main:
+            main = on_hardest(main)
             population, clocks = populations(main, options.results), times(main, options.results)
             medians = population.groupby("method", sort=False)["accuracy"].median()
             print("median test accuracy of subnets:", ", ".join(f"{name} {x:.0f} %" for name, x in medians.items()))
-            print(*headline(population, clocks), sep="\n")
+            print(findings(population, clocks).to_string(index=False))
             print(SHOWN * (options.profile == SMALLEST))
         print(f"figures: {output_folder(options.profile, options.figures, done)}")
         print("next: `make lab` to explore them; with PROFILE=quick or paper, `make reproduce` trains more")

@@ -138,13 +138,6 @@ def findings(population: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[["dataset", *COLUMNS[:-1]]]
 
 
-def headline(population: pd.DataFrame, times: pd.DataFrame) -> list[str]:
-    """Lines of `findings` on OFA, RSS and RSS-Short."""
-    main = population[population["method"].isin(["ofa", "rss", "rss-short"])]
-    clocks = times[times["method"].isin(main["method"])]
-    return findings(main, clocks).to_string(index=False).splitlines() if len(main) else []
-
-
 # --- training time ----------------------------------------------------------------------------------------------------
 
 

@@ -121,11 +121,6 @@ def test_findings_leave_out_times_of_unlike_machines():
     assert "RSS minus OFA" in set(what) and "RSS: times as fast as OFA" not in set(what)
 
 
-def test_the_headline_is_about_the_main_methods():
-    lines = summary.headline(*made_up(methods=["ofa", "rss", "rss-per-batch"]))
-    assert len(lines) == 3 and not any("per batch" in line for line in lines)
-
-
 def test_a_speed_up_is_a_ratio_of_geometric_means_with_welchs_interval():
     population, times = made_up(seeds=(0, 1, 5))
     found = summary.speed_ups(times.sample(frac=1, random_state=0)).set_index("method").loc["rss"]
