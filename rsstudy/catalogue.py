@@ -366,7 +366,17 @@ def methods_of(group: str, small: bool = False) -> tuple[str, ...]:
     paper = ("rss-smallest", "rss-middle", "rss-largest", "rss-per-batch", "rss-2-per-batch", "rss-alternating")
     bases = ("rss-short", "ofa", "ofa-released")[: 1 if small else 3]
     groups = {
-        "interference": ("rss", "ofa", "ofa-released", *ALONE, *tuple(EXPOSED)[:10], *BLOCKS, *paper, *CONTROLS, *INTERVALS),
+        "interference": (
+            "rss",
+            "ofa",
+            "ofa-released",
+            *ALONE,
+            *tuple(EXPOSED)[:10],
+            *BLOCKS,
+            *paper,
+            *CONTROLS,
+            *INTERVALS,
+        ),
         "bridge": ("ofa", "rss", *BRIDGE),
         "dose": (*DOSES, *(f"alone-{name}" for name in DOSED)),
         "samplers": (*RATED[:3], *OTHERS),
