@@ -10,8 +10,11 @@ examples:
 `rsslib COMMAND --help` lists the options of a command, `rsslib methods` and `rsslib datasets` what to choose from.
 """
 
+import importlib
 import re
+import runpy
 import sys
+import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -44,6 +47,8 @@ from rsstudy.plan import (
     scaled,
 )
 from rsstudy.store import delete, disk_use, finished_of, overview, overview_words, stored_folders
+
+WATCH_SECONDS = 5  # between two listings of `rsslib runs --watch`
 
 # PyTorch and papermill take seconds to import: commands import what needs them once their options are checked.
 
@@ -83,6 +88,8 @@ def make_settings(options: Namespace) -> Settings:
     values = given(options, [field.name for field in fields(Settings)])
     if "time_budget" in values:
         values["time_budget"] = seconds(values["time_budget"])
+    if "after_epoch" in values:
+        values["after_epoch"] = imported(values["after_epoch"], "after_epoch")
     settings = Settings(**values)
     if settings.device.startswith("cuda"):
         try:  # PyTorch would take seconds to find out
@@ -111,13 +118,26 @@ def make_run(options: Namespace) -> Run:
     (run,) = plan(
         scaled(profile.fitted(dataset, options.data), **given(options, OVERRIDABLE)),
         [dataset],
-        [options.method],
-        options.backbone,
+        [imported(options.method, "method")],
+        imported(options.backbone, "backbone"),
         [options.seed],
         resolution=options.resolution,
         data=options.data,
     )
     return run
+
+
+def imported(text: str, what: str) -> Any:
+    """Return what FILE.py:NAME or MODULE:NAME names; text without a colon is a name that `plan` knows."""
+    where, colon, name = text.rpartition(":")
+    if not colon:
+        return text
+    try:
+        found = runpy.run_path(where) if where.endswith(".py") else vars(importlib.import_module(where))
+        return found[name]
+    except Exception as error:  # of the file too
+        problem = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"{what} {text!r} cannot be read ({problem}): expected FILE.py:NAME or MODULE:NAME") from None
 
 
 def run_one(options: Namespace) -> int:
@@ -185,7 +205,13 @@ def list_runs(options: Namespace) -> int:
         print(f"deleted {options.delete}")
         return 0
     _, runs = find_runs(options)
-    print(overview_words(overview(runs, options.results)))
+    while True:
+        table = overview(runs, options.results)
+        print(overview_words(table))
+        if not options.watch or (table["status"] == "finished").all():
+            break
+        time.sleep(WATCH_SECONDS)
+        print()
     print(f"\nMB in {results_folder(options.results)} (`rsslib runs --delete NAME` deletes a run):")
     for name, folder in folders.items():
         if name.startswith(options.profile):
@@ -390,8 +416,8 @@ COMMON = {
 }
 RUN = {
     "--dataset": option("a built-in dataset, or one in the data folder (default: the profile's hardest)"),
-    "--method": option("rss, rss-short, ofa, ofa-released, or a variant of them", "rss"),
-    "--backbone": option("mobilenet_v3 or proxylessnas", "mobilenet_v3"),
+    "--method": option("a name of `rsslib methods`, or yours as FILE.py:NAME or MODULE:NAME", "rss"),
+    "--backbone": option("mobilenet_v3, proxylessnas, or yours as FILE.py:NAME or MODULE:NAME", "mobilenet_v3"),
     "--seed": option("seed of the run", 0),
     "--resolution": option("size of the images in pixels: 32 to 224 in steps of 32", RESOLUTION),
 }
@@ -410,6 +436,8 @@ TRAINING = {
     "--precision": option("fp32, or on CUDA also tf32 or bf16", "fp32"),
     "--threads": option("threads per run on a CPU", 1),
     "--time-budget": option("stop cleanly after this time, such as 90s, 25m or 2h"),
+    "--validate-every": option("epochs between validations of three subnets, in the run's live.csv", kind=int),
+    "--after-epoch": option("function of (state, run) to call after every epoch, as FILE.py:NAME or MODULE:NAME"),
     "--rebuild": {"action": "store_true", "help": "set refused runs aside and train them again"},
     "--no-graphs": {
         "dest": "graphs",
@@ -443,7 +471,10 @@ PREDICT = {
     "model": option("a file that `rsslib export` wrote", metavar="MODEL"),
     "images": option("image files of up to 25 million pixels", metavar="IMAGE", nargs="+"),
 }
-RUNS = {"--delete": option("the name of a run whose folder to delete, committed and running ones excepted")}
+RUNS = {
+    "--delete": option("the name of a run whose folder to delete, committed and running ones excepted"),
+    "--watch": {"action": "store_true", "help": "list again every few seconds until all runs are finished"},
+}
 
 COMMANDS = {
     "run": (run_one, COMMON | RUN | TRAINING),

@@ -137,6 +137,40 @@ def test_run_prints_accuracies_and_the_folder(tmp_path, capsys):
     assert str(folder) in said and "RSS-Short: 1) on 64 training images" in said
 
 
+MINE = """
+from rsslib.backbones import Backbone, StageSpec
+from rsslib.methods import one_stage
+from rsslib.samplers import Uniform
+from rsslib.space import SearchSpace
+
+stages = StageSpec(16, 2, "relu"), StageSpec(24, 2, "hardswish", squeeze_excite=True)
+SPACE = SearchSpace(Backbone("mine", 8, "relu", 8, "relu", stages, 32, None, "relu"), depths=(1, 2))
+METHOD = one_stage("warm", 3, Uniform(), warmup_epochs=1)
+
+
+def log(state, run):
+    print("epoch", len(state.history), run.method.name)
+"""
+
+
+def test_a_file_of_ones_own_has_the_backbone_the_method_and_what_follows_epochs(tmp_path, capsys):
+    (mine := tmp_path / "mine.py").write_text(MINE)
+    named = {"--backbone": "SPACE", "--method": "METHOD", "--after-epoch": "log"}
+    options = [word for option, name in named.items() for word in (option, f"{mine}:{name}")]
+    scale = ["--train-images", "80", "--test-images", "20", "--subnets-per-bucket", "1", "--validate-every", "2"]
+    where = ["--results", str(tmp_path), "--device", "cpu"]
+    assert cli.main(["run", *options, *scale, *where]) == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("epoch")] == [f"epoch {n} warm" for n in (1, 2, 3)]
+    assert "mine_depths-1-2/warm/seed0" in out
+
+
+@pytest.mark.parametrize("text", ["nowhere.py:SPACE", "rsslib.space:NOTHING", "no.module:SPACE"])
+def test_what_cannot_be_imported_is_an_input_error(text, capsys):
+    assert cli.main(["run", "--backbone", text]) == 2
+    assert f"backbone '{text}' cannot be read" in capsys.readouterr().err
+
+
 def test_run_reports_a_loss_that_is_not_finite(tmp_path, capsys):
     small = ["--supernet-epochs", "1", "--train-images", "200", "--learning-rate-scale", "1e30"]
     assert cli.main(["run", "--device", "cpu", "--results", str(tmp_path), *small]) == 1
