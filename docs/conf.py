@@ -15,9 +15,10 @@ html_title = "rsslib"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 include_patterns = [
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md", "benchmarks/RESULTS.md", "data/README.md",
-    "tests/LONG.md", "figures/quick/notebooks/**.ipynb", "figures/paper/notebooks/**.ipynb",
+    "tests/LONG.md", "notebooks/examples/**.ipynb", "figures/quick/notebooks/**.ipynb",
+    "figures/paper/notebooks/**.ipynb",
 ]  # fmt: skip
-exclude_patterns = [".*", "build", "data/results", "data/downloads", "notebooks", "rsslib", "gpu-day"]
+exclude_patterns = [".*", "build", "data/results", "data/downloads", "notebooks/*.ipynb", "rsslib", "gpu-day"]
 root_doc = "docs/index"
 
 # Markdown and notebooks, which were executed before.

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pandas as pd
+import papermill
 import pytest
 from helpers import TINY, sentence
 from small_runs import PROFILE, complete, tiny
@@ -11,6 +12,7 @@ from small_runs import PROFILE, complete, tiny
 from rsslib.backbones import StageSpec
 from rsslib.checkpoint import load_supernet
 from rsslib.errors import InputError
+from rsslib.files import project_folder
 from rsslib.methods import one_stage
 from rsslib.samplers import SIZES, Uniform
 from rsslib.space import SearchSpace
@@ -158,3 +160,14 @@ def test_settings_that_follow_nothing_are_an_input_error(settings, said, tmp_pat
     with pytest.raises(InputError) as error:
         complete(tiny(), tmp_path, **settings)
     assert said in sentence(error)
+
+
+@pytest.mark.long
+def test_the_notebook_goes_from_images_to_a_difference_with_its_interval(tmp_path):
+    folders = {name: str(tmp_path / name) for name in ("data", "results", "figures")}
+    notebook = project_folder() / "notebooks/examples/own_study.ipynb"
+    executed = papermill.execute_notebook(notebook, tmp_path / "out.ipynb", folders, progress_bar=False)
+    shown = executed["cells"][-2]["outputs"][0]["data"]["text/html"]
+    assert "growing minus uniform" in shown
+    assert len(list(tmp_path.glob("results/*/handwritten/*/*/seed*/run.json"))) == 4
+    assert len(list(tmp_path.glob("figures/*/own_study.png"))) == 1
