@@ -241,7 +241,7 @@ def list_datasets(options: Namespace) -> int:
 # What to expect of the smallest scale.
 EXPECTED = "about 20 minutes on two idle cores, a first figure in about 4"
 SHOWN = """Subnets that work have medians above 75 % here: OFA, RSS and RSS-Short. One seed and 359 test images
-decide nothing between them. The stored results of quick say more: their figures are in figures/quick."""
+decide nothing between them. The stored results of quick say more: their figures are in the folder quick beside these."""
 
 
 def reproduce(options: Namespace) -> int:
@@ -252,7 +252,8 @@ def reproduce(options: Namespace) -> int:
         runs = by_worth(runs)
     if options.address and options.engine != "ray":
         raise InputError(f"address {options.address!r} is a Ray cluster's: give --engine ray too")
-    expected = EXPECTED if options.profile == SMALLEST else "each drawn once its runs are finished"
+    usual = options.profile == SMALLEST and not options.notebooks
+    expected = EXPECTED if usual else "each drawn once its runs are finished"
     print(f"{len(runs)} runs for {len(notebooks)} notebooks, {expected}", flush=True)
 
     from rsstudy.cluster import complete_with_ray
@@ -292,13 +293,15 @@ def finish(options: Namespace, execution: Execution, failed: list[str]) -> int:
 
     done = list(execution.done.values())
     if done:
-        main = [run for run in done if run.backbone == "mobilenet_v3" and run.method.name in MAIN_METHODS]
+        names = (*MAIN_METHODS, "ofa-released")
+        main = [run for run in done if run.backbone == "mobilenet_v3" and run.method.name in names]
         if main:
             main = on_hardest(main)
             population, clocks = populations(main, options.results), times(main, options.results)
             medians = population.groupby("method", sort=False)["accuracy"].median()
             print("median test accuracy of subnets:", ", ".join(f"{name} {x:.0f} %" for name, x in medians.items()))
-            print(findings(population, clocks).to_string(index=False))
+            found = findings(population, clocks)
+            print(found.to_string(index=False) if len(found) else "")
             print(SHOWN * (options.profile == SMALLEST))
         print(f"figures: {output_folder(options.profile, options.figures, done)}")
         print("next: `make lab` to explore them; with PROFILE=quick or paper, `make reproduce` trains more")
