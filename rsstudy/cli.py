@@ -241,7 +241,8 @@ def list_datasets(options: Namespace) -> int:
 # What to expect of the smallest scale.
 EXPECTED = "about 20 minutes on two idle cores, a first figure in about 4"
 SHOWN = """Subnets that work have medians above 75 % here: OFA, RSS and RSS-Short. One seed and 359 test images
-decide nothing between them. The stored results of quick say more: their figures are in the folder quick beside these."""
+decide nothing between them. The stored results of quick say more: their figures
+are in the folder quick beside these."""
 
 
 def reproduce(options: Namespace) -> int:
