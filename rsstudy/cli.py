@@ -190,7 +190,7 @@ def find_runs(options: Namespace) -> tuple[list[Notebook], list[Run]]:
     """Return the notebooks that were named, and the runs that they need, in the notebooks' order."""
     values = given(options, vars(options)) | {"train": False}
     notebooks = find_notebooks(values, options.notebooks)
-    runs = {name: run for notebook in notebooks for name, run in notebook.runs.items()}
+    runs = {name: run for notebook in notebooks if not notebook.stored for name, run in notebook.runs.items()}
     for run in runs.values():
         if not (results_folder(options.results) / run.profile.name / run.dataset).exists():
             check_name(run.dataset, folder_for("data", options.data))
@@ -239,7 +239,7 @@ def list_datasets(options: Namespace) -> int:
 
 
 # What to expect of the smallest scale.
-EXPECTED = "about 20 minutes on two idle cores, a first figure in about 4"
+EXPECTED = "about 15 minutes on two idle cores, a first figure in about 4"
 SHOWN = """Subnets that work have medians above 75 % here: OFA, RSS and RSS-Short. One seed and 359 test images
 decide nothing between them. The stored results of quick say more: their figures
 are in the folder quick beside these."""
@@ -261,7 +261,8 @@ def reproduce(options: Namespace) -> int:
     from rsstudy.engine import complete
     from rsstudy.measurement import Measurement
 
-    measured = {method for notebook in notebooks for method in notebook.values.get("interference", ())}
+    trained = [notebook for notebook in notebooks if not notebook.stored]
+    measured = {method for notebook in trained for method in notebook.values.get("interference", ())}
     measure = Measurement(tuple(sorted(measured))) if measured else None
     settings = replace(settings, jobs=options.jobs, measure=measure)
     with closing(Execution(notebooks)) as execution:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from rsslib.errors import InputError, choose
 from rsslib.files import WEIGHTS, make_folder, project_folder
 from rsstudy.plan import Folder, Run, Settings, on_hardest, output_folder, plan
+from rsstudy.store import finished_of
 
 if TYPE_CHECKING:  # pandas and PyTorch take seconds to import, and planning needs neither
     import pandas as pd
@@ -71,12 +72,16 @@ def load(
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook with its parameters, the runs that it asks for by name, and the folder for its figures."""
+    """A notebook with its parameters, the runs that it asks for by name, and the folder for its figures.
+
+    If `stored`, its runs are not to be trained: it draws those that are there.
+    """
 
     name: str
     values: dict[str, Any]
     runs: dict[str, Run]
     folder: Path
+    stored: bool = False
 
     def lacks_weights(self) -> bool:
         """Whether it deploys a supernet whose weights are not here; the other notebooks need tables alone."""
@@ -88,8 +93,8 @@ def find_notebooks(given: dict[str, Any], names: Sequence[str] | None = None) ->
     """Return the notebooks of these names, by default all, in the order in which to execute them.
 
     Their parameters are their own defaults, replaced by `given` ones; notebooks about the hardest dataset take the last
-    of given ones. At `smoke`, which is too small for what some ask, those that have another profile by default keep it,
-    need no runs and draw from the stored results. Raises InputError for an unknown name and where there are no
+    of given ones. At `smoke`, which is too small for what some ask, those that have another profile by default keep it
+    and draw from the stored results. Raises InputError for an unknown name and where there are no
     notebooks.
     """
     folder = project_folder() / "notebooks"
@@ -106,9 +111,9 @@ def find_notebooks(given: dict[str, Any], names: Sequence[str] | None = None) ->
         if hardest and "datasets" in given:
             values["datasets"] = given["datasets"][-1:]
         planned = {key: values[key] for key in signature(plan).parameters if key in values}
-        runs = plan(**planned) if "methods" in values and not stored else []
+        runs = plan(**planned) if "methods" in values else []
         output = output_folder(values["profile"], given.get("figures"), runs)
-        found.append(Notebook(name, values, {run.name: run for run in runs}, output))
+        found.append(Notebook(name, values, {run.name: run for run in runs}, output, stored))
     return sorted(found, key=lambda notebook: (notebook.name != FIRST, notebook.name == LAST))
 
 
@@ -149,7 +154,10 @@ class Execution:
         for notebook in list(self.waiting):
             if notebook.name == LAST:
                 wait(self.started)
-            if notebook.runs and not notebook.runs.keys() & self.done.keys():
+            done = self.done
+            if notebook.stored:
+                done = {run.name: run for run in finished_of(list(notebook.runs.values()), notebook.values["results"])}
+            if notebook.runs and not notebook.runs.keys() & done.keys():
                 print(f"{notebook.name} is left out: none of its runs is finished")
             elif notebook.lacks_weights():
                 print(

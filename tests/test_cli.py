@@ -278,14 +278,17 @@ def test_notebooks_on_the_hardest_dataset_take_the_last_given():
     assert {(run.dataset, run.seed) for run in ablation.runs.values()} == {("digits", 2)}
 
 
-def test_smoke_takes_stored_results_where_it_is_too_small():
+def test_smoke_takes_stored_results_where_it_is_too_small(tmp_path, capsys):
     names = ["02_main_results", "05_hyperparameters", "07_interference"]
     given = {"profile": "smoke", "results": "elsewhere", "seeds": [3], "figures": "there", "train": False}
     first, hyper, stored = notebooks.find_notebooks(given, names)
     assert {run.profile.name for run in [*first.runs.values(), *hyper.runs.values()]} == {"smoke"}
     assert {run.seed for run in first.runs.values()} == {3} and len(hyper.runs) == 4
-    assert not stored.runs and stored.folder == Path("there/quick")
+    assert stored.stored and not first.stored and stored.folder == Path("there/quick")
     assert stored.values["results"] is None and stored.values["profile"] == "quick" and not stored.values["train"]
+    elsewhere = replace(stored, values=stored.values | {"results": str(tmp_path)})
+    with closing(notebooks.Execution([elsewhere])) as execution:
+        assert execution.rest() == [] and "07_interference is left out" in capsys.readouterr().out
     *_, trained = notebooks.find_notebooks({"profile": "paper"}, names)
     assert {run.profile.name for run in trained.runs.values()} == {"paper"}
 
