@@ -283,7 +283,7 @@ def test_smoke_takes_stored_results_where_it_is_too_small(tmp_path, capsys):
     given = {"profile": "smoke", "results": "elsewhere", "seeds": [3], "figures": "there", "train": False}
     first, hyper, stored = notebooks.find_notebooks(given, names)
     assert {run.profile.name for run in [*first.runs.values(), *hyper.runs.values()]} == {"smoke"}
-    assert {run.seed for run in first.runs.values()} == {3} and len(hyper.runs) == 4
+    assert {run.seed for run in first.runs.values()} == {3} and len(hyper.runs) == 3
     assert stored.stored and not first.stored and stored.folder == Path("there/quick")
     assert stored.values["results"] is None and stored.values["profile"] == "quick" and not stored.values["train"]
     elsewhere = replace(stored, values=stored.values | {"results": str(tmp_path)})
