@@ -1,30 +1,27 @@
 """Backbones: network families as data (Cai et al. 2020, appendix; Howard et al. 2019; Cai et al. 2019)."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from rsslib.errors import InputError, check_number, choose
+from rsslib.errors import Count, InputError, checked
 
-ACTIVATIONS = ("relu", "relu6", "hardswish")  # by their names in torch.nn.functional
+Activation = Literal["relu", "relu6", "hardswish"]  # by their names in torch.nn.functional
 
 
+@checked
 @dataclass(frozen=True)
 class StageSpec:
     """A stage of elastic layers; only its first layer has the stride."""
 
-    channels: int
-    stride: int
-    act: str  # one of ACTIVATIONS
+    channels: Count
+    stride: Annotated[int, 1, 2]
+    act: Activation
     squeeze_excite: bool = False
-    layers: int = 4
+    layers: Count = 4
     elastic_depth: bool = True
 
-    def __post_init__(self):
-        check_number(self.channels, "channels of a stage", 1, whole=True)
-        check_number(self.stride, "stride of a stage", 1, 2, whole=True)
-        check_number(self.layers, "layers of a stage", 1, whole=True)
-        choose(self.act, ACTIVATIONS, "activation")
 
-
+@checked
 @dataclass(frozen=True)
 class Backbone:
     """A network family with width multiplier 1.0. Raises InputError for a value that cannot be used.
@@ -34,26 +31,21 @@ class Backbone:
     """
 
     name: str
-    stem_channels: int
-    stem_act: str
-    first_channels: int
-    first_act: str
-    stages: tuple[StageSpec, ...]
-    expand_channels: int  # 1x1 convolution with BN before global pooling
-    mix_channels: int | None  # 1x1 convolution without BN or bias after global pooling
-    head_act: str
+    stem_channels: Count
+    stem_act: Activation
+    first_channels: Count
+    first_act: Activation
+    stages: tuple[StageSpec | dict, ...]
+    expand_channels: Count  # 1x1 convolution with BN before global pooling
+    mix_channels: Count | None  # 1x1 convolution without BN or bias after global pooling
+    head_act: Activation
     buckets: tuple[float, ...] | None = None
 
     def __post_init__(self):
-        fields = vars(self)
-        fields["stages"] = tuple(StageSpec(**stage) if isinstance(stage, dict) else stage for stage in self.stages)
-        fields["buckets"] = self.buckets and tuple(self.buckets)
-        if not any(stage.elastic_depth for stage in self.stages):
+        stages = tuple(StageSpec(**stage) if isinstance(stage, dict) else stage for stage in self.stages)
+        vars(self)["stages"] = stages
+        if not any(stage.elastic_depth for stage in stages):
             raise InputError(f"backbone {self.name!r} has no stage with elastic depth: expected at least one")
-        for name in ("stem_channels", "first_channels", "expand_channels"):
-            check_number(fields[name], name, 1, whole=True)
-        for name in ("stem_act", "first_act", "head_act"):
-            choose(fields[name], ACTIVATIONS, name)
 
 
 MOBILENET_V3 = Backbone(

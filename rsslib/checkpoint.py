@@ -13,14 +13,15 @@ from torch import Tensor
 
 from rsslib import files
 from rsslib.device import choose_device
-from rsslib.errors import InputError, one_line
+from rsslib.errors import InputError, checked, one_line
 from rsslib.files import CARD, WEIGHTS
 from rsslib.methods import Method
 from rsslib.space import SearchSpace
 from rsslib.steps import TrainingState, teacher_weights
-from rsslib.supernet import SuperNet
+from rsslib.supernet import SuperNet, load_tensors
 
 KEPT = 2  # checkpoints in a folder
+LARGEST_CARD = 10 * 2**20  # bytes
 HOW_TO_LOAD = (
     "rsslib.load_supernet(folder) with this file and weights.safetensors in it; then "
     "rsslib.deployable(supernet, arch, images) recomputes a subnet's batch norm statistics from your images"
@@ -108,18 +109,10 @@ def restore(state: TrainingState, content: bytes, run: str = "", method: Method 
     seen = [name for name in parameters if f"momentum.{name}" in found]
     taught = any(name.startswith("teacher.") for name in found)
     teacher = teacher_weights(state.supernet, parameters) if taught else None
-    expected = _tensors(state, seen, teacher)
-    if _described(found) != _described(expected):
-        raise ValueError("its tensors do not fit this network")
-    for name, tensor in expected.items():
-        tensor.copy_(found[name])
+    load_tensors(_tensors(state, seen, teacher), found)
     for name in seen:
         parameters[name].grad = torch.zeros_like(parameters[name])
     state.teacher, state.stage, state.epoch, state.history = teacher, stage, epoch, history
-
-
-def _described(tensors: dict[str, Tensor]) -> dict[str, tuple]:
-    return {name: (tensor.shape, tensor.dtype, tensor.isfinite().all().item()) for name, tensor in tensors.items()}
 
 
 # --- a supernet to hand on
@@ -133,19 +126,29 @@ def write_card(folder: str | Path, supernet: SuperNet, weights_sha256: str, word
         "weights_sha256": weights_sha256,
         "how_to_load": HOW_TO_LOAD,
     }
+    card["sha256"] = _digest(card)
     return files.write(Path(folder, CARD), (json.dumps(card, indent=1) + "\n").encode())
 
 
+def _digest(card: dict) -> str:
+    return files.sha256(json.dumps(card, sort_keys=True).encode())
+
+
+@checked
 def read_card(folder: str | Path) -> dict:
-    """The content of `card.json`; raises InputError if the file is missing or cannot be read."""
+    """The content of `card.json`; raises InputError if the file is missing, cannot be read or was altered."""
     path = Path(folder, CARD)
     try:
-        return json.loads(files.read_regular(path))
-    except (OSError, ValueError, RecursionError) as error:
+        card = json.loads(files.read_regular(path, LARGEST_CARD))
+        if card.pop("sha256", None) not in (None, _digest(card)):  # the first cards have none
+            raise ValueError("it was altered")
+        return card
+    except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
         expected = f"expected a folder with {CARD} and {WEIGHTS}, as finished runs have"
         raise InputError(f"{path} cannot be read ({one_line(error)}): {expected}") from None
 
 
+@checked
 def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> SuperNet:
     """The supernet in a folder with `weights.safetensors` and `card.json`, in eval mode.
 
@@ -159,7 +162,7 @@ def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> Sup
         if files.sha256(content) != card["weights_sha256"]:
             raise ValueError("its checksum differs")
         supernet = SuperNet(SearchSpace(**card["space"]), card["dropout"])
-        supernet.load_state_dict(load(content))
+        load_tensors(supernet.state_dict(), load(content))
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         problem = f"{path} is not the supernet that {CARD} describes ({one_line(error)})"
         raise InputError(f"{problem}: copy both again from their source") from None

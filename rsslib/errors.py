@@ -5,18 +5,31 @@ Each is one sentence: the value, what was expected, what to do.
 
 import difflib
 import importlib
+import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import wraps
 from numbers import Integral, Real
-from types import ModuleType
-from typing import Any
+from types import ModuleType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import numpy as np
 
 PRECISIONS = ("fp32", "tf32", "bf16")
+Count = Annotated[int, 1, 2**63 - 1]
+Natural = Annotated[int, 0, 2**63 - 1]  # such as a seed
+WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", type(None): "None"}
+NUMBERS: dict[Any, Any] = {int: Integral, float: Real}
+Checked = TypeVar("Checked", bound=Callable)
 
 
 class InputError(ValueError):
     """A parameter, file or folder that cannot be used."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
     def _render_traceback_(self) -> list[str]:  # IPython, and so Jupyter and papermill, shows this instead of a stack
         return [f"InputError: {self}"]
@@ -44,6 +57,15 @@ def shortened(text: str, most: int = 120) -> str:
     'aaaaaaaaaa ... bbbbbbbbbb'
     """
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def printable(text: str) -> str:
+    """Return `text` with escapes in place of what could steer a terminal or hide in it, such as colours and new lines.
+
+    >>> printable("cat\\x1b[2J")
+    'cat\\\\x1b[2J'
+    """
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def one_line(error: BaseException) -> str:
@@ -74,12 +96,7 @@ def check_number(value: Any, what: str, least: float, most: float | None = None,
 
     NumPy's numbers count too.
     """
-    kind: Any = Integral if whole else Real
-    limit = most or sys.float_info.max
-    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= limit:
-        expected = f"{'whole ' * whole}number of at least {least}" + (f" and at most {most}" if most else "")
-        raise InputError(f"{what} is {shortened(repr(value))}: expected a {expected}")
-    return int(value) if isinstance(value, Integral) else float(value)
+    return check_type(value, what, Annotated[int if whole else float, least, most])
 
 
 def check_room(needed: float, free: float, what: str, advice: str) -> None:
@@ -102,3 +119,85 @@ def needed(name: str, extra: str) -> ModuleType:
     except ImportError:
         package, _, _ = name.partition(".")
         raise InputError(f"{package} is not installed: pip install 'rsslib[{extra}]'") from None
+
+
+# --- types of arguments -----------------------------------------------------------------------------------------------
+
+
+def checked(function: Checked) -> Checked:
+    """Make a function or a class check its arguments against its annotations before anything else.
+
+    Raises InputError for an argument of another type, and for a number outside `Annotated[int, least, most]`. NumPy's
+    numbers become Python's, and sequences tuples. Protocols and quoted names are not checked.
+    """
+    target: Any = function
+    if isinstance(target, type):
+        target.__init__ = checked(target.__init__)  # type: ignore[misc]
+        return function
+    signature = inspect.signature(target)
+
+    @wraps(target)
+    def call(*arguments: Any, **named: Any) -> Any:
+        bound = signature.bind(*arguments, **named)
+        for name, value in bound.arguments.items():
+            parameter = signature.parameters[name]
+            if parameter.kind != parameter.VAR_KEYWORD:
+                bound.arguments[name] = check_type(value, name, parameter.annotation)
+        return target(*bound.args, **bound.kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def check_type(value: Any, what: str, kind: Any) -> Any:
+    """Return `value` in the form of the annotation `kind`, as `checked` does; raises InputError if it has another."""
+    try:
+        return _converted(value, kind)
+    except TypeError:
+        shown = " ".join(shortened(repr(value)).split())
+        raise InputError(f"{what} is {shown}: expected {_described(kind)}") from None
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    """Return `value` in the form of the annotation `kind`; raises TypeError if it has another."""
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if origin is Annotated:
+        number = _converted(value, parts[0])
+        _, least, most = parts
+        if least <= number and (most is None or number <= most):
+            return number
+    elif origin in (Union, UnionType):
+        for part in parts:
+            with suppress(TypeError):
+                return _converted(value, part)
+    elif origin is Literal:
+        if isinstance(value, str) and value in parts:
+            return value
+    elif kind in NUMBERS:
+        if isinstance(value, NUMBERS[kind]) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+            return int(value) if isinstance(value, Integral) else float(value)
+    elif origin in (tuple, Sequence):
+        if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes):
+            kinds = parts if parts[1:] and parts[1] is not ... else parts[:1] * len(value)
+            if len(kinds) == len(value):
+                return tuple(map(_converted, value, kinds))
+    elif kind in (Any, inspect.Parameter.empty) or isinstance(kind, str) or getattr(kind, "_is_protocol", False):
+        return value
+    elif isinstance(value, origin):
+        return value
+    raise TypeError
+
+
+def _described(kind: Any) -> str:
+    """Return the values that `_converted` accepts, in words."""
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if origin is Annotated:
+        base, least, most = parts
+        upper = f" and at most {most}" if most and most < 2**63 - 1 else ""
+        return f"{WORDS[base]} of at least {least}{upper}"
+    if origin in (Union, UnionType):
+        return " or ".join(map(_described, parts))
+    if origin is Literal:
+        return " or ".join(parts)
+    if origin is Sequence or parts[1:] == (...,):
+        return f"a list in which each entry is {_described(parts[0])}"
+    return WORDS.get(origin) or f"an object of type {origin.__name__}"

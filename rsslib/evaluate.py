@@ -16,7 +16,7 @@ from torch import Tensor
 from rsslib.data.augmentation import Augmentation, augment, draw_augmentation, normalise, parts
 from rsslib.data.dataset import Dataset, check_images
 from rsslib.device import isolated
-from rsslib.errors import InputError
+from rsslib.errors import Count, InputError, checked
 from rsslib.population import RECALIBRATION_IMAGES
 from rsslib.progress import progress_bar
 from rsslib.space import RESOLUTION, Arch
@@ -39,7 +39,8 @@ def images_at_once(images: Tensor) -> int:
 # --- recalibration
 
 
-def recalibration_images(data: Dataset, n: int = RECALIBRATION_IMAGES) -> Tensor:
+@checked
+def recalibration_images(data: Dataset, n: Count = RECALIBRATION_IMAGES) -> Tensor:
     """float32 [n, C, R, R]: training images, a fixed choice, augmented once; fewer if the training set is smaller.
 
     Whole batches of 200, or one smaller batch if there are fewer than 200 images. They are drawn by a CPU's generator,
@@ -58,6 +59,7 @@ def recalibration_images(data: Dataset, n: int = RECALIBRATION_IMAGES) -> Tensor
     return images
 
 
+@checked
 @torch.no_grad()
 def recalibrate(supernet: SuperNet, arch: Arch, images: Tensor) -> dict[str, Tensor]:
     """BN statistics of one subnet: for each layer, the mean over batches of the batch's mean and biased variance.
@@ -204,6 +206,7 @@ def correct_answers(evaluator: Evaluator, arch: Arch) -> Tensor:
     return torch.stack([(logits.argmax(1) == y).sum() for logits, y in batches]).sum()
 
 
+@checked
 def evaluate_population(
     supernet: SuperNet,
     population: Sequence[tuple[float, Arch]],
@@ -212,7 +215,7 @@ def evaluate_population(
     progress: bool = True,
     counts: dict[int, Tensor] | None = None,
     before_each: Callable[[], object] = lambda: None,
-    threads: int = 1,
+    threads: Count = 1,
 ) -> pd.DataFrame:
     """Test accuracy of every subnet of `population`, a list of (bucket in millions of MACs, architecture).
 

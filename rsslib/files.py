@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # files and folders can be checked without these
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 LARGEST = 2**32  # bytes of a file that is read as a whole
-LONGEST_NAME = 240  # bytes; a temporary file's name is 14 longer, and file systems allow 255
+LONGEST_NAME = 236  # bytes; a temporary file's name is up to 18 longer, and file systems allow 255
 
 
 def project_folder() -> Path:
@@ -208,10 +208,16 @@ def check_writable(folder: str | Path, what: str) -> None:
         raise InputError(f"{what} is {str(folder)!r}, but {there} cannot be written: choose another folder")
 
 
-def check_output(path: Path, what: str) -> None:
-    """Raise InputError unless `path` can be written; only a regular file may be there. `what` names its folder."""
+def check_output(path: Path, what: str, suffix: str = "") -> None:
+    """Raise InputError unless `path` can be written; `what` names its folder.
+
+    Only a regular file may be there, whose name ends in the `suffix` of what is written, outside the folder of a run.
+    """
     check_writable(path.parent, what)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path} is a folder, a link, a pipe or a device: expected the name of a file")
+    in_run = any((path.parent / name).exists() for name in (CARD, "run.json"))
+    if path.exists() and (in_run or not path.name.endswith(suffix)):
+        raise InputError(f"{path} is there and not an earlier output ({suffix}): remove it or choose another name")
     if len(os.fsencode(path.name)) > LONGEST_NAME or "\0" in path.name:
         raise InputError(f"{shortened(repr(path.name))} cannot name a file: expected at most {LONGEST_NAME} bytes")

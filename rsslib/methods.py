@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
-from rsslib.errors import InputError, check_number, choose
+from rsslib.errors import Count, InputError, Natural, checked
 from rsslib.samplers import Sampler, Successive, Uniform
 
 LEARNING_RATE = 0.01
@@ -17,12 +17,15 @@ WEIGHT_DECAY = 3e-5
 PS_EPOCHS = (120, 25, 120, 25, 120)  # kernel, depth 1, depth 2, width 1, width 2, on CIFAR
 
 Schedule = Literal["cosine", "constant"] | Callable[[float], float]
+Share = Annotated[float, 0, 1]
+Dropout = Annotated[float, 0, 0.99]
 
 # How channels are sorted before a stage: expand ratios that no channel may cross; None: not at all.
 ALL_TOGETHER: tuple[int, ...] = ()
 FIRST_4X_APART: tuple[int, ...] = (4,)
 
 
+@checked
 @dataclass(frozen=True)
 class Stage:
     """A part of training with one sampler and one learning rate curve.
@@ -35,25 +38,21 @@ class Stage:
     """
 
     name: str
-    epochs: int
-    learning_rate: float
+    epochs: Natural
+    learning_rate: Annotated[float, 0, None]
     sampler: Sampler
     schedule: Schedule = "cosine"
-    first_epoch: int = 0
-    schedule_epochs: int | None = None  # None: the stage's own epochs
+    first_epoch: Natural = 0
+    schedule_epochs: Count | None = None  # None: the stage's own epochs
     distill: bool = False
     sort_channels: tuple[int, ...] | None = None
-    warmup_epochs: int = 0
+    warmup_epochs: Natural = 0
 
     def __post_init__(self):
-        if not callable(self.schedule):
-            choose(self.schedule, ("cosine", "constant"), "schedule")
-        check_number(self.warmup_epochs, "warmup_epochs", 0, max(0, self.schedule_epochs or self.epochs), whole=True)
+        if self.warmup_epochs > max(0, self.schedule_epochs or self.epochs):
+            raise InputError(f"warmup_epochs is {self.warmup_epochs}: expected at most the stage's epochs")
         if isinstance(self.sampler, type) or not callable(getattr(self.sampler, "subnets", None)):
             raise InputError(f"the sampler is {self.sampler!r}: expected an object with a method subnets, see Sampler")
-        check_number(self.epochs, "epochs", 0, whole=True)
-        check_number(self.first_epoch, "first_epoch", 0, whole=True)
-        check_number(self.learning_rate, "learning_rate", 0)
 
     def rate(self, epoch: int, step: int, steps: int) -> float:
         """Learning rate of step `step` (of `steps`) of the stage's epoch `epoch`, both from 0."""
@@ -69,6 +68,7 @@ class Stage:
         return 0.5 * self.learning_rate * (1 + math.cos(math.pi * position / total))
 
 
+@checked
 @dataclass(frozen=True)
 class Method:
     """How a supernet is trained.
@@ -82,26 +82,18 @@ class Method:
 
     name: str
     stages: tuple[Stage, ...]
-    batch_size: int = BATCH_SIZE
-    dropout: float = DROPOUT
+    batch_size: Annotated[int, 2, None] = BATCH_SIZE
+    dropout: Dropout = DROPOUT
     teacher: Literal["stage", "random", "largest"] | None = None
     fresh_optimizer: bool = True
     gradients: Literal["sum", "mean"] = "sum"
     student_dropout: bool = True
-    momentum: float = MOMENTUM
-    weight_decay: float = WEIGHT_DECAY
-    label_smoothing: float = 0.0
-    augmentation: float = 1.0
+    momentum: Annotated[float, 0, 0.999] = MOMENTUM
+    weight_decay: Annotated[float, 0, None] = WEIGHT_DECAY
+    label_smoothing: Share = 0.0
+    augmentation: Share = 1.0
 
     def __post_init__(self):
-        check_number(self.batch_size, "batch_size", 2, whole=True)
-        check_number(self.dropout, "dropout", 0, 0.99)
-        check_number(self.momentum, "momentum", 0, 0.999)
-        check_number(self.weight_decay, "weight_decay", 0)
-        for name in ("label_smoothing", "augmentation"):
-            check_number(getattr(self, name), name, 0, 1)
-        choose(self.gradients, ("sum", "mean"), "gradients")
-        choose(self.teacher or "stage", ("stage", "random", "largest"), "teacher")
         if self.stages and self.epochs < 1:  # records of other methods are read without their stages
             raise InputError(f"method {self.name!r} has no epoch: expected stages of at least one in all")
         distilled = [stage.distill for stage in self.stages]
@@ -171,9 +163,10 @@ def progressive_shrinking(s: int, ps: int) -> Method:
     return Method("ofa", stages, teacher="stage")
 
 
+@checked
 def one_stage(
     name: str,
-    epochs: int,
+    epochs: Natural,
     sampler: Sampler,
     schedule: Schedule = "cosine",
     learning_rate: float = LEARNING_RATE,
@@ -189,12 +182,11 @@ def one_stage(
     return Method(name, (stage,), **fields)
 
 
-def override(method: Method, learning_rate_scale: float = 1.0, **fields) -> Method:
+@checked
+def override(method: Method, learning_rate_scale: Annotated[float, 1e-6, None] = 1.0, **fields) -> Method:
     """`method` with other fields, such as batch_size or dropout; the learning rate of every stage is scaled alike.
 
     Raises InputError for a value out of range.
     """
-    if not 0 < learning_rate_scale < math.inf:
-        raise InputError(f"learning_rate_scale is {learning_rate_scale!r}: expected a number above 0")
     stages = tuple(replace(s, learning_rate=s.learning_rate * learning_rate_scale) for s in method.stages)
     return replace(method, stages=stages, **fields)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from rsslib.backbones import Backbone
-from rsslib.errors import InputError
-from rsslib.supernet import SuperNet
+from rsslib.errors import checked
+from rsslib.supernet import SuperNet, load_tensors
 
 NAMES = {  # parts of our names and the official ones
     "first.": "blocks.0.conv.",
@@ -25,30 +25,19 @@ NAMES = {  # parts of our names and the official ones
 }
 
 
+@checked
 def to_official(supernet: SuperNet) -> dict[str, Tensor]:
     """A state dict with the names of `ofa.imagenet_classification.elastic_nn.networks`; tensors are the supernet's."""
     backbone = supernet.space.backbone
     return {_official_name(name, backbone): tensor for name, tensor in supernet.state_dict().items()}
 
 
+@checked
 def load_official(supernet: SuperNet, state: Mapping[str, Tensor]) -> None:
-    """Load a state dict of the official package; raises InputError if names or shapes do not match."""
-    own = to_official(supernet)
+    """Load a state dict of the official package; raises InputError if its tensors do not fit."""
     # released checkpoints have the block's earlier name
     state = {name.replace(".mobile_inverted_conv.", ".conv."): tensor for name, tensor in state.items()}
-    if unmatched := sorted(own.keys() ^ state.keys()):
-        raise InputError(
-            f"this state dict is not of an official {supernet.space.backbone.name} supernet: {unmatched[0]!r} "
-            f"is {'missing' if unmatched[0] in own else 'unexpected'}"
-        )
-    for name, tensor in own.items():
-        if state[name].shape != tensor.shape:
-            raise InputError(
-                f"{name!r} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}: "
-                "the classes or input channels of the two networks differ"
-            )
-    for name, tensor in own.items():
-        tensor.copy_(state[name])
+    load_tensors(to_official(supernet), state)
 
 
 def _official_name(name: str, backbone: Backbone) -> str:

@@ -1,5 +1,6 @@
 """The subnets on which every method is evaluated: buckets of sizes, and three anchors beside them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rsslib.errors import InputError
+from rsslib.errors import Count, InputError, Natural, checked, shortened
 from rsslib.space import RESOLUTION, Arch, SearchSpace
 
 if TYPE_CHECKING:  # pandas takes a while to import
@@ -107,8 +108,9 @@ def sample_bucket(
     )
 
 
+@checked
 def sample_population(
-    space: SearchSpace, subnets_per_bucket: int, buckets: Sequence[float] | None = None, seed: int = 0
+    space: SearchSpace, subnets_per_bucket: Count, buckets: Sequence[float] | None = None, seed: Natural = 0
 ) -> list[tuple[float, Arch]]:
     """Draw the subnets on which every method is evaluated: (bucket in millions of MACs, architecture), all different.
 
@@ -132,7 +134,12 @@ def anchors(space: SearchSpace) -> list[tuple[float, Arch]]:
     return [(space.reference.macs(arch) / 1e6, arch) for arch in archs]
 
 
+@checked
 def archs_from_table(table: "pd.DataFrame") -> list[Arch]:
     """The architectures in the columns kernel, expand and depth of a table, such as `evaluate_population` returns."""
-    rows = table[["kernel", "expand", "depth"]].astype(str).itertuples(index=False)
-    return [Arch(*(tuple(map(int, values.split("-"))) for values in row)) for row in rows]
+    cells = table[["kernel", "expand", "depth"]].astype(str)
+    for column in cells:
+        for cell in cells[column]:
+            if not re.fullmatch("[0-9]{1,2}(-[0-9]{1,2})*", cell):
+                raise InputError(f"{column} is {shortened(repr(cell))}: expected choices joined by -, such as 3-5-7")
+    return [Arch(*(tuple(map(int, cell.split("-"))) for cell in row)) for row in cells.itertuples(index=False)]

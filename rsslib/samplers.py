@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from rsslib.errors import InputError, check_number, choose, shortened
+from rsslib.errors import Count, InputError, checked, choose, shortened
 from rsslib.space import Arch, SearchSpace
 
 Step = tuple[Arch, ...]  # the subnets of one optimizer step; their gradients are summed
@@ -66,6 +66,7 @@ def to_steps(space: SearchSpace, rows: np.ndarray, steps: int) -> list[Step]:
     return [tuple(map(space.to_arch, step)) for step in np.split(rows, steps)]
 
 
+@checked
 @dataclass(frozen=True)
 class Uniform:
     """Subnets with every choice drawn independently and uniformly (Shipard et al. 2022, Algorithm 1).
@@ -77,16 +78,13 @@ class Uniform:
     """
 
     per: Literal["epoch", "batch"] = "epoch"
-    count: int = 1
+    count: Count = 1
     kernels: tuple[int, ...] | None = None
     expands: tuple[int, ...] | None = None
     depths: tuple[int, ...] | None = None
-    every: int = 1
+    every: Count = 1
 
     def __post_init__(self):
-        choose(self.per, ("epoch", "batch"), "sampling interval")
-        check_number(self.count, "count of subnets per step", 1, whole=True)
-        check_number(self.every, "every", 1, whole=True)
         for name in ("kernels", "expands", "depths"):
             values = getattr(self, name)
             if values is not None and len(values) == 0:
@@ -106,6 +104,7 @@ class Uniform:
         return to_steps(space, rows, steps)
 
 
+@checked
 @dataclass(frozen=True)
 class Successive:
     """Named subnets one after another, each for an equal share of the epochs (section 6.3.2).
@@ -125,6 +124,7 @@ class Successive:
         return [(getattr(space, order[epoch]),)]
 
 
+@checked
 @dataclass(frozen=True)
 class Alternating:
     """Named subnets in turn, one per epoch (section 6.3.2)."""

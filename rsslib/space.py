@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rsslib.backbones import BACKBONES, Backbone, LayerSpec
-from rsslib.errors import InputError, check_number, choose, shortened
+from rsslib.errors import InputError, check_type, checked, choose, shortened
 
 RESOLUTION = 32  # pixels; the study trains and tests every dataset at 32 x 32
 LARGEST_RESOLUTION = 224
@@ -32,11 +32,11 @@ class Arch:
 
     def __post_init__(self):
         for name, values in vars(self).items():
-            if isinstance(values, list | tuple | np.ndarray):  # from JSON, or with NumPy's integers
-                integers = [int(value) if isinstance(value, np.integer) else value for value in values]
-                vars(self)[name] = tuple(integers)
+            if type(values) is not tuple or {*map(type, values)} != {int}:  # from JSON, or with NumPy's integers
+                vars(self)[name] = check_type(values, name, tuple[int, ...])
 
 
+@checked
 @dataclass(frozen=True)
 class SearchSpace:
     """All subnets of a backbone (Shipard et al. 2022, section 6.1). Spaces with equal fields are equal.
@@ -51,8 +51,8 @@ class SearchSpace:
     kernels: tuple[int, ...] = (3, 5, 7)
     expands: tuple[int, ...] = (3, 4, 6)
     depths: tuple[int, ...] = (2, 3, 4)
-    in_channels: int = 3
-    classes: int = 100
+    in_channels: Annotated[int, 1, 1000] = 3
+    classes: Annotated[int, 1, 1_000_000] = 100
     resolution: int = RESOLUTION
 
     def __post_init__(self):
@@ -64,11 +64,9 @@ class SearchSpace:
         most = max(stage.layers for stage in self.backbone.stages)
         allowed = {"kernels": (3, 5, 7, 9), "expands": range(1, 13), "depths": range(1, most + 1)}
         for name, possible in allowed.items():
-            values = own[name] = tuple(own[name])
+            values = own[name]
             if not values or sorted({*possible}.intersection(values)) != sorted(values):
                 raise InputError(f"{name} is {values}: expected different values out of {list(possible)}")
-        check_number(self.in_channels, "in_channels", 1, whole=True)
-        check_number(self.classes, "classes", 1, whole=True)
         check_resolution(self.resolution)
 
     @cached_property
@@ -153,13 +151,13 @@ class SearchSpace:
             raise InputError(f"architecture is {shortened(repr(arch))}: expected an Arch")
         for what, (choices, n) in zip(("kernel", "expand", "depth"), self.columns, strict=True):
             values = getattr(arch, what)
-            if not isinstance(values, tuple) or len(values) != n:
+            if len(values) != n:
                 raise InputError(
                     f"architecture outside the space: {what} is {shortened(repr(values))}, expected a tuple of {n} for "
                     f"{self.backbone.name}"
                 )
             for i, value in enumerate(values):
-                if type(value) is not int or value not in choices:  # NumPy's integers overflow and are not JSON
+                if value not in choices:
                     raise InputError(
                         f"architecture outside the space: {what}[{i}] is {value!r}, expected an int out of "
                         f"{list(choices)}"
@@ -282,9 +280,10 @@ class SearchSpace:
         return macs, first + expand + head + self.classes + bn
 
 
+@checked
 def check_resolution(resolution: int) -> int:
     """Return `resolution` in pixels; raise InputError unless images of that size can be trained on."""
-    if type(resolution) is not int or resolution not in range(RESOLUTION, LARGEST_RESOLUTION + 1, RESOLUTION):
+    if resolution not in range(RESOLUTION, LARGEST_RESOLUTION + 1, RESOLUTION):
         expected = f"a multiple of {RESOLUTION} pixels from {RESOLUTION} to {LARGEST_RESOLUTION}"
         raise InputError(f"resolution is {resolution!r}: expected {expected}")
     return resolution

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsslib.backbones import LayerSpec
+from rsslib.errors import InputError, checked
+from rsslib.methods import Dropout
 from rsslib.network import Network, materialize
 from rsslib.operators import centre, depthwise, pointwise, pooled
 from rsslib.space import Arch, SearchSpace
@@ -24,6 +26,7 @@ ALL, FIRST, REST = slice(None), slice(0, 2), slice(2, None)  # parts of a subnet
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
+@checked
 class SuperNet(Network):
     """The largest network of a space plus its kernel matrices, able to run as any of its subnets.
 
@@ -35,7 +38,7 @@ class SuperNet(Network):
     layer uniform in +-1/sqrt(fan_in), biases zero, kernel matrices the identity.
     """
 
-    def __init__(self, space: SearchSpace, dropout: float = 0.1, generator: torch.Generator | None = None):
+    def __init__(self, space: SearchSpace, dropout: Dropout = 0.1, generator: torch.Generator | None = None):
         with torch.device("meta"):  # where the default initialisation draws no random numbers
             super().__init__(space, space.largest, dropout)
         materialize(self)
@@ -114,8 +117,9 @@ class SuperNet(Network):
         x = norm(_pointwise(x, weights, f"{block}conv_pwl"), f"{block}bn3", weights)
         return x + shortcut if layer.residual else x
 
+    @checked
     @torch.no_grad()
-    def extract(self, arch: Arch, dropout: float = 0.0) -> Network:
+    def extract(self, arch: Arch, dropout: Dropout = 0.0) -> Network:
         """`arch` as a plain network with copied weights and running statistics; its output equals `self(x, arch)`.
 
         The statistics are averages over all subnets trained so far and fit none of them. Load those that
@@ -132,6 +136,7 @@ class SuperNet(Network):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.train(self.training)
 
+    @checked
     @torch.no_grad()
     def sort_channels(self, boundaries: tuple[int, ...] = ()) -> None:
         """Sort every layer's hidden channels by importance, the most important first, as before PS's width stages.
@@ -147,6 +152,22 @@ class SuperNet(Network):
             _sort(block, "h", "conv_pwl.weight", [layer.hidden(expand) for expand in sorted(boundaries)])
             if layer.squeeze_excite:
                 _sort(block, "s", "se.conv_expand.weight", [])
+
+
+@torch.no_grad()
+def load_tensors(own: Weights, found: Weights) -> None:
+    """Copy tensors into those of the same names; raises InputError, before it copies, if they do not fit.
+
+    Names, shapes and types must be equal, and all numbers finite.
+    """
+    for name in sorted(own.keys() ^ found.keys()):
+        raise InputError(f"the tensor {name!r} is {'missing' if name in own else 'unexpected'}")
+    for name, tensor in own.items():
+        forms = [f"{one.dtype} of shape {tuple(one.shape)}" for one in (found[name], tensor)]
+        if forms[0] != forms[1] or not found[name].isfinite().all():
+            raise InputError(f"the tensor {name!r} is {forms[0]}: expected finite numbers, {forms[1]}")
+    for name, tensor in own.items():
+        tensor.copy_(found[name])
 
 
 # --- a subnet's weights

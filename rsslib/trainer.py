@@ -16,8 +16,8 @@ from torch import Tensor
 
 from rsslib.data.augmentation import draw_augmentation
 from rsslib.data.dataset import Dataset, check_images
-from rsslib.device import isolated, set_precision
-from rsslib.errors import InputError
+from rsslib.device import choose_device, isolated, set_precision
+from rsslib.errors import InputError, Natural, checked
 from rsslib.methods import Method, Stage
 from rsslib.network import Network
 from rsslib.progress import progress_bar
@@ -29,10 +29,11 @@ from rsslib.supernet import SuperNet
 ONE_AT_A_TIME = threading.Lock()  # for threads that use PyTorch's global random generator
 
 
+@checked
 def start(
     space: SearchSpace,
     method: Method,
-    seed: int,
+    seed: Natural,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
 ) -> TrainingState:
@@ -42,7 +43,7 @@ def start(
     default for convolutions; tf32; or bf16, in which this state alone trains, under autocast.
     """
     set_precision(precision)
-    supernet = SuperNet(space, method.dropout, torch.Generator().manual_seed(seed)).to(device)
+    supernet = SuperNet(space, method.dropout, torch.Generator().manual_seed(seed)).to(choose_device(str(device)))
     optimizer = new_optimizer(supernet, method.momentum, method.weight_decay)
     return TrainingState(supernet, optimizer, bfloat16=precision == "bf16")
 
@@ -52,11 +53,12 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return images // batch_size + (images % batch_size > 1)
 
 
+@checked
 def train(
     state: TrainingState,
     method: Method,
     data: Dataset,
-    seed: int,
+    seed: Natural,
     after_epoch: Callable[[TrainingState], bool | None] = lambda state: None,
     description: str = "",
     progress: bool = True,

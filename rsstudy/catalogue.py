@@ -6,11 +6,11 @@ The paper's (Table 1), the released code's, their variants, and methods beyond t
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from rsslib.errors import check_number, choose
+from rsslib.errors import Count, Natural, checked, choose
 from rsslib.methods import (
     LEARNING_RATE,
     PS_EPOCHS,
@@ -40,21 +40,19 @@ def of_bucket(space: SearchSpace, bucket: float, number: int) -> Arch:
     return sample_population(space, number + 1, [bucket])[number][1]
 
 
+@checked
 @dataclass(frozen=True)
 class Alone:
     """Always the same subnet: number `number` of bucket `bucket` of the evaluated population."""
 
-    bucket: float
-    number: int
-
-    def __post_init__(self):
-        check_number(self.bucket, "bucket", 0)
-        check_number(self.number, "number", 0, whole=True)
+    bucket: Annotated[float, 0, None]
+    number: Natural
 
     def subnets(self, space, rng, epoch, epochs, steps):
         return [(of_bucket(space, self.bucket, self.number),)]
 
 
+@checked
 @dataclass(frozen=True)
 class Dosed(Alone):
     """The subnet of `Alone` in one of every `every` epochs, uniform subnets in the others.
@@ -63,7 +61,7 @@ class Dosed(Alone):
     that of all epochs.
     """
 
-    every: int = 3
+    every: Count = 3
 
     def subnets(self, space, rng, epoch, epochs, steps):
         if epoch % self.every == self.every // 2:
@@ -71,15 +69,13 @@ class Dosed(Alone):
         return Uniform().subnets(space, rng, epoch, epochs, steps)
 
 
+@checked
 @dataclass(frozen=True)
 class Repeated:
     """The subnets of another sampler, `times` times in every step, with gradients summed as for different subnets."""
 
     sampler: Sampler
-    times: int = 2
-
-    def __post_init__(self):
-        check_number(self.times, "times", 1, whole=True)
+    times: Count = 2
 
     @property
     def count(self) -> int:
@@ -387,15 +383,14 @@ def methods_of(group: str, small: bool = False) -> tuple[str, ...]:
     return groups[choose(group, groups, "group of methods")]
 
 
-def build(name: str, supernet_epochs: int, shrinking_epochs: int) -> Method:
+@checked
+def build(name: str, supernet_epochs: Count, shrinking_epochs: Count) -> Method:
     """Return the method `name` for `supernet_epochs` (s) and `shrinking_epochs` (ps) as in Table 1; RSS trains s + ps.
 
     The name is one of `METHODS`, which are the paper's, or of `BEYOND`. Raises InputError for an unknown name or for
     epochs below 1.
     """
     choose(name, BUILDERS, "method")
-    check_number(supernet_epochs, "supernet_epochs", 1, whole=True)
-    check_number(shrinking_epochs, "shrinking_epochs", 1, whole=True)
     return BUILDERS[name](name, supernet_epochs, shrinking_epochs)
 
 

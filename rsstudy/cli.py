@@ -26,7 +26,7 @@ from typing import Any
 
 import rsslib
 from rsslib.data.readers import DATASETS, LICENCES, check_name, is_there
-from rsslib.errors import InputError, choose, one_line
+from rsslib.errors import InputError, choose, one_line, printable, shortened
 from rsslib.files import atomic_path, check_output, make_folder, system_errors, write_csv
 from rsslib.progress import in_words
 from rsslib.space import RESOLUTION
@@ -313,10 +313,13 @@ def finish(options: Namespace, execution: Execution, failed: list[str]) -> int:
 # --- applications -----------------------------------------------------------------------------------------------------
 
 
-def load_trained(options: Namespace) -> tuple[Run, Any, Any]:
-    """Return the run that was named, which must be finished, with its supernet and images."""
+def load_trained(options: Namespace, suffix: str) -> tuple[Run, Any, Any]:
+    """Return the run that was named, which must be finished, with its supernet and images.
+
+    `suffix` is that of the output's kind.
+    """
     run, settings = make_run(options), make_settings(options)
-    check_output(Path(options.output), "the output's folder")
+    check_output(Path(options.output), "the output's folder", suffix)
 
     from rsstudy.supernets import trained_supernet
 
@@ -325,7 +328,7 @@ def load_trained(options: Namespace) -> tuple[Run, Any, Any]:
 
 def search_run(options: Namespace) -> int:
     """Search for the best subnets of a finished run under a budget; prints a table and writes it as CSV."""
-    run, supernet, images = load_trained(options)
+    run, supernet, images = load_trained(options, ".csv")
     table = rsslib.search(
         supernet,
         images,
@@ -346,18 +349,14 @@ def search_run(options: Namespace) -> int:
 
 def export_run(options: Namespace) -> int:
     """Write a subnet of a finished run as an ONNX file, verified on real images."""
-    import pandas as pd
+    from rsslib.deploy.searching import read_front
 
     arch, budget = None, given(options, LIMITS)
     if options.front:
-        try:
-            front = pd.read_csv(options.front)
-        except ValueError as error:  # pandas' own are ValueErrors
-            raise InputError(f"{options.front} is not a table of `rsslib search` ({one_line(error)})") from None
-        arch = rsslib.chosen(front, **budget)
+        arch = rsslib.chosen(read_front(options.front), **budget)
     elif budget:
         raise InputError("a budget chooses from the table of a search: give it as --front, made by `rsslib search`")
-    _, supernet, images = load_trained(options)
+    _, supernet, images = load_trained(options, ".onnx")
     card = rsslib.export(supernet, arch or supernet.space.middle, images, options.output)
     print(
         f"{options.output}: {card['mflops']:.2f} MFLOPs (real size), {card['parameters']:,} parameters, "
@@ -388,7 +387,8 @@ def predict_images(options: Namespace) -> int:
     for path in options.images:
         try:
             prediction = model.predict(path)
-            print(f"{prediction.path}: {prediction.label} ({100 * prediction.probability:.1f} %)", flush=True)
+            words = printable(f"{prediction.path}: {shortened(prediction.label)}")
+            print(f"{words} ({100 * prediction.probability:.1f} %)", flush=True)
         except InputError as error:
             print(f"rsslib: {error}", file=sys.stderr)
             status = 2

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rsslib.device import choose_device, first_line
-from rsslib.errors import InputError, choose, needed
+from rsslib.errors import InputError, checked, choose, needed
 from rsslib.files import make_folder
 from rsstudy.engine import finish, prepare
 from rsstudy.job import train_and_evaluate
@@ -20,6 +20,7 @@ from rsstudy.workers import Results, sendable
 RETRIES = 5  # how often a run may lose its process or node
 
 
+@checked
 def complete_with_ray(
     runs: Sequence[Run],
     settings: Settings,

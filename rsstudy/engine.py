@@ -16,7 +16,7 @@ from rsslib import files
 from rsslib.data.dataset import Dataset
 from rsslib.data.readers import is_there
 from rsslib.device import choose_device
-from rsslib.errors import CaptureFailed, InputError, NoImages, Stopped
+from rsslib.errors import CaptureFailed, InputError, NoImages, Stopped, checked
 from rsslib.progress import has_bars, in_words, progress_bar
 from rsstudy.job import to_measure, train_and_evaluate
 from rsstudy.machine import free_jobs
@@ -39,6 +39,7 @@ class RunsFailed(RuntimeError):
         return [*("".join(traceback.format_exception(error)) for error in unexpected), f"RunsFailed: {self}"]
 
 
+@checked
 def complete(
     runs: Sequence[Run], settings: Settings | None = None, finished: Callable[[Run], None] = lambda run: None
 ) -> None:

@@ -39,7 +39,7 @@ from rsslib.files import CARD, WEIGHTS
 from rsslib.population import anchors
 from rsslib.samplers import SIZES
 from rsslib.steps import TrainingState
-from rsslib.supernet import SuperNet
+from rsslib.supernet import SuperNet, load_tensors
 from rsslib.trainer import start, train
 from rsstudy.machine import environment, executor_for, resumed, step_bytes
 from rsstudy.plan import Run, Settings
@@ -98,7 +98,7 @@ def train_and_evaluate(
                 if status != "finished":
                     state = job.new_state()
                     if status == "trained":
-                        state.supernet.load_state_dict(read_tensors(folder / WEIGHTS, job.record))
+                        load_tensors(state.supernet.state_dict(), read_tensors(folder / WEIGHTS, job.record))
                     elif not job.train(state):
                         return False
                     if not job.evaluate(state.supernet):

@@ -5,22 +5,33 @@ Nothing here trains, and nothing needs PyTorch.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from rsslib.backbones import BACKBONES, Backbone
 from rsslib.data.readers import DATASETS, training_images
-from rsslib.errors import PRECISIONS, InputError, check_device_name, check_number, choose, shortened
+from rsslib.errors import (
+    PRECISIONS,
+    Count,
+    InputError,
+    Natural,
+    check_device_name,
+    checked,
+    choose,
+    shortened,
+)
 from rsslib.files import check_folder, check_writable, folder_of, project_folder
 from rsslib.methods import LEARNING_RATE, Method, override
 from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 from rsstudy.catalogue import BUILDERS, OVERRIDES, TABLE_1, build, methods_of
 
 Folder = str | Path | None  # None takes the project's
+Seconds = Annotated[float, 0, None]
+Threads = Annotated[int, 1, os.cpu_count()]
 MAIN_METHODS = ("ofa", "rss", "rss-short")
 MOST_SUBNETS = 10_000  # per bucket; buckets of rare sizes hardly hold more
 LONGEST_NAME = 200  # of a folder, in bytes
@@ -37,6 +48,7 @@ OVERRIDABLE = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Profile:
     """A scale: how much is trained and evaluated. None means all, and for epochs those of Table 1.
@@ -47,21 +59,14 @@ class Profile:
 
     name: str
     datasets: tuple[str, ...]
-    subnets_per_bucket: int
-    supernet_epochs: int | None = None
-    shrinking_epochs: int | None = None
-    train_images: int | None = None
-    test_images: int | None = None
-    learning_rate_scale: float = 1.0
+    subnets_per_bucket: Annotated[int, 1, MOST_SUBNETS]
+    supernet_epochs: Count | None = None
+    shrinking_epochs: Count | None = None
+    train_images: Count | None = None
+    test_images: Count | None = None
+    learning_rate_scale: Annotated[float, 1e-6, None] = 1.0
     needs_cuda: bool = False
-    epochs_for: int | None = None
-
-    def __post_init__(self):
-        check_number(self.learning_rate_scale, "learning_rate_scale", 1e-6)
-        check_number(self.subnets_per_bucket, "subnets_per_bucket", 1, MOST_SUBNETS, whole=True)
-        for name in ("supernet_epochs", "shrinking_epochs", "train_images", "test_images"):
-            if getattr(self, name) is not None:
-                check_number(getattr(self, name), name, 1, whole=True)
+    epochs_for: Count | None = None
 
     def fitted(self, dataset: str, data: Folder = None) -> "Profile":
         """Return the profile with epochs that suit the number of training images of a custom dataset.
@@ -139,6 +144,7 @@ def scaled(profile: Profile, **changes: Any) -> Profile:
     return replace(profile, **changes, name=name)
 
 
+@checked
 @dataclass(frozen=True)
 class Run:
     """One training run and its evaluation."""
@@ -147,7 +153,7 @@ class Run:
     dataset: str
     backbone: str
     method: Method
-    seed: int
+    seed: Natural
     resolution: int = RESOLUTION  # of its images, in pixels
     custom: SearchSpace | None = None  # a space that is not the study's; `backbone` is its name
 
@@ -189,6 +195,7 @@ def check_folder_name(name: object, what: str) -> None:
         raise InputError(f"{shortened(repr(name))} cannot name {what}: expected {expected}")
 
 
+@checked
 def output_folder(profile: str, figures: Folder = None, runs: Sequence[Run] = ()) -> Path:
     """Return the folder for figures of a profile's runs: below `figures`, by default the project's folder `figures`.
 
@@ -206,13 +213,14 @@ def output_folder(profile: str, figures: Folder = None, runs: Sequence[Run] = ()
     return folder
 
 
+@checked
 def plan(
     profile: str | Profile = "smoke",
     datasets: Sequence[str] | Literal["hardest"] | None = None,
     methods: Sequence[str | Method] | str = MAIN_METHODS,
     backbone: str | Backbone | SearchSpace = "mobilenet_v3",
-    seeds: Sequence[int] = (0,),
-    subnets_per_bucket: int | None = None,
+    seeds: Sequence[Natural] = (0,),
+    subnets_per_bucket: Count | None = None,
     resolution: int = RESOLUTION,
     data: Folder = None,
 ) -> list[Run]:
@@ -240,8 +248,7 @@ def plan(
         datasets = profile.datasets[-1:] if datasets else profile.datasets
     if isinstance(methods, str):
         methods = methods_of(methods, small=profile.name.startswith("smoke"))
-    datasets, methods = different(datasets, "datasets"), different(methods, "methods")
-    seeds = [check_number(seed, "seed", 0, 2**63 - 1, whole=True) for seed in different(seeds, "seeds")]
+    datasets, methods, seeds = different(datasets, "datasets"), different(methods, "methods"), different(seeds, "seeds")
     for name in (profile.name, space.name, *datasets, *(getattr(method, "name", method) for method in methods)):
         check_folder_name(name, "a profile, backbone, dataset or method")
     runs = []
@@ -293,6 +300,7 @@ def by_worth(runs: Sequence[Run]) -> list[Run]:
     return sorted(runs, key=rank)
 
 
+@checked
 @dataclass(frozen=True)
 class Settings:
     """Where results and datasets are, and how runs are trained; nothing here changes what a run is.
@@ -304,15 +312,15 @@ class Settings:
     data: Any = None  #: folder with datasets, likewise
     device: str = "auto"  #: or cpu, cuda, cuda:<n>
     precision: str = "fp32"  #: on CUDA also tf32 for products and convolutions, or bf16 for training under autocast
-    jobs: int | None = 1  #: runs at once, on CUDA in threads, otherwise in processes; None: as many as fit
-    threads: int = 1  #: per run on a CPU; a second one helps on an idle machine and hurts on a busy one
-    time_budget: float | None = None  #: stop after these seconds, between epochs or subnets, keeping all; 0 only checks
+    jobs: Count | None = 1  #: runs at once, on CUDA in threads, otherwise in processes; None: as many as fit
+    threads: Threads = 1  #: per run on a CPU; a second one helps on an idle machine and hurts on a busy one
+    time_budget: Seconds | None = None  #: stop after these, between epochs or subnets, keeping all; 0 only checks
     progress: bool = True
-    checkpoint_seconds: float = 20.0  #: least time between two checkpoints
+    checkpoint_seconds: Seconds = 20.0  #: least time between two checkpoints
     rebuild: bool = False  #: set refused runs aside and train them again
     graphs: bool | None = None  #: whether steps on CUDA are CUDA graphs, which are several times as fast; None: yes
-    validate_every: int | None = None  #: epochs between validations of the smallest, middle and largest subnet
-    after_epoch: Any = None  #: function that is called with the state of training and the run after every epoch
+    validate_every: Count | None = None  #: epochs between validations of the smallest, middle and largest subnet
+    after_epoch: Callable | None = None  #: called with the state of training and the run after every epoch
     measure: Any = None  #: further measurement of finished runs, such as `rsstudy.measurement.Measurement`
 
     def __post_init__(self):
@@ -322,16 +330,5 @@ class Settings:
             object.__setattr__(self, what, folder)
         check_device_name(self.device)
         choose(self.precision, PRECISIONS, "precision")
-        if self.jobs is not None:
-            check_number(self.jobs, "jobs", 1, whole=True)
-        check_number(self.threads, "threads", 1, os.cpu_count(), whole=True)
-        if self.time_budget is not None:
-            check_number(self.time_budget, "time_budget", 0)
-        check_number(self.checkpoint_seconds, "checkpoint_seconds", 0)
-        if self.validate_every is not None:
-            check_number(self.validate_every, "validate_every", 1, whole=True)
-        if self.after_epoch is not None and not callable(self.after_epoch):
-            raise InputError(f"after_epoch is {self.after_epoch!r}: expected a function of (state, run)")
-        for what, kind in {"progress": bool, "rebuild": bool, "graphs": bool | None}.items():
-            if not isinstance(getattr(self, what), kind):
-                raise InputError(f"{what} is {getattr(self, what)!r}: expected True or False")
+        if self.measure is not None and not callable(getattr(self.measure, "measure", None)):
+            raise InputError(f"measure is {self.measure!r}: expected such as rsstudy.measurement.Measurement, or None")

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from rsslib.errors import InputError, check_number
+from rsslib.errors import Count, InputError, Natural, checked
 from rsslib.samplers import Step, to_steps
 from rsslib.space import SearchSpace
 
 
+@checked
 @dataclass(frozen=True)
 class Sandwich:
     """In every step the largest subnet, the smallest, and `drawn` uniform ones (Yu and Huang 2019; BigNAS, 2020).
@@ -17,10 +19,7 @@ class Sandwich:
     The largest comes first, so that it can teach the others of its step (`Method.teacher` "largest").
     """
 
-    drawn: int = 2
-
-    def __post_init__(self):
-        check_number(self.drawn, "drawn", 0, whole=True)
+    drawn: Natural = 2
 
     @property
     def count(self) -> int:
@@ -31,6 +30,7 @@ class Sandwich:
         return [(space.largest, space.smallest, *step) for step in drawn]
 
 
+@checked
 @dataclass(frozen=True)
 class StrictFairness:
     """In every step `count` subnets that share out all choices (FairNAS, Chu et al. 2021).
@@ -39,7 +39,7 @@ class StrictFairness:
     InputError at the first epoch unless the space has `count` kernel sizes, expand ratios and depths.
     """
 
-    count: int = 3
+    count: Count = 3
 
     def subnets(self, space, rng, epoch, epochs, steps):
         numbers = [len(choices) for choices in space.choices]
@@ -77,6 +77,7 @@ class Compound:
         return to_steps(space, rows, steps)
 
 
+@checked
 @dataclass(frozen=True)
 class FlopsAware:
     """Superseded by `SizeAware`, whose middle sizes are uniform subnets: here choices of a subnet are binomial.
@@ -85,10 +86,7 @@ class FlopsAware:
     the size is taken: each candidate leans to small or large choices by its own share.
     """
 
-    candidates: int = 200
-
-    def __post_init__(self):
-        check_number(self.candidates, "candidates", 1, whole=True)
+    candidates: Count = 200
 
     def subnets(self, space, rng, epoch, epochs, steps):
         def draw():
@@ -99,6 +97,7 @@ class FlopsAware:
         return _of_uniform_sizes(space, rng, steps, draw)
 
 
+@checked
 @dataclass(frozen=True)
 class SizeAware:
     """In every step a subnet whose size is uniform between the smallest and the largest.
@@ -109,12 +108,8 @@ class SizeAware:
     [-`tilt`, `tilt`], and the one nearest to the size is taken.
     """
 
-    candidates: int = 200
-    tilt: float = 6.0
-
-    def __post_init__(self):
-        check_number(self.candidates, "candidates", 1, whole=True)
-        check_number(self.tilt, "tilt", 0)
+    candidates: Count = 200
+    tilt: Annotated[float, 0, None] = 6.0
 
     def subnets(self, space, rng, epoch, epochs, steps):
         def draw():

@@ -26,7 +26,7 @@ from msgspec import Meta
 
 from rsslib import files
 from rsslib.data.readers import DATASETS
-from rsslib.errors import InputError, choose, shortened
+from rsslib.errors import InputError, checked, choose, shortened
 from rsslib.files import WEIGHTS
 from rsslib.methods import Method, Schedule, Stage
 from rsslib.population import RECALIBRATION_IMAGES, sample_population
@@ -65,7 +65,8 @@ def refused(path: Path, why: str) -> Refused:
 
 # --- what a record holds ----------------------------------------------------------------------------------------------
 
-Text = Annotated[str, Meta(max_length=2_000, pattern=r"^[^\ud800-\udfff]*$")]  # without what cannot be printed
+UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+Text = Annotated[str, Meta(max_length=2_000, pattern=f"^[^{UNPRINTABLE}]*$")]
 Name = Annotated[str, Meta(max_length=200, pattern=r"^[\w-][\w.-]*$")]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -465,6 +466,7 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
     return "trained"
 
 
+@checked
 def overview(runs: Sequence[Run], results: str | Path | None = None) -> "pd.DataFrame":
     """One row per run: run, status, epoch, epochs, loss, and seconds_left of training.
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from rsslib.data.dataset import Dataset, cached_dataset
 from rsslib.data.readers import DATASETS
 from rsslib.device import choose_device
-from rsslib.errors import InputError
+from rsslib.errors import InputError, checked
 from rsslib.files import WEIGHTS
 from rsslib.space import SearchSpace
-from rsslib.supernet import SuperNet
+from rsslib.supernet import SuperNet, load_tensors
 from rsstudy.plan import Run, Settings
 from rsstudy.store import REBUILD, configuration, read_record, read_tensors, status_of
 
@@ -38,6 +38,7 @@ def space_of(run: Run, images: Dataset) -> SearchSpace:
     return replace(run.space, in_channels=images.channels, classes=images.n_classes)
 
 
+@checked
 def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperNet, Dataset]:
     """The supernet of a finished run in eval mode, with its dataset, on the settings' device.
 
@@ -53,6 +54,7 @@ def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperN
     return supernet, images
 
 
+@checked
 def stored_supernet(run: Run, settings: Settings) -> tuple[SuperNet, Dataset]:
     """`trained_supernet` of whatever was trained in the run's folder, for runs that are known by their records."""
     path = run.folder(settings.results) / WEIGHTS
@@ -67,5 +69,5 @@ def stored_supernet(run: Run, settings: Settings) -> tuple[SuperNet, Dataset]:
             f"restore it in {settings.data}, or {REBUILD}"
         )
     supernet = SuperNet(space_of(run, images), run.method.dropout).to(settings.device)
-    supernet.load_state_dict(read_tensors(path, record))
+    load_tensors(supernet.state_dict(), read_tensors(path, record))
     return supernet.eval(), images

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pandas as pd
 
 from rsslib import files
-from rsslib.errors import InputError
+from rsslib.errors import InputError, checked
 from rsstudy.plan import Folder, Run, results_folder
 from rsstudy.store import (
     AGREEMENT,
@@ -32,6 +32,7 @@ from rsstudy.store import (
 KEYS = ["dataset", "backbone", "method", "seed"]
 
 
+@checked
 def with_all_seeds(runs: Sequence[Run], results: Folder = None) -> list[Run]:
     """Return the runs, each followed by the same run of every other seed that has a folder in `results`."""
     found: dict[Run, None] = {}
@@ -43,6 +44,7 @@ def with_all_seeds(runs: Sequence[Run], results: Folder = None) -> list[Run]:
     return list(found)
 
 
+@checked
 def finished(runs: Sequence[Run], results: Folder = None) -> list[Run]:
     """Return the finished ones among `runs` and print the names of the others; raises InputError if there is none."""
     where = results_folder(results)
@@ -54,7 +56,7 @@ def finished(runs: Sequence[Run], results: Folder = None) -> list[Run]:
         else:
             print(f"left out, not finished: {run.name}")
     if not done:
-        raise InputError(f"none of the {len(runs)} runs is finished in {where} (e.g. {runs[0].name}): train them first")
+        raise InputError(f"none of the {len(runs)} runs is finished in {where}: train them first")
     return done
 
 
@@ -88,6 +90,7 @@ def histories(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
     return _table(runs, results, HISTORY)
 
 
+@checked
 def times(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
     """Return a row per run: dataset, backbone, method, seed, training_seconds, training_processor_seconds (NaN where
     they were not taken), evaluation_seconds, hardware, executor."""
@@ -99,6 +102,7 @@ def times(runs: Sequence[Run], results: Folder = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@checked
 def _table(runs: Sequence[Run], results: Folder, file: str, needed: Sequence[str] = ()) -> pd.DataFrame:
     """Join a table of the runs, without those that lack one of the `needed` tables."""
     tables: list[pd.DataFrame] = []

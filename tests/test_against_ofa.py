@@ -213,11 +213,11 @@ def test_wrong_state_dicts_are_input_errors(name):
     other = next(OFFICIAL[o] for o in OFFICIAL if o != name)(100, ks_list=[3, 5, 7]).state_dict()
     lacking = {key: tensor for key, tensor in good.items() if key != "classifier.linear.bias"}
     for state, said in (
-        (other, "supernet"),
+        (other, "tensor"),
         (lacking, "'classifier.linear.bias' is missing"),
         (good | {"extra.weight": torch.zeros(1)}, "'extra.weight' is unexpected"),
         ({}, "missing"),
-        (official(name, classes=10).state_dict(), ", expected (100, 1280): the classes"),
+        (official(name, classes=10).state_dict(), "expected finite numbers, torch.float32 of shape (100, 1280)"),
     ):
         with pytest.raises(InputError) as error:
             load_official(ours, state)

@@ -54,7 +54,7 @@ def test_errors_of_the_system_are_left_to_the_caller(tmp_path):
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "broken link", "folder", "long name"])
 def test_output_that_is_no_regular_file_is_refused(tmp_path, kind):
-    path = tmp_path / ("x" * 250 if kind == "long name" else "out")
+    path = tmp_path / ("x" * 240 if kind == "long name" else "out")
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "folder":
@@ -67,8 +67,21 @@ def test_output_that_is_no_regular_file_is_refused(tmp_path, kind):
     assert sentence(error)
 
 
+@pytest.mark.parametrize("name", ["front.csv", "photo.png", "data.npz", "run/a.onnx", "handed on/a.onnx"])
+def test_output_replaces_no_file_of_another_kind_and_none_of_a_run(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("kept")
+    for parent, record in (("run", "run.json"), ("handed on", "card.json")):
+        if path.parent.name == parent:
+            (path.parent / record).touch()
+    with pytest.raises(InputError, match="is there and not an earlier output") as error:
+        check_output(path, "the output's folder", ".onnx")
+    assert sentence(error) and path.read_text() == "kept"
+
+
 def test_output_may_replace_a_regular_file(tmp_path):
-    path = tmp_path / ("x" * 240)
+    path = tmp_path / ("x" * 236)
     for content in (b"1", b"2"):
         check_output(path, "the output's folder")
         write(path, content)

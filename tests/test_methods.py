@@ -145,8 +145,11 @@ def test_subnet_epochs_count_every_subnet_of_a_step():
         (lambda: override(build("rss", 1, 1), learning_rate_scale=math.inf), "learning_rate_scale is inf"),
         (lambda: one_stage("mine", 0, Uniform()), "'mine' has no epoch"),
         (lambda: one_stage("mine", 2.5, Uniform()), "epochs is 2.5"),
-        (lambda: one_stage("mine", 1, Uniform(), "linear"), "unknown schedule 'linear'"),
-        (lambda: one_stage("mine", 1, Uniform(), teacher="stag"), "did you mean 'stage'"),
+        (lambda: one_stage("mine", 1, Uniform(), "linear"), "schedule is 'linear': expected cosine or constant"),
+        (
+            lambda: one_stage("mine", 1, Uniform(), teacher="stag"),
+            "teacher is 'stag': expected stage or random",
+        ),
         (lambda: one_stage("mine", 1, Uniform(), teacher="stage"), "distils in the first stage, at whose end"),
         (lambda: one_stage("mine", 1, Uniform(), dropout=-0.1), "dropout is -0.1"),
         (lambda: Method("mine", (replace(build("rss", 1, 1).stages[0], distill=True),)), "distils without a teacher"),

@@ -265,11 +265,11 @@ def test_choices_given_the_size_are_uniform_without_a_tilt(tilt, uniform):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Uniform(per="step"), "unknown sampling interval 'step'"),
-        (lambda: Uniform(count=1.5), "per step is 1.5"),
+        (lambda: Uniform(per="step"), "per is 'step': expected epoch or batch"),
+        (lambda: Uniform(count=1.5), "count is 1.5"),
         (lambda: Successive(()), "sizes is"),
-        (lambda: Alternating("largest"), "unknown subnet 'l'"),
-        (lambda: Uniform(count=0), "per step is 0"),
+        (lambda: Alternating("largest"), "sizes is 'largest': expected a list in which each entry is text"),
+        (lambda: Uniform(count=0), "count is 0"),
         (lambda: Uniform(every=0), "every is 0"),
         (lambda: Uniform(kernels=()), r"kernels is \(\): expected choices to draw from, or None"),
         (lambda: Uniform(expands=()), r"expands is \(\)"),

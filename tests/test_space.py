@@ -214,10 +214,9 @@ def test_lists_and_arrays_of_choices_make_the_same_architecture(kind):
 def test_choices_of_another_type_than_int_are_an_input_error(kind):
     space = SPACES["mobilenet_v3"]
     middle = space.middle
-    wrong = Arch(middle.kernel, tuple(kind(e) for e in middle.expand), middle.depth)
     with pytest.raises(InputError) as error:
-        space.validate(wrong)
-    assert f"expand[0] is {kind(4)!r}, expected an int out of [3, 4, 6]" in sentence(error)
+        Arch(middle.kernel, tuple(kind(e) for e in middle.expand), middle.depth)
+    assert "expand is (" in sentence(error) and "in which each entry is a whole number" in sentence(error)
 
 
 def test_an_architecture_of_the_other_backbone_is_an_input_error():

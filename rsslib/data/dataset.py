@@ -7,14 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rsslib.data.images import fit
 from rsslib.data.readers import Rows, check_fits, fingerprint, held_out, read
 from rsslib.device import choose_device
-from rsslib.errors import InputError, check_number
+from rsslib.errors import Count, InputError, check_number, checked
 from rsslib.files import folder_of, read_regular, system_errors, write
 from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 
@@ -69,13 +68,14 @@ class Dataset:
         )
 
 
+@checked
 @system_errors()
 def load_dataset(
     name: str,
     root: str | Path = "data",
     device: str | torch.device = "cpu",
-    train_images: int | None = None,
-    test_images: int | None = None,
+    train_images: Count | None = None,
+    test_images: Count | None = None,
     resolution: int = RESOLUTION,
 ) -> Dataset:
     """Load a dataset at `resolution` x `resolution` pixels, split into training, validation and test images.
@@ -164,7 +164,6 @@ def check_unchanged(path: Path, checksum: str, record: Path) -> None:
 def first_rows(rows: Rows, n: int | None, what: str) -> Rows:
     if n is None:
         return rows
-    n = int(n) if isinstance(n, np.integer) else n
     check_number(n, what, 1, len(rows.y), whole=True)
     return rows.part(slice(n))
 

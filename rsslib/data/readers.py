@@ -5,8 +5,8 @@ import math
 import os
 import sys
 import unicodedata
-import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +73,8 @@ def find(name: str, root: str | Path) -> Path | None:
     folder = Path(root, str(name))
     if os.path.exists(file):  # unlike Path's method it accepts every name
         return file
-    return folder if name not in DATASETS and os.path.isdir(folder) else None
+    is_ours = name not in DATASETS and folder.name == name
+    return folder if is_ours and os.path.isdir(folder) else None
 
 
 def check_name(name: str, root: str | Path = "data") -> None:
@@ -103,9 +104,8 @@ def training_images(name: str, root: str | Path) -> int | None:
     if path and path.is_dir():
         n = sum(is_image(file) for split, _, file in files_in(path) if split == "train")
     elif path:
-        with suppress(Exception), open_regular(path, LARGEST_FILE) as file:
-            with np.load(file) as arrays:
-                n = len(arrays["y_train"])
+        with suppress(Exception), opened_npz(path) as arrays:
+            n = len(arrays["y_train"])
     return n - held_out(n) if n else None
 
 
@@ -174,20 +174,26 @@ def read_digits() -> Splits:
     return rows.part(slice(n, None)), rows.part(slice(n)), list("0123456789")
 
 
+@contextmanager
+def opened_npz(path: Path) -> Iterator[Any]:
+    """Open an .npz file whose arrays fit into memory."""
+    import psutil
+
+    with open_regular(path, LARGEST_FILE) as file, np.load(file) as arrays:
+        size = sum(member.file_size for member in arrays.zip.infolist())
+        free = psutil.virtual_memory().available
+        check_room(size, free, f"the arrays in {path}", "store fewer or smaller images")
+        yield arrays
+
+
 def read_npz(path: Path) -> Splits:
     """Read an .npz file; the names of classes are None if it holds none."""
-    from rsslib.device import free_memory  # here, since it imports PyTorch
-
     try:
-        with open_regular(path, LARGEST_FILE) as file, zipfile.ZipFile(file) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-            check_room(size, free_memory(), f"the arrays in {path}", "store fewer or smaller images")
-            if damaged := archive.testzip():  # np.load does not check an array whose header asks for too few bytes
+        with opened_npz(path) as arrays:
+            if damaged := arrays.zip.testzip():  # np.load does not check an array whose header asks for too few bytes
                 raise ValueError(f"{damaged} is damaged")
-            file.seek(0)
-            with np.load(file) as arrays:
-                train, test = (check_arrays(arrays, split, path) for split in SPLITS)
-                names = arrays["classes"].tolist() if "classes" in arrays else None
+            train, test = (check_arrays(arrays, split, path) for split in SPLITS)
+            names = arrays["classes"].tolist() if "classes" in arrays else None
         if names:
             names = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
     except InputError:

@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from rsslib.data.dataset import Dataset, check_images
 from rsslib.deploy.predicting import FORMAT, Model, session_of
 from rsslib.device import use_threads
-from rsslib.errors import InputError, needed, one_line
+from rsslib.errors import InputError, checked, needed, one_line
 from rsslib.evaluate import recalibrate, recalibration_images
 from rsslib.files import atomic_path, check_output, make_folder
 from rsslib.network import Network
@@ -33,6 +33,7 @@ CHECKED_IMAGES = 256
 EXPORTING = threading.Lock()  # PyTorch's exporter serves one thread at a time
 
 
+@checked
 class Deployable(nn.Module):
     """Map uint8 images [N, C, R, R] to logits [N, classes]: normalisation inside, batch norm folded, in eval mode.
 
@@ -81,6 +82,7 @@ class Deployable(nn.Module):
         return f"Deployable({described.format(**self.metadata)})"
 
 
+@checked
 def deployable(supernet: SuperNet, arch: Arch | None = None, images: Dataset | None = None) -> Deployable:
     """Return subnet `arch` of a supernet, by default the middle one, as a module on the CPU.
 
@@ -153,6 +155,7 @@ def one_precision() -> Iterator[None]:
         cudnn.conv.fp32_precision = before
 
 
+@checked
 @use_threads(1)
 def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) -> dict:
     """Write subnet `arch` as an ONNX file: uint8 `images` [N, C, R, R] to `logits` [N, classes], for any N.
@@ -169,7 +172,7 @@ def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) ->
     supernet does not take the images, or the model does not compute what PyTorch does.
     """
     path = Path(path)
-    check_output(path, "the model's folder")
+    check_output(path, "the model's folder", ".onnx")
     onnx = needed("onnx", "export")
     subnet = deployable(supernet, arch, images)
     test = images.x_test.cpu().contiguous()

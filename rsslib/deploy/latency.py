@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rsslib.backbones import LayerSpec
 from rsslib.deploy.exporting import Deployable, onnx_model
-from rsslib.deploy.predicting import open_model, session_of
-from rsslib.errors import check_number, needed
+from rsslib.deploy.predicting import interruptible, open_model, session_of
+from rsslib.errors import Count, checked, needed
 from rsslib.network import Network
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
@@ -37,12 +37,12 @@ class Latency:
         return f"{self.median:.2f} ms (quartiles {self.low:.2f} to {self.high:.2f}, {self.runs} runs)"
 
 
-def latency(subnet: Deployable | str | Path, runs: int = 200) -> Latency:
+@checked
+def latency(subnet: Deployable | str | Path, runs: Count = 200) -> Latency:
     """Measure a deployable subnet or an exported file in onnxruntime: one thread, one image at a time, warm.
 
     Raises InputError if the extra [export] is not installed or the file is not an exported model.
     """
-    check_number(runs, "runs", 1, whole=True)
     if isinstance(subnet, Deployable):
         return measured(session_of(bytes_of(subnet)), runs)
     return measured(open_model(subnet).session, runs)
@@ -63,12 +63,13 @@ def measured(session: Any, runs: int) -> Latency:
     noise = rng.integers(0, 256, (1, *place.shape[1:]))
     kind = np.uint8 if place.type == "tensor(uint8)" else np.float32
     feed = {place.name: noise.astype(kind)}
-    seconds = []
-    for _ in range(WARM_UP + runs):
+
+    def timed(how: Any) -> float:
         began = time.perf_counter()
-        session.run(None, feed)
-        ended = time.perf_counter()
-        seconds.append(ended - began)
+        session.run(None, feed, how)
+        return time.perf_counter() - began
+
+    seconds = interruptible(lambda how: [timed(how) for _ in range(WARM_UP + runs)])
     counted = 1000 * np.array(seconds[WARM_UP:])
     low, median, high = np.percentile(counted, [25, 50, 75]).tolist()
     return Latency(median, low, high, runs)
@@ -105,7 +106,8 @@ class LatencyTable:
         return self.space.total(archs, self.layers, self.fixed)
 
 
-def latency_table(space: SearchSpace, runs: int = 100, progress: bool = True) -> LatencyTable:
+@checked
+def latency_table(space: SearchSpace, runs: Count = 100, progress: bool = True) -> LatencyTable:
     """Measure every layer of a space with every choice in onnxruntime, as `latency` does; takes one to three minutes.
 
     Layers of equal shape are measured once, with random weights, which do not change the time. A layer that runs alone
@@ -114,7 +116,6 @@ def latency_table(space: SearchSpace, runs: int = 100, progress: bool = True) ->
     squares of relative errors). Raises InputError if the extras [search] and [export] are not installed.
     """
     optimize = needed("scipy.optimize", "search")
-    check_number(runs, "runs", 1, whole=True)
     pieces = {}
     bar = progress_bar(
         modules(space).items(),

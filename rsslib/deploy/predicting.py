@@ -5,6 +5,8 @@ Any program can do the same: the file takes uint8 [N, C, R, R] and gives logits;
 
 import json
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rsslib.data.images import fit, is_image, read_image, resize_with_pillow
-from rsslib.errors import InputError, needed, one_line
+from rsslib.errors import InputError, checked, needed, one_line
 from rsslib.files import read_regular
 
 FORMAT = "rsslib"  # key in the metadata of exported files; its value is the version
@@ -39,8 +41,10 @@ class Model:
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return float32 [N, classes] of uint8 images [N, C, R, R]."""
         parts = np.split(images, range(BATCH, len(images), BATCH))
-        return np.concatenate([self.session.run(None, {"images": part})[0] for part in parts])
+        found = interruptible(lambda how: [self.session.run(None, {"images": part}, how)[0] for part in parts])
+        return np.concatenate(found)
 
+    @checked
     def predict(self, path: str | Path) -> Prediction:
         """Return the most probable class of an image file, in any colours and of up to 25 million pixels.
 
@@ -62,16 +66,29 @@ class Model:
         return Prediction(Path(path), classes[best], float(weights[best] / weights.sum()))
 
 
+def interruptible(work: Callable[[Any], Any]) -> Any:
+    """Return `work(run_options)`, which runs a session in a thread, so that Ctrl-C ends a model that never does."""
+    options = needed("onnxruntime", "export").RunOptions()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work, options)
+        try:
+            return running.result()
+        except BaseException:
+            options.terminate = True
+            raise
+
+
 def session_of(model: bytes) -> Any:
     """Return an onnxruntime session on one thread of a CPU."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     runtime = needed("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised
     return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+@checked
 def open_model(path: str | Path) -> Model:
     """Open an exported file; raises InputError if it cannot be read or was not written by `export`."""
     try:
@@ -95,7 +112,8 @@ def open_model(path: str | Path) -> Model:
             words[FORMAT] == "1"
             and (images.name, images.type) == ("images", "tensor(uint8)")
             and images.shape[1:] == [channels, side, side]
-            and logits.shape[1:] == [len(classes)]
+            and (logits.type, logits.shape[1:]) == ("tensor(float)", [len(classes)])
+            and type(side) is int
             and channels in (1, 3)
             and side in range(32, 225)
             and isinstance(classes, list)

@@ -1,8 +1,9 @@
 """Search for the best subnets of a trained supernet under a budget."""
 
 import hashlib
+import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +17,7 @@ from rsslib import files
 from rsslib.data.dataset import Dataset, check_images
 from rsslib.deploy.latency import LatencyTable, latency_table
 from rsslib.device import evaluation_threads, use_threads
-from rsslib.errors import InputError, check_number, choose, one_line
+from rsslib.errors import Count, InputError, Natural, check_number, checked, choose, one_line
 from rsslib.evaluate import evaluate_population, recalibration_images
 from rsslib.population import archs_from_table
 from rsslib.space import Arch, SearchSpace
@@ -33,14 +34,15 @@ LARGEST_FILE = 2**26  # bytes of kept scores
 Measure = Callable[[np.ndarray], np.ndarray]  # sizes of rows
 
 
+@checked
 @use_threads(1)
 def search(
     supernet: SuperNet,
     images: Dataset,
     budget: Mapping[str, float] | None = None,
-    evaluations: int = 200,
-    seed: int = 0,
-    first_images: int = FIRST_IMAGES,
+    evaluations: Count = 200,
+    seed: Natural = 0,
+    first_images: Count = FIRST_IMAGES,
     folder: str | Path | None = None,
     latency: LatencyTable | None = None,
     progress: bool = True,
@@ -65,9 +67,6 @@ def search(
     Raises InputError for a budget that no subnet meets, for images that the supernet does not take, and for a folder
     that cannot be written.
     """
-    check_number(evaluations, "evaluations", 1, whole=True)
-    check_number(seed, "seed", 0, 2**32 - 1, whole=True)
-    check_number(first_images, "first_images", 1, whole=True)
     check_images(supernet.space, images)
     limits = check_budget(budget)
     began = perf_counter()
@@ -108,14 +107,13 @@ def check_budget(budget: object) -> dict[str, float]:
     return dict(budget or {})
 
 
+@checked
 def chosen(front: pd.DataFrame, **budget: float) -> Arch:
     """Return the subnet of a front that is most accurate on the validation images within a budget, such as mflops=8.
 
     Raises InputError if there is none, or the table is not a front.
     """
-    missing = {*SETTINGS, "validation_accuracy", *check_budget(budget)} - set(front)
-    if missing:
-        raise InputError(f"the front has no column {min(missing)}: expected a table as `search` gives it")
+    check_front(front, check_budget(budget))
     table = front
     for name, limit in budget.items():
         table = table[table[name] <= limit]
@@ -124,6 +122,26 @@ def chosen(front: pd.DataFrame, **budget: float) -> Arch:
         raise InputError(f"no subnet of the front is within {budget}, the least are {least}: search with that budget")
     best = table["validation_accuracy"].idxmax()
     return archs_from_table(table.loc[[best]])[0]
+
+
+def check_front(front: pd.DataFrame, sizes: Iterable[str] = ()) -> None:
+    """Raise InputError unless a table has the columns of a front, with numbers where `search` writes them."""
+    numbers = {"validation_accuracy", *sizes}
+    for name in sorted(numbers.union(SETTINGS) - set(front)):
+        raise InputError(f"the front has no column {name}: expected a table as `search` gives it")
+    for name in sorted(numbers):
+        if not pd.api.types.is_numeric_dtype(front[name]) or not np.isfinite(front[name]).all():
+            raise InputError(f"the front's column {name} has more than numbers: expected a table as `search` gives it")
+
+
+def read_front(path: str | Path) -> pd.DataFrame:
+    """Read a table that `search` gave; raises InputError if it is none."""
+    try:
+        front = pd.read_csv(io.BytesIO(files.read_regular(path, LARGEST_FILE)))
+    except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+        raise InputError(f"{path} is not a table of `search` ({one_line(error)})") from None
+    check_front(front)
+    return front
 
 
 def pareto_front(errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -258,8 +276,11 @@ def read_scores(path: Path) -> dict[str, int]:
         digest, _, content = files.read_regular(path, LARGEST_FILE).partition(b"\n")
         if digest.decode() != files.sha256(content):
             raise ValueError("its checksum differs")
-        return json.loads(content)
-    except (OSError, ValueError) as error:
+        known = json.loads(content)
+        for key, count in known.items():
+            check_number(count, key, 0, int(key.rpartition(" ")[2]), whole=True)
+        return known
+    except (OSError, AttributeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read ({one_line(error)}): restore it, or remove it to score its candidates again"
         ) from None

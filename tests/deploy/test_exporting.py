@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -22,6 +24,7 @@ from rsslib.data.augmentation import normalise
 from rsslib.data.images import fit, resize_with_pillow
 from rsslib.deploy import exporting
 from rsslib.deploy.exporting import TOLERANCE, compare, deployable, export, onnx_model, verify
+from rsslib.deploy.latency import latency
 from rsslib.deploy.predicting import open_model
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population, recalibrate, recalibration_images
@@ -129,6 +132,95 @@ def test_logits_that_are_not_finite_are_refused(exported, tmp_path, value):
     with pytest.raises(InputError, match="gives no finite logits for .*grey.png") as error:
         open_model(tmp_path / "model.onnx").predict(tmp_path / "grey.png")
     assert sentence(error)
+
+
+def foreign(nodes, kind=onnx.TensorProto.FLOAT, outputs=("logits",), **constants):
+    """The content of an ONNX file that claims to be ours, whose `nodes` turn the pixels' means x [N, 2] into logits."""
+    make = onnx.helper
+    before = [
+        make.make_node("Cast", ["images"], ["float"], to=onnx.TensorProto.FLOAT),
+        make.make_node("ReduceMean", ["float"], ["mean"], axes=[2, 3], keepdims=0),
+        make.make_node("Concat", ["mean", "mean"], ["x"], axis=1),
+    ]
+    given = [make.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["N", 1, 32, 32])]
+    found = [make.make_tensor_value_info(name, kind, ["N", 2]) for name in outputs]
+    values = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = make.make_graph([*before, *nodes], "foreign", given, found, values)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
+    make.set_model_props(
+        model, {"rsslib": "1", "channels": "1", "resolution": "32", "classes": '["a\\u001b[2J", "b\\nc"]'}
+    )
+    return model.SerializeToString()
+
+
+node = onnx.helper.make_node
+FOREIGN = {
+    "integers": foreign([node("Cast", ["x"], ["logits"], to=onnx.TensorProto.INT64)], onnx.TensorProto.INT64),
+    "text": foreign([node("Cast", ["x"], ["logits"], to=onnx.TensorProto.STRING)], onnx.TensorProto.STRING),
+    "two outputs": foreign([node("Identity", ["x"], [name]) for name in ("a", "b")], outputs=("a", "b")),
+    "two rows": foreign([node("Concat", ["x", "x"], ["logits"], axis=0)]),
+    "no rows": foreign([node("Slice", ["x", "none", "none"], ["logits"])], none=np.int64([0])),
+    "an index out of range": foreign([node("Gather", ["x", "i"], ["logits"], axis=1)], i=np.int64([0, 99])),
+    "another shape": foreign([node("Reshape", ["x", "shape"], ["logits"])], shape=np.int64([5, 2])),
+    "four terabytes": foreign(
+        [
+            node("ConstantOfShape", ["n"], ["big"]),
+            node("ReduceSum", ["big"], ["sum"], keepdims=0),
+            node("Add", ["x", "sum"], ["logits"]),
+        ],
+        n=np.int64([2**40]),
+    ),
+}
+
+
+@pytest.mark.parametrize("model", FOREIGN.values(), ids=FOREIGN.keys())
+def test_foreign_model_is_refused_in_a_sentence(model, tmp_path, capfd):
+    (tmp_path / "model.onnx").write_bytes(model)
+    Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
+    with pytest.raises(InputError) as error:
+        open_model(tmp_path / "model.onnx").predict(tmp_path / "grey.png")
+    assert sentence(error) and capfd.readouterr().err == ""
+
+
+def test_class_names_cannot_steer_the_terminal(tmp_path, capsys):
+    (tmp_path / "model.onnx").write_bytes(foreign([node("Identity", ["x"], ["logits"])]))
+    paths = [tmp_path / name for name in ("grey.png", "a\x1b]0;title\x07.png", "b\n.png", "\u202egnp.png")]
+    for path in paths:
+        Image.new("L", (50, 40), 128).save(path)
+    assert main(["predict", str(tmp_path / "model.onnx"), *map(str, paths), str(tmp_path / "\x1b[2J")]) == 2
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert [line.endswith(r": a\x1b[2J (50.0 %)") for line in lines] == [True] * 4
+    assert all(line.isprintable() for line in [*lines, *printed.err.splitlines()])
+
+
+LOOP = onnx.helper.make_graph(
+    [node("Identity", ["go"], ["on"]), node("Add", ["v", "v"], ["w"])],
+    "body",
+    [
+        onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
+        onnx.helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []),
+        onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, None),
+    ],
+    [
+        onnx.helper.make_tensor_value_info("on", onnx.TensorProto.BOOL, []),
+        onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, None),
+    ],
+)
+
+
+@pytest.mark.parametrize("use", ["predict", "latency"])
+def test_model_that_never_ends_is_stopped_by_ctrl_c(tmp_path, use):
+    endless = foreign([node("Loop", ["n", "true", "x"], ["logits"], body=LOOP)], n=np.int64(2**62), true=np.bool_(True))
+    (tmp_path / "model.onnx").write_bytes(endless)
+    Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
+    timer = threading.Timer(2, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        if use == "predict":
+            open_model(tmp_path / "model.onnx").predict(tmp_path / "grey.png")
+        else:
+            latency(tmp_path / "model.onnx")
 
 
 def test_exports_in_threads_are_all_written(exported, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 from helpers import TINY, assert_close, sentence
 from PIL import Image
+from safetensors.torch import load_file as load
+from safetensors.torch import save
 
-from rsslib import load_supernet
+from rsslib import files, load_supernet
 from rsslib.checkpoint import read_card
 from rsslib.deploy.exporting import TOLERANCE, deployable, export
 from rsslib.deploy.predicting import open_model
@@ -24,7 +27,7 @@ from rsstudy.engine import complete
 from rsstudy.explorer import Explorer
 from rsstudy.notebooks import Execution, find_notebooks
 from rsstudy.plan import PROFILES, Profile, Settings, plan
-from rsstudy.store import configuration, overview
+from rsstudy.store import configuration, overview, write_record
 from rsstudy.supernets import trained_supernet
 from rsstudy.tables import populations
 
@@ -148,6 +151,49 @@ def test_altered_supernet_is_refused(trained, tmp_path):
         with pytest.raises(InputError) as error:
             load_supernet(tmp_path)
         assert said in sentence(error)
+
+
+@pytest.mark.parametrize("key", ["classes", "dropout", "method", "test_accuracy_by_mflops", "space"])
+def test_card_that_was_edited_is_refused(trained, tmp_path, key):
+    run, settings = trained
+    for name in ("weights.safetensors", "card.json"):
+        shutil.copy(run.folder(settings.results) / name, tmp_path)
+    card = json.loads((tmp_path / "card.json").read_text())
+    for value in (0.2, [1], "other", None):
+        (tmp_path / "card.json").write_text(json.dumps(card | {key: value}))
+        for use in (read_card, load_supernet):
+            with pytest.raises(InputError, match="it was altered") as error:
+                use(tmp_path)
+            assert sentence(error)
+
+
+STRANGE = {
+    "shape": lambda tensors: tensors | {"classifier.bias": torch.zeros(5)},
+    "name": lambda tensors: {name.replace("stem", "steam"): tensor for name, tensor in tensors.items()},
+    "int8": lambda tensors: tensors | {"stem.conv.weight": tensors["stem.conv.weight"].to(torch.int8)},
+    "float64": lambda tensors: tensors | {"stem.conv.weight": tensors["stem.conv.weight"].double()},
+    "nan": lambda tensors: tensors | {"stem.conv.weight": tensors["stem.conv.weight"] * math.nan},
+    "inf": lambda tensors: tensors | {"classifier.bias": tensors["classifier.bias"] + math.inf},
+    "none": lambda tensors: {},
+}
+
+
+@pytest.mark.parametrize("change", STRANGE.values(), ids=STRANGE.keys())
+def test_weights_that_do_not_fit_are_refused_with_any_digest(trained, tmp_path, change):
+    run, settings = trained
+    results = shutil.copytree(settings.results, tmp_path / "results")
+    folder = run.folder(results)
+    content = save(change(load(folder / "weights.safetensors")))
+    (folder / "weights.safetensors").write_bytes(content)
+    record, card = json.loads((folder / "run.json").read_text()), read_card(folder)
+    record["sha256"]["weights.safetensors"] = card["weights_sha256"] = files.sha256(content)
+    (folder / "card.json").write_text(json.dumps(card))
+    write_record(folder, record)
+    moved = dataclasses.replace(settings, results=results)
+    for use in (lambda: load_supernet(folder), lambda: trained_supernet(run, moved)):
+        with pytest.raises(InputError, match="tensor") as error:
+            use()
+        assert sentence(error)
 
 
 def test_profile_takes_all_images_if_there_are_fewer_than_it_asks_for(data, trained):

@@ -1,9 +1,14 @@
 """rsslib.deploy.searching: subnets within a budget, the front of a space that can be enumerated, kept scores."""
 
 import dataclasses
+import hashlib
+import json
+import math
+import os
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import TINY, damaged, random_supernet, sentence, toy_data
 from hypothesis import given, settings
@@ -11,7 +16,7 @@ from hypothesis import strategies as st
 
 from rsslib import evaluate
 from rsslib.deploy.latency import LatencyTable
-from rsslib.deploy.searching import Scores, chosen, draw, finalists, measures_of, pareto_front, search
+from rsslib.deploy.searching import Scores, chosen, draw, finalists, measures_of, pareto_front, read_front, search
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
 from rsslib.population import archs_from_table
@@ -158,6 +163,51 @@ def test_damaged_scores_are_refused(supernet, data, tmp_path):
         with pytest.raises(InputError, match="cannot be read") as error:
             search(supernet, data, evaluations=3, folder=tmp_path, progress=False)
         assert sentence(error)
+
+
+@pytest.mark.parametrize("count", [101, 10**9, -5, 7.9, True, None, "3", [1]])
+def test_impossible_scores_are_refused_whatever_their_checksum(supernet, data, tmp_path, count):
+    search(supernet, data, evaluations=3, folder=tmp_path, progress=False)
+    (path,) = tmp_path.iterdir()
+    known = json.loads(path.read_bytes().partition(b"\n")[2])
+    known[next(key for key in known if key.endswith("on 100"))] = count
+    content = json.dumps(known).encode()
+    path.write_bytes(f"{hashlib.sha256(content).hexdigest()}\n".encode() + content)
+    with pytest.raises(InputError, match="cannot be read") as error:
+        search(supernet, data, evaluations=3, folder=tmp_path, progress=False)
+    assert sentence(error)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kernel": "3;3;3;3"},
+        {"kernel": "a-b"},
+        {"expand": ""},
+        {"depth": "<script>"},
+        {"depth": "2-" * 10**5},
+        {"expand": "999-3-3-3"},
+        {"depth": 2.5},
+        {"validation_accuracy": "high"},
+        {"validation_accuracy": math.nan},
+        {"mflops": "0,3"},
+    ],
+)
+def test_front_with_odd_cells_is_refused(change, tmp_path):
+    row = {"mflops": 0.3, "kernel": "3-3-3-3", "expand": "3-3-3-3", "depth": "2-2", "validation_accuracy": 50.0}
+    pd.DataFrame([row | change]).to_csv(tmp_path / "front.csv", index=False)
+    with pytest.raises(InputError) as error:
+        chosen(read_front(tmp_path / "front.csv"), mflops=1)
+    assert len(sentence(error)) < 600
+
+
+@pytest.mark.parametrize("place", ["http://127.0.0.1:9/front.csv", "s3://bucket/front.csv", "absent.csv", "pipe", "."])
+def test_front_is_a_file_and_never_fetched(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    with pytest.raises(InputError) as error:
+        read_front(place)
+    assert place in sentence(error)
 
 
 def test_subnets_whose_digits_are_alike_have_separate_scores(data):

@@ -63,7 +63,7 @@ def test_another_space_of_the_same_name_is_another_configuration():
         (replace(TINY, stem_channels=TINY.stem_channels + 8), "'tiny' is not the study's"),
         (replace(TINY, name="../mine"), "cannot name a profile, backbone"),
         ("mobilenetv3", "did you mean 'mobilenet_v3'"),
-        (7, "unknown backbone 7"),
+        (7, "backbone is 7"),
     ],
 )
 def test_backbones_that_cannot_be_planned_are_an_input_error(backbone, said):
@@ -75,10 +75,10 @@ def test_backbones_that_cannot_be_planned_are_an_input_error(backbone, said):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"channels": 0}, "channels of a stage is 0"),
-        ({"stride": 3}, "stride of a stage is 3"),
-        ({"layers": 1.5}, "layers of a stage is 1.5"),
-        ({"act": "gelu"}, "unknown activation 'gelu'"),
+        ({"channels": 0}, "channels is 0"),
+        ({"stride": 3}, "stride is 3"),
+        ({"layers": 1.5}, "layers is 1.5"),
+        ({"act": "gelu"}, "act is 'gelu': expected relu or relu6 or hardswish"),
     ],
 )
 def test_a_stage_that_cannot_be_built_is_an_input_error(fields, said):
