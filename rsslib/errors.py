@@ -138,7 +138,10 @@ def checked(function: Checked) -> Checked:
 
     @wraps(target)
     def call(*arguments: Any, **named: Any) -> Any:
-        bound = signature.bind(*arguments, **named)
+        try:
+            bound = signature.bind(*arguments, **named)
+        except TypeError as error:
+            raise TypeError(f"{target.__qualname__}(): {error}") from None
         for name, value in bound.arguments.items():
             parameter = signature.parameters[name]
             if parameter.kind != parameter.VAR_KEYWORD:

@@ -45,6 +45,9 @@ RIGHT = {
     **dict.fromkeys(("kernel", "expand", "depth", "stages", "population", "runs", "buckets"), {"list"}),
     **dict.fromkeys(("datasets", "sort_channels", "interference"), {"list"}),
     **dict.fromkeys(("budget", "counts", "state"), {"dict"}),
+    **dict.fromkeys(("momentum", "label_smoothing", "augmentation", "warmup_epochs"), {"zero"}),
+    **dict.fromkeys(("weight_decay", "tilt"), {"zero", "half"}),
+    "schedule": {"class"},
     "epochs": {"zero"},  # of a stage
     "drawn": {"zero"},
     "jobs": {"None"},
@@ -63,7 +66,7 @@ STUDY = {
     "rsstudy.engine": ["complete"],
     "rsstudy.notebooks": ["load"],
     "rsstudy.plan": ["Profile", "Run", "Settings", "output_folder", "plan"],
-    "rsstudy.samplers": ["FlopsAware", "Sandwich", "StrictFairness"],
+    "rsstudy.samplers": ["FlopsAware", "SizeAware", "Sandwich", "StrictFairness"],
     "rsstudy.store": ["overview"],
     "rsstudy.supernets": ["trained_supernet"],
     "rsstudy.tables": ["finished", "populations", "times", "with_all_seeds"],

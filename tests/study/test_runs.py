@@ -631,7 +631,7 @@ def test_a_mistake_in_the_last_run_costs_nothing(tmp_path, results, monkeypatch)
         ({"methods": []}, "methods is []"),
         ({"datasets": "digits"}, "datasets is 'digits': expected a list"),
         ({"datasets": []}, "datasets is []"),
-        ({"seeds": [0, -1]}, "seed is -1: expected a whole number"),
+        ({"seeds": [0, -1]}, "seeds is [0, -1]: expected a list"),
         ({"seeds": [1.0]}, "seed is 1.0"),
         ({"seeds": ["0"]}, "seed is '0'"),
         ({"seeds": [True]}, "seed is True"),
