@@ -1,7 +1,7 @@
-"""From a population to a product: what search finds, which exports verify, sizes and latencies, predicted latencies.
+"""From a population to a product: which exports verify, sizes and latencies, predicted latencies.
 
-Parts, by name: search (needs finished runs of RSS at quick on Fashion-MNIST with their weights, seeds 0 to 2), exports,
-sizes, latencies, photographs. What takes long appends to a table in benchmarks/product/ and goes on from it.
+Parts, by name: exports, sizes, latencies, photographs. What takes long appends to a table in benchmarks/product/, from
+which it resumes. `search.py` measures search.
 """
 
 import argparse
@@ -20,34 +20,27 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import mobilenet_v3_small
 
-from rsslib import export, latency_table, load_dataset, search
+from rsslib import export, latency_table, load_dataset
 from rsslib.backbones import BACKBONES
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from rsslib.deploy.exporting import onnx_model
 from rsslib.deploy.latency import bytes_of, undisturbed, untrained, whole_times
 from rsslib.deploy.predicting import session_of
 from rsslib.errors import InputError
-from rsslib.files import WEIGHTS, project_folder
+from rsslib.files import project_folder
 from rsslib.space import SearchSpace
 from rsstudy.cli import main as rsslib
-from rsstudy.plan import Settings, plan
-from rsstudy.store import read_record
-from rsstudy.supernets import trained_supernet
 
 sys.path.insert(0, str(project_folder() / "tests"))
 from helpers import random_supernet  # noqa: E402
 
 TABLES = project_folder() / "benchmarks" / "product"
-BUDGETS = (6, 8, 10)  # MFLOPs
-SEEDS = (0, 1, 2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="+", choices=sorted(PARTS))
-    parser.add_argument("--evaluations", type=int, default=120, help="of each search (default: %(default)s)")
     parser.add_argument("--subnets", type=int, default=50, help="exported of each case (default: %(default)s)")
-    parser.add_argument("--results", help="folder with the runs (default: the project's)")
     parser.add_argument("--work", default="build/product", help="folder for files that are not kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -66,37 +59,6 @@ def stored(name: str, **case: object) -> pd.DataFrame:
 def append(name: str, rows: pd.DataFrame) -> None:
     path = TABLES / f"{name}.csv"
     rows.to_csv(path, mode="a", header=not path.exists(), index=False)
-
-
-# --- search -----------------------------------------------------------------------------------------------------------
-
-
-def searches(options: argparse.Namespace) -> None:
-    """Search each seed's supernet up to the largest budget; smaller budgets are read from the same front.
-
-    Fronts of other weights, such as those of runs that were trained again since, stay in the table and are left out.
-    """
-    settings, most, found = Settings(options.results, device="cpu"), max(BUDGETS), []
-    for run in plan("quick", ["fashion_mnist"], ["rss"], seeds=SEEDS):
-        weights = read_record(run.folder(settings.results))["sha256"][WEIGHTS]
-        case = {"seed": run.seed, "method": "random", "weights_sha256": weights}
-        if not len(stored("fronts", **case)):
-            supernet, images = trained_supernet(run, settings)
-            began = time.process_time()
-            front = search(supernet, images, {"mflops": most}, options.evaluations, run.seed)
-            spent = {"evaluations": options.evaluations, "processor_seconds": time.process_time() - began}
-            append("fronts", front.assign(**case, **spent))
-        found.append(stored("fronts", **case))
-    rows = []
-    for front in found:
-        row = {"seed": front["seed"].iloc[0]}
-        for budget in BUDGETS:
-            within = front[front["mflops"] <= budget]
-            row[f"at {budget} M"] = within["test_accuracy"][within["validation_accuracy"].idxmax()]
-        row["validation %"] = front["validation_accuracy"].max()
-        row["evaluations per processor second"] = front["evaluations"].iloc[0] / front["processor_seconds"].iloc[0]
-        rows.append(row)
-    report("search: test accuracy of the subnets that validation chooses", rows)
 
 
 # --- exports ----------------------------------------------------------------------------------------------------------
@@ -243,7 +205,7 @@ def photographs(options: argparse.Namespace) -> None:
 
 
 PARTS = {
-    "search": searches, "exports": exports, "sizes": sizes, "latencies": latencies, "photographs": photographs,
+    "exports": exports, "sizes": sizes, "latencies": latencies, "photographs": photographs,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -26,6 +27,8 @@ from rsslib.supernet import SuperNet
 MEASURES = ("mflops", "parameters", "latency_ms")
 SETTINGS = ("kernel", "expand", "depth")
 FINALISTS = 20
+CANDIDATES, DRAWN = 1_000_000, 10_000  # ranked by prediction, and drawn at once
+RIDGE = 5.0  # penalty on the effects of settings
 FIRST_IMAGES = 1000
 SCORES_VERSION = 1  # raised when a change of code changes accuracies
 KEPT_EVERY = 10  # scores
@@ -54,11 +57,13 @@ def search(
     space's channels, classes and resolution. Milliseconds are predicted by `latency`, or by a table that is measured
     first.
 
-    `evaluations` different candidates are drawn within the budget. Each is scored on the first `first_images`
-    validation images, after recalibration of its batch norm statistics. The best of them, 20 or a few more, are scored
-    on all validation images, and the front is taken from those scores. The test images are used once, for the front.
-    Equal arguments give equal tables. A `folder` keeps scores, so that a search can be stopped and resumed. On a CPU
-    each subnet is evaluated by one thread, in as many threads as there are cores.
+    `evaluations` different subnets within the budget are scored on the first `first_images` validation images, after
+    recalibration of their batch norm statistics. All but 20 of them (or a quarter, if that is fewer) are spread evenly
+    over the sizes, and `layer_effects` are fitted to their accuracies. The others are the best by this prediction of a
+    million candidates, spread over the sizes too. The best of all, 20 or a few more, are scored on all validation
+    images, and the front is taken from those scores. The test images are used once, for the front. Equal arguments give
+    equal tables. A `folder` keeps scores, so that a search can be stopped and resumed. On a CPU each subnet is
+    evaluated by one thread, in as many threads as there are cores.
 
     Returns one row per subnet in order of size: mflops, parameters, latency_ms (if there is a table), kernel, expand,
     depth, validation_accuracy and test_accuracy (percent). `attrs` has evaluations, scored (how many scores were not in
@@ -76,9 +81,15 @@ def search(
     size = measures[next(iter(limits), "mflops")]
     scores = Scores(supernet, images, folder, progress)
 
-    rng = np.random.default_rng([seed, 1])
-    rows = draw(supernet.space, limits, measures, evaluations, rng)
-    first = scores.accuracy(rows, min(first_images, len(images.y_val)))
+    candidates = draw(supernet.space, limits, measures, np.random.default_rng([seed, 1]))
+    n, predicted = min(first_images, len(images.y_val)), min(FINALISTS, evaluations // 4)
+    rows = next(candidates)
+    rows = rows[spread(size(rows), evaluations - predicted)]
+    first = scores.accuracy(rows, n)
+    others = promising(supernet.space, rows, first, candidates, size)
+    others = others[spread(size(others), predicted)]
+    rows = np.concatenate([rows, others])
+    first = np.append(first, scores.accuracy(others, n))
     rows = rows[finalists(100 - first, size(rows))]
     validation = scores.accuracy(rows, len(images.y_val))
     front = pareto_front(100 - validation, size(rows))
@@ -146,11 +157,9 @@ def read_front(path: str | Path) -> pd.DataFrame:
 
 def pareto_front(errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return the points [n] that no other dominates, in order of size; of equal points the first."""
-    front: list[int] = []
-    for i in np.lexsort((errors, sizes)):
-        if not front or errors[i] < errors[front[-1]]:
-            front.append(i)
-    return np.array(front, dtype=int)
+    order = np.lexsort((errors, sizes))
+    least = np.minimum.accumulate(errors[order])
+    return order[np.diff(least, prepend=np.inf) < 0]
 
 
 def finalists(errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -176,18 +185,15 @@ def measures_of(space: SearchSpace, latency: LatencyTable | None = None) -> dict
 
 
 def draw(
-    space: SearchSpace,
-    budget: Mapping[str, float],
-    measures: Mapping[str, Measure],
-    n: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Draw rows of `n` different subnets within a budget, or as many as are found.
+    space: SearchSpace, budget: Mapping[str, float], measures: Mapping[str, Measure], rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Yield rows of up to 10,000 different subnets of all sizes within a budget, among them the smallest.
 
-    Draws are uniform; where too few of them meet the budget, a growing share of choices is replaced by the least.
-    Layers that a subnet does not use have the least choices. Raises InputError if the smallest subnet is too large.
+    Kernel sizes, expand ratios and depths of a subnet each lean to the least or the largest choices, by a uniform
+    share. Layers that a subnet does not use have the least choices. Raises InputError if the smallest subnet is too
+    large.
     """
-    least = space.to_rows([space.smallest])
+    least, most = (space.to_rows([arch]) for arch in (space.smallest, space.largest))
     for name, limit in budget.items():
         smallest = measures[name](least)[0]
         if smallest > limit:
@@ -195,19 +201,78 @@ def draw(
                 f"no subnet of {space.backbone.name} at {space.resolution} pixels has {name} of at most {limit:g}: "
                 f"the smallest has {smallest:g}"
             )
-    found: dict[bytes, np.ndarray] = {}
-    for share in [0.0] * 10 + list(np.linspace(0, 1, 41)):
-        rows = space.sample(10_000, rng)
-        replaced = rng.random(rows.shape) < share
-        rows = np.where(replaced, least, rows)
+    widths = [width for _, width in space.columns]
+    while True:
+        rows = space.sample(DRAWN, rng)
+        share = rng.uniform(-1, 1, (DRAWN, 3)).repeat(widths, axis=1)
+        leaning = rng.random(rows.shape) < np.abs(share)
+        rows = np.where(leaning, np.where(share < 0, least, most), rows)
+        rows = np.concatenate([least, rows])
         rows = np.where(space.used(rows), rows, least)
-        within = np.ones(len(rows), bool)
         for name, limit in budget.items():
-            within &= measures[name](rows) <= limit
-        found |= {row.tobytes(): row for row in rows[within]}
-        if len(found) >= n:
-            break
-    return np.stack(list(found.values())[:n])
+            rows = rows[measures[name](rows) <= limit]
+        yield np.unique(rows, axis=0)
+
+
+def spread(sizes: np.ndarray, n: int) -> np.ndarray:
+    """Return up to `n` points [n] that are spread evenly over the range of sizes; all if there are no more."""
+    order = np.argsort(sizes, kind="stable")
+    if len(sizes) <= n:
+        return order
+    places = np.linspace(sizes.min(), sizes.max(), n)
+    return order[np.unique(np.searchsorted(sizes[order], places))]
+
+
+def layer_effects(space: SearchSpace, rows: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
+    """Fit accuracies as sums of effects, one for each column of `one_hot`: ridge regression."""
+    x = one_hot(space, rows)
+    x = x - x.mean(0)
+    return np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ accuracies)
+
+
+def effects_table(space: SearchSpace, population: pd.DataFrame) -> pd.DataFrame:
+    """Return what settings add to a population's accuracies, in points over the mean of the same place's settings.
+
+    One row per setting: what ("kernel", "expand" or "depth"), place (number of the layer or stage), value and effect.
+    """
+    rows = space.to_rows(archs_from_table(population))
+    effects = layer_effects(space, rows, population["accuracy"].to_numpy()).reshape(-1, rows.shape[1])
+    values = settings_values(space)
+    column, found = 0, []
+    for what, (choices, width) in zip(SETTINGS, space.columns, strict=True):
+        own = effects[[values.index(choice) for choice in choices], column : column + width]
+        column += width
+        for (i, place), effect in np.ndenumerate(own - own.mean(0)):
+            found.append({"what": what, "place": place, "value": choices[i], "effect": effect})
+    return pd.DataFrame(found)
+
+
+def settings_values(space: SearchSpace) -> list[int]:
+    return sorted({*space.kernels, *space.expands, *space.depths})
+
+
+def one_hot(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
+    """Return which settings subnets have, float64 [n, values * columns]; those of layers that are not used are 0.
+
+    The columns are those of `rows`, for each value that any of them can have, in ascending order.
+    """
+    used = space.used(rows)
+    values = settings_values(space)
+    return np.concatenate([used & (rows == value) for value in values], axis=1).astype(float)
+
+
+def promising(
+    space: SearchSpace, rows: np.ndarray, accuracies: np.ndarray, candidates: Iterator[np.ndarray], size: Measure
+) -> np.ndarray:
+    """Return the best of a million candidates by the effects of settings on the accuracies of `rows`, without those."""
+    effects = layer_effects(space, rows, accuracies)
+    known = {row.tobytes() for row in rows}
+    best = rows[:0]
+    for found in islice(candidates, CANDIDATES // DRAWN):
+        new = [row.tobytes() not in known for row in found]
+        pool = np.unique(np.concatenate([best, found[new]]), axis=0)
+        best = pool[finalists(-one_hot(space, pool) @ effects, size(pool))]
+    return best
 
 
 class Scores:

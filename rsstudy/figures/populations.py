@@ -368,6 +368,21 @@ def search_figure(
     return finish(figure, about)
 
 
+def effects_figure(effects: DataFrame, about: str = "") -> Captioned:
+    """What each setting adds to accuracy, by layer and stage: a table of `rsslib.deploy.searching.effects_table`."""
+    names = {"kernel": "Kernel size", "expand": "Expand ratio", "depth": "Depth"}
+    ratios = [effects.loc[effects["what"] == what, "place"].nunique() for what in names]
+    figure, grid = new_figure(PAGE, 1.4, 1, 3, width_ratios=ratios)
+    most = effects["effect"].abs().max() or 1
+    for axes, (what, title) in zip(grid, names.items(), strict=True):
+        table = effects[effects["what"] == what].pivot(index="value", columns="place", values="effect")
+        image = axes.imshow(table, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+        axes.set_yticks(range(len(table)), table.index)
+        axes.set(title=title, xlabel="Stage" if what == "depth" else "Layer")
+    figure.colorbar(image, ax=list(grid), label="Points")
+    return finish(figure, about, "Blue settings add accuracy, red ones cost it, against the mean at the same place.")
+
+
 def predictions_figure(
     images: np.ndarray, predicted: Sequence[str], labels: Sequence[str], about: str = ""
 ) -> Captioned:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import os
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,21 @@ from hypothesis import strategies as st
 
 from rsslib import evaluate
 from rsslib.deploy.latency import LatencyTable
-from rsslib.deploy.searching import Scores, chosen, draw, finalists, measures_of, pareto_front, read_front, search
+from rsslib.deploy.searching import (
+    Scores,
+    chosen,
+    draw,
+    effects_table,
+    finalists,
+    layer_effects,
+    measures_of,
+    one_hot,
+    pareto_front,
+    promising,
+    read_front,
+    search,
+    spread,
+)
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
 from rsslib.population import archs_from_table
@@ -84,12 +98,62 @@ def test_candidates_differ_and_meet_the_budget(data, backbone, resolution):
     for name in names:
         low, high = (float(sizes[name](rows)[0]) for rows in ends)
         budget[name] = low + data.draw(st.floats(0, 1)) * (high - low)
-    rows = draw(space, budget, sizes, 5, np.random.default_rng(0))
+    rows = next(draw(space, budget, sizes, np.random.default_rng(0)))
     for name, limit in budget.items():
         assert (sizes[name](rows) <= limit).all()
     assert (space.to_rows([space.to_arch(row) for row in rows]) == rows).all()  # all lie in the space
     used = space.used(rows)
     assert len({row[mask].tobytes() for row, mask in zip(rows, used, strict=True)}) == len(rows) > 0  # all differ
+
+
+def test_effects_of_settings_are_those_that_made_the_accuracies():
+    space = SearchSpace()
+    size, rng = measures_of(space)["mflops"], np.random.default_rng(0)
+    fitted, unseen = islice(draw(space, {}, measures_of(space), rng), 2)
+    truth = rng.normal(size=one_hot(space, fitted[:1]).shape[1])
+    fitted = fitted[spread(size(fitted), 100)]
+    accuracies = one_hot(space, fitted) @ truth + rng.normal(size=100)
+    predicted = one_hot(space, unseen) @ layer_effects(space, fitted, accuracies)
+    assert np.corrcoef(predicted, one_hot(space, unseen) @ truth)[0, 1] > 0.8
+
+
+def test_effects_ignore_layers_that_are_not_used():
+    space = SearchSpace(TINY, kernels=(3, 5), expands=(3, 4), depths=(1, 2), classes=4)
+    rows = space.sample(200, np.random.default_rng(0))
+    others = np.where(space.used(rows), rows, space.to_rows([space.largest]))
+    assert (one_hot(space, rows) == one_hot(space, others)).all()
+
+
+def test_effects_table_names_the_settings_that_help():
+    space = SearchSpace()
+    archs = [space.to_arch(row) for row in space.sample(300, np.random.default_rng(0))]
+    population = pd.DataFrame({name: ["-".join(map(str, getattr(a, name))) for a in archs] for name in vars(archs[0])})
+    helps = [2.0 * (arch.kernel[4] == 7) - 1.0 * (arch.depth[1] == 2) for arch in archs]
+    table = effects_table(space, population.assign(accuracy=helps))
+    best, worst = table.loc[table["effect"].idxmax()], table.loc[table["effect"].idxmin()]
+    assert best.tolist()[:3] == ["kernel", 4, 7] and worst.tolist()[:3] != best.tolist()[:3]
+    assert table.set_index(["what", "place", "value"])["effect"]["depth", 1, 2] < -0.3
+    assert len(table) == 3 * (2 * space.n_layers + space.n_stages)
+
+
+def test_promising_subnets_are_better_than_those_that_were_fitted():
+    space = SearchSpace()
+    sizes, rng = measures_of(space), np.random.default_rng(0)
+    candidates = draw(space, {"mflops": 8}, sizes, rng)
+    truth = rng.normal(size=one_hot(space, next(candidates)[:1]).shape[1])
+    rows = next(candidates)
+    rows = rows[spread(sizes["mflops"](rows), 100)]
+    best = promising(space, rows, one_hot(space, rows) @ truth, islice(candidates, 5), sizes["mflops"])
+    assert (one_hot(space, best) @ truth).max() > (one_hot(space, rows) @ truth).max() + 1
+    assert not {row.tobytes() for row in best} & {row.tobytes() for row in rows}
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=50), st.integers(1, 20))
+def test_spread_takes_different_points_from_end_to_end(sizes, n):
+    sizes = np.array(sizes)
+    taken = spread(sizes, n)
+    assert len(set(taken)) == len(taken) <= n and sizes[taken].min() == sizes.min()
+    assert n == 1 or sizes[taken].max() == sizes.max()
 
 
 @settings(max_examples=50)
@@ -117,7 +181,7 @@ def test_stopped_search_resumes_from_its_scores(supernet, data, tmp_path, monkey
 
     def stop(*arguments):
         calls.append(1)
-        if len(calls) == 25:
+        if len(calls) == 15:
             raise KeyboardInterrupt
         return real(*arguments)
 
@@ -126,7 +190,7 @@ def test_stopped_search_resumes_from_its_scores(supernet, data, tmp_path, monkey
         search(supernet, data, evaluations=30, folder=tmp_path, progress=False)
     again = search(supernet, data, evaluations=30, folder=tmp_path, progress=False)
     assert again.equals(whole)
-    assert again.attrs["scored"] == whole.attrs["scored"] - 20  # the 20 of the last file
+    assert again.attrs["scored"] == whole.attrs["scored"] - 10  # those of the last file
     assert search(supernet, data, evaluations=30, folder=tmp_path, progress=False).attrs["scored"] == 0
 
 

@@ -501,11 +501,13 @@ def drawn_with(about):
          "accuracy": [79, 80], "high": [81, 82]}
     )  # fmt: skip
     front = pd.DataFrame({"mflops": [7.5], "test_accuracy": [83.0]})
+    effects = pd.DataFrame({"what": ["kernel", "expand", "depth"], "place": 0, "value": 3, "effect": 0.5})
     return [
         populations.population_boxes(population, about),
         populations.training_time_bars(times, about),
         populations.figure_1(population, times, "mnist", about),
         populations.search_figure({"search": front}, population, about),
+        populations.effects_figure(effects, about),
         interference.figure_contrasts({"controls": parts}, about),
         interference.figure_samplers(rows, parts, about),
         interference.figure_budgets(budgets, about),
