@@ -363,9 +363,23 @@ def export_run(options: Namespace) -> int:
         f"{card['accuracy']:.2f} % of {card['test_images']:,} test images; verified on {card['checked_images']} "
         f"images, largest difference {card['difference']:.0e} of the largest logit"
     )
+    if options.int8:
+        print_quantised(options.output, images)
     example = save_image(images, Path(options.output).with_suffix(".png"))
     print(f"next: `rsslib predict {options.output} {example}`, a test image")
     return 0
+
+
+def print_quantised(path: str, images: Any) -> None:
+    """Quantise an exported file, and print both files side by side."""
+    from rsslib.deploy.quantising import quantise
+
+    found = quantise(path, images)
+    print(f"{found['path']}: int8 in {found['layers']}; same prediction for {found['agreement']:.2f} % of test images")
+    for name in ("float32", "int8"):
+        row = found[name]
+        accuracy = f"{row['accuracy']:.2f} % ({row['low']:.2f} to {row['high']:.2f})"
+        print(f"  {name}: {accuracy}, {row['bytes'] / 2**20:.2f} MiB, {row['latency']}")
 
 
 def save_image(images: Any, path: Path) -> Path:
@@ -468,6 +482,7 @@ SEARCH = {
     "--output": option("file", "front.csv"),
 }
 EXPORT = {
+    "--int8": {"action": "store_true", "help": "also write <name>.int8.onnx, with weights and activations of 8 bits"},
     "--front": option("a search's table, for its most accurate subnet within the budget (default: the middle subnet)"),
     "--device": option("auto, cpu, cuda or cuda:<n>", "cpu"),
     "--output": option("file", "model.onnx"),

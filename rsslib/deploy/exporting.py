@@ -4,7 +4,6 @@ An exported file needs neither this package nor PyTorch; `rsslib.deploy.predicti
 """
 
 import copy
-import json
 import threading
 import warnings
 from collections.abc import Iterator
@@ -19,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rsslib.data.dataset import Dataset, check_images
-from rsslib.deploy.predicting import FORMAT, Model, session_of
+from rsslib.deploy.predicting import Model, add_metadata, open_model
 from rsslib.device import use_threads
 from rsslib.errors import InputError, checked, needed, one_line
 from rsslib.evaluate import recalibrate, recalibration_images
-from rsslib.files import atomic_path, check_output, make_folder
+from rsslib.files import check_output, make_folder, write
 from rsslib.network import Network
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet, centre
@@ -173,7 +172,7 @@ def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) ->
     """
     path = Path(path)
     check_output(path, "the model's folder", ".onnx")
-    onnx = needed("onnx", "export")
+    needed("onnx", "export")
     subnet = deployable(supernet, arch, images)
     test = images.x_test.cpu().contiguous()
     real = torch.cat([test, images.x_val.cpu(), images.x_train[:CHECKED_IMAGES].cpu()])
@@ -188,12 +187,9 @@ def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) ->
         "checked_images": len(real),
         "difference": difference,
     }
-    texts = {name: json.dumps(value) for name, value in metadata.items()}
-    onnx.helper.set_model_props(model, {FORMAT: "1", **texts})
     make_folder(path.parent)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
-    return {name: json.loads(text) for name, text in texts.items()}
+    write(path, add_metadata(model, metadata))
+    return open_model(path).metadata
 
 
 @torch.no_grad()
@@ -207,7 +203,7 @@ def verify(subnet: nn.Module, model: Any, images: Tensor) -> tuple[Model, float]
     onnx = needed("onnx", "export")
     try:
         onnx.checker.check_model(model, full_check=True)
-        opened = Model(session_of(model.SerializeToString()), {})  # metadata are added later
+        opened = Model.of(model.SerializeToString())
         found = opened.logits(images.numpy())
         alone = opened.logits(images[:1].numpy())
     except Exception as error:  # the checker, protobuf and onnxruntime have their own types

@@ -38,6 +38,11 @@ class Model:
     session: Any  # onnxruntime.InferenceSession
     metadata: dict
 
+    @classmethod
+    def of(cls, content: bytes) -> "Model":
+        """Open the content of a file, without its metadata."""
+        return cls(session_of(content), {})
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return float32 [N, classes] of uint8 images [N, C, R, R]."""
         parts = np.split(images, range(BATCH, len(images), BATCH))
@@ -76,6 +81,24 @@ def interruptible(work: Callable[[Any], Any]) -> Any:
         except BaseException:
             options.terminate = True
             raise
+
+
+def accuracy_interval(right: np.ndarray) -> dict[str, float]:
+    """Return the accuracy in percent of bool [n], with the limits low and high of Wilson's 95 % interval."""
+    n, share, z = len(right), float(np.mean(right)), 1.96
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    margin = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return {"accuracy": 100 * share, "low": 100 * (centre - margin), "high": 100 * (centre + margin)}
+
+
+def add_metadata(model: Any, metadata: dict) -> bytes:
+    """Return the content of a file: an onnx.ModelProto, or its content, with metadata that `open_model` reads."""
+    onnx = needed("onnx", "export")
+    if isinstance(model, bytes):
+        model = onnx.load_from_string(model)
+    texts = {name: json.dumps(value) for name, value in metadata.items()}
+    onnx.helper.set_model_props(model, {FORMAT: "1", **texts})
+    return model.SerializeToString()
 
 
 def session_of(model: bytes) -> Any:

@@ -378,6 +378,8 @@ def effects_figure(effects: DataFrame, about: str = "") -> Captioned:
         table = effects[effects["what"] == what].pivot(index="value", columns="place", values="effect")
         image = axes.imshow(table, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
         axes.set_yticks(range(len(table)), table.index)
+        axes.set_xticks(table.columns[::4])
+        axes.grid(visible=False)
         axes.set(title=title, xlabel="Stage" if what == "depth" else "Layer")
     figure.colorbar(image, ax=list(grid), label="Points")
     return finish(figure, about, "Blue settings add accuracy, red ones cost it, against the mean at the same place.")
