@@ -489,7 +489,7 @@ EXPORT = {
 }
 PREDICT = {
     "model": option("a file that `rsslib export` wrote", metavar="MODEL"),
-    "images": option("image files of up to 25 million pixels", metavar="IMAGE", nargs="+"),
+    "images": option("image files of up to 60 million pixels", metavar="IMAGE", nargs="+"),
 }
 RUNS = {
     "--delete": option("the name of a run whose folder to delete, committed and running ones excepted"),

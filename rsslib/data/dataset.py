@@ -86,9 +86,10 @@ def load_dataset(
     is missing, torchvision downloads the dataset and the file is written. Any other name is a dataset of yours: either
     a file `root/<name>.npz` (x_train, x_test: uint8 [N, H, W] or [N, H, W, 1 or 3]; y_train, y_test: integers from 0 to
     K - 1; optionally classes: K names), or image files `root/<name>/train/<class>/*` and `root/<name>/test/<class>/*`,
-    which are read as grey if every one of them is. Formats are JPEG, PNG, GIF, BMP, TIFF, WebP and PPM; photos are
-    turned upright, and transparent pixels are put on white. At 32 pixels grey images of 28 x 28 are zero-padded by 2 on
-    each side; all others are resized to the square (bilinear with antialias).
+    which are read as grey if every one of them is; without `test` a fifth of them is for testing. Formats are JPEG,
+    PNG, GIF, BMP, TIFF, WebP and PPM; photos are turned upright, and transparent pixels are put on white. At 32 pixels
+    grey images of 28 x 28 are zero-padded by 2 on each side; of all others the largest square in the middle is resized
+    (bilinear with antialias).
 
     Rows are ordered by a hash of their pixels. The first 10,000 training rows, at most a fifth, are held out for
     validation (as many as in the released code of Shipard et al. 2022): the same ones for every seed and any order of

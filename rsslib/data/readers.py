@@ -6,7 +6,9 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +16,8 @@ import numpy as np
 
 from rsslib.data.images import fit, is_grey, is_image, read_image
 from rsslib.errors import InputError, NoImages, check_room, choose, needed, one_line, shortened
-from rsslib.files import atomic_path, locked, open_regular, remove_temporary, system_errors
+from rsslib.files import atomic_path, locked, open_regular, remove_temporary, sha256, system_errors
+from rsslib.progress import progress_bar
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 LICENCES = {  # as their authors or distributors state them
@@ -85,7 +88,7 @@ def check_name(name: str, root: str | Path = "data") -> None:
         if os.path.isdir(folder / "train") or (path and name == "digits"):
             raise InputError(f"{folder} has the name of a built-in dataset: rename it")
     elif path is None:
-        yours = f"or images of yours in {folder}.npz or {folder}/train/<class>/ and test/<class>/"
+        yours = f"or images of yours in {folder}.npz or {folder}/train/<class>/"
         choose(name, [*DATASETS, yours], "dataset")
 
 
@@ -102,7 +105,9 @@ def training_images(name: str, root: str | Path) -> int | None:
     path = find(name, root)
     n = 0
     if path and path.is_dir():
-        n = sum(is_image(file) for split, _, file in files_in(path) if split == "train")
+        splits = [split for split, _, file in files_in(path) if is_image(file)]
+        n = splits.count("train")
+        n -= n // 5 * ("test" not in splits)
     elif path:
         with suppress(Exception), opened_npz(path) as arrays:
             n = len(arrays["y_train"])
@@ -242,29 +247,66 @@ def files_in(folder: Path) -> list[tuple[str, str, Path]]:
 
 
 def read_folder(folder: Path, resolution: int) -> Splits:
-    """Read image files from `folder`/train/<class>/ and `folder`/test/<class>/, as grey if every one of them is."""
+    """Read image files as `read_images` does, or what it returned before if the files have not changed.
+
+    That is kept beside the folder, in a hidden file whose name depends on the files' names, sizes and times.
+    """
+    state = repr(fingerprint(folder.name, folder.parent))
+    name = f".{folder.name}-{resolution}px-"
+    kept = folder.with_name(f"{name}{sha256(state.encode())[:16]}.npz")
+    with suppress(Exception):  # it is missing or damaged
+        with open_regular(kept, LARGEST_FILE) as file, np.load(file) as arrays:
+            train, test = (Rows(*(arrays[f"{part}_{split}"] for part in Rows._fields)) for split in SPLITS)
+            return train, test, arrays["classes"].tolist()
+    train, test, classes = read_images(folder, resolution)
+    columns = {f"{part}_train": column for part, column in train._asdict().items()}
+    columns |= {f"{part}_test": column for part, column in test._asdict().items()}
+    with suppress(InputError):  # a shared folder may be read-only
+        with atomic_path(kept) as temporary, open(temporary, "wb") as file:
+            np.savez(file, classes=np.array(classes), **columns)
+        for old in set(folder.parent.glob(f"{escape(name)}*.npz")) - {kept}:
+            old.unlink(missing_ok=True)
+    return train, test, classes
+
+
+def read_images(folder: Path, resolution: int) -> Splits:
+    """Read image files from `folder`/train/<class>/ and `folder`/test/<class>/, as grey if every one of them is.
+
+    Without files for testing a fifth of the images is taken, those whose pixels have the first hashes.
+    """
     found = files_in(folder)
     files = [file for file in found if is_image(file[2])]
     if len(files) < len(found):
         print(f"{folder}: skipped {len(found) - len(files)} files that are not images", file=sys.stderr)
+    splits = [split for split, _, _ in files]
+    if "train" not in splits:
+        raise InputError(f"{folder / 'train'} holds no images: put image files in {folder / 'train'}/<class>/")
     classes = sorted({name for _, name, _ in files})
     grey = all(is_grey(path) for _, _, path in files)
-    channels = 1 if grey else 3
-    check_fits(len(files), resolution, channels, folder)
+    check_fits(len(files), resolution, 1 if grey else 3, folder)
 
-    def read_split(split: str) -> Rows:
-        paths = {path: classes.index(name) for part, name, path in files if part == split}
-        if not paths:
-            raise InputError(f"{folder / split} holds no images: put image files in {folder / split}/<class>/")
-        x = np.empty((len(paths), resolution, resolution, channels), np.uint8)
-        keys = []
-        for i, path in enumerate(paths):  # resized at once: the files together may not fit into memory
-            image = read_image(path, grey)[None]
-            x[i] = fit(image, resolution)[0]
-            keys.append(hash_rows(image))
-        return Rows(x, np.array([*paths.values()]), np.concatenate(keys))
+    def read_one(file: tuple[str, str, Path]) -> tuple[np.ndarray, np.ndarray]:
+        image = read_image(file[2], grey)[None]
+        return fit(image, resolution), hash_rows(image)
 
-    return read_split("train"), read_split("test"), classes
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # resized at once: the files together may not fit into memory
+        try:
+            done = progress_bar(pool.map(read_one, files), desc=f"read {folder.name}", unit="image", total=len(files))
+            x, keys = zip(*done, strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    y = np.array([classes.index(name) for _, name, _ in files])
+    rows = Rows(np.concatenate(x), y, np.concatenate(keys))
+    training = np.array(splits) == "train"
+    train, test = rows.part(training), rows.part(~training)
+    if training.all():
+        rows = in_order(rows)
+        n = len(files) // 5
+        train, test = rows.part(slice(n, None)), rows.part(slice(n))
+        print(f"{folder}: {n} of {len(files)} images are held out for testing, as there is no test/", file=sys.stderr)
+    counts = [f"{name} {(train.y == i).sum()} + {(test.y == i).sum()}" for i, name in enumerate(classes)]
+    print(f"{folder}: images for training + testing: {', '.join(counts)}", file=sys.stderr)
+    return train, test, classes
 
 
 def check_fits(images: int, resolution: int, channels: int, path: Path, device: Any = None) -> None:

@@ -51,7 +51,7 @@ class Model:
 
     @checked
     def predict(self, path: str | Path) -> Prediction:
-        """Return the most probable class of an image file, in any colours and of up to 25 million pixels.
+        """Return the most probable class of an image file, in any colours and of up to 60 million pixels.
 
         Images are read as those for training are (grey if the model is) and resized by Pillow: the same pixels as in
         training, up to one grey level of rounding. Raises InputError for a file that is not an image.

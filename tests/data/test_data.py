@@ -19,9 +19,10 @@ from PIL import EpsImagePlugin, Image
 from sklearn.datasets import load_digits
 
 from rsslib import device as machine
+from rsslib.data import readers
 from rsslib.data.augmentation import normalise
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, cached_dataset, load_dataset
-from rsslib.data.images import is_image, read_image
+from rsslib.data.images import fit, is_image, read_image
 from rsslib.data.readers import DATASETS, training_images
 from rsslib.errors import InputError
 
@@ -310,6 +311,7 @@ def test_other_sizes_are_resized(tmp_path, shape):
     data = arrays(n_train=8, n_test=8, shape=shape)
     loaded = load_dataset("toy", write(tmp_path, **data))
     x = torch.from_numpy(data["x_test"].reshape(8, *shape[:2], -1)).permute(0, 3, 1, 2).float()
+    x = F.center_crop(x, min(shape[:2]))
     assert rows(loaded.x_test) == rows(F.resize(x, [32, 32], antialias=True).round().byte())
 
 
@@ -362,6 +364,45 @@ def test_grey_modes_stay_grey(tmp_path):
     assert rows(loaded.x_test) == sorted(x.tobytes() for x in expected)
 
 
+def test_folder_without_test_holds_out_a_fixed_fifth(tmp_path, capsys):
+    data = arrays(50, 10)
+    for name, order in (("a", data), ("b", shuffled(data))):
+        shutil.rmtree(write_folder(tmp_path / name, order) / "test")
+    first, second = (load_dataset("toy", tmp_path / root) for root in "ab")
+    assert_same(first, second)
+    assert len(first.y_test) == 10 and len(first.y_val) == 8 and len(first.y_train) == 32
+    assert not set(rows(first.x_test)) & set(rows(first.x_train) + rows(first.x_val))
+    assert "toy: 10 of 50 images are held out for testing, as there is no test/" in capsys.readouterr().err
+    assert training_images("toy", tmp_path / "a") == 32
+
+
+def test_images_are_read_again_only_if_a_file_changes(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path, arrays(k=2))
+    first = load_dataset("toy", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(readers, "read_image", lambda *arguments: pytest.fail("read"))
+        assert_same(load_dataset("toy", tmp_path), first)
+    (kept,) = tmp_path.glob(".toy-32px-*.npz")
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-100])
+    assert_same(load_dataset("toy", tmp_path), first)  # damaged
+    Image.new("RGB", (32, 32)).save(folder / "train/a/0.png")
+    with pytest.raises(InputError, match="has changed since its first use"):
+        load_dataset("toy", tmp_path)
+    assert len([*tmp_path.glob(".toy-32px-*.npz")]) == 1
+
+
+def test_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    photo = small.resize((8064, 6048), Image.Resampling.BICUBIC)  # 48 megapixels
+    photo.save(tmp_path / "x.jpg", quality=95)
+    pixels = read_image(tmp_path / "x.jpg", grey=False)
+    assert pixels.shape == (756, 1008, 3)
+    exact = fit(np.array(photo)[None], 64)[0].astype(int)
+    assert np.abs(fit(pixels[None], 64)[0] - exact).max() <= 4
+
+
 CAFES = ("caf\u00e9", "cafe\u0301")  # the same name in two Unicode forms
 
 
@@ -370,12 +411,10 @@ def truncate(path):
 
 
 BAD_FOLDERS = {
-    "no test": (lambda f: (f / "test").rename(f / "validation"), "toy/test holds no images"),
     "no classes": (
         lambda f: [p.rename(f / p.name) for p in (f / "train").iterdir()],
         "toy/train holds no images",
     ),
-    "empty test": (lambda f: [p.unlink() for p in (f / "test").glob("*/*")], "toy/test holds no images"),
     "one class": (
         lambda f: [shutil.rmtree(p) for name in "bcd" for p in f.glob(f"*/{name}")],
         "has the classes a: expected at least 2",
@@ -388,8 +427,8 @@ BAD_FOLDERS = {
         "train/b/notes.png is not a readable image",
     ),
     "large": (
-        lambda f: Image.new("1", (5001, 5000)).save(f / "test/b/large.png"),
-        "test/b/large.png is not a readable image .it has 5001 x 5000 pixels, expected at most 25,000,000 in all",
+        lambda f: Image.new("1", (7747, 7746)).save(f / "test/b/large.png"),
+        "test/b/large.png is not a readable image .it has 7747 x 7746 pixels, expected at most 60,000,000 in all",
     ),
     "folder": (lambda f: (f / "test/b/more").mkdir(), "test/b/more is a folder"),
     "float": (
@@ -487,7 +526,8 @@ def test_files_that_programs_leave_in_folders_are_skipped_and_counted(tmp_path, 
     (folder / "test/a/0.png").rename(folder / "test/a/without a suffix")  # an image all the same
     assert_same(load_dataset("toy", tmp_path / "a"), expected)
     said = capsys.readouterr()
-    assert said.out == "" and said.err == f"{folder}: skipped 6 files that are not images\n"
+    counts = f"{folder}: images for training + testing: a 13 + 5, b 13 + 5, c 12 + 5, d 12 + 5\n"
+    assert said.out == "" and said.err == f"{folder}: skipped 6 files that are not images\n{counts}"
 
 
 def test_images_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
