@@ -80,7 +80,7 @@ class Sides:
             result[name] = 1e3 * side.seconds(steps)
         with own_stream(DEVICE):
             drawn, same = (*self.graphed.draw(), [0.0] * n), len(set(subnets)) == 1
-            result["prepared"] = 1e3 * timed(lambda: executor.prepare(subnets, same, *drawn)) / n
+            result["prepared"] = 1e3 * timed(lambda: prepare(executor, subnets, same, drawn)) / n
             if same:
                 result["a capture"] = 1e3 * captured(executor, partial(executor.whole_step, subnets[0]))[1]
             if part is not None:
@@ -89,6 +89,13 @@ class Sides:
                 result["the part"] = 1e3 * timed(lambda: [graph.replay() for _ in range(n - 1)]) / (n - 1)
             executor.drop_graphs()  # which share a workspace with those captured here
         return result
+
+
+def prepare(executor, subnets: list[Step], same: bool, drawn: tuple) -> None:
+    """Prepare an epoch, with the images of all its steps."""
+    executor.prepare(subnets, same, *drawn)
+    for step in range(executor.ring, executor.full_steps, executor.ring):
+        executor.fill(step)
 
 
 def captured(executor, function: Callable[[], object]) -> tuple[torch.cuda.CUDAGraph, float]:

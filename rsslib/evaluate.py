@@ -49,13 +49,14 @@ def recalibration_images(data: Dataset, n: Count = RECALIBRATION_IMAGES) -> Tens
     n = min(n, len(data.x_train))
     if n > RECALIBRATION_BATCH:
         n -= n % RECALIBRATION_BATCH
-    generator, device = torch.Generator().manual_seed(0), data.x_train.device
+    generator, device = torch.Generator().manual_seed(0), data.device
     rows = torch.randperm(len(data.x_train), generator=generator)[:n].to(device)
-    drawn = draw_augmentation(n, generator, data.resolution)
+    drawn = draw_augmentation(n, generator, data.side)
     drawn = Augmentation(**{name: tensor.to(device) for name, tensor in vars(drawn).items()})
-    images = torch.empty((n, *data.x_train.shape[1:]), device=device, memory_format=torch.channels_last)
-    for part in parts(n, data.resolution):
-        images[part] = augment(data.x_train[rows[part]], drawn[part], data.mean, data.std)
+    size = (n, data.channels, data.resolution, data.resolution)
+    images = torch.empty(size, device=device, memory_format=torch.channels_last)
+    for part in parts(n, data.side):
+        images[part] = augment(data.read(rows[part]), drawn[part], data.mean, data.std, data.resolution)
     return images
 
 

@@ -110,8 +110,10 @@ class EagerSteps:
         """
         data, losses = self.data, torch.zeros(len(rates), device=order.device)
         self.views = Views(self.state.supernet)
-        for step, rows in enumerate(order.split(self.method.batch_size)[: len(rates)]):
-            x = augment(data.x_train[rows], crops[rows], data.mean, data.std)
+        batches = order.split(self.method.batch_size)[: len(rates)]
+        for step, images in enumerate(data.read_ahead(batches)):
+            rows = batches[step]
+            x = augment(images, crops[rows], data.mean, data.std, data.resolution)
             set_rate(self.state.optimizer, rates[step])
             losses[step] = self.train_step(x, data.y_train[rows], subnets[step])
             after_step(len(rows))

@@ -97,7 +97,7 @@ def train(
                     generator.manual_seed(epoch_seed)
                     subnets = drawn_steps(stage.sampler, space, rng, epoch, stage.epochs, steps)
                     order = torch.randperm(n, generator=generator, device=device)
-                    crops = draw_augmentation(n, generator, data.resolution, method.augmentation)
+                    crops = draw_augmentation(n, generator, data.side, method.augmentation)
                     rates = [stage.rate(epoch, step, steps) for step in range(steps)]
                     mflops = mean_mflops(space, subnets)
                     place = f"{stage.name} " * (len(method.stages) > 1) + f"{epoch + 1}/{stage.epochs}"

@@ -409,6 +409,15 @@ def predict_images(options: Namespace) -> int:
     return status
 
 
+def pack_images(options: Namespace) -> int:
+    """Decode a folder of image files once, into a dataset that is mapped into memory."""
+    from rsslib.data.packing import pack
+
+    path = pack(options.folder, options.side)
+    print(f"{path}\nnext: `rsslib run --data {path.parent} --dataset {path.name} --resolution ...`")
+    return 0
+
+
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
@@ -496,6 +505,11 @@ RUNS = {
     "--watch": {"action": "store_true", "help": "list again every few seconds until all runs are finished"},
 }
 
+PACK = {
+    "folder": option("folder with train/<class>/ and test/<class>/", metavar="FOLDER"),
+    "--side": option("size of the images in pixels, from which crops are made", 160),
+}
+
 COMMANDS = {
     "run": (run_one, COMMON | RUN | TRAINING),
     "runs": (list_runs, COMMON | STUDY | RUNS),
@@ -503,6 +517,7 @@ COMMANDS = {
     "datasets": (list_datasets, {"--data": COMMON["--data"]}),
     "reproduce": (reproduce, COMMON | STUDY | TRAINING | PLACES),
     "figures": (figures, COMMON | STUDY),
+    "pack": (pack_images, PACK),
     "search": (search_run, COMMON | RUN | BUDGET | SEARCH),
     "export": (export_run, COMMON | RUN | BUDGET | EXPORT),
     "predict": (predict_images, PREDICT),

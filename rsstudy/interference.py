@@ -240,13 +240,13 @@ class Trial:
                 generator=generator,
                 device=data.device,
             )
-            crops = draw_augmentation(size, generator, data.resolution)
+            crops = draw_augmentation(size, generator, data.side)
             found.append(self._augmented(rows, crops))
         return found
 
     def _augmented(self, rows: Tensor, crops: Augmentation) -> Batch:
         data = self.data
-        images = augment(data.x_train[rows], crops, data.mean, data.std)
+        images = augment(data.read(rows), crops, data.mean, data.std, data.resolution)
         return images, data.y_train[rows]
 
     def step_effects(self, subnets: Sequence[Arch], batches: Iterable[Batch]) -> np.ndarray:

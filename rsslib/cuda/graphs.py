@@ -62,17 +62,18 @@ class GraphedSteps:
         self.eager.views = self.views
         # No momentum and no weight decay before a tensor's first gradient: until then the optimiser must not see one.
         self.idle = {name for name, p in self.parameters.items() if p.grad is None}
-        n, channels, height, width = data.x_train.shape
+        n, side, channels = len(data.x_train), data.resolution, data.channels
         batch = method.batch_size
         self.full_steps = n // batch
         self.in_place = stage.distill and method.teacher == "largest"
         real = {"dtype": self.supernet.classifier.weight.dtype, "device": device}
-        advice = "choose a lower resolution, fewer training images or fewer jobs at once"
-        size = n * height * width * channels * real["dtype"].itemsize
-        check_room(size, free_memory(device), "an epoch's images as floats", advice)
-        self.images = torch.empty(n, height, width, channels, **real)  # an epoch's, augmented and in order
-        self.labels = torch.empty(n, dtype=torch.int64, device=device)
-        self.batch_images = torch.empty(batch, height, width, channels, **real)
+        advice = "choose a lower resolution or fewer jobs at once"
+        self.ring = max(1, min(self.full_steps, len(range(n)[parts(n, side)[0]]) // batch))  # batches augmented at once
+        size = self.ring * batch * side * side * channels * real["dtype"].itemsize
+        check_room(size, free_memory(device), "augmented images as floats", advice)
+        self.images = torch.empty(self.ring * batch, side, side, channels, **real)
+        self.labels = torch.empty(self.ring * batch, dtype=torch.int64, device=device)
+        self.batch_images = torch.empty(batch, side, side, channels, **real)
         self.batch_labels = torch.empty(batch, dtype=torch.int64, device=device)
         self.soft_labels = torch.empty(batch, data.n_classes, **real)
         self.rows = torch.arange(batch, device=device)
@@ -110,6 +111,8 @@ class GraphedSteps:
             self.warm_up(same)
         batch, waiting = self.method.batch_size, None
         for step in range(self.full_steps):
+            if step and step % self.ring == 0:
+                self.fill(step)
             self.wake(subnets[step])
             # what the optimiser sees is part of every graph with an update
             if same:
@@ -145,16 +148,13 @@ class GraphedSteps:
 
     def prepare(self, subnets: list, same: bool, order: Tensor, crops, rates: list[float]) -> None:
         """Write what the epoch's steps read; `same`: whether all have the same subnets."""
-        data = self.data
-        for part in parts(len(order), data.resolution):
-            rows = order[part]
-            images = augment(data.x_train[rows], crops[rows], data.mean, data.std)
-            self.images[part].copy_(images.permute(0, 2, 3, 1))
-        torch.index_select(data.y_train, 0, order, out=self.labels)
+        self.order, self.crops = order, crops
+        self.reader = self.data.read_ahead(order[: self.full_steps * self.method.batch_size].split(len(self.images)))
+        if self.full_steps:
+            self.fill(0)
         self.rates[: len(rates)].copy_(torch.tensor(rates))
         for tensor in (self.losses, self.step, self.draw):
             tensor.zero_()
-        torch.arange(len(self.rows), out=self.rows)
         if not same:
             draws = self.masks.choices([arch for step in subnets for arch in step])
             if self.draws.shape != draws.shape:
@@ -162,13 +162,27 @@ class GraphedSteps:
                 self.draws = draws.to(self.device)
             self.draws.copy_(draws)
 
+    def fill(self, step: int) -> None:
+        """Augment the batches from `step` on into the ring."""
+        start = step * self.method.batch_size
+        images = next(self.reader)
+        rows = self.order[start : start + len(images)]
+        self.images[: len(rows)].copy_(self.augmented(images, rows).permute(0, 2, 3, 1))
+        self.labels[: len(rows)].copy_(self.data.y_train[rows])
+        torch.arange(len(self.rows), out=self.rows)
+
+    def augmented(self, images: Tensor, rows: Tensor) -> Tensor:
+        data = self.data
+        return augment(images, self.crops[rows], data.mean, data.std, data.resolution)
+
     def smaller_step(self, archs: tuple[Arch, ...], rate: float) -> None:
         """The epoch's last step, on the images that are left over; a single one, and so not worth a graph."""
         done = self.full_steps * self.method.batch_size
         self.wake(archs)
         self.rate.fill_(rate)
-        x, y = self.images[done:].permute(0, 3, 1, 2), self.labels[done:]
-        self.losses[self.full_steps] = self.eager.train_step(x, y, archs)
+        rows = self.order[done:]
+        x = self.augmented(self.data.read(rows), rows)
+        self.losses[self.full_steps] = self.eager.train_step(x, self.data.y_train[rows], archs)
 
     def wake(self, archs: tuple[Arch, ...]) -> None:
         """Let the optimiser see the gradients of tensors that are used for the first time."""

@@ -105,23 +105,26 @@ def augment(
     parameters: Augmentation,
     mean: Channels,
     std: Channels,
+    resolution: int | None = None,
 ) -> Tensor:
-    """Crop, flip, jitter and normalise uint8 images [n, C, R, R], each by its own parameters.
+    """Crop, flip, jitter and normalise uint8 images [n, C, S, S], each by its own parameters.
 
-    Returns float32 of the same shape in channels-last memory format, as `normalise` does. Pixels are clipped to 0..1
-    after brightness and after saturation; saturation leaves grey images unchanged. Nothing here synchronises, and no
-    shape depends on data, so a CUDA graph can capture it. Raises InputError if the images are not uint8.
+    Returns float32 [n, C, R, R], R being `resolution` or by default S, in channels-last memory format. Pixels are
+    clipped to 0..1 after brightness and after saturation; saturation leaves grey images unchanged. Nothing here
+    synchronises, and no shape depends on data, so a CUDA graph can capture it. Raises InputError if the images are not
+    uint8.
     """
     p = parameters
     x = _unit_range(images)
-    channels, size = x.shape[1:3]
+    channels, side = x.shape[1:3]
+    size = resolution or side
 
     # Crop, resize and flip are linear and separable: rows @ image @ columns^T for each channel.
     upright = torch.zeros_like(p.flip)
-    rows = _interpolation(p.top, p.height, upright, size)
-    columns = _interpolation(p.left, p.width, p.flip, size)
+    rows = _interpolation(p.top, p.height, upright, size, side)
+    columns = _interpolation(p.left, p.width, p.flip, size, side)
     x = x.flatten(1, 2) @ columns.mT
-    x = rows[:, None] @ x.view(images.shape)
+    x = rows[:, None] @ x.view(-1, channels, side, size)
 
     # Brightness and saturation are both factor * x + rest * grey(x), that is, a matrix that mixes the channels.
     same = torch.eye(channels, device=x.device)
@@ -137,24 +140,30 @@ def augment(
     x = x.flatten(2)
     x = jitter(x, p.brightness_first)
     x = jitter(x, ~p.brightness_first)
-    return _standardise(x.view(images.shape), mean, std)
+    return _standardise(x.view(-1, channels, size, size), mean, std)
 
 
-def _interpolation(start: Tensor, length: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Return matrices [n, size, size] that stretch `length` pixels from `start` to `size`, mirrored where `flip`.
+def _interpolation(start: Tensor, length: Tensor, flip: Tensor, size: int, side: int) -> Tensor:
+    """Return matrices [n, size, side] that resize `length` of `side` pixels from `start` to `size`, mirrored if `flip`.
 
-    A crop is never larger than the output, so antialiased bilinear interpolation is the plain one.
+    Bilinear with antialias, which is plain bilinear interpolation where a crop cannot be larger than the output.
     """
     start = start[:, None]
     length = length[:, None]
-    pixel = torch.arange(size, device=start.device)
-    centre = pixel + 0.5
+    centre = torch.arange(size, device=start.device) + 0.5
     centre = torch.where(flip[:, None], size - centre, centre)
     source = centre * (length / size) - 0.5
-    source = source.clamp_(min=0).minimum(length - 1)
-    source = source + start
-    distance = (pixel - source[:, :, None]).abs_()
-    return (1 - distance).clamp_(min=0)
+    pixel = torch.arange(side, device=start.device)
+    if side <= size:
+        source = source.clamp_(min=0).minimum(length - 1)
+        source = source + start
+        distance = (pixel - source[:, :, None]).abs_()
+        return (1 - distance).clamp_(min=0)
+    reach = (length / size).clamp_(min=1)[:, :, None]
+    distance = (pixel - (source + start)[:, :, None]).abs_()
+    inside = (pixel >= start) & (pixel < start + length)
+    weights = (1 - distance / reach).clamp_(min=0) * inside[:, None]
+    return weights / weights.sum(2, keepdim=True)
 
 
 def _unit_range(images: Tensor) -> Tensor:

@@ -1,31 +1,38 @@
 """Image datasets on the device: uint8 tensors, split into training, validation and test images."""
 
 import hashlib
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rsslib.data.images import fit
 from rsslib.data.readers import Rows, check_fits, fingerprint, held_out, read
-from rsslib.device import choose_device
+from rsslib.device import choose_device, free_memory
 from rsslib.errors import Count, InputError, check_number, checked
 from rsslib.files import folder_of, read_regular, system_errors, write
 from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+READ_AHEAD = 2  # batches of mapped images
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Images and labels of one dataset, all on one device.
 
-    `x_train`, `x_val` and `x_test` are uint8 [N, C, R, R] in channels-last memory format, C is 1 or 3; `y_train`,
+    `x_train`, `x_val` and `x_test` are uint8 [N, C, R, R] in channels-last memory format, C is 1 or 3. If `mapped`,
+    images lie in a packed file, not on the device, and those for training may have another side than R. `y_train`,
     `y_val` and `y_test` are int64 [N], from 0 to len(classes) - 1. `mean` and `std` normalise the channels of pixels in
     0 to 1; they are None for grey images. `checksum` is a SHA-256 over all rows as stored (a hash of each row's pixels,
     and its label), before `train_images` or `test_images` shorten them; the order of rows does not change it.
@@ -42,6 +49,7 @@ class Dataset:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     checksum: str
+    mapped: bool = False
 
     @property
     def channels(self) -> int:
@@ -49,7 +57,12 @@ class Dataset:
 
     @property
     def resolution(self) -> int:
-        """The side of an image, in pixels."""
+        """The side of an image that a network sees, in pixels."""
+        return self.x_test.shape[-1]
+
+    @property
+    def side(self) -> int:
+        """The side of a training image, from which crops of the resolution are made."""
         return self.x_train.shape[-1]
 
     @property
@@ -58,7 +71,25 @@ class Dataset:
 
     @property
     def device(self) -> torch.device:
-        return self.x_train.device
+        return self.y_train.device
+
+    def read(self, rows: Tensor) -> Tensor:
+        """The training images in `rows`, on the device."""
+        return self.x_train[rows.to(self.x_train.device)].to(self.device)
+
+    def read_ahead(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the training images of each batch of rows; a thread reads the next two of mapped images."""
+        if not self.mapped:
+            yield from map(self.read, batches)
+            return
+        waiting: deque = deque()
+        with ThreadPoolExecutor(1) as pool:
+            for rows in batches:
+                waiting.append(pool.submit(self.x_train.__getitem__, rows.to(self.x_train.device)))
+                if len(waiting) > READ_AHEAD:
+                    yield waiting.popleft().result().to(self.device)
+            while waiting:
+                yield waiting.popleft().result().to(self.device)
 
     def __repr__(self) -> str:
         train, val, test = (f"{len(y):,}" for y in (self.y_train, self.y_val, self.y_test))
@@ -91,6 +122,9 @@ def load_dataset(
     grey images of 28 x 28 are zero-padded by 2 on each side; of all others the largest square in the middle is resized
     (bilinear with antialias).
 
+    A folder that `rsslib pack` wrote is mapped into memory rather than read; on a CUDA device it is copied if it fits.
+    Its training images keep their side; others are resized.
+
     Rows are ordered by a hash of their pixels. The first 10,000 training rows, at most a fifth, are held out for
     validation (as many as in the released code of Shipard et al. 2022): the same ones for every seed and any order of
     rows on disk. `digits` has no test images of its own; a fifth of it is used. `train_images` and `test_images` keep
@@ -108,6 +142,10 @@ def load_dataset(
     if name != "digits":
         check_unchanged(path, checksum, root / f"{name}.sha256")
 
+    side, channels = train.x.shape[-2:]
+    packed = isinstance(train.x, np.memmap)
+    if packed and side != resolution:  # crops of another side are other images
+        checksum = hashlib.sha256(f"{checksum} from {side} pixels".encode()).hexdigest()
     n = held_out(len(train.y))
     if n == 0:
         raise InputError(f"{path} has {len(train.y)} training images, expected 5 or more: add images")
@@ -120,18 +158,31 @@ def load_dataset(
         )
     train = first_rows(train, train_images, "train_images")
     test = first_rows(test, test_images, "test_images")
-    channels = train.x.shape[-1]
-    check_fits(n + len(train.y) + len(test.y), resolution, channels, path, where)
+    large = train.x.nbytes > free_memory(where) // 2
+
+    def stays(rows: Rows) -> bool:
+        """Whether the images of a split stay in a packed file."""
+        if where.type == "cpu":
+            return packed and (rows is train or side == resolution)
+        return packed and rows is train and large
+
+    loaded = [rows for rows in (train, val, test) if not stays(rows)]
+    check_fits(sum(len(rows.y) for rows in loaded), resolution, channels, path, where)
 
     def on_device(rows: Rows) -> tuple[Tensor, Tensor]:
-        x = torch.from_numpy(fit(rows.x, resolution)).to(where, copy=True)  # parts would keep the whole
-        return x.permute(0, 3, 1, 2), torch.from_numpy(rows.y).to(where)  # NHWC memory is channels-last
+        x = rows.x if packed and rows is train else fit(rows.x, resolution)
+        with warnings.catch_warnings(action="ignore"):  # a mapped file cannot be written through a tensor
+            images = torch.from_numpy(x)
+        if not stays(rows):
+            images = images.to(where, copy=True)  # parts would keep the whole
+        return images.permute(0, 3, 1, 2), torch.from_numpy(rows.y).to(where)  # NHWC memory is channels-last
 
     return Dataset(
         name,
         *on_device(train),
         *on_device(val),
         *on_device(test),
+        mapped=stays(train),
         classes=classes,
         mean=None if channels == 1 else IMAGENET_MEAN,
         std=None if channels == 1 else IMAGENET_STD,

@@ -28,6 +28,7 @@ LICENCES = {  # as their authors or distributors state them
     "cifar100": "none stated; its author asks to cite Krizhevsky 2009",
 }
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+IMAGES, ROWS = "images.npy", "rows.npz"  # of a packed dataset
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 SPLITS = ("train", "test")
 VALIDATION_IMAGES = 10_000
@@ -58,8 +59,9 @@ def hash_rows(x: np.ndarray) -> np.ndarray:
 
 
 def in_order(rows: Rows) -> Rows:
-    """Order rows by the hash of their pixels, whatever their order on disk."""
-    return rows.part(np.lexsort((rows.y, rows.keys)))
+    """Order rows by the hash of their pixels, whatever their order on disk; those in order stay where they are."""
+    order = np.lexsort((rows.y, rows.keys))
+    return rows if (np.diff(order) == 1).all() else rows.part(order)
 
 
 def held_out(images: int) -> int:
@@ -104,7 +106,9 @@ def training_images(name: str, root: str | Path) -> int | None:
     """
     path = find(name, root)
     n = 0
-    if path and path.is_dir():
+    if path and is_packed(path):
+        n = len(read_packed(path)[0].y)
+    elif path and path.is_dir():
         splits = [split for split, _, file in files_in(path) if is_image(file)]
         n = splits.count("train")
         n -= n // 5 * ("test" not in splits)
@@ -118,7 +122,7 @@ def training_images(name: str, root: str | Path) -> int | None:
 def fingerprint(name: str, root: Path) -> tuple:
     """Return what changes when the files of a dataset do: paths, sizes and times; empty if there are none."""
     path = find(name, root)
-    files = [path, *(file for _, _, file in files_in(path))] if path else []
+    files = [path, path / ROWS, *(file for _, _, file in files_in(path))] if path else []
     existing = [file for file in files if file.exists()]
     states = [(file, file.stat()) for file in existing]
     return tuple((file, state.st_size, state.st_mtime_ns, state.st_ino) for file, state in states)
@@ -134,6 +138,8 @@ def read(name: str, root: Path, resolution: int) -> tuple[Rows, Rows, tuple[str,
     path = find(name, root) or Path(root, f"{name}.npz")
     if name == "digits":
         train, test, classes = read_digits()
+    elif is_packed(path):
+        train, test, classes = read_packed(path)
     elif path.is_dir() and path.name == str(name):
         train, test, classes = read_folder(path, resolution)
     else:
@@ -246,6 +252,38 @@ def files_in(folder: Path) -> list[tuple[str, str, Path]]:
     return [(split, place.name, path) for split, place in places for path in listed(place)]
 
 
+def is_packed(path: Path) -> bool:
+    return os.path.exists(path / IMAGES)
+
+
+def read_packed(folder: Path) -> Splits:
+    """Map the images that `rsslib.data.packing.pack` wrote into memory."""
+    try:
+        x = np.load(folder / IMAGES, mmap_mode="r")
+        with open_regular(folder / ROWS, LARGEST_FILE) as file, np.load(file) as rows:
+            y, keys, n, classes = (rows[name] for name in ("y", "keys", "train", "classes"))
+        images = x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] == x.shape[2] and x.shape[3] in (1, 3)
+        labels = y.dtype == np.int64 and keys.dtype == "S16" and y.shape == keys.shape == x.shape[:1]
+        if not (images and labels and 0 < n < len(y)):
+            raise ValueError(f"{IMAGES} and {ROWS} do not belong together")
+    except Exception as error:  # NumPy and zipfile raise many types on damaged files
+        raise InputError(f"{folder} cannot be read ({one_line(error)}): remove it and pack its images again") from None
+    rows = Rows(x, y, keys)
+    return rows.part(slice(n)), rows.part(slice(n, None)), classes.tolist()
+
+
+def image_files(folder: Path) -> tuple[list[tuple[str, str, Path]], list[str], bool]:
+    """Return the image files as `files_in` does, the names of the classes, and whether every image is grey."""
+    found = files_in(folder)
+    files = [file for file in found if is_image(file[2])]
+    if len(files) < len(found):
+        print(f"{folder}: skipped {len(found) - len(files)} files that are not images", file=sys.stderr)
+    if not any(split == "train" for split, _, _ in files):
+        raise InputError(f"{folder / 'train'} holds no images: put image files in {folder / 'train'}/<class>/")
+    classes = sorted({name for _, name, _ in files})
+    return files, classes, all(is_grey(path) for _, _, path in files)
+
+
 def read_folder(folder: Path, resolution: int) -> Splits:
     """Read image files as `read_images` does, or what it returned before if the files have not changed.
 
@@ -274,15 +312,8 @@ def read_images(folder: Path, resolution: int) -> Splits:
 
     Without files for testing a fifth of the images is taken, those whose pixels have the first hashes.
     """
-    found = files_in(folder)
-    files = [file for file in found if is_image(file[2])]
-    if len(files) < len(found):
-        print(f"{folder}: skipped {len(found) - len(files)} files that are not images", file=sys.stderr)
+    files, classes, grey = image_files(folder)
     splits = [split for split, _, _ in files]
-    if "train" not in splits:
-        raise InputError(f"{folder / 'train'} holds no images: put image files in {folder / 'train'}/<class>/")
-    classes = sorted({name for _, name, _ in files})
-    grey = all(is_grey(path) for _, _, path in files)
     check_fits(len(files), resolution, 1 if grey else 3, folder)
 
     def read_one(file: tuple[str, str, Path]) -> tuple[np.ndarray, np.ndarray]:

@@ -267,6 +267,15 @@ def test_dropout_differs_from_replay_to_replay(dropout, device):
     assert len(set(losses)) == (4 if dropout else 1)
 
 
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", ["rss", "rss-2-per-batch"])
+def test_batches_augmented_a_few_at_once_are_those_of_the_epoch(name, monkeypatch):
+    eager = run(shortened(name), "cpu", False, 27)
+    monkeypatch.setattr(augmentation, "AUGMENTED_AT_ONCE", 10)  # two batches of the seven
+    with simulated_graphs():
+        assert_same(eager, run(shortened(name), "cpu", True, 27))
+
+
 def test_every_step_has_its_learning_rate_and_every_image_is_used_once(device, monkeypatch):
     rates, rows, replay = [], [], graphs.GraphedSteps.run
 
@@ -439,7 +448,7 @@ def test_an_epoch_of_images_that_does_not_fit_is_one_sentence(monkeypatch):
     monkeypatch.setattr(graphs, "free_memory", lambda device: 2**20)
     with simulated_graphs(), pytest.raises(InputError) as error:
         run(shortened("rss"), "cpu", True, 100)
-    assert "an epoch's images as floats need 0.0023 GiB of memory" in sentence(error)
+    assert "augmented images as floats need 0.0023 GiB of memory" in sentence(error)
 
 
 # --- on the simulated device alone
