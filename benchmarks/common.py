@@ -36,13 +36,13 @@ CUDA = DEVICE.type == "cuda"
 set_precision("fp32")  # for both sides
 
 
-def random_data(train: int, test: int = 2, device: torch.device = DEVICE) -> Dataset:
-    """Images [n, 3, 32, 32] of 100 classes; what they show does not matter for time or memory."""
+def random_data(train: int, test: int = 2, device: torch.device = DEVICE, resolution: int = 32) -> Dataset:
+    """Images [n, 3, R, R] of 100 classes; what they show does not matter for time or memory."""
     generator = torch.Generator().manual_seed(0)
 
     def split(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        x = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
-        return x.to(device), torch.randint(0, 100, (n,), generator=generator).to(device)
+        x = torch.randint(0, 256, (n, resolution, resolution, 3), dtype=torch.uint8, generator=generator)
+        return x.permute(0, 3, 1, 2).to(device), torch.randint(0, 100, (n,), generator=generator).to(device)
 
     classes = tuple(map(str, range(100)))
     return Dataset("random", *split(train), *split(2), *split(test), classes, IMAGENET_MEAN, IMAGENET_STD, "random")

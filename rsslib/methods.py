@@ -77,7 +77,8 @@ class Method:
     "largest" is in-place distillation (Yu and Huang 2019): the first subnet of a step learns from the labels, the
     others from the first's soft labels alone. `fresh_optimizer`: every stage starts with a new optimizer, as in a
     process of its own. `gradients` of a step's subnets are summed, as in OFA, or averaged. Without `student_dropout`,
-    the others of in-place distillation have none (Yu et al. 2020). Raises InputError for a value that cannot be used.
+    the others of in-place distillation have none (Yu et al. 2020). `groups` of a batch's images are normalised
+    separately, each by a process (see `rsslib.parallel`). Raises InputError for a value that cannot be used.
     """
 
     name: str
@@ -92,8 +93,11 @@ class Method:
     weight_decay: Annotated[float, 0, None] = WEIGHT_DECAY
     label_smoothing: Share = 0.0
     augmentation: Share = 1.0
+    groups: Count = 1
 
     def __post_init__(self):
+        if self.groups > self.batch_size // 2:
+            raise InputError(f"groups is {self.groups}: expected at most {self.batch_size // 2}, of 2 images each")
         if self.stages and self.epochs < 1:  # records of other methods are read without their stages
             raise InputError(f"method {self.name!r} has no epoch: expected stages of at least one in all")
         distilled = [stage.distill for stage in self.stages]

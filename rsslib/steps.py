@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rsslib.data.augmentation import Augmentation, augment
 from rsslib.data.dataset import Dataset
+from rsslib.errors import InputError
 from rsslib.methods import MOMENTUM, WEIGHT_DECAY, Method, Stage
 from rsslib.samplers import Step
 from rsslib.space import Arch
@@ -91,9 +92,20 @@ class EagerSteps:
     stage: Stage
     data: Dataset
     generator: torch.Generator
+    processes = 1
 
     def __post_init__(self):
+        if self.method.groups not in (1, self.processes):
+            raise InputError(
+                f"{self.method.name} has {self.method.groups} groups and {self.processes} processes train: start as "
+                "many processes as groups (torchrun --nproc-per-node), without CUDA graphs"
+            )
         self.views = Views(self.state.supernet)
+        self.whole = self.method.batch_size  # images of the step's batch, of which a process may train a part
+
+    def own(self, rows: Tensor) -> Tensor:
+        """The rows of a batch that this process trains."""
+        return rows
 
     def epoch(
         self,
@@ -111,12 +123,13 @@ class EagerSteps:
         data, losses = self.data, torch.zeros(len(rates), device=order.device)
         self.views = Views(self.state.supernet)
         batches = order.split(self.method.batch_size)[: len(rates)]
-        for step, images in enumerate(data.read_ahead(batches)):
-            rows = batches[step]
+        own = [self.own(rows) for rows in batches]
+        for step, images in enumerate(data.read_ahead(own)):
+            self.whole, rows = len(batches[step]), own[step]
             x = augment(images, crops[rows], data.mean, data.std, data.resolution)
             set_rate(self.state.optimizer, rates[step])
             losses[step] = self.train_step(x, data.y_train[rows], subnets[step])
-            after_step(len(rows))
+            after_step(self.whole)
         return losses
 
     def train_step(self, x: Tensor, y: Tensor, subnets: Step) -> Tensor:

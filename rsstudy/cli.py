@@ -28,6 +28,7 @@ import rsslib
 from rsslib.data.readers import DATASETS, LICENCES, check_name, is_there
 from rsslib.errors import InputError, choose, one_line, printable, shortened
 from rsslib.files import atomic_path, check_output, make_folder, system_errors, write_csv
+from rsslib.methods import override
 from rsslib.progress import in_words
 from rsslib.space import RESOLUTION
 from rsstudy.catalogue import BEYOND, METHODS
@@ -124,7 +125,10 @@ def make_run(options: Namespace) -> Run:
         resolution=options.resolution,
         data=options.data,
     )
-    return run
+    if options.groups == 1:
+        return run
+    method = override(run.method, groups=options.groups, name=f"{run.method.name}-groups-{options.groups}")
+    return replace(run, method=method)
 
 
 def imported(text: str, what: str) -> Any:
@@ -145,11 +149,18 @@ def run_one(options: Namespace) -> int:
     run, settings = make_run(options), make_settings(options)
     check_name(run.dataset, settings.data)
 
+    from rsslib.parallel import joined
     from rsstudy.engine import complete
+    from rsstudy.job import follow, lead
     from rsstudy.tables import populations, times
 
-    print(f"{run.name}: {run.profile.describe(run.dataset)}")
-    failed = failures(complete, [run], settings)
+    with joined(settings.device) as (rank, device):
+        settings = replace(settings, device=device)
+        if rank > 0:
+            follow(replace(settings, progress=False))
+            return 0
+        print(f"{run.name}: {run.profile.describe(run.dataset)}")
+        failed = lead(lambda: failures(complete, [run], settings))
     if failed:
         return report(failed)
     if not finished_of([run], settings.results):
@@ -447,6 +458,7 @@ RUN = {
     "--method": option("a name of `rsslib methods`, or yours as FILE.py:NAME or MODULE:NAME", "rss"),
     "--backbone": option("mobilenet_v3, proxylessnas, or yours as FILE.py:NAME or MODULE:NAME", "mobilenet_v3"),
     "--seed": option("seed of the run", 0),
+    "--groups": option("processes that share each batch's images, not a step's subnets (docs/scale.md)", 1),
     "--resolution": option("size of the images in pixels: 32 to 224 in steps of 32", RESOLUTION),
 }
 for name, text in OVERRIDABLE.items():

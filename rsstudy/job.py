@@ -15,12 +15,14 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors.torch import load
 
 from rsslib import files
 from rsslib.checkpoint import (
     checkpoint_bytes,
     checkpoints,
     load_checkpoint,
+    restore,
     save_checkpoint,
     write_card,
 )
@@ -36,8 +38,10 @@ from rsslib.device import (
 from rsslib.errors import InputError, check_room
 from rsslib.evaluate import EVALUATOR, evaluate_population
 from rsslib.files import CARD, WEIGHTS
+from rsslib.parallel import ProcessLost, StopAsked, count_correct, share, size, together
 from rsslib.population import anchors
 from rsslib.samplers import SIZES
+from rsslib.space import Arch
 from rsslib.steps import TrainingState
 from rsslib.supernet import SuperNet, load_tensors
 from rsslib.trainer import start, train
@@ -114,6 +118,31 @@ def train_and_evaluate(
         return error
 
 
+def lead(work: Callable[[], Any]) -> Any:
+    """Do what rank 0 of several processes does, then end the others' `follow`; returns the result of `work`."""
+    try:
+        return work()
+    finally:
+        if size() > 1:
+            with suppress(ProcessLost):
+                share(None)
+
+
+def follow(settings: Settings) -> None:
+    """Take part in the training and evaluation of runs that rank 0 sends, until it ends; writes nothing."""
+    while (task := share()) is not None:
+        run, threads, tensors, counted = task
+        job = Job(run, Path(), settings, lambda: False)
+        state = job.new_state()
+        with use_threads(threads), suppress(InputError, FloatingPointError, StopAsked):  # rank 0 reports them
+            if counted is None:
+                restore(state, tensors)
+                job.train_epochs(state, lambda state: None)
+            else:
+                state.supernet.load_state_dict(load(tensors))
+                job.count(state.supernet, dict.fromkeys(counted))
+
+
 @contextmanager
 def as_sentences(run: Run, settings: Settings) -> Iterator[None]:
     """Raise InputError if memory runs out, or for an error of the operating system."""
@@ -167,6 +196,25 @@ class Job:
         run, images = self.run, self.images
         return start(space_of(run, images), run.method, run.seed, images.device, self.settings.precision)
 
+    def send(self, tensors: bytes, counted: list[int] | None = None) -> None:
+        """Let other processes take part in training, or in evaluating subnets that are not `counted`."""
+        share((self.run, self.record["threads"], tensors, counted))
+
+    def train_epochs(self, state: TrainingState, after_epoch: Callable[[TrainingState], bool | None]) -> None:
+        run, settings, images = self.run, self.settings, self.images
+        executor = executor_for(settings, images.device)
+        train(state, run.method, images, run.seed, together(after_epoch), run.label, settings.progress, executor)
+
+    def count(self, supernet: SuperNet, counts: dict[int, Any]) -> None:
+        """Evaluate the subnets that are not in `counts`, divided among processes."""
+        threads = evaluation_threads(self.images.device, size())
+        others = {"progress": self.settings.progress, "description": f"{self.run.label}: evaluate", "threads": threads}
+        count_correct(supernet.eval(), self.population(supernet), self.images, counts, self.is_time, **others)
+
+    def population(self, supernet: SuperNet) -> list[tuple[float, Arch]]:
+        subnets = population_of(self.run)
+        return [*((bucket, arch) for (bucket, _), arch in subnets.items()), *anchors(supernet.space)]
+
     def save(self) -> None:
         write_record(self.folder, self.record)
 
@@ -217,8 +265,9 @@ class Job:
                 saved = time.monotonic()
             return stop
 
-        executor = executor_for(settings, self.images.device)
-        train(state, run.method, self.images, run.seed, after_epoch, run.label, settings.progress, executor)
+        if size() > 1:
+            self.send(checkpoint_bytes(state))
+        self.train_epochs(state, after_epoch)
         if len(state.history) < run.method.epochs:
             return False
         record.pop("progress", None)
@@ -278,7 +327,7 @@ class Job:
             checkpoint.unlink()
         began, earlier, saved = time.perf_counter(), evaluated["seconds"], time.monotonic()
         subnets = population_of(run)
-        population = [*((bucket, arch) for (bucket, _), arch in subnets.items()), *anchors(supernet.space)]
+        population = self.population(supernet)
         counted = {n: count for n, count in enumerate(evaluated["correct"]) if count is not None}
         counts = {n: torch.tensor(count, device=images.device) for n, count in counted.items()}
 
@@ -290,7 +339,7 @@ class Job:
         def before_each() -> None:
             nonlocal saved
             if self.is_time():
-                raise TimeIsUp
+                raise StopAsked
             if time.monotonic() - saved >= self.settings.checkpoint_seconds:
                 keep()
                 saved = time.monotonic()
@@ -298,10 +347,13 @@ class Job:
         threads = evaluation_threads(images.device, self.settings.jobs or 1)
         description = f"{run.label}: evaluate"
         try:
+            if size() > 1:
+                self.send(files.tensor_bytes(supernet.state_dict()), [*counts])
+                self.count(supernet, counts)
             both = evaluate_population(
                 supernet.eval(), population, images, description, self.settings.progress, counts, before_each, threads
             )
-        except (TimeIsUp, KeyboardInterrupt) as stopped:
+        except (StopAsked, KeyboardInterrupt) as stopped:
             keep()
             if isinstance(stopped, KeyboardInterrupt):
                 raise
@@ -336,10 +388,6 @@ class Job:
             "hardware": self.record["hardware"],
             "finished": self.record["finished"],
         }
-
-
-class TimeIsUp(Exception):
-    pass
 
 
 def now() -> str:

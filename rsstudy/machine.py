@@ -9,6 +9,7 @@ import torch
 from rsslib.device import cores, free_memory, processor_name
 from rsslib.methods import Method
 from rsslib.operators import compiled_loop
+from rsslib.parallel import ParallelSteps, size
 from rsslib.space import RESOLUTION
 from rsslib.steps import EagerSteps
 from rsstudy.plan import Run, Settings
@@ -48,6 +49,8 @@ def step_bytes(method: Method, resolution: int = RESOLUTION) -> int:
 
 def executor_for(settings: Settings, device: torch.device) -> type:
     """Return the class that takes training steps: CUDA graphs on CUDA, unless the settings say otherwise."""
+    if size() > 1:
+        return ParallelSteps
     if device.type != "cuda" or settings.graphs is False:
         return EagerSteps
     from rsslib.cuda.graphs import GraphedSteps
@@ -59,10 +62,12 @@ def environment(device: torch.device, settings: Settings) -> dict:
     """Return versions, hardware and executor (how steps are taken, precision, runs at once), for run.json."""
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
-        executor = ["eager" if settings.graphs is False else "CUDA graphs"]
+        executor = ["eager" if settings.graphs is False or size() > 1 else "CUDA graphs"]
     else:
         hardware = f"{processor_name()}, threads: {torch.get_num_threads()}"
         executor = ["eager, compiled loops" if compiled_loop() else "eager"]
+    if size() > 1:
+        executor.append(f"{size()} processes")
     if settings.precision != "fp32":
         executor.append(settings.precision)
     if device.type == "cuda" and (settings.jobs or 1) > 1:  # on CPUs times are those of the processor

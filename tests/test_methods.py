@@ -152,6 +152,8 @@ def test_subnet_epochs_count_every_subnet_of_a_step():
         ),
         (lambda: one_stage("mine", 1, Uniform(), teacher="stage"), "distils in the first stage, at whose end"),
         (lambda: one_stage("mine", 1, Uniform(), dropout=-0.1), "dropout is -0.1"),
+        (lambda: one_stage("mine", 1, Uniform(), batch_size=16, groups=9), "groups is 9: expected at most 8"),
+        (lambda: one_stage("mine", 1, Uniform(), label_smoothing=1.5), "label_smoothing is 1.5"),
         (lambda: Method("mine", (replace(build("rss", 1, 1).stages[0], distill=True),)), "distils without a teacher"),
     ],
 )

@@ -1,0 +1,15 @@
+"""The command line with the tiny backbone and a checkpoint every epoch, for tests that start it in processes."""
+
+from dataclasses import replace
+
+from helpers import TINY
+
+from rsslib.__main__ import entry
+from rsslib.backbones import BACKBONES
+from rsstudy import cli
+
+BACKBONES["tiny"] = TINY
+make_settings = cli.make_settings
+cli.make_settings = lambda options: replace(make_settings(options), checkpoint_seconds=0)
+if __name__ == "__main__":
+    entry()
