@@ -140,6 +140,6 @@ def archs_from_table(table: "pd.DataFrame") -> list[Arch]:
     cells = table[["kernel", "expand", "depth"]].astype(str)
     for column in cells:
         for cell in cells[column]:
-            if not re.fullmatch("[0-9]{1,2}(-[0-9]{1,2})*", cell):
+            if not re.fullmatch("[0-9]{1,2}(-[0-9]{1,2})*", str(cell)):
                 raise InputError(f"{column} is {shortened(repr(cell))}: expected choices joined by -, such as 3-5-7")
     return [Arch(*(tuple(map(int, cell.split("-"))) for cell in row)) for row in cells.itertuples(index=False)]

@@ -10,7 +10,7 @@ import pandas as pd
 from rsslib import files
 from rsslib.checkpoint import restore
 from rsslib.device import evaluation_threads, isolated
-from rsslib.errors import InputError
+from rsslib.errors import checked
 from rsslib.steps import TrainingState
 from rsslib.trainer import train
 from rsstudy.forgetting import draws_once_per_epoch, forgetting
@@ -38,16 +38,12 @@ def get_effort(run: Run) -> Effort:
     return EFFORTS.get(run.profile.name, Effort())
 
 
+@checked
 @dataclass(frozen=True)
 class Measurement:
     """What the engine measures of the finished runs of some methods: `Settings(measure=Measurement(["rss"]))`."""
 
     methods: Sequence[str]
-
-    def __post_init__(self):
-        if isinstance(self.methods, str) or not isinstance(self.methods, Sequence):
-            raise InputError(f"interference is {self.methods!r}: expected a list of names of methods")
-        object.__setattr__(self, "methods", tuple(self.methods))
 
     def epochs(self, run: Run) -> Collection[int]:
         """The epochs of training after which the engine keeps a snapshot."""

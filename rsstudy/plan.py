@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-
 from rsslib.backbones import BACKBONES, Backbone
 from rsslib.data.readers import DATASETS, training_images
 from rsslib.errors import (
@@ -262,9 +260,9 @@ def plan(
     return runs
 
 
-def different(values: Any, what: str) -> list:
-    """Return `values` as a list; raises InputError unless they are a sequence or an array of different entries."""
-    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or len(values) == 0:
+def different(values: Sequence, what: str) -> list:
+    """Return `values` as a list; raises InputError if there are none, or two are equal."""
+    if not values:
         with_papermill = f"with papermill, -y '{what}: [first, second]'"
         raise InputError(f"{what} is {values!r}: expected a list with at least one entry ({with_papermill})")
     found = list(values)

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -124,7 +124,12 @@ def chosen(front: pd.DataFrame, **budget: float) -> Arch:
 
     Raises InputError if there is none, or the table is not a front.
     """
-    check_front(front, check_budget(budget))
+    numbers = {"validation_accuracy", *check_budget(budget)}
+    for name in sorted(numbers.union(SETTINGS) - set(front)):
+        raise InputError(f"the front has no column {name}: expected a table as `search` gives it")
+    for name in sorted(numbers):
+        if not pd.api.types.is_numeric_dtype(front[name]) or not np.isfinite(front[name]).all():
+            raise InputError(f"the front's column {name} has more than numbers: expected a table as `search` gives it")
     table = front
     for name, limit in budget.items():
         table = table[table[name] <= limit]
@@ -135,24 +140,12 @@ def chosen(front: pd.DataFrame, **budget: float) -> Arch:
     return archs_from_table(table.loc[[best]])[0]
 
 
-def check_front(front: pd.DataFrame, sizes: Iterable[str] = ()) -> None:
-    """Raise InputError unless a table has the columns of a front, with numbers where `search` writes them."""
-    numbers = {"validation_accuracy", *sizes}
-    for name in sorted(numbers.union(SETTINGS) - set(front)):
-        raise InputError(f"the front has no column {name}: expected a table as `search` gives it")
-    for name in sorted(numbers):
-        if not pd.api.types.is_numeric_dtype(front[name]) or not np.isfinite(front[name]).all():
-            raise InputError(f"the front's column {name} has more than numbers: expected a table as `search` gives it")
-
-
 def read_front(path: str | Path) -> pd.DataFrame:
-    """Read a table that `search` gave; raises InputError if it is none."""
+    """Read a table for `chosen`; raises InputError if it cannot be read."""
     try:
-        front = pd.read_csv(io.BytesIO(files.read_regular(path, LARGEST_FILE)))
+        return pd.read_csv(io.BytesIO(files.read_regular(path, LARGEST_FILE)))
     except (OSError, ValueError) as error:  # pandas' own are ValueErrors
         raise InputError(f"{path} is not a table of `search` ({one_line(error)})") from None
-    check_front(front)
-    return front
 
 
 def pareto_front(errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:

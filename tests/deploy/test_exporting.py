@@ -214,7 +214,7 @@ def test_model_that_never_ends_is_stopped_by_ctrl_c(tmp_path, use):
     endless = foreign([node("Loop", ["n", "true", "x"], ["logits"], body=LOOP)], n=np.int64(2**62), true=np.bool_(True))
     (tmp_path / "model.onnx").write_bytes(endless)
     Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
-    timer = threading.Timer(2, signal.raise_signal, [signal.SIGINT])
+    timer = threading.Timer(2, os.kill, [os.getpid(), signal.SIGINT])
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         if use == "predict":

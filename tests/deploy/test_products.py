@@ -142,7 +142,7 @@ def test_altered_supernet_is_refused(trained, tmp_path):
         (weights.unlink, "No such file"),
         (
             lambda: (weights.write_bytes(content), card.write_text(json.dumps(wrong))),
-            "is not the supernet",
+            "it was altered",
         ),
         (lambda: card.write_text("{}"), "is not the supernet"),
         (card.unlink, "No such file"),

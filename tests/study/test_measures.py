@@ -99,5 +99,5 @@ def test_measuring_that_is_stopped_goes_on_from_the_snapshots(tmp_path, monkeypa
 
 @pytest.mark.parametrize("methods", ["rss", None, 5])
 def test_methods_to_measure_are_a_list(methods):
-    with pytest.raises(InputError, match="expected a list of names of methods"):
+    with pytest.raises(InputError, match="methods is .*: expected a list in which each entry is text"):
         Measurement(methods)
