@@ -137,7 +137,7 @@ def anchors(space: SearchSpace) -> list[tuple[float, Arch]]:
 @checked
 def archs_from_table(table: "pd.DataFrame") -> list[Arch]:
     """The architectures in the columns kernel, expand and depth of a table, such as `evaluate_population` returns."""
-    cells = table[["kernel", "expand", "depth"]].astype(str)
+    cells = table[["kernel", "expand", "depth"]].map(str)
     for column in cells:
         for cell in cells[column]:
             if not re.fullmatch("[0-9]{1,2}(-[0-9]{1,2})*", str(cell)):

@@ -36,7 +36,7 @@ def run(arguments, folder):
         (["--datasets", "digit"], "did you mean 'digits'?"),
         (["--datasets", "digits", "digits"], "datasets holds 'digits' twice"),
         (["--seeds", "0", "1", "0"], "seeds holds 0 twice"),
-        (["--seeds", "-1"], "seeds is [-1]"),
+        (["--seeds", "-1"], "seeds is [-1]: expected a list"),
         (["--subnets-per-bucket", "0"], "subnets_per_bucket is 0"),
         (["--results", ""], "results is ''"),
         (["--jobs", "0"], "jobs is 0"),
