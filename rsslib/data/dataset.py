@@ -25,6 +25,7 @@ from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 READ_AHEAD = 2  # batches of mapped images
+LOADED_AT_ONCE = 1_000  # images that are resized together
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,8 +143,8 @@ def load_dataset(
     if name != "digits":
         check_unchanged(path, checksum, root / f"{name}.sha256")
 
-    side, channels = train.x.shape[-2:]
-    packed = isinstance(train.x, np.memmap)
+    side, channels = train.all.shape[-2:]
+    packed = isinstance(train.all, np.memmap)
     if packed and side != resolution:  # crops of another side are other images
         checksum = hashlib.sha256(f"{checksum} from {side} pixels".encode()).hexdigest()
     n = held_out(len(train.y))
@@ -158,7 +159,7 @@ def load_dataset(
         )
     train = first_rows(train, train_images, "train_images")
     test = first_rows(test, test_images, "test_images")
-    large = train.x.nbytes > free_memory(where) // 2
+    large = len(train.y) * train.all[0].nbytes > free_memory(where) // 2
 
     def stays(rows: Rows) -> bool:
         """Whether the images of a split stay in a packed file."""
@@ -170,11 +171,15 @@ def load_dataset(
     check_fits(sum(len(rows.y) for rows in loaded), resolution, channels, path, where)
 
     def on_device(rows: Rows) -> tuple[Tensor, Tensor]:
-        x = rows.x if packed and rows is train else fit(rows.x, resolution)
-        with warnings.catch_warnings(action="ignore"):  # a mapped file cannot be written through a tensor
-            images = torch.from_numpy(x)
-        if not stays(rows):
-            images = images.to(where, copy=True)  # parts would keep the whole
+        if stays(rows):
+            with warnings.catch_warnings(action="ignore"):  # a mapped file cannot be written through a tensor
+                images = torch.from_numpy(rows.x)
+        else:
+            size = side if packed and rows is train else resolution
+            images = torch.empty((len(rows.y), size, size, channels), dtype=torch.uint8, device=where)
+            for start in range(0, len(rows.y), LOADED_AT_ONCE):
+                part = slice(start, start + LOADED_AT_ONCE)
+                images[part] = torch.from_numpy(fit(rows.part(part).x, size))
         return images.permute(0, 3, 1, 2), torch.from_numpy(rows.y).to(where)  # NHWC memory is channels-last
 
     return Dataset(

@@ -37,16 +37,31 @@ JUNK = (".", "@eaDir", "__MACOSX")  # how names begin that file managers and arc
 
 
 class Rows(NamedTuple):
-    """Training or test images: x uint8 [N, H, W, C], y int64 [N], and keys, the hashes of x as stored."""
+    """Training or test images: of all images that were read, uint8 [M, H, W, C], those in `places` int64 [N].
 
-    x: np.ndarray
+    y int64 [N] are labels, keys [N] the hashes of images as stored. Images are not copied until they are needed.
+    """
+
+    all: np.ndarray
+    places: np.ndarray
     y: np.ndarray
     keys: np.ndarray
 
     def part(self, chosen: slice | np.ndarray) -> "Rows":
-        return Rows(*(column[chosen] for column in self))
+        return Rows(self.all, *(column[chosen] for column in self[1:]))
+
+    @property
+    def x(self) -> np.ndarray:
+        """The images [N, H, W, C]: a view where they lie one after another, as in a packed file."""
+        first, n = (self.places[0], len(self.places)) if len(self.places) else (0, 0)
+        return self.all[first : first + n] if (np.diff(self.places) == 1).all() else self.all[self.places]
 
 
+def all_rows(x: np.ndarray, y: np.ndarray, keys: np.ndarray | None = None) -> Rows:
+    return Rows(x, np.arange(len(y)), y, hash_rows(x) if keys is None else keys)
+
+
+CACHED = ("x", "y", "keys")
 Splits = tuple[Rows, Rows, list[str] | None]  # training rows, test rows, names of classes
 
 
@@ -180,7 +195,7 @@ def read_digits() -> Splits:
     x = np.round(digits.images * (255 / 16)).astype(np.uint8)
     x = x[..., None]
     y = digits.target.astype(np.int64)
-    rows = in_order(Rows(x, y, hash_rows(x)))
+    rows = in_order(all_rows(x, y))
     n = len(x) // 5
     return rows.part(slice(n, None)), rows.part(slice(n)), list("0123456789")
 
@@ -216,7 +231,7 @@ def read_npz(path: Path) -> Splits:
             f"{path} cannot be read as an .npz file ({one_line(error)}): expected {', '.join(KEYS)} as numpy.savez "
             "writes them; replace the file, or delete it to download a built-in dataset again"
         ) from None
-    if train.x.shape[-1] != test.x.shape[-1]:
+    if train.all.shape[-1] != test.all.shape[-1]:
         raise InputError(f"{path}: of x_train and x_test one is grey and one RGB: convert one")
     return train, test, names
 
@@ -237,7 +252,7 @@ def check_arrays(arrays: Any, split: str, path: Path) -> Rows:
             "or 3), and N integers from 0, so convert them"
         )
     y = y.reshape(-1).astype(np.int64)
-    return Rows(x, y, hash_rows(x))
+    return all_rows(x, y)
 
 
 def listed(folder: Path) -> list[Path]:
@@ -268,7 +283,7 @@ def read_packed(folder: Path) -> Splits:
             raise ValueError(f"{IMAGES} and {ROWS} do not belong together")
     except Exception as error:  # NumPy and zipfile raise many types on damaged files
         raise InputError(f"{folder} cannot be read ({one_line(error)}): remove it and pack its images again") from None
-    rows = Rows(x, y, keys)
+    rows = all_rows(x, y, keys)
     return rows.part(slice(n)), rows.part(slice(n, None)), classes.tolist()
 
 
@@ -294,11 +309,11 @@ def read_folder(folder: Path, resolution: int) -> Splits:
     kept = folder.with_name(f"{name}{sha256(state.encode())[:16]}.npz")
     with suppress(Exception):  # it is missing or damaged
         with open_regular(kept, LARGEST_FILE) as file, np.load(file) as arrays:
-            train, test = (Rows(*(arrays[f"{part}_{split}"] for part in Rows._fields)) for split in SPLITS)
+            train, test = (all_rows(*(arrays[f"{part}_{split}"] for part in CACHED)) for split in SPLITS)
             return train, test, arrays["classes"].tolist()
     train, test, classes = read_images(folder, resolution)
-    columns = {f"{part}_train": column for part, column in train._asdict().items()}
-    columns |= {f"{part}_test": column for part, column in test._asdict().items()}
+    splits = dict(zip(SPLITS, (train, test), strict=True))
+    columns = {f"{part}_{split}": getattr(rows, part) for split, rows in splits.items() for part in CACHED}
     with suppress(InputError):  # a shared folder may be read-only
         with atomic_path(kept) as temporary, open(temporary, "wb") as file:
             np.savez(file, classes=np.array(classes), **columns)
@@ -314,20 +329,23 @@ def read_images(folder: Path, resolution: int) -> Splits:
     """
     files, classes, grey = image_files(folder)
     splits = [split for split, _, _ in files]
-    check_fits(len(files), resolution, 1 if grey else 3, folder)
+    channels = 1 if grey else 3
+    check_fits(len(files), resolution, channels, folder)
+    x, keys = np.empty((len(files), resolution, resolution, channels), np.uint8), np.empty(len(files), "S16")
 
-    def read_one(file: tuple[str, str, Path]) -> tuple[np.ndarray, np.ndarray]:
-        image = read_image(file[2], grey)[None]
-        return fit(image, resolution), hash_rows(image)
+    def read_one(number: int) -> None:
+        image = read_image(files[number][2], grey)[None]
+        x[number], keys[number] = fit(image, resolution)[0], hash_rows(image)[0]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # resized at once: the files together may not fit into memory
         try:
-            done = progress_bar(pool.map(read_one, files), desc=f"read {folder.name}", unit="image", total=len(files))
-            x, keys = zip(*done, strict=True)
+            done = pool.map(read_one, range(len(files)))
+            for _ in progress_bar(done, desc=f"read {folder.name}", unit="image", total=len(files)):
+                pass
         finally:
             pool.shutdown(cancel_futures=True)
     y = np.array([classes.index(name) for _, name, _ in files])
-    rows = Rows(np.concatenate(x), y, np.concatenate(keys))
+    rows = all_rows(x, y, keys)
     training = np.array(splits) == "train"
     train, test = rows.part(training), rows.part(~training)
     if training.all():

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -780,3 +781,25 @@ def test_hostile_dataset_is_refused(tmp_path):
         with pytest.raises(InputError, match="cannot be read as an .npz file"):
             load_dataset("toy", tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("side", [64, 192])
+def test_loading_takes_no_more_memory_than_source_and_tensors(side, tmp_path):
+    write(tmp_path, "many", **arrays(2_400, 600, shape=(side, side, 3)))
+    script = f"""
+import torch
+from pathlib import Path
+from rsslib import load_dataset
+load_dataset("digits", {str(tmp_path)!r})
+Path("/proc/self/clear_refs").write_text("5")
+def peak(name):
+    return int(next(l for l in open("/proc/self/status") if l.startswith(name)).split()[1])
+before = peak("VmRSS")
+load_dataset("many", {str(tmp_path)!r}, resolution=64)
+print(1024 * (peak("VmHWM") - before))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    source, tensors = (3_000 * 3 * size**2 for size in (side, 64))
+    assert int(done.stdout) < 1.1 * (source + tensors) + 30e6
