@@ -25,7 +25,7 @@ from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 READ_AHEAD = 2  # batches of mapped images
-LOADED_AT_ONCE = 1_000  # images that are resized together
+LOADED_AT_ONCE = 2**22  # bytes of images that are resized together, as floats
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -177,8 +177,9 @@ def load_dataset(
         else:
             size = side if packed and rows is train else resolution
             images = torch.empty((len(rows.y), size, size, channels), dtype=torch.uint8, device=where)
-            for start in range(0, len(rows.y), LOADED_AT_ONCE):
-                part = slice(start, start + LOADED_AT_ONCE)
+            n = max(1, LOADED_AT_ONCE // rows.all[0].nbytes)
+            for start in range(0, len(rows.y), n):
+                part = slice(start, start + n)
                 images[part] = torch.from_numpy(fit(rows.part(part).x, size))
         return images.permute(0, 3, 1, 2), torch.from_numpy(rows.y).to(where)  # NHWC memory is channels-last
 

@@ -802,4 +802,4 @@ print(1024 * (peak("VmHWM") - before))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     source, tensors = (3_000 * 3 * size**2 for size in (side, 64))
-    assert int(done.stdout) < 1.1 * (source + tensors) + 30e6
+    assert int(done.stdout) < 1.2 * (source + tensors) + 30e6
