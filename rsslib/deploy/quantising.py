@@ -22,8 +22,8 @@ def quantise(path: str | Path, images: Dataset, largest_loss: float = LARGEST_LO
     """Write `<name>.int8.onnx` beside an exported file: the same function with weights and activations of 8 bits.
 
     Quantisation is static, per channel, in ONNX's QDQ format, calibrated on 500 training images (or all there are).
-    Weights have 7 bits of the 8, because sums of products of 8 bits can saturate on x86 processors without VNNI. If
-    the model then loses more than `largest_loss` points of accuracy on the validation images, depthwise convolutions and
+    Weights have 7 bits of the 8, because sums of products of 8 bits can saturate on x86 processors without VNNI. If the
+    model then loses more than `largest_loss` points of accuracy on the validation images, depthwise convolutions and
     activation functions stay in float.
 
     Returns the path, what is quantised, the agreement (percent of test images with the same prediction as before) and,
