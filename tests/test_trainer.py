@@ -338,7 +338,6 @@ def test_a_subnet_outside_the_space_is_an_input_error():
     wrong = {
         "depth is": replace(SPACE.smallest, depth=(2,)),
         "kernel.0. is 9": replace(SPACE.smallest, kernel=(9,) * 8),
-        "kernel is None": replace(SPACE.smallest, kernel=None),
         "expected an Arch": SPACE.to_rows([SPACE.smallest])[0],
     }
     for message, arch in wrong.items():
