@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rsslib.errors import Count, InputError, checked
+from rsslib.errors import Count, InputError, checked, one_line
 
 Activation = Literal["relu", "relu6", "hardswish"]  # by their names in torch.nn.functional
 
@@ -46,6 +46,14 @@ class Backbone:
         vars(self)["stages"] = stages
         if not any(stage.elastic_depth for stage in stages):
             raise InputError(f"backbone {self.name!r} has no stage with elastic depth: expected at least one")
+
+
+def backbone_from(fields: dict) -> Backbone:
+    """The backbone with these fields; raises InputError unless they are a backbone's."""
+    try:
+        return Backbone(**fields)
+    except TypeError as error:
+        raise InputError(f"the fields of the backbone cannot be used ({one_line(error)})") from None
 
 
 MOBILENET_V3 = Backbone(

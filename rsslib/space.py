@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from rsslib.backbones import BACKBONES, Backbone, LayerSpec
+from rsslib.backbones import BACKBONES, Backbone, LayerSpec, backbone_from
 from rsslib.errors import InputError, check_type, checked, choose, shortened
 
 RESOLUTION = 32  # pixels; the study trains and tests every dataset at 32 x 32
@@ -58,7 +58,7 @@ class SearchSpace:
     def __post_init__(self):
         own = vars(self)  # attributes of a frozen dataclass cannot be set
         if isinstance(self.backbone, dict):
-            own["backbone"] = Backbone(**self.backbone)
+            own["backbone"] = backbone_from(self.backbone)
         elif not isinstance(self.backbone, Backbone):
             own["backbone"] = BACKBONES[choose(self.backbone, BACKBONES, "backbone")]
         most = max(stage.layers for stage in self.backbone.stages)

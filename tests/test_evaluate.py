@@ -179,7 +179,7 @@ def test_recalibration_takes_up_to_2000_training_images_in_whole_batches(n, used
     x = torch.zeros(n, 1, 32, 32, dtype=torch.uint8)
     x[:, 0, 0, 0], x[:, 0, 0, 1] = numbers % 256, numbers // 256
 
-    def augment(images, parameters, mean, std):
+    def augment(images, parameters, mean, std, resolution):
         taken.append((images[:, 0, 0, 0].int() + 256 * images[:, 0, 0, 1].int()).tolist())
         assert len(parameters.top) == len(images) and (mean, std) == (data.mean, data.std)
         return images.float()
@@ -208,7 +208,7 @@ def test_recalibration_images_are_drawn_by_a_cpu_on_every_device(device, monkeyp
     data, seen = toy_data(train=450), []
     monkeypatch.setattr(torch, "randperm", spy_on(torch.randperm, seen))
     monkeypatch.setattr(evaluate, "draw_augmentation", spy_on(evaluate.draw_augmentation, seen))
-    images = recalibration_images(replace(data, x_train=data.x_train.to(device)))
+    images = recalibration_images(replace(data, x_train=data.x_train.to(device), y_train=data.y_train.to(device)))
     generator = torch.Generator().manual_seed(0)
     rows, crops = torch.randperm(450, generator=generator), augmentation.draw_augmentation(400, generator)
     assert torch.equal(seen[0], rows) and all(torch.equal(vars(seen[1])[name], t) for name, t in vars(crops).items())
