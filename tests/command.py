@@ -8,8 +8,8 @@ from rsslib.__main__ import entry
 from rsslib.backbones import BACKBONES
 from rsstudy import cli
 
-make_settings = cli.make_settings
-cli.make_settings = lambda options: replace(make_settings(options), checkpoint_seconds=0)
 if __name__ == "__main__":
+    make_settings = cli.make_settings
+    cli.make_settings = lambda options: replace(make_settings(options), checkpoint_seconds=0)
     BACKBONES["tiny"] = TINY
     entry()
