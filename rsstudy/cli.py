@@ -386,7 +386,7 @@ def print_quantised(path: str, images: Any) -> None:
     from rsslib.deploy.quantising import quantise
 
     found = quantise(path, images)
-    print(f"{found['path']}: int8 in {found['layers']}; same prediction for {found['agreement']:.2f} % of test images")
+    print(f"{found['path']}: the same prediction for {found['agreement']:.2f} % of test images")
     for name in ("float32", "int8"):
         row = found[name]
         accuracy = f"{row['accuracy']:.2f} % ({row['low']:.2f} to {row['high']:.2f})"

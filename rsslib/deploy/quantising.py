@@ -15,22 +15,19 @@ from rsslib.files import check_output, read_regular, write
 
 CALIBRATION_IMAGES = 500
 LARGEST_LOSS = 1.0  # points of accuracy on the validation images
-EVERYTHING, POINTWISE = "all layers", "all but depthwise convolutions and activations"
 
 
 def quantise(path: str | Path, images: Dataset, largest_loss: float = LARGEST_LOSS) -> dict:
     """Write `<name>.int8.onnx` beside an exported file: the same function with weights and activations of 8 bits.
 
     Quantisation is static, per channel, in ONNX's QDQ format, calibrated on 500 training images (or all there are).
-    Weights have 7 bits of the 8, because sums of products of 8 bits can saturate on x86 processors without VNNI. If the
-    model then loses more than `largest_loss` points of accuracy on the validation images, depthwise convolutions and
-    activation functions stay in float.
+    Weights have 7 bits of the 8, because sums of products of 8 bits can saturate on x86 processors without VNNI.
 
-    Returns the path, what is quantised, the agreement (percent of test images with the same prediction as before) and,
-    for "float32" and "int8", the accuracy on the test images with its 95 % interval, bytes and `latency`.
+    Returns the path, the agreement (percent of test images with the same prediction as before) and, for "float32" and
+    "int8", the accuracy on the test images with its 95 % interval, bytes and `latency`.
 
-    Raises InputError, and writes no file, if the loss exceeds the bound even so, if `path` is no exported file, or if
-    the extra [export] is not installed.
+    Raises InputError, and writes no file, if the model loses more than `largest_loss` points of accuracy on the
+    validation images, if `path` is no exported file, or if the extra [export] is not installed.
     """
     check_number(largest_loss, "largest_loss", 0)
     path = Path(path)
@@ -40,21 +37,18 @@ def quantise(path: str | Path, images: Dataset, largest_loss: float = LARGEST_LO
     validation, test = (x.cpu().contiguous().numpy() for x in (images.x_val, images.x_test))
     labels, test_labels = (y.cpu().numpy() for y in (images.y_val, images.y_test))
     floats = accuracy(before, validation, labels)
-    for layers in (EVERYTHING, POINTWISE):
-        content = quantised(path, images.x_train[:CALIBRATION_IMAGES].cpu().contiguous().numpy(), layers)
-        model = Model.of(content)
-        loss = floats - accuracy(model, validation, labels)
-        if loss <= largest_loss:
-            break
-    else:
+    content = quantised(path, images.x_train[:CALIBRATION_IMAGES].cpu().contiguous().numpy())
+    model = Model.of(content)
+    loss = floats - accuracy(model, validation, labels)
+    if loss > largest_loss:
         raise InputError(
             f"int8 costs {loss:.2f} points of accuracy on {len(labels)} validation images, allowed is "
             f"{largest_loss:g}: no file was written; use the float32 file, or allow more"
         )
     predicted = [opened.logits(test).argmax(1) for opened in (before, model)]
-    changed = {"accuracy": 100 * float(np.mean(predicted[1] == test_labels)), "precision": f"int8: {layers}"}
+    changed = {"accuracy": 100 * float(np.mean(predicted[1] == test_labels)), "precision": "int8"}
     write(target, add_metadata(content, before.metadata | changed))
-    rows = {"path": target, "layers": layers, "agreement": 100 * float(np.mean(predicted[0] == predicted[1]))}
+    rows: dict[str, Any] = {"path": target, "agreement": 100 * float(np.mean(predicted[0] == predicted[1]))}
     for name, file, found in (("float32", path, predicted[0]), ("int8", target, predicted[1])):
         rows[name] = accuracy_interval(found == test_labels) | {"bytes": file.stat().st_size, "latency": latency(file)}
     return rows
@@ -75,15 +69,11 @@ class Calibration:
         return None if image is None else {"images": image}
 
 
-def quantised(path: Path, images: np.ndarray, layers: str) -> bytes:
+def quantised(path: Path, images: np.ndarray) -> bytes:
     """Return the content of the quantised file, without metadata."""
     onnx, tools = needed("onnx", "export"), needed("onnxruntime.quantization", "export")
 
     model = onnx.load_from_string(read_regular(path))
-    options: dict[str, Any] = {}
-    if layers == POINTWISE:
-        options["op_types_to_quantize"] = ["Conv", "Gemm"]
-        options["nodes_to_exclude"] = [node.name for node in model.graph.node if is_depthwise(node)]
     logging.disable(logging.WARNING)  # which advise to simplify a model that is simple
     try:
         with TemporaryDirectory() as folder:
@@ -97,12 +87,7 @@ def quantised(path: Path, images: np.ndarray, layers: str) -> bytes:
                 reduce_range=True,
                 activation_type=tools.QuantType.QUInt8,
                 weight_type=tools.QuantType.QInt8,
-                **options,
             )
             return file.read_bytes()
     finally:
         logging.disable(logging.NOTSET)
-
-
-def is_depthwise(node: Any) -> bool:
-    return any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)

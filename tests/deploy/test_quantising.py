@@ -11,7 +11,7 @@ from scipy import stats
 
 from rsslib.deploy.exporting import export
 from rsslib.deploy.predicting import accuracy_interval, open_model
-from rsslib.deploy.quantising import POINTWISE, quantise, quantised
+from rsslib.deploy.quantising import quantise
 from rsslib.errors import InputError
 from rsslib.space import SearchSpace
 
@@ -52,12 +52,6 @@ def test_int8_file_predicts_what_it_says(exported):
     accuracy = pytest.approx(100 * np.mean(after == images.y_test.numpy()))
     assert found["int8"]["accuracy"] == open_model(found["path"]).metadata["accuracy"] == accuracy
     assert open_model(found["path"]).metadata["classes"] == list(images.classes)
-
-
-def test_gentler_quantisation_leaves_depthwise_convolutions_in_float(exported):
-    path, images = exported
-    content = quantised(path, images.x_train[:50].contiguous().numpy(), POINTWISE)
-    assert weights_of(content) == {(True, onnx.TensorProto.FLOAT), (False, onnx.TensorProto.INT8)}
 
 
 def test_int8_that_costs_more_than_allowed_is_refused(exported, tmp_path):
