@@ -16,7 +16,7 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 3e-5
 PS_EPOCHS = (120, 25, 120, 25, 120)  # kernel, depth 1, depth 2, width 1, width 2, on CIFAR
 
-Schedule = Literal["cosine", "constant"] | Callable[[float], float]
+Schedule = Literal["cosine", "constant"] | Callable[..., float]
 Share = Annotated[float, 0, 1]
 Dropout = Annotated[float, 0, 0.99]
 
@@ -30,11 +30,12 @@ FIRST_4X_APART: tuple[int, ...] = (4,)
 class Stage:
     """A part of training with one sampler and one learning rate curve.
 
-    The curve is a cosine from `learning_rate` to 0 over `schedule_epochs`, constant, or `learning_rate` times a
-    function of progress, which is 0 at the start and 1 at the end. With `warmup_epochs` the rate first grows from 0 in
-    equal steps, and the curve takes the epochs that are left. The stage runs `epochs` of
-    these, starting at epoch `first_epoch`: a stage that begins in mid-curve inherits a lowered rate. With `distill`,
-    the method's teacher adds to the loss. Raises InputError for a value that cannot be used.
+    The curve is a cosine from `learning_rate` to 0 over `schedule_epochs`, constant, or `learning_rate` times a function
+    of progress from 0 to 1. A function with an attribute `by_complexity` also gets the complexity of the step's subnets:
+    0 for the smallest, 1 for the largest, by the logarithm of parameters. With `warmup_epochs` the rate first grows from
+    0 in equal steps, and the curve takes the epochs that are left. The stage runs `epochs` of these, starting at epoch
+    `first_epoch`: a stage that begins in mid-curve inherits a lowered rate. With `distill`, the method's teacher adds to
+    the loss. Raises InputError for a value that cannot be used.
     """
 
     name: str
@@ -54,7 +55,12 @@ class Stage:
         if isinstance(self.sampler, type) or not callable(getattr(self.sampler, "subnets", None)):
             raise InputError(f"the sampler is {self.sampler!r}: expected an object with a method subnets, see Sampler")
 
-    def rate(self, epoch: int, step: int, steps: int) -> float:
+    @property
+    def by_complexity(self) -> bool:
+        """Whether learning rates depend on the complexity of a step's subnets."""
+        return getattr(self.schedule, "by_complexity", False)
+
+    def rate(self, epoch: int, step: int, steps: int, complexity: float = 0.0) -> float:
         """Learning rate of step `step` (of `steps`) of the stage's epoch `epoch`, both from 0."""
         warmup = self.warmup_epochs * steps
         total = (self.schedule_epochs or self.epochs) * steps - warmup
@@ -62,7 +68,8 @@ class Stage:
         if position < 0:
             return self.learning_rate * (warmup + position + 1) / warmup
         if callable(self.schedule):
-            return self.learning_rate * self.schedule(position / total)
+            known = (complexity,) if self.by_complexity else ()
+            return self.learning_rate * self.schedule(position / total, *known)
         if self.schedule == "constant":
             return self.learning_rate
         return 0.5 * self.learning_rate * (1 + math.cos(math.pi * position / total))

@@ -98,7 +98,8 @@ def train(
                     subnets = drawn_steps(stage.sampler, space, rng, epoch, stage.epochs, steps)
                     order = torch.randperm(n, generator=generator, device=device)
                     crops = draw_augmentation(n, generator, data.side, method.augmentation)
-                    rates = [stage.rate(epoch, step, steps) for step in range(steps)]
+                    sizes = complexities(space, subnets) if stage.by_complexity else [0.0] * steps
+                    rates = [stage.rate(epoch, step, steps, size) for step, size in enumerate(sizes)]
                     mflops = mean_mflops(space, subnets)
                     place = f"{stage.name} " * (len(method.stages) > 1) + f"{epoch + 1}/{stage.epochs}"
                     bar.set_description(f"{description or method.name}: {place}, {mflops:.1f}M")
@@ -155,6 +156,16 @@ def enter_stage(state: TrainingState, method: Method, stage: Stage, seed: int) -
         supernet.sort_channels(stage.sort_channels)
     if method.fresh_optimizer:
         state.optimizer = new_optimizer(supernet, method.momentum, method.weight_decay)
+
+
+def complexities(space: SearchSpace, subnets: list[Step]) -> list[float]:
+    """For each step, where the mean parameters of its subnets lie between the smallest's (0) and the largest's (1).
+
+    Parameters are compared by their logarithms (Jeon et al. 2025).
+    """
+    low, high = (math.log(space.parameters(arch)) for arch in (space.smallest, space.largest))
+    found = {step: np.mean(space.parameters(space.to_rows(step))) for step in {*subnets}}
+    return [(math.log(found[step]) - low) / (high - low) for step in subnets]
 
 
 def mean_mflops(space: SearchSpace, subnets: list[Step]) -> float:

@@ -23,7 +23,7 @@ from rsslib.methods import (
 from rsslib.population import sample_population
 from rsslib.samplers import Alternating, Sampler, Successive, Uniform
 from rsslib.space import Arch, SearchSpace
-from rsstudy.samplers import Compound, FlopsAware, Sandwich, SizeAware, StrictFairness
+from rsstudy.samplers import ComplexityAware, Compound, FlopsAware, Sandwich, SizeAware, StrictFairness
 
 # Table 1: epochs of the supernet (s) and of progressive shrinking (ps). CIFAR's hold for datasets it does not list.
 TABLE_1 = {"mnist": (10, 27), "fashion_mnist": (25, 57), "cifar10": (180, 410), "cifar100": (180, 410)}
@@ -321,6 +321,9 @@ SAMPLERS = {
     "size-aware": equal_passes(SizeAware()),
 }
 
+# Rivals of 2025 and later, at RSS's number of subnet passes.
+RIVALS = {"complexity-aware": rss(Uniform(per="batch"), ComplexityAware())}
+
 # Kept for stored runs: all subnets of the sandwich with dropout, unlike its authors' code, and binomial choices.
 SUPERSEDED = {
     "sandwich": equal_passes(Sandwich(), teacher="largest"),
@@ -343,7 +346,7 @@ def base_and_rate(name: str) -> tuple[str, float]:
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
-BUILDERS |= ALONE | EXPOSED | BLOCKS | CONTROLS | BRIDGE | DOSES | INTERVALS | SUPERSEDED | SAMPLERS
+BUILDERS |= ALONE | EXPOSED | BLOCKS | CONTROLS | BRIDGE | DOSES | INTERVALS | SUPERSEDED | SAMPLERS | RIVALS
 BUILDERS["rss-after-short"] = rss_after_short
 BUILDERS |= {
     f"{base}-{rate}": overridden(base, {"learning_rate_scale": scale})
@@ -377,7 +380,7 @@ def methods_of(group: str, small: bool = False) -> tuple[str, ...]:
         "bridge": ("ofa", "rss", *BRIDGE),
         "dose": (*DOSES, *(f"alone-{name}" for name in DOSED)),
         "samplers": (*RATED[:3], *OTHERS),
-        "rates": (*RATED, *(f"{base}-{rate}" for base in RATED for rate in RATES)),
+        "rates": (*RATED, *RIVALS, *(f"{base}-{rate}" for base in RATED for rate in RATES)),
         "hyperparameters": tuple(f"{base}{change}" for base in bases for change in changes),
     }
     return groups[choose(group, groups, "group of methods")]

@@ -1,5 +1,6 @@
-"""Samplers beyond the paper, which the study compares with RSS at equal numbers of subnet passes."""
+"""Samplers and a schedule beyond the paper, which the study compares with RSS at equal numbers of subnet passes."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated
@@ -136,3 +137,19 @@ def _of_uniform_sizes(
         distance = np.abs(space.reference.macs(rows) - target)
         nearest.append(rows[distance.argmin()])
     return to_steps(space, np.stack(nearest), steps)
+
+
+@checked
+@dataclass(frozen=True)
+class ComplexityAware:
+    """A cosine to the power of `power` for the smallest subnet, down to 1 / `power` for the largest.
+
+    So learning rates of large subnets decay late (CaLR, Jeon et al. 2025, without their separate momentum).
+    """
+
+    power: Annotated[float, 1, None] = 4.0
+    by_complexity = True
+
+    def __call__(self, progress: float, complexity: float) -> float:
+        exponent = self.power + (1 / self.power - self.power) * complexity
+        return (0.5 * (1 + math.cos(math.pi * progress))) ** exponent

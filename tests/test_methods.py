@@ -10,6 +10,8 @@ import torch
 from rsslib.errors import InputError
 from rsslib.methods import Method, Stage, largest_remainder, one_stage, override
 from rsslib.samplers import Uniform
+from rsslib.space import SearchSpace
+from rsslib.trainer import complexities
 from rsstudy.catalogue import METHODS, TABLE_1, build, table_1
 from rsstudy.samplers import Sandwich
 
@@ -185,3 +187,17 @@ def test_a_rate_warms_up_and_then_follows_its_schedule():
         expected.step()
     constant = replace(stage, schedule="constant")
     assert [constant.rate(0, 0, 5), constant.rate(3, 4, 5)] == pytest.approx([0.02, 0.1])
+
+
+def test_complexity_aware_rates_decay_early_for_small_subnets_and_late_for_large_ones():
+    stage = build("complexity-aware", 1, 3).stages[0]
+    space = SearchSpace()
+    smallest, largest = (math.log(space.parameters(arch)) for arch in (space.smallest, space.largest))
+    steps = [(space.smallest,), (space.largest,), (space.middle, space.largest)]
+    low, high, mixed = complexities(space, steps)
+    assert (low, high) == (0, 1)
+    both = (space.parameters(space.middle) + space.parameters(space.largest)) / 2
+    assert mixed == pytest.approx((math.log(both) - smallest) / (largest - smallest))
+    cosine = 0.5 * (1 + math.cos(math.pi * 5 / 16))  # step 5 of 16
+    for complexity, exponent in {0: 4, 1: 0.25, 0.5: 2.125}.items():
+        assert stage.rate(1, 1, 4, complexity) == pytest.approx(0.01 * cosine**exponent)
