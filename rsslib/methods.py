@@ -30,12 +30,12 @@ FIRST_4X_APART: tuple[int, ...] = (4,)
 class Stage:
     """A part of training with one sampler and one learning rate curve.
 
-    The curve is a cosine from `learning_rate` to 0 over `schedule_epochs`, constant, or `learning_rate` times a function
-    of progress from 0 to 1. A function with an attribute `by_complexity` also gets the complexity of the step's subnets:
-    0 for the smallest, 1 for the largest, by the logarithm of parameters. With `warmup_epochs` the rate first grows from
-    0 in equal steps, and the curve takes the epochs that are left. The stage runs `epochs` of these, starting at epoch
-    `first_epoch`: a stage that begins in mid-curve inherits a lowered rate. With `distill`, the method's teacher adds to
-    the loss. Raises InputError for a value that cannot be used.
+    The curve is a cosine from `learning_rate` to 0 over `schedule_epochs`, constant, or `learning_rate` times a
+    function of progress from 0 to 1. A function with an attribute `by_complexity` also gets the complexity of the
+    step's subnets: 0 for the smallest, 1 for the largest, by the logarithm of parameters. With `warmup_epochs` the
+    rate first grows from 0 in equal steps, and the curve takes the epochs that are left. The stage runs `epochs` of
+    these, starting at epoch `first_epoch`: a stage that begins in mid-curve inherits a lowered rate. With `distill`,
+    the method's teacher adds to the loss. Raises InputError for a value that cannot be used.
     """
 
     name: str
