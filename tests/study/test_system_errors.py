@@ -131,32 +131,6 @@ def test_devices_that_are_none(device, tmp_path):
     assert repr(device) in sentence(error) or "''" in sentence(error)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"threads": True}, {"threads": 0}, {"jobs": 1.5}, {"rebuild": 1}, {"progress": None}, {"graphs": 1},
-     {"time_budget": -1}, {"time_budget": "5m"}, {"checkpoint_seconds": None}, {"precision": 16},
-     {"results": []}, {"results": True}, {"data": []}, {"data": True}],
-)  # fmt: skip
-def test_settings_that_are_none(settings):
-    with pytest.raises(InputError, match=next(iter(settings))) as error:
-        Settings(**settings)
-    assert sentence(error)
-
-
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [("profile", [["smoke"], "../x", True, {}]), ("backbone", [5, None, ["mobilenet_v3"], {}]),
-     ("datasets", [{"digits": 1}, True, "", [5]]), ("methods", [{"rss": 1}, [["rss"]], [None], None]),
-     ("seeds", [{0: 1}, None, "01", [None], [2**70]]), ("subnets_per_bucket", [[], -1, float("nan")]),
-     ("resolution", [None, [], True])],
-)  # fmt: skip
-def test_what_cannot_be_planned(name, values):
-    for value in values:
-        with pytest.raises(InputError) as error:
-            plan(**{name: value})
-        assert sentence(error)
-
-
 @pytest.mark.parametrize("figures", [[], True, __file__, "a\0b"])
 def test_figures_that_have_no_folder(figures):
     with pytest.raises(InputError, match="figures") as error:
