@@ -444,11 +444,6 @@ def test_the_command_line_stops_in_a_sentence(number, tmp_path):
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def test_the_last_two_checkpoints_are_kept(interrupted):
-    assert [path.name[11:17] for path in checkpoint.checkpoints(interrupted)] == ["000004", "000003"]
-    assert names(interrupted)[2:] == ["run.json", "run.lock"]
-
-
 def test_any_damage_to_a_checkpoint_is_noticed(interrupted, done):
     run, (last, before) = done[0], checkpoint.checkpoints(interrupted)
     good, other = last.read_bytes(), before.read_bytes()
@@ -514,14 +509,6 @@ def test_a_checkpoint_that_vouches_for_what_does_not_fit_is_damaged(change, inte
     with pytest.warns(UserWarning, match=f"{last.name[:17]}.* cannot be used"):
         assert load_checkpoint(state, interrupted, identity_, done[0].method)
     assert len(state.history) == 3 and checkpoint.checkpoints(interrupted) == [before]
-
-
-def test_training_starts_anew_where_no_checkpoint_fits(interrupted, done, tmp_path):
-    for path in checkpoint.checkpoints(interrupted):
-        forge(path, FORGED["another shape"])
-    with pytest.warns(UserWarning, match="its tensors do not fit this network"):
-        complete([done[0]], tmp_path)
-    assert tables(interrupted) == tables(done[0].folder(done[1])) and names(interrupted) == FILES
 
 
 def test_a_checkpoint_of_another_run_is_not_used(interrupted, done, tmp_path):
