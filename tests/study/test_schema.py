@@ -89,17 +89,15 @@ def test_stages_of_strangers_have_a_number_of_epochs(epochs, results):
     assert overview([own], results).status.tolist() == ["other"]
 
 
-@pytest.mark.parametrize("stages", [LONG, None, 3, ["one"], [{}]], ids=lambda value: str(value)[:20])
-def test_stages_are_a_list_of_objects(stages, results):
-    rewrite(results, lambda record: record["config"]["training"]["method"].update(stages=stages))
-    with pytest.raises(InputError, match="is not the record of a run .*stages") as error:
-        finished(planned(), results)
-    assert sentence(error)
-
-
-def test_a_long_text_elsewhere_is_told_in_a_sentence(results):
-    rewrite(results, lambda record: record["config"]["training"]["method"].update(teacher=LONG))
-    with pytest.raises(InputError, match="another configuration") as error:
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("teacher", LONG, "another configuration")]
+    + [("stages", value, "is not the record of a run .*stages") for value in (LONG, None, 3, ["one"], [{}])],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_method_that_no_run_writes_is_refused_in_a_sentence(field, value, said, results):
+    rewrite(results, lambda record: record["config"]["training"]["method"].update({field: value}))
+    with pytest.raises(InputError, match=said) as error:
         finished(planned(), results)
     assert sentence(error)
 
