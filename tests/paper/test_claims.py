@@ -1,30 +1,24 @@
 """Verdicts on the paper's claims, from made-up tables whose right verdicts are known."""
 
-import json
 import math
 from functools import partial
 from pathlib import Path
 
 import matplotlib
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import sentence
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from scipy import stats
 
-from rsslib import files
 from rsslib.errors import InputError
 from rsstudy import summary
-from rsstudy.catalogue import CONTROLS, METHODS, OVERRIDES, TABLE_1, build
+from rsstudy.catalogue import CONTROLS, METHODS, OVERRIDES, TABLE_1
 from rsstudy.claims import statements
 from rsstudy.claims import table as c
 from rsstudy.claims.evidence import Evidence, Part, combine
 from rsstudy.claims.verdicts import judge
 from rsstudy.figures import populations
-from rsstudy.store import configuration, write_record
-from rsstudy.tables import with_all_seeds
 
 FOLDER = Path(__file__).resolve().parents[2]
 DATASETS = list(TABLE_1)
@@ -171,39 +165,7 @@ def alone(number, population, times) -> c.Claim:
     return judge(statement, parts, True, "ofa")
 
 
-NUMBERS = [
-    "1",
-    "2",
-    "3",
-    "4",
-    "5",
-    "6a",
-    "6b",
-    "1s",
-    "3s",
-    "7a",
-    "7b",
-    "8a",
-    "8b",
-    "9",
-    "10",
-    "11",
-]
-NUMBERS += [
-    "12a",
-    "12b",
-    "12c",
-    "13",
-    "14",
-    "15a",
-    "15b",
-    "16",
-    "17",
-    "18",
-    "19",
-    "20",
-    "21",
-]
+NUMBERS = "1 2 3 4 5 6a 6b 1s 3s 7a 7b 8a 8b 9 10 11 12a 12b 12c 13 14 15a 15b 16 17 18 19 20 21".split()
 NUMBERS += [f"C{i}" for i in range(1, 11)]
 OF_PAPER = [number for number in NUMBERS if not number.startswith("C")]
 
@@ -218,16 +180,6 @@ def test_every_claim_is_reproduced_where_all_hold(study):
     for claim in claims[: len(OF_PAPER)]:
         estimate, low, high = claim.numbers
         assert low <= estimate <= high and claim.weakest.seeds == 3 and claim.p < 0.05
-
-
-def test_main_claims_come_first_and_roles_follow_the_numbers(study):
-    roles = {claim.statement.number: claim.statement.role for claim in decide(study, times())}
-    assert [number for number, role in roles.items() if role == "main"] == NUMBERS[:7]
-    assert [number for number, role in roles.items() if role == "secondary"] == [
-        "1s",
-        "3s",
-    ]
-    assert [number for number, role in roles.items() if role == "control"] == NUMBERS[-10:]
 
 
 def worse(method, points):
@@ -292,11 +244,6 @@ def test_one_false_part_refutes_a_conjunction_and_is_shown_with_its_own_interval
     sizes, whole = one(claims, "1s"), one(claims, "1")
     assert sizes.verdict == "not reproduced" and len(sizes.parts) == 24
     assert sizes.weakest.label == "mean difference at 14 MFLOPs on CIFAR-10"
-    assert sizes.numbers == (
-        sizes.weakest.estimate,
-        sizes.weakest.low(),
-        sizes.weakest.high(),
-    )
     assert whole.verdict == "reproduced" and len(whole.parts) == 4  # RSS still leads on average
 
 
@@ -401,38 +348,6 @@ def test_many_subnets_do_not_stand_in_for_seeds():
     assert alone("2", table, times()).verdict == "not decided"
 
 
-def test_all_seeds_of_each_method_are_used(study):
-    more = population(["rss"], seeds=(3, 4), n=8)
-    found = {part.label: part for part in alone("1", pd.concat([study, more]), times()).parts}
-    part = found["mean difference on MNIST"]
-    means = pd.concat([study, more]).query("dataset == 'mnist'").groupby(["method", "seed"])["accuracy"].mean()
-    known = stats.ttest_ind(means["rss"], means["ofa"], equal_var=False).confidence_interval()
-    assert len(means["rss"]) == 5 and part.seeds == 3
-    assert (part.low(), part.high()) == pytest.approx((known.low, known.high))
-
-
-def test_a_method_with_one_seed_leaves_its_claims_undecided(study):
-    fewer = study[(study["method"] != "rss-per-batch") | (study["seed"] == 1)]
-    claims = decide(fewer, times())
-    assert one(claims, "7a").verdict == "not decided" and one(claims, "7a").weakest.seeds == 1
-    assert one(claims, "9").verdict == "reproduced"
-
-
-@pytest.mark.parametrize("profile", ["smoke", "quick"])
-def test_only_the_papers_scale_reproduces(study, profile):
-    def found(table, clocks):
-        claims = decide(table, clocks, profile=profile, datasets=DATASETS)
-        return {claim.statement.number: claim.verdict for claim in claims if claim.verdict != "not run"}
-
-    assert set(found(study, times()).values()) == {"agrees"}
-    assert found(whole_study(shift=LOSSES["1"]), times())["1"] == "disagrees"
-    fast, slow = (found(NOTHING, times(ratios=ratios)) for ratios in ((3.0, 30.0), (0.5, 0.9)))
-    assert fast["6a"] == fast["6b"] == "agrees" and slow["6a"] == slow["6b"] == "disagrees"
-    wide = times(ratios=(1.2, 6.1))
-    wide.loc[wide["method"] == "rss", "training_seconds"] *= 1 + 0.2 * wide["seed"]
-    assert found(NOTHING, wide)["6a"] == "not decided"
-
-
 def test_missing_runs_are_named_not_raised():
     for empty in (NOTHING, population(MAIN, ["mnist"])[:0]):
         claims = decide(empty, NOTHING)
@@ -530,16 +445,10 @@ def test_a_speed_up_is_reproduced_within_a_fifth_of_the_published_one(ratios, ve
         assert claim.verdict == verdict and claim.numbers[0] == pytest.approx(ratio, rel=0.02)
 
 
-def test_the_speed_up_is_a_geometric_mean_over_datasets_with_welchs_interval():
-    table = times(datasets=["cifar100"], ratios=(2.2, 6.1))
-    table.loc[table["method"] == "rss", "training_seconds"] *= 1 + 0.2 * table["seed"]
-    claim = one(decide(NOTHING, table, profile="quick", datasets=["cifar100"]), "6a")
-    logs = np.log(table.pivot(index="seed", columns="method", values="training_seconds"))
-    known = stats.ttest_ind(logs["ofa"], logs["rss"], equal_var=False).confidence_interval()
-    assert claim.numbers[1:] == pytest.approx((np.exp(known.low), np.exp(known.high)))
+def test_a_speed_up_whose_interval_crosses_the_tolerance_is_not_decided():
     wide = times(ratios=(2.2, 6.1))
     wide.loc[wide["method"] == "rss", "training_seconds"] *= 1 + 0.5 * wide["seed"]
-    assert alone("6a", NOTHING, wide).verdict == "not decided"  # the interval crosses the tolerance
+    assert alone("6a", NOTHING, wide).verdict == "not decided"
 
 
 @pytest.mark.parametrize("column", ["hardware", "executor"])
@@ -548,13 +457,6 @@ def test_times_of_unlike_machines_are_not_compared(column):
     table.loc[table["method"] == "ofa", column] = "another"
     claim = alone("6a", NOTHING, table)
     assert claim.verdict == "not run" and "times of ofa and rss on mnist on one machine" in claim.missing
-    mixed = pd.concat(
-        [
-            times(seeds=(0, 1)),
-            times(seeds=(2,), ratios=(9, 9), **{column: "another"}),
-        ]
-    )
-    assert alone("6a", NOTHING, mixed).numbers[0] == pytest.approx(1.9, rel=0.02)  # where most seeds are
 
 
 def test_both_baselines_are_judged():
@@ -578,17 +480,6 @@ def test_same_way_takes_either_direction():
 # --- order and subnets ------------------------------------------------------------------------------------------------
 
 
-def test_the_order_of_rows_changes_nothing_and_numbers_repeat(study):
-    first = c.table(decide(study, times()))
-    again = c.table(
-        decide(
-            study.sample(frac=1, random_state=0),
-            times().sample(frac=1, random_state=0),
-        )
-    )
-    pd.testing.assert_frame_equal(first, again)
-
-
 def break_subnets(table):
     table.loc[(table["method"] == "rss") & (table["subnet"] == 0), "mflops"] += 0.01
     return table
@@ -607,31 +498,6 @@ def test_runs_on_other_subnets_are_refused(breaking):
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def results(tmp_path):
-    """Finished main runs on CIFAR-100 at profile paper, two seeds."""
-    table = population(MAIN, ["cifar100"], seeds=(0, 1), n=4, noise=0.01)
-    for run in c.plan("paper", ["cifar100"], MAIN, seeds=[0, 1], subnets_per_bucket=4):
-        folder = run.folder(tmp_path)
-        folder.mkdir(parents=True)
-        mine = table[(table["method"] == run.method.name) & (table["seed"] == run.seed)]
-        mine = mine.drop(columns=["dataset", "backbone", "method", "seed"])
-        config = json.loads(json.dumps(configuration(run)).replace('"unknown"', "null"))  # as of a run with images
-        config["training"]["train_images"], config["evaluation"]["test_images"] = (
-            50_000,
-            10_000,
-        )
-        record = {"status": "finished", "config": config, "training_seconds": 100.0}
-        record |= {
-            "evaluation_seconds": 1.0,
-            "hardware": "H200",
-            "executor": "graphs",
-        }
-        record["sha256"] = {name: files.write_csv(folder / name, mine) for name in ("history.csv", "population.csv")}
-        write_record(folder, record)
-    return tmp_path
-
-
 def test_all_runs_of_the_paper_are_planned_once():
     planned = c.study("paper", seeds=[0])
     assert len(planned) == len({run.name for run in planned}) == 45 + len(CONTROLS)
@@ -642,22 +508,6 @@ def test_all_runs_of_the_paper_are_planned_once():
     with pytest.raises(InputError) as error:
         c.study("papre")
     assert "did you mean 'paper'" in sentence(error)
-
-
-def test_finished_runs_are_judged_and_missing_ones_are_not(results):
-    population, times = c.tables(c.study("paper", seeds=[0, 1], subnets_per_bucket=4), results)
-    assert len(population) == 3 * 2 * 24 and len(times) == 6
-    claims = decide(population, times)
-    assert one(claims, "17").verdict == "reproduced" and one(claims, "1").verdict == "not decided"
-    first = c.study("paper", seeds=[0], subnets_per_bucket=4)
-    found = with_all_seeds(first, results)
-    assert {run.seed for run in found if run.method.name == "rss"} == {0, 1} and len(found) == len(first) + 3
-    assert len(c.tables(found, results)[0]) == len(population)
-    for planned in (
-        c.study("paper", seeds=[0], subnets_per_bucket=7),
-        c.study("smoke"),
-    ):
-        assert all(table.empty for table in c.tables(planned, results))
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
@@ -726,39 +576,12 @@ def test_controls_agree_or_disagree_at_any_scale():
         claims = decide(with_controls(), times(), profile=profile, datasets=DATASETS)
         found = {claim.statement.number: claim for claim in claims if claim.statement.role == "control"}
         # from the made-up world: RSS 0, one per batch -2, two -5, Alternating -3; controls -2
-        expected = {
-            "C1": 0,
-            "C2": 3,
-            "C3": 0,
-            "C4": 2,
-            "C5": 1,
-            "C6": 2,
-            "C7": 2,
-            "C8": 2,
-            "C9": 2,
-            "C10": 2,
-        }
+        expected = dict(zip(NUMBERS[-10:], (0, 3, 0, 2, 1, 2, 2, 2, 2, 2), strict=True))
         estimates = {number: claim.weakest.estimate for number, claim in found.items()}
         assert estimates == pytest.approx(expected, abs=0.2)
         assert {claim.verdict for number, claim in found.items() if expected[number]} == {"agrees"}
     some = decide(with_controls(methods=["rss-constant"]), times())
     assert c.not_run(some) == "C1, C2, C3, C4, C7, C8, C9, C10"
-
-
-def test_the_contrasts_are_mixed_as_is_said():
-    """The methods differ in what the notes name, and the controls do not."""
-    made = {name: build(name, 180, 410) for name in (*METHODS, *CONTROLS)}
-    rates = {name: {stage.schedule for stage in method.stages} for name, method in made.items()}
-    for base in ("rss", "rss-short"):
-        assert made[f"{base}-2-per-batch"].gradients == "sum"
-        for single in ("", "-smallest", "-middle", "-largest"):
-            assert rates[f"{base}{single}"] == {"cosine"}
-        for two in ("-alternating", "-max-then-min", "-min-then-max"):
-            assert rates[f"{base}{two}"] == {"constant"}
-    assert made["rss-2-per-batch-mean"].gradients == "mean" and made["rss-same-twice"].gradients == "sum"
-    assert rates["rss-constant"] == {"constant"} and rates["rss-alternating-cosine"] == {"cosine"}
-    contrasted = {name for methods in statements.CONTROLLED.values() for name in methods}
-    assert contrasted >= set(CONTROLS)
 
 
 @pytest.mark.parametrize(
@@ -814,27 +637,3 @@ def test_the_figure_has_a_panel_per_unit_and_a_row_per_claim_that_was_run(study)
         "points per MFLOPs",
         "log odds",
     ]
-
-
-@pytest.mark.parametrize("profile", ["paper", "smoke"])
-def test_the_notebook_judges_what_is_there(results, tmp_path, profile):
-    output = tmp_path / "figures" / profile
-    given = {
-        "profile": profile,
-        "results": str(results),
-        "figures": str(tmp_path / "figures"),
-    }
-    given, names = given | {"subnets_per_bucket": 4}, {"display": print}
-    for cell in nbformat.read(FOLDER / "notebooks/09_claims.ipynb", as_version=4).cells:
-        if cell.cell_type == "code":
-            exec(cell.source.replace("%matplotlib inline", ""), names)
-            names |= given if "parameters" in cell.metadata.get("tags", []) else {}
-    assert {path.name for path in output.iterdir()} >= {
-        "claims.csv",
-        "claims.md",
-        "claims.png",
-        "claims.pdf",
-    }
-    assert not (results / "smoke").exists(), "the notebook trained something"
-    claim = one(names["decided"], "17")
-    assert (claim.verdict, claim.weakest.seeds) == (("not run", 0) if profile == "smoke" else ("reproduced", 2))
