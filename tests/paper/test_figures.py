@@ -17,7 +17,6 @@ from matplotlib.patches import PathPatch
 from matplotlib.text import Text
 from nbconvert.filters import markdown2html
 from PIL import Image
-from scipy import stats
 
 from rsslib.errors import InputError
 from rsstudy import summary
@@ -86,55 +85,12 @@ def test_lines_show_the_medians_of_the_table():
     assert legend_of(figure) == ["OFA", "RSS-Short", "RSS"]
 
 
-def test_methods_stand_side_by_side_in_the_papers_order():
-    population, _ = made_up(methods=["rss", "another", "rss-short", "ofa-released", "ofa"])
-    figure = populations.population_boxes(population)
-    (axes,) = panels(figure)
-    placed = sorted((line.get_xdata().mean(), name) for name, line in with_gid(axes, "median").items())
-    order = ["ofa", "ofa-released", "rss-short", "rss", "another"]
-    assert [method for _, (method, _) in placed] == order * 3
-    assert [round(x) for x, _ in placed] == [0] * 5 + [1] * 5 + [2] * 5
-    assert legend_of(figure) == ["OFA", "OFA (released code)", "RSS-Short", "RSS", "another"]
-
-
 def test_methods_without_a_style_look_the_same_in_every_panel():
     population, times = made_up(["mnist", "cifar10"], methods=["mine", "yours"])
     partly = (population["dataset"] == "mnist") | (population["method"] == "yours")
     first, second = panels(populations.population_boxes(many(population[partly])))
     looks = [with_gid(axes, "box", PathPatch)["yours", "4"].get_facecolor() for axes in (first, second)]
     assert looks[0] == looks[1]
-
-
-def test_every_subnet_is_a_point_at_its_box():
-    population, _ = made_up(seeds=(0, 1))
-    (axes,) = panels(populations.population_boxes(population))
-    assert sorted(points(axes)[:, 1]) == sorted(population["accuracy"])
-
-
-def test_seeds_are_pooled_and_the_median_of_each_is_marked():
-    population, _ = made_up(
-        methods=["rss"],
-        seeds=(0, 1, 2),
-    )
-    figure = populations.population_boxes(population)
-    (axes,) = panels(figure)
-    assert heights(axes, "median")["rss", "4"] == population.query("bucket == 4")["accuracy"].median()
-    marks = [list(line.get_ydata()) for line in with_gid(axes, "seeds").values()]
-    assert marks == [[m, m + 1, m + 2] for m in MEDIANS["rss"]]
-    assert legend_of(figure) == ["RSS", "one seed"]
-
-
-@pytest.mark.parametrize("n", [1, 3, 4])
-def test_each_dataset_has_a_panel(n):
-    population, _ = made_up(["mnist", "fashion_mnist", "cifar10", "mine"][:n])
-    figure = populations.population_boxes(population)
-    assert [axes.get_title() for axes in panels(figure)] == ["MNIST", "Fashion-MNIST", "CIFAR-10", "mine"][:n]
-    assert all(len(heights(axes, "median")) == 9 for axes in panels(figure))
-
-
-def test_another_backbone_is_named():
-    (axes,) = panels(populations.population_boxes(made_up(backbone="proxylessnas")[0]))
-    assert axes.get_title() == "CIFAR-100 (ProxylessNAS)"
 
 
 def test_published_values_are_drawn_if_asked_where_there_are_any():
@@ -147,6 +103,7 @@ def test_published_values_are_drawn_if_asked_where_there_are_any():
     assert legend_of(figure) == ["OFA", "RSS", "published"]
     assert legend_of(populations.population_boxes(population)) == ["OFA", "RSS"]
     (other,) = panels(populations.population_boxes(made_up(backbone="proxylessnas")[0], published=STUDY))
+    assert other.get_title() == "CIFAR-100 (ProxylessNAS)"
     assert heights(other, "published") == {}
 
 
@@ -184,26 +141,6 @@ def test_fewer_than_five_subnets_of_a_seed_have_no_box(n, drawn):
     assert len(with_gid(axes, "box", PathPatch)) == drawn
     medians = population.groupby(["method", "bucket"])["accuracy"].median()
     assert heights(axes, "median") == {(method, f"{bucket:g}"): value for (method, bucket), value in medians.items()}
-
-
-@pytest.mark.parametrize(
-    "methods",
-    [
-        ["rss"],
-        ["ofa", "ofa-released", "rss-short", "rss"],
-    ],
-)
-def test_published_values_stand_clear_of_boxes_and_points(methods):
-    population = many(made_up(methods=methods)[0])
-    (axes,) = panels(populations.population_boxes(population, published=STUDY))
-    boxes = [box.get_path().vertices[:, 0] for box in with_gid(axes, "box", PathPatch).values()]
-    places = [line.get_xdata()[0] for line in with_gid(axes, "published").values()]
-    assert len(places) == len(boxes) == len(methods) * len(BUCKETS)
-    taken = [(edges.min(), edges.max()) for edges in boxes]
-    assert not any(low - 0.01 < place < high + 0.01 for place in places for low, high in taken)
-    dots = points(axes)
-    assert len(dots) == len(population)
-    assert all(any(low <= x <= high for low, high in taken) for x in dots[:, 0])
 
 
 def test_figures_of_one_population_have_one_range_of_accuracy(tmp_path):
@@ -297,31 +234,21 @@ def test_every_method_has_a_label_of_its_own():
     assert len({style.label for style in METHOD_STYLES.values()}) == len(METHOD_STYLES)
 
 
-def test_main_methods_differ_in_hatch_and_lightness():
-    styles = [METHOD_STYLES[method] for method in ("ofa", "rss", "ofa-released", "rss-short")]
-    assert len({style.hatch for style in styles}) == 4
-    ofa, rss, _, short = map(luma, styles)
-    assert rss - ofa > 30 and short - rss > 30
+TOGETHER = ["ofa rss ofa-released rss-short"]  # in one figure
+TOGETHER += [" ".join([base, *(f"{base}-{o}" for o in OVERRIDES)]) for base in ("ofa", "ofa-released", "rss-short")]
+TOGETHER += ["rss rss-per-batch rss-2-per-batch", "rss-smallest rss-middle rss-largest"]
+TOGETHER += ["rss rss-max-then-min rss-min-then-max rss-alternating"]
 
 
-@pytest.mark.parametrize("base", ["ofa", "ofa-released", "rss-short"])
-def test_a_changed_hyper_parameter_differs_in_hatch_and_lightness(base):
-    main, changed = METHOD_STYLES[base], [METHOD_STYLES[f"{base}-{change}"] for change in OVERRIDES]
-    assert len({style.hatch for style in [main, *changed]}) == 4
-    assert all(abs(luma(style) - luma(main)) > 40 for style in changed)
-
-
-@pytest.mark.parametrize("base", ["rss", "rss-short"])
-@pytest.mark.parametrize(
-    "suffixes",
-    [
-        ("", "-per-batch", "-2-per-batch"),
-        ("-smallest", "-middle", "-largest"),
-        ("", "-max-then-min", "-min-then-max", "-alternating"),
-    ],
-)
-def test_ablations_of_one_figure_differ_in_hatch(base, suffixes):
-    assert len({METHOD_STYLES[base + suffix].hatch for suffix in suffixes}) == len(suffixes)
+@pytest.mark.parametrize("names", TOGETHER)
+def test_methods_of_one_figure_differ_in_hatch_and_the_main_ones_in_lightness(names):
+    styles = [METHOD_STYLES[name] for name in names.split()]
+    assert len({style.hatch for style in styles}) == len(styles)
+    if names == TOGETHER[0]:
+        ofa, rss, _, short = map(luma, styles)
+        assert rss - ofa > 30 and short - rss > 30
+    elif names in TOGETHER[1:4]:
+        assert all(abs(luma(style) - luma(styles[0])) > 40 for style in styles[1:])
 
 
 # --- Figures 1 and 4 --------------------------------------------------------------------------------------------------
@@ -435,16 +362,6 @@ def test_fronts_are_sorted_lines_over_the_population_with_the_budget():
     assert legend_of(figure) == ["population", "search", "random", "budget"]
 
 
-def test_a_wrong_prediction_has_the_label_beside_it():
-    images = np.zeros((3, 1, 32, 32), np.uint8)
-    figure = populations.predictions_figure(
-        images,
-        ["a", "b", "c"],
-        ["a", "a", "c"],
-    )
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["a", "b (is a)", "c"]
-
-
 @pytest.mark.parametrize("styled", [True, False])
 def test_class_names_are_not_read_as_mathematics(styled, tmp_path):
     with matplotlib.rc_context({"text.parse_math": not styled}):
@@ -547,18 +464,6 @@ def test_escaped_text_is_shown_as_it_is():
     assert html.unescape(escape(text)) == text and not set("<>&") & set(re.sub("&#[0-9]+;", "", escape(text)))
 
 
-def test_legend_fits_the_figure_and_stands_above_the_panels():
-    population, _ = made_up(
-        methods=[*MEDIANS, "ofa-released", "rss-short-lr-0.02"],
-        seeds=(0, 1),
-    )
-    figure = populations.population_boxes(population, published=STUDY)
-    figure.draw_without_rendering()
-    box = figure.legends[0].get_window_extent()
-    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
-    assert box.y0 >= max(axes.get_tightbbox().y1 for axes in panels(figure))
-
-
 def test_save_writes_both_files_with_the_same_bytes_every_time(tmp_path):
     contents = []
     for folder in (tmp_path / "a" / "b", tmp_path / "c"):
@@ -588,6 +493,8 @@ DRAW = {
     "population_boxes": lambda population, times: populations.population_boxes(population),
     "training_time_bars": lambda population, times: populations.training_time_bars(times),
     "figure_1": lambda population, times: populations.figure_1(population, times, "cifar100"),
+    "medians": lambda population, times: summary.medians(population),
+    "differences": lambda population, times: summary.differences(population),
 }
 
 
@@ -608,11 +515,6 @@ def test_a_run_without_its_time_is_refused():
     times.loc[1, "training_seconds"] = np.nan
     with pytest.raises(InputError, match="no training_seconds for cifar100, rss, seed 0: finish that run first"):
         populations.training_time_bars(times)
-
-
-def test_style_sets_the_sizes_of_text():
-    title = populations.population_boxes(made_up()[0]).axes[0].title
-    assert (title.get_fontsize(), title.get_fontname()) == (8.5, "DejaVu Sans")
 
 
 # --- interference -----------------------------------------------------------------------------------------------------
@@ -643,79 +545,3 @@ def test_an_interval_needs_two_seeds_and_one_seed_is_a_hollow_point():
     assert (low, high) == (pytest.approx(parts[0].low()), pytest.approx(parts[0].high()))
     assert np.isnan(intervals(axes)[1]).all() and hollow(axes) == [2.0]
     assert "above 0 the first is better" in axes.get_xlabel()
-
-
-def test_leads_have_the_intervals_of_their_table():
-    methods = ("rss", "fair", "compound")
-    rows = pd.DataFrame(
-        [(m, b, 50, 60) for m in methods for b in BUCKETS], columns=["method", "bucket", "mean", "best"]
-    )
-    part = Part("RSS minus Compound", 1.0, 0.5, 4, 5)
-    figure = interference.figure_samplers(rows, [part])
-    above, below = figure.subfigs
-    assert intervals(below.axes[0])[0] == pytest.approx((part.low(), part.high()))
-    assert [len(axes.get_lines()) for axes in above.axes] == [3, 3]
-    assert len(interference.figure_samplers(rows).axes) == 2
-
-
-def effects_of(seeds, shares=(0.5, 0.95), sizes=(4.05, 4.37, 15.31)):
-    """Effects of a step and of an epoch: 1 on the subnet itself, 0.1 on the others, and the seed in thousandths."""
-    columns = ["method", "seed", "length", "share", "trained", "judged", "judged_mflops", "distance", "loss_effect"]
-    places = range(len(sizes))
-    rows = [
-        ("rss", seed, length, share, a, b, sizes[b], abs(a - b), (1.0 if a == b else 0.1) + seed / 1000)
-        for seed in seeds for length in ("step", "epoch") for share in shares for a in places for b in places
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns).assign(
-        trained_mflops=0.0,
-        accuracy_effect=0.0,
-    )
-
-
-def test_effects_name_every_size_and_have_ticks_where_the_data_are():
-    figure = interference.figure_effects(effects_of((0, 1, 2)))
-    step, _, means, bar, _ = figure.axes
-    assert [label.get_text() for label in step.get_xticklabels()] == ["4.0", "4.4", "15.3"]
-    assert list(means.get_xticks()) == [50, 95] and bar.get_ylabel() == "Loss falls by"
-    assert [label.get_text() for label in bar.get_yticklabels()] == ["-1", "0", "1"]
-    assert np.array(step.collections[0].get_array()).reshape(3, 3)[0] == pytest.approx([1.001, 0.101, 0.101])
-
-
-def test_means_of_effects_stay_inside_their_panel():
-    for seeds in ((0,), (0, 1, 2)):
-        means = interference.figure_effects(effects_of(seeds)).axes[2]
-        low, high = means.get_ylim()
-        assert low <= 0 and high > 0.11 and bool(hollow(means)) == (len(seeds) == 1)
-
-
-def test_agreement_by_layer_is_in_the_order_of_the_network():
-    layers = ("all", "last", "10", "2", "first")
-    rows = [
-        ("rss", seed, share, part, 0, 1, 5, 0.5 + seed / 100, 1.0, 1.0, 0.5)
-        for seed in (0, 1) for share in (0.5, 0.95) for part in layers
-    ]  # fmt: skip
-    columns = [
-        "method",
-        "seed",
-        "share",
-        "part",
-        "a",
-        "b",
-        "distance",
-        "cross",
-        "own_a",
-        "own_b",
-        "agreement",
-    ]
-    time, by_layer, _ = interference.figure_agreement(pd.DataFrame(rows, columns=columns)).axes
-    assert list(time.get_xticks()) == [50, 95]
-    assert [label.get_text() for label in by_layer.get_xticklabels()] == ["first", "last"]
-    assert len(by_layer.lines[0].get_xdata()) == 4
-
-
-def test_alone_against_shared_accuracy_is_a_point_for_each_subnet():
-    columns = ["training", "bucket", "number", "seed", "alone", "shared", "gap"]
-    rows = [("equal epochs", 8.0, n, seed, 80 + n + seed, 75 + n, 5 + seed) for n in (0, 1) for seed in (0, 2)]
-    cloud, forest = interference.figure_alone(pd.DataFrame(rows, columns=columns)).axes
-    assert np.transpose(cloud.lines[0].get_data()).tolist() == [[75, 81], [76, 82]]
-    assert intervals(forest)[0] == pytest.approx(stats.t.interval(0.95, 1, 6, stats.sem([5, 7])))
