@@ -10,9 +10,8 @@ from scipy import stats
 
 from rsstudy.claims import interference as questions
 from rsstudy.claims import samplers
-from rsstudy.claims.evidence import Evidence, Part, table
+from rsstudy.claims.evidence import Evidence
 from rsstudy.figures import interference as drawings
-from rsstudy.figures.populations import save_figure
 from rsstudy.plan import plan
 
 SEEDS = (0, 1, 2)
@@ -23,18 +22,7 @@ NOISE = {
 }  # of a seed; Student's t of two degrees of freedom makes it +-0.248
 T = 4.302652729911275
 NO_POPULATION = pd.DataFrame(columns=["method", "seed", "bucket", "subnet", "accuracy"])
-NO_EFFECTS = pd.DataFrame(
-    columns=[
-        "method",
-        "length",
-        "share",
-        "seed",
-        "trained",
-        "judged",
-        "loss_effect",
-        "distance",
-    ]
-)
+NO_EFFECTS = pd.DataFrame(columns="method length share seed trained judged loss_effect distance".split())
 NO_AGREEMENT = pd.DataFrame(columns=["method", "share", "seed", "part", "a", "b", "cross", "own_a", "own_b"])
 
 
@@ -150,6 +138,8 @@ def test_ranking_finds_equal_and_opposite_orders(order, tau, regret):
     shared, ceiling, lost, least = questions.ranking(questions.standalone(alone_in_order(order=order), NO_POPULATION))
     assert shared.estimate == pytest.approx(tau) and ceiling.estimate == pytest.approx(1)
     assert lost.estimate == pytest.approx(regret) and least.estimate == pytest.approx(0)
+    for pairs_of_seeds in (ceiling, least):
+        assert pairs_of_seeds.seeds == 3 and math.isnan(pairs_of_seeds.low())
 
 
 def test_among_subnets_that_do_not_differ_shared_weights_choose_as_well_as_another_seed():
@@ -165,11 +155,6 @@ def test_among_subnets_that_do_not_differ_shared_weights_choose_as_well_as_anoth
         *_, shared, floor = questions.ranking(made)
         lost, least = [*lost, shared.estimate], [*least, floor.estimate]
     assert np.mean(lost) == pytest.approx(1.539, abs=0.15) and np.mean(least) == pytest.approx(1.539, abs=0.15)
-
-
-def test_numbers_of_pairs_of_seeds_have_no_interval():
-    _, ceiling, _, floor = questions.ranking(questions.standalone(alone_in_order(), NO_POPULATION))
-    assert ceiling.seeds == floor.seeds == 3 and math.isnan(ceiling.low()) and math.isnan(floor.low())
 
 
 @pytest.mark.parametrize("number, least", [(0, 0.5), (8, 0.5)])
@@ -338,46 +323,6 @@ def test_nothing_measured_gives_no_numbers():
     nothing = questions.standalone(NO_POPULATION, NO_POPULATION)
     empty = Evidence(pd.DataFrame(), pd.DataFrame(), "quick", ["fashion_mnist"])
     assert not questions.answers(nothing, NO_EFFECTS, NO_AGREEMENT, empty)["seeds"].any()
-
-
-def test_one_seed_has_no_interval_in_tables_and_figures():
-    made, _ = known_contrasts()
-    evidence = Evidence(made[made["seed"] == 0], pd.DataFrame(), "quick", ["fashion_mnist"])
-    effects = effects_table(lambda s, h: 0.1, lambda s, h: 0.5)
-    one = effects[effects["seed"] == 0]
-    contrasts = questions.contrasts(evidence)
-    for found in (
-        questions.effect_table(one),
-        table([part for parts in contrasts.values() for part in parts]),
-    ):
-        assert found[["low", "high"]].isna().all(axis=None)
-
-
-def test_every_method_is_drawn_however_many_there_are():
-    made = population({f"method-{i}": lambda b, i, s: 60 + i for i in range(12)})
-    figure = drawings.figure_samplers(samplers.comparison(made))
-    assert [len(axes.get_lines()) for axes in figure.axes] == [12, 12]
-
-
-def test_every_figure_is_drawn_with_a_caption(tmp_path):
-    made = {
-        "rss": (50, 60, 70),
-        "rss-smallest": (55, 1, 2),
-        "rss-middle": (3, 61, 4),
-        "rss-largest": (5, 6, 68),
-    }
-    alone = questions.standalone(alone_in_order(), anchors(made))
-    table, evidence = known_contrasts()
-    figures = {
-        "alone": drawings.figure_alone(alone),
-        "effects": drawings.figure_effects(effects_table(lambda s, h: -h, lambda s, h: 1.0, ("rss", "ofa"))),
-        "agreement": drawings.figure_agreement(agreement_of(lambda apart, share: 0.9 - 0.2 * apart)),
-        "contrasts": drawings.figure_contrasts(questions.contrasts(evidence)),
-        "samplers": drawings.figure_samplers(samplers.comparison(table), [Part("RSS minus x", 1.0, 0.5, 2, 3)]),
-    }
-    for name, figure in figures.items():
-        save_figure(figure, tmp_path, name)
-        assert figure.caption and (tmp_path / f"{name}.png").stat().st_size > 10_000
 
 
 # --- which method to use
