@@ -1,6 +1,5 @@
 """What holds for any results tables, whatever runs they hold and whatever these reached."""
 
-import io
 import math
 
 import numpy as np
@@ -106,16 +105,3 @@ def test_summaries_lie_within_what_they_summarise(tables):
     speeds = populations.speed_ups(times)
     assert (speeds["speed_up"].dropna() > 0).all()
     summary.against_published(population)
-
-
-@given(results(most=4))
-@settings(max_examples=3)
-def test_any_results_can_be_drawn(tables):
-    population, times = tables
-    for figure in (
-        populations.population_boxes(population),
-        populations.training_time_bars(times),
-        populations.figure_1(population, times, population["dataset"].iloc[0]),
-        claims.figure_claims(decide(population, times, "smoke")),
-    ):
-        figure.savefig(io.BytesIO(), dpi=20)
