@@ -4,8 +4,6 @@ import hashlib
 import os
 import shutil
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,13 +193,6 @@ def test_interrupted_write_leaves_no_file(tmp_path, monkeypatch, step):
     assert [p.name for p in tmp_path.iterdir()] == ["downloads"]
 
 
-def test_root_that_cannot_be_written_is_reported(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError) as error:
-        load_dataset("cifar10", tmp_path / "file")
-    assert "download of cifar10 failed" in sentence(error)
-
-
 # ---- splits, order, checksum
 
 
@@ -266,7 +257,7 @@ def test_fewer_images_are_the_first_ones(tmp_path):
     assert_same(whole, load_dataset("toy", tmp_path, train_images=40, test_images=20))
 
 
-@pytest.mark.parametrize("count", [0, -1, 41, 2.5, "7", True])
+@pytest.mark.parametrize("count", [0, 41])
 @pytest.mark.parametrize("what", ["train_images", "test_images"])
 def test_impossible_numbers_of_images_are_refused(tmp_path, what, count):
     write(tmp_path, **arrays(n_test=40))
@@ -562,27 +553,19 @@ BAD_ARRAYS = {
     "no labels": (lambda d: {k: v for k, v in d.items() if k != "y_test"}, "cannot be read .*y_test"),
     "no training": (lambda d: {k: v for k, v in d.items() if "train" not in k}, "cannot be read .*_train"),
     "float pixels": (with_array("x_train", lambda x: x / 255), "x_train is float64 of shape .* expected uint8"),
-    "wide pixels": (with_array("x_test", lambda x: x.astype(np.int64)), "x_test is int64 of shape"),
     "channels first": (with_array("x_train", lambda x: x.transpose(0, 3, 1, 2)), r"shape \(50, 3, 32, 32\)"),
     "flat": (with_array("x_train", lambda x: x.reshape(50, -1)), r"x_train is uint8 of shape \(50, 3072\)"),
-    "alpha": (with_array("x_train", lambda x: np.concatenate([x, x[..., :1]], -1)), r"\(50, 32, 32, 4\)"),
     "no images": (lambda d: d | {"x_test": d["x_test"][:0], "y_test": d["y_test"][:0]}, r"shape \(0, 32, 32, 3\)"),
-    "no pixels": (with_array("x_train", lambda x: x[:, :0]), r"x_train is uint8 of shape \(50, 0, 32, 3\)"),
-    "one number": (with_array("x_train", lambda x: x[0, 0, 0, 0]), r"x_train is uint8 of shape \(\)"),
     "short labels": (with_array("y_train", lambda y: y[:-1]), r"y_train uint8 of shape \(49,\)"),
-    "one-hot": (with_array("y_train", lambda y: np.eye(4, dtype=int)[y]), r"y_train int64 of shape \(50, 4\)"),
     "float labels": (with_array("y_train", lambda y: y.astype(float)), "y_train float64 .* integers from 0"),
-    "named labels": (with_array("y_test", lambda y: np.array(list("abcd"))[y]), "y_test <U1"),
     "negative": (with_array("y_train", lambda y: y.astype(int) - 1), "label -1 is out of range"),
     "test label": (with_array("y_test", lambda y: y + 1), "label 4 is out of range .* expected all of 0 to 3"),
     "gap": (with_array("y_train", lambda y: y * 2), "label 1 .* has no training image"),
-    "huge label": (with_array("y_train", lambda y: y.astype(int) << 60), "label 1 .* has no training image"),
     "one class": (with_array("y_train", lambda y: y * 0), "has the classes 0: expected at least 2"),
     "grey test": (with_array("x_test", lambda x: x[..., 0]), "of x_train and x_test one is grey and one RGB"),
     "few": (lambda d: d | {"x_train": d["x_train"][:4], "y_train": d["y_train"][:4]}, "has 4 training images"),
     "few names": (lambda d: d | {"classes": np.array(list("abc"))}, "label 3 is out of range .* 0 to 2"),
     "many names": (lambda d: d | {"classes": np.array(list("abcde"))}, r"label 4 \(e\) .* has no training image"),
-    "equal names": (lambda d: d | {"classes": np.array(["a", "b", *CAFES])}, "differ in more than Unicode form"),
     "pickled": (with_array("y_train", lambda y: y.astype(object)), "cannot be read.*Object arrays"),
 }
 
@@ -596,25 +579,10 @@ def test_bad_arrays_are_refused(tmp_path, case):
     assert str(tmp_path / "toy.npz") in sentence(error)
 
 
-def flip_a_byte(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 1
-    path.write_bytes(content)
-
-
 BAD_FILES = {
-    "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("not found"),
-    "one array": lambda path: path.write_bytes(save_npy(path)),
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "one bit": flip_a_byte,
     "directory": lambda path: (path.unlink(), path.mkdir()),
 }
-
-
-def save_npy(path):
-    np.save(path.with_suffix(".npy"), np.zeros(3))
-    return path.with_suffix(".npy").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["toy", "cifar10"])
@@ -643,40 +611,12 @@ def test_unknown_name_is_refused(tmp_path, name, close):
         assert f"did you mean {close!r}" in text
 
 
-@pytest.mark.parametrize("resolution", [33, 64.0])
-def test_impossible_resolution_is_refused(resolution):
-    with pytest.raises(InputError) as error:
-        load_dataset("digits", resolution=resolution)
-    assert f"resolution is {resolution!r}: expected" in sentence(error)
-
-
 @pytest.mark.parametrize("name", ["digits", "mnist"])
 def test_folder_with_the_name_of_a_built_in_dataset_is_refused(tmp_path, name):
     write_folder(tmp_path, arrays(), name)
     with pytest.raises(InputError, match=f"{name} has the name of a built-in dataset") as error:
         load_dataset(name, tmp_path)
     assert sentence(error)
-
-
-@pytest.mark.parametrize("root", [None, 5])
-def test_root_that_is_no_folder_is_refused(root):
-    with pytest.raises(InputError, match=f"root is {root}: expected text or an object of type Path"):
-        load_dataset("digits", root)
-
-
-@pytest.mark.parametrize("package", ["sklearn", "torchvision"])
-def test_missing_package_names_the_extra(tmp_path, monkeypatch, package):
-    monkeypatch.setitem(sys.modules, f"{package}.datasets", None)
-    with pytest.raises(InputError) as error:
-        load_dataset({"sklearn": "digits", "torchvision": "mnist"}[package], tmp_path)
-    assert sentence(error) == f"{package} is not installed: pip install 'rsslib[study]'"
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", 2.5])
-def test_unusable_device_is_refused(device):
-    with pytest.raises(InputError) as error:
-        load_dataset("digits", device=device)
-    assert "device" in sentence(error) and str(device) in sentence(error)
 
 
 # ---- normalisation
@@ -691,11 +631,6 @@ def test_normalise_equals_torchvisions():
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=8 * EPS)
     grey = normalise(x[:, :1], None, None)
     assert torch.equal(grey, x[:, :1] / 255) and grey.stride() == (1024, 1, 32, 1)
-
-
-def test_normalise_refuses_pixels_that_are_not_uint8():
-    with pytest.raises(InputError, match="images are torch.float32, expected torch.uint8"):
-        normalise(torch.zeros(1, 3, 32, 32), None, None)
 
 
 # ---- damage, and files of strangers
