@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from helpers import any_arch, corners, idle_from, network_of, random_archs, sentence
+from helpers import any_arch, corners, network_of, random_archs, sentence
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ptflops import get_model_complexity_info
@@ -34,11 +34,6 @@ def test_make_divisible_equals_torchvision():
         assert make_divisible(channels) == _make_divisible(channels, 8)
 
 
-def test_squeeze_excite_of_72_channels_keeps_24():
-    layer = SPACES["mobilenet_v3"].layers[4]
-    assert layer.hidden(3) == 72 and layer.squeezed(3) == 24
-
-
 @pytest.mark.parametrize(
     ("name", "whole", "largest"), [("mobilenet_v3", 6_525_980, 6_511_860), ("proxylessnas", 3_965_262, 3_950_436)]
 )
@@ -58,12 +53,6 @@ def test_multiply_accumulates_of_smallest_middle_and_largest(name, macs):
     space = SPACES[name]
     assert [space.macs(arch) for arch in corners(space)] == macs
     assert space.macs(space.to_rows(corners(space))).tolist() == macs
-
-
-def test_smallest_middle_and_largest_have_the_same_choice_everywhere(space):
-    for arch, (kernel, expand, depth) in zip(corners(space), [(3, 3, 2), (5, 4, 3), (7, 6, 4)], strict=True):
-        assert (set(arch.kernel), set(arch.expand), set(arch.depth)) == ({kernel}, {expand}, {depth})
-        assert space.validate(arch) is arch
 
 
 @by_name
@@ -95,17 +84,6 @@ def test_reference_sizes_count_three_channels_and_a_hundred_classes():
     arch = random_archs(grey, 1)[0]
     assert grey.macs(arch) < colour.macs(arch)
     assert grey.reference.macs(arch) == colour.macs(arch)
-
-
-@by_name
-@given(st.data())
-def test_layers_beyond_the_depth_cost_nothing(name, data):
-    space = SPACES[name]
-    arch, other = data.draw(any_arch(space)), data.draw(any_arch(space))
-    changed = idle_from(space, arch, other)
-    assert network_of(space, changed) == network_of(space, arch)
-    assert space.macs(changed) == space.macs(arch)
-    assert space.parameters(changed) == space.parameters(arch)
 
 
 @by_name
@@ -232,9 +210,7 @@ def test_an_architecture_of_the_other_backbone_is_an_input_error():
         ({"expands": (3, 3)}, "expands is (3, 3)"),
         ({"expands": (0,)}, "expands is (0,)"),
         ({"depths": (2, 5)}, "depths is (2, 5)"),
-        ({"in_channels": 2.5}, "in_channels is 2.5: expected a whole number of at least 1"),
-        ({"classes": 0}, "classes is 0: expected a whole number of at least 1"),
-        *(({"resolution": wrong}, f"resolution is {wrong!r}: expected") for wrong in (33, 0, 256, 64.0, "64")),
+        *(({"resolution": wrong}, f"resolution is {wrong!r}: expected") for wrong in (33, 0, 256)),
     ],
 )
 def test_invalid_fields_are_an_input_error(settings, named):
