@@ -83,14 +83,6 @@ def test_subnet_composed_of_layers_has_the_nodes_of_an_exported_one(table):
         assert logits.shape == (2, 4) and np.isfinite(logits).all()
 
 
-def test_whole_times_follow_the_order_of_rows(table, monkeypatch):
-    monkeypatch.setattr(module, "compose", lambda space, pieces, arch: arch)
-    monkeypatch.setattr(module, "session_of", lambda model: model)
-    monkeypatch.setattr(module, "undisturbed", lambda sessions, runs: {i: SPACE.macs(a) for i, a in sessions.items()})
-    rows = SPACE.sample(45, np.random.default_rng(0))
-    assert module.whole_times(SPACE, table.pieces, rows, 1).tolist() == SPACE.macs(rows).tolist()
-
-
 class Session:
     """A model of one uint8 image that takes these milliseconds, one run after the other."""
 
