@@ -20,11 +20,10 @@ from rsslib.deploy.exporting import TOLERANCE, deployable, export
 from rsslib.deploy.predicting import open_model
 from rsslib.deploy.searching import chosen, search
 from rsslib.errors import InputError
-from rsslib.population import get_buckets, sample_population
+from rsslib.population import get_buckets
 from rsslib.space import SearchSpace
 from rsstudy.cli import main
 from rsstudy.engine import complete
-from rsstudy.explorer import Explorer
 from rsstudy.notebooks import Execution, find_notebooks
 from rsstudy.plan import PROFILES, Profile, Settings, plan
 from rsstudy.store import configuration, overview, write_record
@@ -235,17 +234,3 @@ def test_notebook_is_left_out_if_weights_are_missing(trained, tmp_path, capsys, 
     notebooks.rest()
     assert started == ["08_deploy"]
     assert "08_deploy is left out: it needs the weights of its runs" in capsys.readouterr().out
-
-
-def test_explorer_evaluates_a_run_at_its_resolution(trained):
-    run, settings = trained
-    explorer = Explorer("test", settings, "tiny", resolution=64)
-    assert explorer.run.value.name == run.name and explorer.space.resolution == 64
-    explorer.preset(f"{get_buckets(explorer.space)[0]:g}")
-    table = populations([run], settings.results)
-    (_, arch), *_ = sample_population(explorer.space, PROFILE.subnets_per_bucket, seed=0)
-    explorer.arch = arch
-    assert explorer.evaluate() == table["accuracy"][0]
-    assert explorer.comparison().loc["MFLOPs", "A"] == f"{table['mflops'][0]:.2f}"
-    assert "3×64×64 images" in explorer.table.value
-    assert not Explorer("test", settings, "tiny").runs
