@@ -19,7 +19,7 @@ from rsstudy.explorer import Explorer
 from rsstudy.figures.populations import set_style
 from rsstudy.figures.protocol import draw_subnet
 from rsstudy.plan import PROFILES, Settings, plan
-from rsstudy.store import POPULATION_SEED, finished_runs, read_record, write_record
+from rsstudy.store import POPULATION_SEED, read_record, write_record
 
 TINY = replace(
     PROFILES["smoke"],
@@ -252,10 +252,6 @@ def test_place_among_uniform_draws(bare):
     assert len(figure.axes) == 1
 
 
-def test_the_same_figure_gives_the_same_bytes(bare):
-    assert REAL_SVG(bare.place()) == REAL_SVG(bare.place())
-
-
 # --- evaluating
 
 
@@ -275,13 +271,6 @@ def test_evaluation_is_that_of_the_population(trained):
         assert explorer.evaluated["A"] == population["accuracy"][i]
         assert f"A: {population['accuracy'][i]:.2f} % of 60 test images correct" in text(explorer.status)
         assert explorer.comparison().loc["accuracy (%)", "A"] == f"{population['accuracy'][i]:.2f}"
-
-
-def test_an_evaluation_multiplies_in_the_precision_of_the_settings(trained, monkeypatch):
-    asked = []
-    monkeypatch.setattr(module, "set_precision", asked.append)
-    assert Explorer(settings=Settings(trained)).evaluate() is not None
-    assert asked == ["fp32"]
 
 
 def test_an_evaluated_subnet_is_a_star_in_the_population(rendered, trained):
@@ -336,17 +325,3 @@ def test_choosing_another_run_shows_its_population(results):
     assert explorer.button.disabled and explorer.evaluated == {} and "star A" not in drawn(explorer.placing)
     explorer.run.value = first
     assert not explorer.button.disabled and "star A" in drawn(explorer.placing)
-
-
-def test_only_finished_runs_are_found(results):
-    folder = run_folder(results)
-    (run,) = finished_runs(results, "smoke", "mobilenet_v3")
-    assert run.folder(results) == folder and run.method.name == "rss-short"
-    assert not finished_runs(results, "quick", "mobilenet_v3") and not finished_runs(results, "smoke", "proxylessnas")
-    record = (folder / "run.json").read_text()
-    for broken in (record.replace('"finished"', '"trained"', 1), "{", "[]", "null", '{"status": "finished"}'):
-        (folder / "run.json").write_text(broken)
-        assert not finished_runs(results, "smoke", "mobilenet_v3")
-    (folder / "run.json").write_text(record)
-    (folder / "population.csv").unlink()
-    assert not finished_runs(results, "smoke", "mobilenet_v3")
