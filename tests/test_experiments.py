@@ -13,7 +13,7 @@ from rsslib.space import SearchSpace
 from rsslib.trainer import start, train
 from rsstudy import forgetting as module
 from rsstudy import interference
-from rsstudy.catalogue import DOSES, METHODS, Dosed, build, of_bucket
+from rsstudy.catalogue import METHODS, Dosed, build, of_bucket
 from rsstudy.forgetting import LAGS, draws_once_per_epoch, forgetting
 from rsstudy.interference import Effort
 
@@ -92,10 +92,6 @@ def test_mixed_draws_as_rss_in_other_epochs():
     space, rng = SearchSpace(), np.random.default_rng
     drawn = Dosed(8.0, 0).subnets(space, rng(5), 3, 39, 10)
     assert drawn == Uniform().subnets(space, rng(5), 3, 39, 10)
-
-
-def test_doses_cover_eight_subnets():
-    assert len(DOSES) == 16 and {name.partition("-")[0] for name in DOSES} == {"dose", "mixed"}
 
 
 # --- RSS after RSS-Short
