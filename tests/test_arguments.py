@@ -15,9 +15,7 @@ from rsslib.errors import InputError
 from rsslib.evaluate import recalibration_images
 from rsslib.network import Network
 from rsslib.samplers import Uniform
-from rsstudy.engine import complete
 from rsstudy.plan import Profile, Settings, plan
-from rsstudy.supernets import trained_supernet
 
 WRONG = {
     "None": None,
@@ -149,22 +147,3 @@ def test_wrong_argument_is_a_sentence_of_the_function_itself(function, valid, tm
             finally:
                 signal.alarm(0)
     assert not wrong
-
-
-@pytest.mark.parametrize("settings", [[], {}, 0, "", False])
-def test_empty_settings_do_not_mean_the_defaults(valid, settings):
-    for function, argument in ((complete, valid["runs"]), (trained_supernet, valid["run"])):
-        with pytest.raises(InputError, match="settings is .*: expected an object of type Settings or None"):
-            function(argument, settings)
-
-
-@pytest.mark.parametrize("number", [math.nan, math.inf, 2**70, "1", True, None])
-def test_counts_and_threads_are_whole_numbers(valid, number):
-    for use in (
-        lambda: rsslib.evaluate_population(valid["supernet"], [], valid["images"], threads=number),
-        lambda: plan("smoke", seeds=[number]),
-        lambda: rsslib.search(valid["supernet"], valid["images"], evaluations=number),
-        lambda: rsslib.SearchSpace(classes=number),
-    ):
-        with pytest.raises(InputError, match="expected a"):
-            use()
