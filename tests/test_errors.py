@@ -3,7 +3,7 @@
 import pytest
 from helpers import sentence
 
-from rsslib.errors import InputError, check_device_name, check_number, choose, needed, one_line
+from rsslib.errors import InputError, check_number, choose, needed, one_line
 
 
 def test_choose_returns_a_valid_value():
@@ -39,13 +39,6 @@ def test_number_out_of_range_is_refused(value):
         check_number(value, "n", 1, 3, whole=True)
     assert sentence(error)
     check_number(2, "n", 1, 3, whole=True)
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:<number>", "cuda:99999", 0, None])
-def test_name_that_is_no_device_is_refused(name):
-    with pytest.raises(InputError) as error:
-        check_device_name(name)
-    assert sentence(error) == f"device is {name!r}: expected auto, cpu, cuda or cuda:<number>"
 
 
 def test_missing_package_names_the_extra():
