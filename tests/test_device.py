@@ -52,12 +52,9 @@ def test_cuda_device_that_runs_a_kernel_is_chosen(fake_cuda, capsys):
         (8, 1, 64, 1, 8),
         (8, 1, 64, 3, 2),
         (8, 1, 64, 8, 1),
-        (8, 1, 64, 20, 1),
         (8, 2, 64, 1, 4),
-        (8, 1, 2, 1, 5),
         (8, 1, 2, 2, 2),
         (8, 1, 0.1, 1, 1),
-        (2, 8, 64, 1, 1),
     ],
 )
 def test_evaluation_threads_share_cores_and_memory(cores, operators, gigabytes, jobs, expected, monkeypatch):
