@@ -183,15 +183,6 @@ def with_older_names(theirs):
     return {old(key): tensor for key, tensor in theirs.state_dict().items()}
 
 
-@by_name
-def test_published_checkpoints_with_older_names_load(name):
-    ours, theirs = SuperNet(SearchSpace(name)), official(name)
-    older = with_older_names(theirs)
-    assert sum(".mobile_inverted_conv." in key for key in older) > 300
-    load_official(ours, older)
-    assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in to_official(ours).items())
-
-
 def test_the_documented_way_there_and_back(tmp_path, monkeypatch):
     """docs/faithfulness.md, on a file with the names of the released one."""
     theirs = OFAMobileNetV3(ks_list=[3, 5, 7], expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4])
