@@ -93,12 +93,3 @@ def test_without_a_device_nothing_else_is_taken(gpu_day, tmp_path):
     parts = [gpu_day.Part(name, 60, ("-c", code), ()) for name, code in (("installed", "1 / 0"), ("next", "print()"))]
     assert gpu_day.day(tmp_path / "out", parts, [], 1) == 1
     assert [path.name for path in (tmp_path / "out").glob("*next*")] == []
-
-
-def test_the_parts_that_decide_most_fit_into_a_quarter_of_an_hour(gpu_day, tmp_path):
-    names, total = [], 0
-    for part in gpu_day.parts(tmp_path, rehearse=False):
-        total += part.limit
-        if total <= 15 * 60:
-            names.append(part.name)
-    assert {"rates", "depthwise", "steps", "profile step", "graphs of five kinds"} < set(names)
