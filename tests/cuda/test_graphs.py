@@ -112,17 +112,10 @@ def test_graphs_train_a_subnet_alone_as_single_steps_do(device):
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("images, batch", [(8, 4), (9, 4), (4, 4), (6, 4)])
-@pytest.mark.parametrize("name", ["rss", "rss-2-per-batch"])
-def test_graphs_take_last_batches_of_every_size(name, images, batch, device):
+@pytest.mark.parametrize("images, batch", [(8, 4), (9, 4), (4, 4), (6, 4), (5, 8), (9, 8)])
+@pytest.mark.parametrize("name", ["rss", "rss-per-batch", "rss-2-per-batch"])
+def test_graphs_take_last_batches_of_every_size_and_fewer_images_than_a_batch(name, images, batch, device):
     assert_graphs_train_as_single_steps(shortened(name, batch_size=batch), device, images)
-
-
-@pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("sampler", [Uniform(), Uniform("batch")])
-@pytest.mark.parametrize("images", [5, 8, 9])
-def test_graphs_take_fewer_images_than_a_batch(sampler, images, device):
-    assert_graphs_train_as_single_steps(one_stage("few", 2, sampler, batch_size=8, dropout=0.0), device, images)
 
 
 @dataclass(frozen=True)
