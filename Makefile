@@ -14,11 +14,16 @@ LOG := $(VENV)/setup.log
 # Runs commands with their output in the log, whose end is printed if they fail.
 quiet = { $(1); } >> $(LOG) 2>&1 || { tail -n 20 $(LOG); echo 'set-up failed; all output: $(LOG)'; exit 1; } >&2
 
+# Tests that train nothing and start no process.
+FAST := $(addprefix tests/,$(addsuffix .py, \
+    test_space test_samplers test_methods test_population test_errors test_files test_device test_progress \
+    paper/test_summary paper/test_experiments study/test_identity study/test_machine study/test_stored_runs))
+
 # Byte code is kept, whatever the caller's environment says: without it each process imports torch 8 s longer.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long test-browser lint reproduce figures site lab lock bench gpu-day results
+.PHONY: help setup test test-fast test-long test-browser lint reproduce figures site lab lock bench gpu-day results
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -31,7 +36,10 @@ setup: $(INSTALLED) ## install the pinned packages into .venv, and notebook diff
 test: lint ## lint, then run the tests (ARGS="-k name")
 	$(PY) -m pytest $(ARGS)
 
-test-long: $(INSTALLED) ## run the soak tests, minutes each (last result: tests/LONG.md)
+test-fast: $(INSTALLED) ## run the tests of some modules that train nothing, in under a minute
+	$(PY) -m pytest $(FAST) $(ARGS)
+
+test-long: $(INSTALLED) ## run the tests with real clusters, processes, kills and notebooks (last result: tests/LONG.md)
 	$(PY) -m pytest -m long $(ARGS)
 
 test-browser: site ## look at the site and drive the explorer notebook in a real browser

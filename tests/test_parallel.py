@@ -154,6 +154,7 @@ def assert_equal_runs(theirs, names):
                 assert_same(rank[name, n], mine, tolerance)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SHORT)
 def test_shared_subnets_equal_one_process(name, theirs):
     assert_equal_runs(theirs, [name])
@@ -165,6 +166,7 @@ def test_shared_subnets_equal_one_process_in_every_method(tmp_path):
     assert_equal_runs(on_two_ranks(tmp_path, equal_runs, names), names)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [27, EPOCH])
 @pytest.mark.parametrize("name", GROUPED)
 def test_shared_images_equal_one_process_with_batch_norm_of_two_groups(name, n, theirs):
@@ -173,6 +175,7 @@ def test_shared_images_equal_one_process_with_batch_norm_of_two_groups(name, n, 
         assert_same(rank["groups", name, n], mine, 1e-8)
 
 
+@pytest.mark.long
 def test_one_subnet_per_step_is_refused_with_a_way_to_share_images(theirs):
     for rank in theirs:
         assert "one subnet per step" in rank["refused"] and "--groups 2" in rank["refused"]
@@ -184,10 +187,12 @@ def test_groups_are_refused_without_as_many_processes():
     assert "rss has 2 groups and 1 processes train" in sentence(error)
 
 
+@pytest.mark.long
 def test_all_processes_stop_if_one_asks(theirs):
     assert [rank["stopped after"] for rank in theirs] == [1, 1]
 
 
+@pytest.mark.long
 def test_shared_evaluation_counts_as_one_process(theirs):
     counts = {}
     evaluate_population(random_supernet(SPACE).eval(), POPULATION, toy_data(40), progress=False, counts=counts)

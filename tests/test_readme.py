@@ -116,6 +116,7 @@ def test_every_command_is_valid(capsys):
             cli.make_parser().parse_args(words[1:])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", RUN)
 def test_recipe_runs(page, project, capsys):
     recipe = [shlex.split(command)[1:] for where, command in COMMANDS if where == page and command[:5] == ".venv"]

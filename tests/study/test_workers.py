@@ -37,16 +37,18 @@ def stubborn(item):
     return Stubborn(1, 2)
 
 
-@pytest.mark.parametrize("several", [one_by_one, in_processes])
+@pytest.mark.parametrize("several", [one_by_one, pytest.param(in_processes, marks=pytest.mark.long)])
 def test_every_item_comes_with_its_result(several):
     assert sorted(several(2, square, [2, 3, 4])) == [(2, 4), (3, 9), (4, 16)]
 
 
+@pytest.mark.long
 def test_error_that_cannot_be_sent_arrives_as_its_text():
     ((_, error),) = in_processes(1, stubborn, ["item"])
     assert isinstance(error, RuntimeError) and str(error) == "Stubborn: stubborn"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, 0])
 def test_worker_that_ends_is_an_input_error(how):
     with pytest.raises(InputError, match="choose fewer jobs at once than 2") as error:
@@ -59,6 +61,7 @@ def test_items_that_cannot_be_sent_are_an_input_error():
         list(in_processes(1, square, [threading.Lock()]))
 
 
+@pytest.mark.long
 def test_processes_end_when_their_results_are_no_longer_wanted():
     began = time.monotonic()
     results = in_processes(2, wait_after_the_first, [0, 1])
@@ -95,6 +98,7 @@ print(*in_processes(1, tools.square, [3]))
 """
 
 
+@pytest.mark.long
 def test_script_needs_no_guard(tmp_path):
     (tmp_path / "tools.py").write_text(TOOLS)
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -113,6 +117,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.long
 def test_ctrl_c_reaches_the_caller_alone(tmp_path):
     (tmp_path / "tools.py").write_text(TOOLS)
     done = subprocess.run(
