@@ -246,21 +246,6 @@ def test_stages_of_progressive_shrinking_in_words():
     assert list(table["distils from"]) == ["none"] + ["supernet, trained"] * 5
 
 
-def test_the_released_stages_say_which_epochs_they_run():
-    table = protocol.stage_table(build("ofa-released", *TABLE_1["cifar100"])).loc["ofa-released"]
-    ranges = [re.findall(r"\d+", words) for words in table["schedule"]]
-    assert [tuple(map(int, r)) for r in ranges] == [
-        (0, 179, 180),
-        (180, 299, 300),
-        (301, 324, 325),
-        (326, 444, 445),
-        (446, 469, 470),
-        (471, 589, 590),
-    ]
-    assert set(table["distils from"][1:]) == {"untrained network"}
-    assert set(table["channels sorted"]) == {"no"}
-
-
 def test_a_custom_sampler_is_shown_by_its_repr():
     class Mine:
         def __repr__(self):
