@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY, double_measurements, random_archs, random_supernet, sentence, toy_data
+from helpers import TINY, random_archs, random_supernet, sentence, toy_data
 from helpers import shortened as of_the_study
 from simulator import SimulatedGraph, simulated_graphs
 from small_runs import complete, tiny
@@ -34,8 +33,7 @@ from rsslib.steps import EagerSteps, TrainingState, new_optimizer, teacher_weigh
 from rsslib.supernet import SuperNet
 from rsslib.trainer import start
 from rsstudy import engine, job, workers
-from rsstudy.catalogue import CONTROLS, INTERVALS, METHODS, SAMPLERS, Alone
-from rsstudy.interference import Effort, Trial, measure
+from rsstudy.catalogue import CONTROLS, INTERVALS, METHODS, SAMPLERS
 from rsstudy.samplers import Sandwich
 from rsstudy.store import overview
 
@@ -107,11 +105,6 @@ def test_graphs_draw_the_dropout_that_single_steps_do(name, device):
 
 
 @pytest.mark.usefixtures("double")
-def test_graphs_train_a_subnet_alone_as_single_steps_do(device):
-    assert_graphs_train_as_single_steps(one_stage("alone", 2, Alone(1.5, 0), batch_size=4, dropout=0.0), device)
-
-
-@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("images, batch", [(8, 4), (9, 4), (4, 4), (6, 4), (5, 8), (9, 8)])
 @pytest.mark.parametrize("name", ["rss", "rss-per-batch", "rss-2-per-batch"])
 def test_graphs_take_last_batches_of_every_size_and_fewer_images_than_a_batch(name, images, batch, device):
@@ -141,14 +134,6 @@ LISTED = {
 def test_graphs_train_the_subnets_of_custom_samplers(what, device):
     method = one_stage("custom", 4, Listed(LISTED[what]), batch_size=4, dropout=0.0)
     assert_graphs_train_as_single_steps(method, device)
-
-
-@pytest.mark.parametrize("name", ["ofa", "rss", "rss-2-per-batch"])
-def test_first_losses_agree_in_single_precision_and_with_dropout(name, device):
-    method = shortened(name, batch_size=8, dropout=0.1)
-    method = replace(method, stages=(replace(method.stages[0], epochs=1),))  # later, rounding grows with every step
-    eager, graphed = (run(method, device, with_graphs, 40, dtype=torch.float32) for with_graphs in (False, True))
-    assert graphed.history[0]["loss"] == pytest.approx(eager.history[0]["loss"], rel=1e-3)
 
 
 def test_runs_in_several_threads_are_the_runs_alone(device):
@@ -445,20 +430,6 @@ def test_an_epoch_of_images_that_does_not_fit_is_one_sentence(monkeypatch):
 
 
 # --- on the simulated device alone
-
-
-@pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name, epochs", [("rss", (1,)), ("ofa", (1, 1, 0, 0, 0, 0))])
-def test_what_graphs_trained_is_measured_as_what_single_steps_did(name, epochs, monkeypatch):
-    double_measurements(monkeypatch)
-    method, data = shortened(name, *epochs), toy_data(11)
-    effort = Effort(batches=1, gradients=3, images=2, recalibration=8)
-    with simulated_graphs():
-        states = [run(method, "cpu", with_graphs) for with_graphs in (False, True)]
-    expected, found = (measure(Trial(state, method, data, 0, effort), progress=False) for state in states)
-    for table, other in zip(expected, found, strict=True):
-        assert len(table)
-        pd.testing.assert_frame_equal(other, table, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.usefixtures("double")
