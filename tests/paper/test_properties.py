@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsslib.backbones import BACKBONES
-from rsstudy import summary
 from rsstudy.catalogue import CONTROLS, METHODS, TABLE_1
 from rsstudy.claims import table as claims
 from rsstudy.claims import verdicts
-from rsstudy.figures import populations
 from rsstudy.plan import PROFILES
 
 OPEN = {verdicts.UNDECIDED, verdicts.NOT_RUN}
@@ -83,25 +81,3 @@ def test_verdicts_do_not_depend_on_the_order_of_rows(tables, random):
     shuffled = [table.sample(frac=1, random_state=random.randrange(2**31)) for table in tables]
     expected, again = (claims.table(decide(*both, "paper")) for both in ((population, times), shuffled))
     pd.testing.assert_frame_equal(expected, again)
-
-
-@given(results())
-@settings(max_examples=25)
-def test_summaries_lie_within_what_they_summarise(tables):
-    population, times = tables
-    medians, differences = summary.medians(population), summary.differences(population)
-    of_sizes = medians[~medians["quantity"].isin(["slope", "spread"])]
-    least, most = population["accuracy"].min() - 1e-9, population["accuracy"].max() + 1e-9
-    assert of_sizes["estimate"].between(least, most).all()
-    assert differences["estimate"].abs().le(population["accuracy"].max() - population["accuracy"].min() + 1e-9).all()
-    for table in (medians, differences):
-        one_seed = table["seeds"] == 1
-        assert table.loc[one_seed, ["low", "high"]].isna().all(axis=None)
-        rest = table[~one_seed]
-        assert (rest["low"] <= rest["estimate"]).all() and (rest["estimate"] <= rest["high"]).all()
-        summary.readable(table)
-    found = summary.findings(population, times)
-    assert found["estimate"].notna().all() and found["low"].isna().equals(found["seeds"] == 1)
-    speeds = populations.speed_ups(times)
-    assert (speeds["speed_up"].dropna() > 0).all()
-    summary.against_published(population)
