@@ -33,9 +33,7 @@ def run(arguments, folder):
     [
         (["--profile", "smokey"], "did you mean 'smoke'?"),
         (["--seeds", "-1"], "seeds is [-1]: expected a list"),
-        (["--results", ""], "results is ''"),
         (["--jobs", "0"], "jobs is 0"),
-        (["--results", __file__], "is a file: expected a folder"),
         (["--figures", __file__], "is a file: expected a folder"),
         *((["--time-budget", text], f"time budget is {text!r}") for text in ("", "0m", "5", "m", "1.2.3m", "²m")),
     ],
@@ -224,6 +222,7 @@ def test_each_notebook_is_executed_once_and_failures_are_returned(tmp_path, caps
     assert sorted(lines) == sorted(ended) and lines[-1] == ended[-1]  # the last notebook waits for all others
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_the_notebooks_that_are_executed(tmp_path):
     began = time.monotonic()
     with (
@@ -238,6 +237,7 @@ def test_an_interrupt_ends_the_notebooks_that_are_executed(tmp_path):
     assert execution.processes[0].returncode is not None and time.monotonic() - began < 20
 
 
+@pytest.mark.long
 def test_a_notebook_that_fails_says_why_and_is_kept(tmp_path):
     (notebook,) = found(tmp_path, "01_protocol")
     notebook = replace(notebook, values=notebook.values | {"backbone": "mobilenet_v2"})
