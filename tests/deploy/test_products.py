@@ -79,19 +79,15 @@ def test_photographs_are_searched_exported_and_predicted_at_64_pixels(data, trai
     assert_close(torch.from_numpy(logits), subnet.double()(images.x_test), tolerance=TOLERANCE)
 
 
-def test_command_line_searches_exports_and_predicts(data, trained, tmp_path, capsys, monkeypatch):
+def test_command_line_refuses_what_it_cannot_search_export_or_predict(data, trained, tmp_path, capsys, monkeypatch):
     run, settings = trained
     monkeypatch.setitem(PROFILES, "test", PROFILE)
     where = ["--profile", "test", "--dataset", "photographs", "--backbone", "tiny", "--resolution", "64"]
     where += ["--results", str(settings.results), "--data", str(data)]
-    model, front = str(tmp_path / "model.onnx"), str(tmp_path / "front.csv")
-    assert main(["search", *where, "--evaluations", "5", "--mflops", "2", "--output", front]) == 0
-    assert "test_accuracy" in capsys.readouterr().out
-    assert main(["export", *where, "--front", front, "--mflops", "2", "--output", model]) == 0
-    assert "verified on" in capsys.readouterr().out
+    model = str(tmp_path / "model.onnx")
     image = next((data / "photographs" / "test" / "china").iterdir())
-    assert main(["predict", model, str(image)]) == 0
-    assert capsys.readouterr().out.startswith(f"{image}: ")
+    assert main(["export", *where, "--output", model]) == 0
+    capsys.readouterr()
     for arguments, said in (
         (["search", *where, "--mflops", "0.01"], "no subnet of tiny at 64 pixels has mflops of at most 0.01"),
         (["export", *where, "--resolution", "33", "--output", model], "resolution is 33: expected a multiple of 32"),
