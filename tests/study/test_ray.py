@@ -106,6 +106,7 @@ def ray_processes():
 # --- real nodes
 
 
+@pytest.mark.long
 def test_runs_survive_the_death_of_a_node(ray, tmp_path):
     from ray.cluster_utils import Cluster
 
@@ -158,6 +159,7 @@ def test_runs_survive_the_death_of_a_node(ray, tmp_path):
     assert not list(results.glob(".*"))
 
 
+@pytest.mark.long
 def test_a_node_without_the_results_folder_gets_one_sentence(ray, tmp_path, monkeypatch):
     run, diary = diary_run(tmp_path, "run", 1)
     monkeypatch.setattr(placing.Path, "touch", lambda path: None)  # now no node sees the token
@@ -167,6 +169,7 @@ def test_a_node_without_the_results_folder_gets_one_sentence(ray, tmp_path, monk
     assert not ray.is_initialized() and not ray_processes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("address", ["nowhere", "auto", "127.0.0.1:9"])
 def test_an_address_without_a_cluster_gets_one_sentence(address, ray, tmp_path):
     run, _ = diary_run(tmp_path, "none", 1)
