@@ -128,6 +128,7 @@ def test_results_agree_without_numba(monkeypatch):
         assert torch.equal(mine, plain)
 
 
+@pytest.mark.long
 def test_the_loop_compiles_in_two_processes_at_once_and_without_a_cache_folder(tmp_path):
     """Neither of the first two finds compiled code; the third has no folder to look in."""
     nowhere = "import numba.core.caching as caching; caching.CacheImpl._locator_classes = []\n"
