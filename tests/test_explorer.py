@@ -145,13 +145,6 @@ def test_layers_left_out_keep_their_settings(bare):
     assert_shows(bare, bare.arch)
 
 
-@pytest.mark.parametrize("name, mflops", [("smallest", "4.05"), ("middle", "7.20"), ("largest", "15.31")])
-def test_named_presets(bare, name, mflops):
-    bare.presets[name].click()
-    assert_shows(bare, getattr(bare.space, name))
-    assert bare.comparison().loc["MFLOPs", "A"] == mflops
-
-
 def test_random_presets_are_drawn_from_the_seed(bare, tmp_path):
     again = Explorer(settings=Settings(tmp_path))
     for name in ("random", "4", "12", "14"):
