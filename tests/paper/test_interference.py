@@ -304,21 +304,6 @@ def test_controls_are_differences_of_the_methods_that_they_name():
     assert (first.estimate, last.estimate) == (pytest.approx(-2), pytest.approx(1))
 
 
-def test_answers_have_the_numbers_of_each_question():
-    _, evidence = known_contrasts()
-    alone = questions.standalone(alone_in_order(gap=3.0, exposed=0.05), NO_POPULATION)
-    effects = effects_table(lambda seed, share: share + NOISE[seed] / 100, lambda seed, share: 5.0)
-    agreement = agreement_of(lambda apart, share: share / apart, ("ofa",))
-    found = questions.answers(alone, effects, agreement, evidence).set_index(["question", "what"])["estimate"]
-    assert found["alone minus shared (points)"].to_dict() == pytest.approx(
-        {"8 MFLOPs, equal epochs": 3, "8 MFLOPs, equal exposure": 0.05}
-    )
-    assert found["an epoch on one subnet", "others / itself, RSS"] == pytest.approx(0.25 / 5)
-    assert found["an epoch on one subnet", "pairs harmed (%), RSS"] == 0
-    assert found["gradients", "agreement, OFA"] == pytest.approx(0.25 * (3 + 2 / 2 + 1 / 3) / 6)
-    assert found["sampling intervals", "A draw every 3 epochs minus every epoch"] == pytest.approx(1)
-
-
 def test_nothing_measured_gives_no_numbers():
     nothing = questions.standalone(NO_POPULATION, NO_POPULATION)
     empty = Evidence(pd.DataFrame(), pd.DataFrame(), "quick", ["fashion_mnist"])
