@@ -73,12 +73,6 @@ def test_a_damaged_table_is_rebuilt_and_a_lost_one_measured_again(name, tmp_path
     assert contents(folder) == before
 
 
-def test_runs_that_were_not_measured_have_no_tables(tmp_path):
-    (run,) = tiny("rss")
-    complete(run, tmp_path)
-    assert all(table.empty for table in interference_tables([run], tmp_path))
-
-
 def test_measuring_that_is_stopped_goes_on_from_the_snapshots(tmp_path, monkeypatch):
     (run,) = tiny("rss")
     folder = complete(run, tmp_path / "whole", "rss")
