@@ -179,31 +179,6 @@ def test_kernel_matrices_stay_the_identity_while_the_largest_trains():
         assert torch.equal(parameter, torch.eye(len(parameter))), name
 
 
-def test_unused_parts_of_used_tensors_decay_with_momentum():
-    method = one_stage("smallest", 2, Successive(("smallest",)), "constant", batch_size=16)
-    method = replace(method, stages=(replace(method.stages[0], learning_rate=0.5),))
-    before = weights(start(SPACE, method, 0))
-    after = weights(run(method))
-    steps, momentum, factor = 2 * 3, 0.0, 1.0
-    for _ in range(steps):  # a zero gradient leaves weight decay and momentum, here of a weight of one
-        gradient = 3e-5 * factor
-        momentum = 0.9 * momentum + gradient
-        factor -= 0.5 * (gradient + 0.9 * momentum)
-    assert factor < 0.9998  # decay without momentum would leave 0.9999
-    for i, layer in enumerate(SPACE.layers):
-        block, hidden = f"blocks.{i}.", layer.hidden(3)
-        if layer.index >= 2:
-            unused = [name for name in before if name.startswith(block)]
-            assert all(torch.equal(after[name], before[name]) for name in unused)
-            continue
-        for name, part in (("conv_pw", np.s_[hidden:]), ("conv_dw", np.s_[hidden:]), ("conv_pwl", np.s_[:, hidden:])):
-            old, new = (state[f"{block}{name}.weight"][part].double() for state in (before, after))
-            torch.testing.assert_close(new, old * factor, rtol=4 * EPS, atol=0)  # each step rounds a weight once
-        for name in ("bn1.weight", "bn1.bias", "bn2.weight", "bn1.running_mean", "bn2.running_var"):
-            assert torch.equal(after[block + name][hidden:], before[block + name][hidden:])
-            assert not torch.equal(after[block + name][:hidden], before[block + name][:hidden])
-
-
 @pytest.mark.parametrize("fresh", [True, False])
 def test_idle_weights_move_in_the_next_stage_only_if_its_optimizer_is_not_fresh(fresh):
     """By momentum where a tensor is partly idle, by decay where the stage does not use it at all."""
