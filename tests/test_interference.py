@@ -77,11 +77,6 @@ def test_a_step_helps_who_has_the_same_aim_and_harms_who_has_the_opposite():
     assert found[0, 2] < 0 and found[2, 0] < 0
 
 
-def test_training_with_a_gradient_of_zero_has_no_effect():
-    model = Weights([[0, 1]], [torch.zeros(2)])
-    assert effects([None], model.quality_after).item() == 0
-
-
 def noise(seed):
     return 0.3 * torch.randn(2, generator=torch.Generator().manual_seed(seed))
 
