@@ -155,12 +155,6 @@ def test_figures_of_one_population_have_one_range_of_accuracy(tmp_path):
     drawn = [populations.population_figure(table, runs, names, tmp_path, name) for name, names in pairs.items()]
     (a,), (b,) = map(panels, drawn)
     assert a.get_ylim() == b.get_ylim() and a.get_ylim()[0] < 9 and a.get_ylim()[1] > 98
-    split = populations.population_boxes(
-        table,
-        split={"(a)": ["rss-smallest"], "(b)": ["rss-largest"]},
-    )
-    a, b = panels(split)
-    assert a.get_ylim() == b.get_ylim()
 
 
 def test_a_split_never_pools_datasets():
@@ -177,13 +171,7 @@ def test_a_figure_without_two_finished_methods_is_a_sentence(tmp_path):
     for names in (["rss-smallest", "rss-largest"], ["rss", "rss-largest"]):
         words = populations.population_figure(table, [], names, tmp_path, "figure_6")
         assert "figure_6 is not drawn" in words and "rss-largest" in words and not list(tmp_path.iterdir())
-    figure = populations.population_figure(
-        table,
-        plan("smoke"),
-        ["rss", "ofa", "rss-largest"],
-        tmp_path,
-        "figure_6",
-    )
+    figure = populations.population_figure(table, plan("smoke"), ["rss", "ofa", "rss-largest"], tmp_path, "figure_6")
     assert figure.caption.endswith("Not drawn, because not finished: RSS, largest only.")
     assert (tmp_path / "figure_6.png").exists()
     halves = {"(a)": ["rss", "ofa"], "(b)": ["rss-short", "rss-largest"]}
