@@ -114,15 +114,7 @@ def test_only_seeds_with_all_subnets_and_only_full_names_count():
 
 
 def test_populations_of_supernets_are_without_runs_that_favour_a_subnet():
-    methods = [
-        "rss",
-        "ofa",
-        "alone-8-1",
-        "alone-8-1-exposed",
-        "dose-4-0",
-        "mixed-14-2",
-        "rss-after-short",
-    ]
+    methods = "rss ofa alone-8-1 alone-8-1-exposed dose-4-0 mixed-14-2 rss-after-short".split()
     kept = only_supernets(pd.DataFrame({"method": methods}))["method"]
     assert list(kept) == ["rss", "ofa", "rss-after-short"]
 
