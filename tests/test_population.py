@@ -121,11 +121,6 @@ def test_a_bucket_out_of_reach_is_an_input_error(name, bucket):
     assert f"bucket {bucket}" in sentence(error) and "expected a size between" in sentence(error)
 
 
-def test_channels_and_classes_do_not_change_the_population():
-    expected = sample_population(SearchSpace("mobilenet_v3"), 2)
-    assert sample_population(SearchSpace("mobilenet_v3", in_channels=1, classes=10), 2) == expected
-
-
 @by_name
 def test_buckets_at_a_higher_resolution_lie_at_the_same_places_between_the_extremes(name):
     study, larger = SPACES[name], SearchSpace(name, resolution=64)
