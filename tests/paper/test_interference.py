@@ -212,13 +212,6 @@ def test_there_is_no_ratio_to_an_effect_on_itself_that_may_not_be_above_0(own):
     assert "others / itself" not in set(found["what"]) and "others" in set(found["what"])
 
 
-def test_effects_fall_with_distance():
-    table = effects_table(lambda seed, share: 0.0, lambda seed, share: 0.5)
-    table.loc[table["trained"] != table["judged"], "loss_effect"] = 1 / table["distance"] + table["seed"] / 100
-    found = questions.effect_table(table).query("what == 'correlation with distance'")
-    assert found["estimate"].tolist() == [pytest.approx(-1)] * 4
-
-
 def test_effects_by_size_find_the_subnet_that_is_harmed():
     table = effects_table(lambda seed, share: 0.1 + NOISE[seed] / 10, lambda seed, share: 0.5)
     table.loc[(table["judged"] == 3) & (table["trained"] != 3), "loss_effect"] *= -1
