@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rsslib.errors import InputError
-from rsslib.methods import Method, Stage, largest_remainder, one_stage, override
+from rsslib.methods import Method, Stage, one_stage, override
 from rsslib.samplers import Uniform
 from rsstudy.catalogue import TABLE_1, build, table_1
 from rsstudy.samplers import Sandwich
@@ -32,12 +32,6 @@ def test_epochs_are_those_of_table_1(dataset, s, ps, stages):
     assert build("rss-short", s, ps).epochs == s
     row = next(row for row in table_1() if row["dataset"] == dataset)
     assert list(row.values()) == [dataset, s, ps, s, s + ps]
-
-
-def test_largest_remainder_prefers_the_earlier_on_a_tie():
-    assert largest_remainder((1, 1, 1), 4) == (2, 1, 1)
-    assert largest_remainder((1, 1), 1) == (1, 0)
-    assert sum(largest_remainder((120, 25, 120, 25, 120), 12)) == 12
 
 
 def cosine(rate, epochs, first=0, last=None):
