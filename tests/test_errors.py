@@ -3,11 +3,7 @@
 import pytest
 from helpers import sentence
 
-from rsslib.errors import InputError, check_number, choose, needed, one_line
-
-
-def test_choose_returns_a_valid_value():
-    assert choose("rss", ["ofa", "rss"], "method") == "rss"
+from rsslib.errors import InputError, check_number, choose, one_line
 
 
 @pytest.mark.parametrize(
@@ -39,12 +35,6 @@ def test_number_out_of_range_is_refused(value):
         check_number(value, "n", 1, 3, whole=True)
     assert sentence(error)
     check_number(2, "n", 1, 3, whole=True)
-
-
-def test_missing_package_names_the_extra():
-    with pytest.raises(InputError) as error:
-        needed("nothing_of_this_name.at_all", "study")
-    assert sentence(error) == "nothing_of_this_name is not installed: pip install 'rsslib[study]'"
 
 
 def test_error_of_another_package_becomes_a_short_line():
