@@ -28,7 +28,7 @@ def integers(shape, largest, generator=None):
 def agree(compiled, plain, *shapes, seed=0):
     """Outputs, and gradients for a random direction, of a float32 function and of its float64 model."""
     generator = torch.Generator().manual_seed(seed)
-    # 511 has 9 bits, which bfloat16 would round; sums of up to 768 products with 15 stay below float32's 2 ** 24
+    # 511 has 9 bits, which bfloat16 would round; sums of up to 1,280 products with 15 stay below float32's 2 ** 24
     exact = [integers(shape, 15 if i else 511, generator) for i, shape in enumerate(shapes)]
     exact[0] = exact[0].to(memory_format=torch.channels_last)
     rounded = [t.float().requires_grad_() for t in exact]
