@@ -1,5 +1,6 @@
 """rsslib.methods and the study's catalogue: Table 1's epochs, learning rate curves, ablations."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from rsslib.errors import InputError
 from rsslib.methods import Method, Stage, one_stage, override
 from rsslib.samplers import Uniform
+from rsslib.space import SearchSpace
+from rsslib.trainer import complexities
 from rsstudy.catalogue import TABLE_1, build, table_1
 from rsstudy.samplers import Sandwich
 
