@@ -6,6 +6,7 @@ examples:
   rsslib search --mflops 8                      write the best subnets of `rsslib run` up to 8 MFLOPs to front.csv
   rsslib export --front front.csv               write the most accurate of them as model.onnx
   rsslib predict model.onnx image.png           name the class of an image
+  rsslib evaluate model.onnx data/pets/test     count how many images in class folders are predicted right
 
 `rsslib COMMAND --help` lists the options of a command, `rsslib methods` and `rsslib datasets` what to choose from.
 """
@@ -420,6 +421,47 @@ def predict_images(options: Namespace) -> int:
     return status
 
 
+def evaluate_model(options: Namespace) -> int:
+    """Measure the accuracy of an exported model on images in class folders, and write the confusion matrix."""
+    from rsslib.deploy.predicting import accuracy_interval, open_model, predict_folder
+
+    path = Path(options.output)
+    check_output(path, "the output's folder", ".csv")
+    figure = path.with_suffix(".png")
+    check_output(figure, "the figure's folder", ".png")
+    model = open_model(options.model)
+    table = predict_folder(model, options.folder)
+    classes = model.metadata["classes"]
+    table["right"] = table["label"] == table["predicted"]
+    for name, rows in [("all images", table), *table.groupby("label")]:
+        words = "{accuracy:.1f} % ({low:.1f} to {high:.1f})".format(**accuracy_interval(rows["right"].to_numpy()))
+        print(printable(f"{shortened(name)}: {words} of {len(rows):,}"))
+    counts = table.groupby(["label", "predicted"]).size().unstack(fill_value=0)
+    counts = counts.reindex(index=classes, columns=classes, fill_value=0)
+    make_folder(path.parent)
+    write_csv(path, counts.reset_index())
+    draw_confusion(counts, figure)
+    print(f"confusion matrix, a row for each true class: {path} and {figure}")
+    return 0
+
+
+def draw_confusion(counts: Any, path: Path) -> None:
+    """Draw a confusion matrix: true classes as rows, shares of their images as shades."""
+    from matplotlib.figure import Figure
+
+    side = max(3, 0.25 * len(counts))
+    figure = Figure((side + 2, side + 1), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(counts.div(counts.sum(axis=1), axis=0), cmap="Blues", vmin=0, vmax=1)
+    names = [shortened(name, 20) for name in counts.columns]
+    axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set(xlabel="predicted", ylabel="true")
+    figure.colorbar(image, label="share of the true class")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
 def pack_images(options: Namespace) -> int:
     """Decode a folder of image files once, into a dataset that is mapped into memory."""
     from rsslib.data.packing import pack
@@ -512,6 +554,11 @@ PREDICT = {
     "model": option("a file that `rsslib export` wrote", metavar="MODEL"),
     "images": option("image files of up to 60 million pixels", metavar="IMAGE", nargs="+"),
 }
+EVALUATE = {
+    "model": PREDICT["model"],
+    "folder": option("folder with image files in <class>/", metavar="FOLDER"),
+    "--output": option("file for the confusion matrix, with a figure of it beside", "confusion.csv"),
+}
 RUNS = {
     "--delete": option("the name of a run whose folder to delete, committed and running ones excepted"),
     "--watch": {"action": "store_true", "help": "list again every few seconds until all runs are finished"},
@@ -533,4 +580,5 @@ COMMANDS = {
     "search": (search_run, COMMON | RUN | BUDGET | SEARCH),
     "export": (export_run, COMMON | RUN | BUDGET | EXPORT),
     "predict": (predict_images, PREDICT),
+    "evaluate": (evaluate_model, EVALUATE),
 }

@@ -9,13 +9,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rsslib.data.images import fit, is_image, read_image, resize_with_pillow
-from rsslib.errors import InputError, checked, needed, one_line
+from rsslib.data.readers import listed
+from rsslib.errors import InputError, checked, choose, needed, one_line
 from rsslib.files import read_regular
+from rsslib.progress import progress_bar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = "rsslib"  # key in the metadata of exported files; its value is the version
 LARGEST_MODEL = 2**30  # bytes
@@ -69,6 +74,25 @@ class Model:
         weights = np.exp(logits[0].astype(float) - logits.max())
         best = int(weights.argmax())
         return Prediction(Path(path), classes[best], float(weights[best] / weights.sum()))
+
+
+@checked
+def predict_folder(model: Model, folder: str | Path, progress: bool = True) -> "pd.DataFrame":
+    """Predict the images in `folder`/<class>/*; returns a table with a row for each: path, label and predicted.
+
+    Raises InputError if there are none, for a folder that is not a class of the model, and as `Model.predict` does.
+    """
+    import pandas as pd
+
+    places = [place for place in listed(Path(folder)) if place.is_dir()]
+    for place in places:
+        choose(place.name, model.metadata["classes"], f"class in {folder}")
+    files = [path for place in places for path in listed(place) if is_image(path)]
+    if not files:
+        raise InputError(f"{folder} holds no images: put image files in {folder}/<class>/")
+    bar = progress_bar(files, progress, desc="predict", unit="image")
+    rows = [(path, path.parent.name, model.predict(path).label) for path in bar]
+    return pd.DataFrame(rows, columns=["path", "label", "predicted"])
 
 
 def interruptible(work: Callable[[Any], Any]) -> Any:

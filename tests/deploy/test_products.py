@@ -1,12 +1,15 @@
 """From images in folders, larger than 32 pixels, to a deployed subnet: the whole way, at the smallest scale."""
 
 import dataclasses
+import itertools
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import TINY, assert_close, sentence
@@ -103,6 +106,34 @@ def test_command_line_refuses_what_it_cannot_search_export_or_predict(data, trai
     for command in ("search", "export"):
         assert main([command, *where, "--output", model]) == 2
         assert "cannot be written: choose another folder" in capsys.readouterr().err
+
+
+def test_command_line_evaluates_a_model_on_class_folders(data, trained, tmp_path, capsys):
+    supernet, images = trained_supernet(*trained)
+    export(supernet, supernet.space.middle, images, tmp_path / "model.onnx")
+    predict = open_model(tmp_path / "model.onnx").predict
+    counts = dict.fromkeys(itertools.product(PHOTOGRAPHS, repeat=2), 0)
+    for i, path in enumerate(sorted((data / "photographs" / "test").rglob("*.png"))[:15]):
+        label = PHOTOGRAPHS[i % 3 == 0]
+        (folder := tmp_path / "mine" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / f"{i}.png")
+        counts[label, predict(path).label] += 1
+    output = tmp_path / "out" / "table.csv"
+    command = ["evaluate", str(tmp_path / "model.onnx"), str(tmp_path / "mine"), "--output", str(output)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    right = [counts[name, name] for name in PHOTOGRAPHS]
+    for name, n, of in (("all images", sum(right), 15), ("china", right[0], 10), ("flower", right[1], 5)):
+        assert re.search(rf"^{name}: {100 * n / of:.1f} % \(.*\) of {of}$", said, re.MULTILINE)
+    table = pd.read_csv(output, index_col="label")
+    assert {(true, name): table.loc[true, name] for true, name in counts} == counts
+    assert Image.open(output.with_suffix(".png")).width > 300
+    (tmp_path / "mine" / "chna").mkdir()
+    assert main(command) == 2
+    assert "unknown class in" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "mine")
+    assert main(command) == 2
+    assert "holds no images" in capsys.readouterr().err
 
 
 def test_supernet_is_loaded_from_its_folder_alone(trained, tmp_path):
