@@ -1,7 +1,9 @@
 """Training state on disk, and a supernet as a folder to hand on."""
 
+import io
 import json
 import math
+import pickle
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,11 +18,13 @@ from rsslib.device import choose_device
 from rsslib.errors import InputError, checked, one_line
 from rsslib.files import CARD, WEIGHTS
 from rsslib.methods import Method
+from rsslib.official import RELEASED, to_official
 from rsslib.space import SearchSpace
 from rsslib.steps import TrainingState, teacher_weights
 from rsslib.supernet import SuperNet, load_tensors
 
 KEPT = 2  # checkpoints in a folder
+STEMS = ("stem.conv.weight", "first_conv.conv.weight")  # ours and the official package's
 LARGEST_CARD = 10 * 2**20  # bytes
 HOW_TO_LOAD = (
     "rsslib.load_supernet(folder) with this file and weights.safetensors in it; then "
@@ -28,7 +32,6 @@ HOW_TO_LOAD = (
 )
 
 
-# --- training state
 # --- training state
 
 
@@ -167,3 +170,38 @@ def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> Sup
         problem = f"{path} is not the supernet that {CARD} describes ({one_line(error)})"
         raise InputError(f"{problem}: copy both again from their source") from None
     return supernet.to(choose_device(str(device))).eval()
+
+
+@checked
+def warm_start(supernet: SuperNet, path: str | Path, sha256: str | None = None) -> None:
+    """Start a supernet from the weights of another: a file of ours, or a state dict of the official package.
+
+    `path` is `weights.safetensors` of a supernet's folder, or what `torch.save` wrote. Where the numbers of channels
+    differ, the stem's weights are summed over the origin's and shared equally by ours, so that grey images stored in
+    colour give the same features; where the numbers of classes differ, the classifier stays new.
+
+    Raises InputError, before anything is changed, if the file cannot be read, has another SHA-256 than given, or holds
+    a supernet of a space that does not fit.
+    """
+    try:
+        content = files.read_regular(path)
+        if sha256 not in (None, files.sha256(content)):
+            raise ValueError("it has changed since the run was planned")
+        if Path(path).suffix == ".safetensors":
+            found = load(content)
+        else:
+            found = torch.load(io.BytesIO(content), "cpu", weights_only=True)  # which runs no code of the file's
+        found = {name.replace(*RELEASED): tensor for name, tensor in found.get("state_dict", found).items()}
+        own = to_official(supernet) if STEMS[1] in found else supernet.state_dict()
+        for name, tensor in own.items():
+            if name in found and found[name].shape != tensor.shape:
+                if name in STEMS:
+                    found[name] = found[name].sum(1, keepdim=True).expand_as(tensor) / tensor.shape[1]
+                elif name.startswith("classifier."):
+                    found[name] = tensor
+        load_tensors(own, {name: found[name] for name in own if name in found})
+    except (OSError, AttributeError, TypeError, ValueError, RuntimeError, SafetensorError, pickle.PickleError) as error:
+        raise InputError(
+            f"{path} does not fit {supernet.space.name} ({one_line(error)}): expected weights of a supernet of this "
+            "space, as safetensors or a state dict of the official package"
+        ) from None

@@ -9,6 +9,7 @@ from rsslib.backbones import Backbone
 from rsslib.errors import checked
 from rsslib.supernet import SuperNet, load_tensors
 
+RELEASED = (".mobile_inverted_conv.", ".conv.")  # a block's name in released checkpoints, and today's
 NAMES = {  # parts of our names and the official ones
     "first.": "blocks.0.conv.",
     "stem.": "first_conv.",
@@ -35,8 +36,7 @@ def to_official(supernet: SuperNet) -> dict[str, Tensor]:
 @checked
 def load_official(supernet: SuperNet, state: Mapping[str, Tensor]) -> None:
     """Load a state dict of the official package; raises InputError if its tensors do not fit."""
-    # released checkpoints have the block's earlier name
-    state = {name.replace(".mobile_inverted_conv.", ".conv."): tensor for name, tensor in state.items()}
+    state = {name.replace(*RELEASED): tensor for name, tensor in state.items()}
     load_tensors(to_official(supernet), state)
 
 

@@ -125,6 +125,7 @@ def make_run(options: Namespace) -> Run:
         [options.seed],
         resolution=options.resolution,
         data=options.data,
+        init=options.init,
     )
     if options.groups == 1:
         return run
@@ -502,6 +503,7 @@ RUN = {
     "--seed": option("seed of the run", 0),
     "--groups": option("processes that share each batch's images, not a step's subnets (docs/scale.md)", 1),
     "--resolution": option("size of the images in pixels: 32 to 224 in steps of 32", RESOLUTION),
+    "--init": option("supernet's folder, or file of the official package, with weights to start from"),
 }
 for name, text in OVERRIDABLE.items():
     kind = float if name == "learning_rate_scale" else int

@@ -24,6 +24,7 @@ from rsslib.checkpoint import (
     load_checkpoint,
     restore,
     save_checkpoint,
+    warm_start,
     write_card,
 )
 from rsslib.data.dataset import Dataset
@@ -243,6 +244,8 @@ class Job:
         else:  # from the start, or the record of the epochs before the checkpoint was lost
             record |= {"started": now(), **machine}
             record.pop("machines", None)
+        if run.init and not state.history:
+            warm_start(state.supernet, *run.init)
         record |= {"status": "training", "jobs": settings.jobs or 1}
         self.save()
         saved = shown = time.monotonic()
@@ -375,7 +378,8 @@ class Job:
         """What the card of the supernet says about its training and accuracy."""
         images, training = self.images, self.record["config"]["training"]
         accuracy = population.groupby("bucket")["accuracy"].agg(["median", "min", "max", "size"])
-        known = {name: training[name] for name in ("dataset", "dataset_sha256", "profile", "seed", "train_images")}
+        names = ("dataset", "dataset_sha256", "profile", "seed", "train_images", "init")
+        known = {name: training[name] for name in names if name in training}
         return known | {
             "method": self.run.method.name,
             "epochs": self.run.method.epochs,

@@ -22,7 +22,16 @@ from rsslib.errors import (
     choose,
     shortened,
 )
-from rsslib.files import check_folder, check_writable, folder_of, project_folder
+from rsslib.files import (
+    WEIGHTS,
+    check_folder,
+    check_writable,
+    folder_of,
+    project_folder,
+    read_regular,
+    sha256,
+    system_errors,
+)
 from rsslib.methods import LEARNING_RATE, Method, override
 from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 from rsstudy.catalogue import BUILDERS, OVERRIDES, TABLE_1, build, methods_of
@@ -154,6 +163,7 @@ class Run:
     seed: Natural
     resolution: int = RESOLUTION  # of its images, in pixels
     custom: SearchSpace | None = None  # a space that is not the study's; `backbone` is its name
+    init: tuple[str, str] | None = None  # the file with the weights it starts from, and their SHA-256; see `origin`
 
     @property
     def space(self) -> SearchSpace:
@@ -221,6 +231,7 @@ def plan(
     subnets_per_bucket: Count | None = None,
     resolution: int = RESOLUTION,
     data: Folder = None,
+    init: Folder = None,
 ) -> list[Run]:
     """Return the runs for every dataset, method and seed, in that order; trains nothing.
 
@@ -229,8 +240,11 @@ def plan(
     or the name of a group (see `catalogue.methods_of`). `backbone` is a name, a custom `Backbone`, or a `SearchSpace`
     with other kernel sizes, expand ratios or depths. None for `subnets_per_bucket` takes the profile's. `resolution`
     is that of the images, 32 to 224 pixels in multiples of 32. `data` is the folder with datasets, where the images of
-    custom ones are counted (see `Profile.fitted`). Raises InputError for an unknown name or a value out of range.
+    custom ones are counted (see `Profile.fitted`). `init` is the folder of a supernet, or a file of the official
+    package, with weights to start from (see `rsslib.checkpoint.warm_start`); the name of the methods then says so.
+    Raises InputError for an unknown name or a value out of range.
     """
+    start = origin(init) if init is not None else None
     if not isinstance(profile, Profile):
         profile = PROFILES[choose(profile, PROFILES, "profile")]
     if subnets_per_bucket is not None:
@@ -256,8 +270,18 @@ def plan(
             if isinstance(method, str):
                 method = build(method, *scale.epochs(dataset))
             method = override(method, learning_rate_scale=scale.learning_rate_scale)
-            runs += [Run(scale, dataset, space.name, method, seed, resolution, custom) for seed in seeds]
+            if start:
+                method = replace(method, name=f"{method.name}-init-{start[1][:8]}")
+            runs += [Run(scale, dataset, space.name, method, seed, resolution, custom, start) for seed in seeds]
     return runs
+
+
+@system_errors()
+def origin(init: str | Path) -> tuple[str, str]:
+    """Return the file with the weights of a supernet, which may be named by its folder, and their SHA-256."""
+    path = folder_of(init, "init").absolute()
+    path = path / WEIGHTS if path.is_dir() else path
+    return str(path), sha256(read_regular(path))
 
 
 def different(values: Sequence, what: str) -> list:

@@ -92,6 +92,7 @@ class TrainingRecord(TypedDict):
     dataset_sha256: Annotated[str, Meta(max_length=64)] | None
     profile: NotRequired[Name]
     train_images: NotRequired[Count]
+    init: NotRequired[Digest]
 
 
 class EvaluationRecord(TypedDict, total=False):
@@ -399,6 +400,8 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
         training["resolution"] = run.resolution
     if run.custom:
         training["space"] = run.custom.record()
+    if run.init:
+        training["init"] = run.init[1]
     evaluation = {
         "test_images": len(images.x_test) if images else _taken(run, run.profile.test_images),
         "subnets_per_bucket": run.profile.subnets_per_bucket,

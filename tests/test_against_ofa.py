@@ -13,6 +13,7 @@ from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3, OFAP
 from ofa.imagenet_classification.elastic_nn.utils import set_running_statistics
 from ofa.utils import init_models
 
+from rsslib.checkpoint import warm_start
 from rsslib.errors import InputError
 from rsslib.evaluate import recalibrate
 from rsslib.official import load_official, to_official
@@ -202,6 +203,45 @@ def test_wrong_state_dicts_are_input_errors(name):
             load_official(ours, state)
         assert said in sentence(error)
     assert all(torch.equal(tensor, before[key]) for key, tensor in ours.state_dict().items())
+
+
+# --- a warm start
+
+
+@by_name
+@pytest.mark.parametrize(("channels", "theirs"), [(3, 3), (1, 3), (3, 1)])
+def test_warm_start_computes_what_the_origin_does_on_grey_images(name, channels, theirs, tmp_path):
+    origin = random_supernet(SearchSpace(name, in_channels=theirs), dtype=torch.float64).eval()
+    ours = SuperNet(SearchSpace(name, in_channels=channels)).double().eval()
+    state = origin.state_dict()
+    if theirs == 3:  # the released files' form
+        network = official(name).double()
+        network.load_state_dict(to_official(origin))
+        state = {key.replace(".conv.", ".mobile_inverted_conv.", 1): x for key, x in network.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "weights")
+    warm_start(ours, tmp_path / "weights")
+    grey = torch.rand((4, 1, 32, 32), generator=torch.Generator().manual_seed(0)).double()
+    for arch in corners(ours.space):
+        expected = origin(grey.repeat(1, theirs, 1, 1), arch)
+        assert_close(ours(grey.repeat(1, channels, 1, 1), arch), expected)
+
+
+def test_warm_start_keeps_a_classifier_of_another_size_and_refuses_other_spaces(tmp_path):
+    origin, ours = random_supernet(SearchSpace()), SuperNet(SearchSpace(classes=10))
+    before = {name: x.clone() for name, x in ours.state_dict().items()}
+    (tmp_path / "noise").write_bytes(b"noise")
+    torch.save([1], tmp_path / "list")
+    torch.save(random_supernet(SearchSpace("proxylessnas")).state_dict(), tmp_path / "other")
+    torch.save({name: x for name, x in origin.state_dict().items() if "blocks.19." not in name}, tmp_path / "part")
+    for file in ("noise", "list", "other", "part", "nothing"):
+        with pytest.raises(InputError, match="does not fit mobilenet_v3") as error:
+            warm_start(ours, tmp_path / file)
+        assert sentence(error)
+    assert all(torch.equal(x, before[name]) for name, x in ours.state_dict().items())
+    torch.save(origin.state_dict(), tmp_path / "weights")
+    warm_start(ours, tmp_path / "weights")
+    for name, x in ours.state_dict().items():
+        assert torch.equal(x, before[name] if "classifier" in name else origin.state_dict()[name])
 
 
 # --- initial weights

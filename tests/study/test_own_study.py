@@ -10,9 +10,9 @@ from helpers import TINY, sentence
 from small_runs import PROFILE, complete, tiny
 
 from rsslib.backbones import StageSpec
-from rsslib.checkpoint import load_supernet
+from rsslib.checkpoint import load_supernet, read_card
 from rsslib.errors import InputError
-from rsslib.files import project_folder
+from rsslib.files import WEIGHTS, project_folder
 from rsslib.methods import one_stage
 from rsslib.samplers import SIZES, Uniform
 from rsslib.space import SearchSpace
@@ -49,6 +49,31 @@ def test_runs_of_a_custom_space_are_stopped_resumed_evaluated_and_found(tmp_path
     assert load_supernet(run.folder(tmp_path / "whole")).space.reference == MINE
     (found,) = finished_runs(tmp_path / "whole", "test", MINE.name)
     assert found.space == MINE and found.folder(tmp_path) == run.folder(tmp_path)
+
+
+def test_a_run_starts_from_given_weights_and_resumes_without_them(tmp_path):
+    (first,) = tiny("rss")
+    complete([first], tmp_path)
+    origin = first.folder(tmp_path)
+    still = one_stage("still", 2, Uniform(), learning_rate=0)
+    (run,) = tiny(still, init=origin)
+    digest = read_card(origin)["weights_sha256"]
+    assert run.method.name == f"still-init-{digest[:8]}"
+    assert configuration(run)["training"]["init"] == digest
+    with pytest.raises(RunsFailed, match="stopped on purpose"):
+        complete([run], tmp_path, checkpoint_seconds=0, after_epoch=stop_after(2))
+    (altered,) = tiny(one_stage("other", 1, Uniform()), init=origin)
+    weights = dict(load_supernet(origin).named_parameters())
+    (origin / WEIGHTS).write_bytes(b"")
+    complete([run], tmp_path)
+    assert read_card(run.folder(tmp_path))["init"] == digest
+    for name, tensor in load_supernet(run.folder(tmp_path)).named_parameters():
+        assert tensor.equal(weights[name])
+    with pytest.raises(RunsFailed, match="has changed since the run was planned"):
+        complete([altered], tmp_path)
+    with pytest.raises(InputError, match="nowhere.*cannot be used") as error:
+        tiny(init=tmp_path / "nowhere")
+    assert sentence(error)
 
 
 def test_another_space_of_the_same_name_is_another_configuration():
