@@ -5,6 +5,7 @@ examples:
   rsslib run --dataset pets --resolution 64     train and evaluate one method on your images
   rsslib search --mflops 8                      write the best subnets of `rsslib run` up to 8 MFLOPs to front.csv
   rsslib export --front front.csv               write the most accurate of them as model.onnx
+  rsslib finetune --front front.csv             the same, trained alone for more epochs before
   rsslib predict model.onnx image.png           name the class of an image
   rsslib evaluate model.onnx data/pets/test     count how many images in class folders are predicted right
 
@@ -29,7 +30,7 @@ import rsslib
 from rsslib.data.readers import DATASETS, LICENCES, check_name, is_there
 from rsslib.errors import InputError, choose, one_line, printable, shortened
 from rsslib.files import atomic_path, check_output, make_folder, system_errors, write_csv
-from rsslib.methods import override
+from rsslib.methods import LEARNING_RATE, override
 from rsslib.progress import in_words
 from rsslib.space import RESOLUTION
 from rsstudy.catalogue import BEYOND, METHODS
@@ -360,8 +361,8 @@ def search_run(options: Namespace) -> int:
     return 0
 
 
-def export_run(options: Namespace) -> int:
-    """Write a subnet of a finished run as an ONNX file, verified on real images."""
+def load_chosen(options: Namespace) -> tuple[Run, Any, Any, Any]:
+    """Return what `load_trained` does, and the subnet that a search's table and a budget choose, or the middle one."""
     from rsslib.deploy.searching import read_front
 
     arch, budget = None, given(options, LIMITS)
@@ -369,8 +370,32 @@ def export_run(options: Namespace) -> int:
         arch = rsslib.chosen(read_front(options.front), **budget)
     elif budget:
         raise InputError("a budget chooses from the table of a search: give it as --front, made by `rsslib search`")
-    _, supernet, images = load_trained(options, ".onnx")
-    card = rsslib.export(supernet, arch or supernet.space.middle, images, options.output)
+    run, supernet, images = load_trained(options, ".onnx")
+    return run, supernet, images, arch or supernet.space.middle
+
+
+def export_run(options: Namespace) -> int:
+    """Write a subnet of a finished run as an ONNX file, verified on real images."""
+    _, supernet, images, arch = load_chosen(options)
+    return export_subnet(options, supernet, images, arch)
+
+
+def finetune_run(options: Namespace) -> int:
+    """Train a subnet of a finished run alone for more epochs, and write it as `rsslib export` does."""
+    run, supernet, images, arch = load_chosen(options)
+
+    from rsslib.deploy.finetuning import finetune
+
+    tuned = finetune(supernet, arch, images, options.epochs, options.rate, run.method)
+    populations = [rsslib.evaluate_population(net, [(0.0, arch)], images, progress=False) for net in (supernet, tuned)]
+    before, after = (table["accuracy"].item() for table in populations)
+    print(f"{after - before:+.2f} points in {options.epochs} epochs: {before:.2f} to {after:.2f} % of test images")
+    return export_subnet(options, tuned, images, arch)
+
+
+def export_subnet(options: Namespace, supernet: Any, images: Any, arch: Any) -> int:
+    """Export a subnet, also with 8 bits if asked for, and print what came out."""
+    card = rsslib.export(supernet, arch, images, options.output)
     print(
         f"{options.output}: {card['mflops']:.2f} MFLOPs (real size), {card['parameters']:,} parameters, "
         f"{card['accuracy']:.2f} % of {card['test_images']:,} test images; verified on {card['checked_images']} "
@@ -552,6 +577,10 @@ EXPORT = {
     "--device": option("auto, cpu, cuda or cuda:<n>", "cpu"),
     "--output": option("file", "model.onnx"),
 }
+FINETUNE = {
+    "--epochs": option("epochs to train the subnet alone", 10),
+    "--rate": option("learning rate at their start, from which a cosine leads to 0", LEARNING_RATE),
+}
 PREDICT = {
     "model": option("a file that `rsslib export` wrote", metavar="MODEL"),
     "images": option("image files of up to 60 million pixels", metavar="IMAGE", nargs="+"),
@@ -581,6 +610,7 @@ COMMANDS = {
     "pack": (pack_images, PACK),
     "search": (search_run, COMMON | RUN | BUDGET | SEARCH),
     "export": (export_run, COMMON | RUN | BUDGET | EXPORT),
+    "finetune": (finetune_run, COMMON | RUN | BUDGET | EXPORT | FINETUNE),
     "predict": (predict_images, PREDICT),
     "evaluate": (evaluate_model, EVALUATE),
 }

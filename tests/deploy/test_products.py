@@ -1,5 +1,6 @@
 """From images in folders, larger than 32 pixels, to a deployed subnet: the whole way, at the smallest scale."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -20,6 +21,7 @@ from safetensors.torch import save
 from rsslib import files, load_supernet
 from rsslib.checkpoint import read_card
 from rsslib.deploy.exporting import TOLERANCE, deployable, export
+from rsslib.deploy.finetuning import finetune
 from rsslib.deploy.predicting import open_model
 from rsslib.deploy.searching import chosen, search
 from rsslib.errors import InputError
@@ -91,6 +93,9 @@ def test_command_line_refuses_what_it_cannot_search_export_or_predict(data, trai
     image = next((data / "photographs" / "test" / "china").iterdir())
     assert main(["export", *where, "--output", model]) == 0
     capsys.readouterr()
+    tuned = ["finetune", *where, "--epochs", "1", "--rate", "0", "--output", str(tmp_path / "tuned.onnx")]
+    assert main(tuned) == 0
+    assert capsys.readouterr().out.startswith("+0.00 points in 1 epochs: ")
     for arguments, said in (
         (["search", *where, "--mflops", "0.01"], "no subnet of tiny at 64 pixels has mflops of at most 0.01"),
         (["export", *where, "--resolution", "33", "--output", model], "resolution is 33: expected a multiple of 32"),
@@ -134,6 +139,27 @@ def test_command_line_evaluates_a_model_on_class_folders(data, trained, tmp_path
     shutil.rmtree(tmp_path / "mine")
     assert main(command) == 2
     assert "holds no images" in capsys.readouterr().err
+
+
+def test_fine_tuning_trains_the_subnet_alone(trained):
+    run, settings = trained
+    supernet, images = trained_supernet(run, settings)
+    arch, before = supernet.space.smallest, copy.deepcopy(supernet.state_dict())
+    method = dataclasses.replace(run.method, augmentation=0.0, dropout=0.0)
+    tuned = finetune(supernet, arch, images, 3, 0.02, method, progress=False)
+    assert all(x.equal(before[name]) for name, x in supernet.state_dict().items())
+    ours, theirs = (dict(net.named_parameters()) for net in (supernet, tuned))
+    used = dict(supernet.extract(arch).named_parameters())
+    changed = {name for name in ours if not ours[name].equal(theirs[name])}
+    assert changed.issuperset(used) and not any(name.startswith("blocks.7.") for name in changed)
+
+    def loss(net):
+        with torch.no_grad():
+            x = images.x_train.float() / 255 - torch.tensor(images.mean).view(-1, 1, 1)
+            logits = net.extract(arch).train()(x / torch.tensor(images.std).view(-1, 1, 1))
+        return torch.nn.functional.cross_entropy(logits, images.y_train).item()
+
+    assert loss(tuned) < loss(supernet)
 
 
 def test_supernet_is_loaded_from_its_folder_alone(trained, tmp_path):
