@@ -7,6 +7,7 @@ import pickle
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -187,10 +188,8 @@ def warm_start(supernet: SuperNet, path: str | Path, sha256: str | None = None) 
         content = files.read_regular(path)
         if sha256 not in (None, files.sha256(content)):
             raise ValueError("it has changed since the run was planned")
-        if Path(path).suffix == ".safetensors":
-            found = load(content)
-        else:
-            found = torch.load(io.BytesIO(content), "cpu", weights_only=True)  # which runs no code of the file's
+        is_ours = Path(path).suffix == ".safetensors"
+        found: Any = load(content) if is_ours else torch.load(io.BytesIO(content), "cpu", weights_only=True)
         found = {name.replace(*RELEASED): tensor for name, tensor in found.get("state_dict", found).items()}
         own = to_official(supernet) if STEMS[1] in found else supernet.state_dict()
         for name, tensor in own.items():
