@@ -19,7 +19,7 @@ from pandas import DataFrame
 
 from rsslib.backbones import Backbone
 from rsslib.device import set_precision, use_threads
-from rsslib.errors import InputError, check_number
+from rsslib.errors import InputError, Natural, checked
 from rsslib.evaluate import evaluate_population
 from rsslib.files import WEIGHTS
 from rsslib.population import archs_from_table, get_buckets, sample_bucket
@@ -90,22 +90,21 @@ class Explorer(widgets.VBox):
     evaluation; `seed` is that of the random presets. Raises InputError for an invalid value.
     """
 
+    @checked
     def __init__(
         self,
         profile: str = "smoke",
         settings: Settings | None = None,
         backbone: str | Backbone | SearchSpace = "mobilenet_v3",
-        seed: int = 0,
+        seed: Natural = 0,
         resolution: int = RESOLUTION,
     ):
         check_folder_name(profile, "a profile")
-        check_number(seed, "seed", 0, 2**63 - 1, whole=True)
         space = backbone if isinstance(backbone, SearchSpace) else SearchSpace(backbone)
         self.space = space = replace(space.reference, resolution=resolution)
         self.profile = profile
         self.settings = settings or Settings()
         self.runs = finished_runs(self.settings.results, profile, space.name, resolution)
-        self.population = None
         self.rng = np.random.default_rng(seed)
         self.sizes = space.macs(space.sample(UNIFORM_DRAWS, np.random.default_rng(0))) / 1e6
         self.subnets = {"A": space.middle, "B": space.largest}

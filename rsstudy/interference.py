@@ -107,19 +107,11 @@ def agreement(
     if len(same) < 2:
         raise InputError(f"agreement needs at least two batches, got {len(same)}")
     whole = _products(sums, regions, part_of)
-    *products, sizes = whole.to_numpy().T
-    *squares, _ = sum(same).to_numpy().T
-    table = whole.index.to_frame(index=False).assign(shared=sizes.astype(int))
-    columns = {
-        "cross": (0, 1, 2),
-        "own_a": (1, 1, 1),
-        "own_b": (2, 2, 2),
-    }
-    for name, (k, a, b) in columns.items():
-        others = products[k] - squares[k]
-        root = np.sqrt(squares[a] * squares[b])
-        cosine = np.divide(others, root, out=np.zeros_like(root), where=root > 0)
-        table[name] = cosine / (len(same) - 1)
+    squares = sum(same)
+    others = whole - squares  # of two batches
+    roots = squares.assign(cross=np.sqrt(squares["own_a"] * squares["own_b"]))
+    cosines = (others / roots).where(roots > 0, 0.0) / (len(same) - 1)
+    table = cosines.assign(shared=whole["shared"].astype(int)).reset_index()
     own = table[["own_a", "own_b"]]
     known = own.where(own > 0).prod(axis=1, skipna=False)
     return table.assign(agreement=table["cross"] / np.sqrt(known))
@@ -130,18 +122,18 @@ def _products(
     regions: Mapping[tuple[int, int], Index],
     part_of: Callable[[str], str],
 ) -> pd.DataFrame:
-    """For each pair of subnets and part: A B, A A and B B on the shared weights, and the number of these weights."""
+    """For each pair of subnets and part: the number of shared weights, and A B, A A and B B on them."""
     found: dict[tuple, Any] = defaultdict(float)
     for pair, region in regions.items():
         for name, index in region.items():
             tensors = (gradients[number][name][index] for number in pair)
             a, b = (tensor.flatten().double() for tensor in tensors)
             products = torch.stack([a @ b, a @ a, b @ b])
-            row = np.array([*products.tolist(), len(a)])
+            row = np.array([len(a), *products.tolist()])
             for part in dict.fromkeys(("all", part_of(name))):
                 found[*pair, part] += row
     index = pd.MultiIndex.from_tuples(found, names=["a", "b", "part"])
-    return pd.DataFrame([*found.values()], index)
+    return pd.DataFrame([*found.values()], index, ["shared", "cross", "own_a", "own_b"])
 
 
 # --- a supernet in training -------------------------------------------------------------------------------------------

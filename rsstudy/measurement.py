@@ -60,8 +60,8 @@ class Measurement:
         Missing snapshots are made by training again, which gives the same numbers. `job` is the engine's.
         """
         missing = self.missing(job.run, job.folder)
-        for names, make in (((FORGETTING,), _forgetting), ((EFFECTS, AGREEMENT), _effects)):
-            if not {*names} & {*missing}:
+        for make, names in {_forgetting: [FORGETTING], _effects: [EFFECTS, AGREEMENT]}.items():
+            if set(names).isdisjoint(missing):
                 continue
             tables = make(job)
             if tables is None:

@@ -36,12 +36,7 @@ PANEL_COLUMNS = ("dataset", "backbone", "method", "seed")
 POPULATION_COLUMNS = (*PANEL_COLUMNS, "bucket", "subnet", "mflops", "accuracy")
 MACHINE = ["hardware", "executor"]  # columns that tell apart where times do not compare
 TIMES_COLUMNS = (*PANEL_COLUMNS, "training_seconds", *MACHINE)
-MAIN = (
-    "ofa-released",
-    "rss-short",
-    "ofa",
-    "rss",
-)  # of their variants the longest name that fits is the base
+MAIN = ("ofa-released", "rss-short", "ofa", "rss")  # of their variants the longest name that fits is the base
 
 # --- accuracy ---------------------------------------------------------------------------------------------------------
 
@@ -55,13 +50,7 @@ def medians(population: pd.DataFrame) -> pd.DataFrame:
     """
     check(population, POPULATION_COLUMNS, "population")
     compared = {style.label: {method: 1} for method, style in method_styles(population["method"]).items()}
-    return _compare(
-        population,
-        compared,
-        median,
-        spread=lambda rows: np.ptp(rows["accuracy"]),
-        slope=slope,
-    )
+    return _compare(population, compared, median, spread=lambda rows: np.ptp(rows["accuracy"]), slope=slope)
 
 
 def differences(population: pd.DataFrame) -> pd.DataFrame:
@@ -164,29 +153,9 @@ def speed_ups(times: pd.DataFrame) -> pd.DataFrame:
             groups = log_seconds(table, baseline, method, *panel) if method != baseline else []
             part = combine("", groups) if groups else Part("")
             speed = np.exp([part.estimate, part.low(), part.high()])
-            rows.append(
-                (
-                    *panel,
-                    method,
-                    baseline,
-                    table["clock"].iloc[0],
-                    seconds[method],
-                    *speed,
-                    part.seeds,
-                )
-            )
-    columns = [
-        "dataset",
-        "backbone",
-        "method",
-        "baseline",
-        "clock",
-        "seconds",
-        "speed_up",
-        "low",
-        "high",
-        "seeds",
-    ]
+            clock = table["clock"].iloc[0]
+            rows.append((*panel, method, baseline, clock, seconds[method], *speed, part.seeds))
+    columns = ["dataset", "backbone", "method", "baseline", "clock", "seconds", "speed_up", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -201,15 +170,15 @@ def log_seconds(
 
     Both are of one machine (hardware and executor): the one that trained most seeds of both. Empty if none did.
     """
-    best: list[tuple[float, pd.Series]] = []
     if times.empty:
-        return best
+        return []
     rows = timed(times[(times["dataset"] == dataset) & (times["backbone"] == backbone)])
-    for _, here in rows.groupby(MACHINE, dropna=False):
-        both = [np.log(here.loc[here["method"] == name, "seconds"]) for name in (baseline, method)]
-        if min(map(len, both)) > (min(len(own) for _, own in best) if best else 0):
-            best = list(zip((1.0, -1.0), both, strict=True))
-    return best
+    trained = [
+        [np.log(here.loc[here["method"] == name, "seconds"]) for name in (baseline, method)]
+        for _, here in rows.groupby(MACHINE, dropna=False)
+    ]
+    most = max(trained, key=lambda both: min(map(len, both)), default=[()])
+    return list(zip((1.0, -1.0), most, strict=True)) if all(map(len, most)) else []
 
 
 def timed(times: pd.DataFrame) -> pd.DataFrame:
@@ -222,17 +191,6 @@ def timed(times: pd.DataFrame) -> pd.DataFrame:
     everywhere = processor.notna().groupby([times["dataset"], times["backbone"]]).transform("all")
     clock = everywhere.map({True: "processor", False: "wall"})
     return times.assign(clock=clock, seconds=processor.where(everywhere, times["training_seconds"]))
-
-
-def time_unit(seconds: float) -> tuple[str, float]:
-    """A fitting unit for a time: its name, and its length in seconds."""
-    return ("s", 1.0) if seconds < 120 else ("min", 60.0) if seconds < 7200 else ("h", 3600.0)
-
-
-def trained_on(times: pd.DataFrame) -> str:
-    """Where the runs of a table of times were trained."""
-    places = times["hardware"].astype(str) + " (executor: " + times["executor"].astype(str) + ")"
-    return f"Trained on {'; '.join(places.unique())}."
 
 
 # --- the study's values -----------------------------------------------------------------------------------------------

@@ -79,14 +79,7 @@ class Part:
     @property
     def row(self) -> tuple:
         """The number in a table with the columns `COLUMNS`."""
-        return (
-            self.label,
-            self.estimate,
-            self.low(),
-            self.high(),
-            self.seeds,
-            self.p,
-        )
+        return (self.label, self.estimate, self.low(), self.high(), self.seeds, self.p)
 
 
 def combine(label: str, groups: Iterable[tuple[float, Iterable[float]]]) -> Part:
@@ -111,11 +104,7 @@ def over_seeds(label: str, values: Iterable[float]) -> Part:
     return combine(label, [(1, known)]) if known else Part(label, missing=("measurements",))
 
 
-def ratio(
-    label: str,
-    denominator: Part,
-    difference: Callable[[float], Part],
-) -> Part:
+def ratio(label: str, denominator: Part, difference: Callable[[float], Part]) -> Part:
     """A ratio with Fieller's interval: every r at which the numerator minus r times the denominator, `difference(r)`,
     may be 0. Missing unless the interval of the denominator excludes 0."""
     numerator = difference(0)
@@ -133,12 +122,7 @@ def ratio(
         while excess(estimate + step) < 0:
             step *= 2
         limits.append(optimize.brentq(excess, estimate, estimate + step))
-    return Part(
-        label,
-        estimate,
-        seeds=numerator.seeds,
-        limits=tuple(limits),
-    )
+    return Part(label, estimate, seeds=numerator.seeds, limits=tuple(limits))
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
@@ -159,19 +143,12 @@ def comparisons(parts: Sequence[Part]) -> pd.DataFrame:
     0: about how many seeds of each method, with this spread, have an interval of ± 1 point."""
     needed = [math.nan if part.decided else np.ceil(part.seeds * part.margin**2) for part in parts]
     found = table(parts)
-    return found.assign(
-        **{
-            "p (Holm)": holm(found.pop("p")),
-            "seeds needed": needed,
-        }
-    )
+    found["p (Holm)"] = holm(found.pop("p"))
+    found["seeds needed"] = needed
+    return found
 
 
-def summarise(
-    values: pd.DataFrame,
-    keys: Sequence[str],
-    needs: Mapping[str, str],
-) -> pd.DataFrame:
+def summarise(values: pd.DataFrame, keys: Sequence[str], needs: Mapping[str, str]) -> pd.DataFrame:
     """Means over seeds with their intervals, of a table with a row per key and seed: a row per key and other column.
 
     Columns: those of `keys`, then `COLUMNS`. A column that `needs` another is left out unless that one is above 0 for
@@ -268,10 +245,7 @@ class Evidence:
         self.times = times
         self.datasets = tuple(datasets or scale.datasets)
         self.hardest = self.datasets[-1]  # that of the paper's ablations, or what stands in for it
-        methods = {
-            *population.get("method", ()),
-            *times.get("method", ()),
-        }
+        methods = {*population.get("method", ()), *times.get("method", ())}
         self.baselines = [name for name in BASELINES if name == "ofa" or name in methods]
         self.supernets: dict[tuple, list[pd.DataFrame]] = {}  # one table per seed, by run
         for backbone, rows in population.groupby("backbone") if len(population) else ():

@@ -28,11 +28,7 @@ def bridge(evidence: Evidence) -> dict[str, list[Part]]:
     """Each new arm minus OFA, RSS minus each new arm (mean accuracy of the population, in points), and the share of RSS
     minus OFA that an arm accounts for."""
     whole = evidence.contrast("RSS minus OFA", {"rss": 1, "ofa": -1})
-    found: dict[str, list[Part]] = {
-        "minus OFA": [whole],
-        "RSS minus": [],
-        "share of RSS minus OFA": [],
-    }
+    found: dict[str, list[Part]] = {"minus OFA": [whole], "RSS minus": [], "share of RSS minus OFA": []}
     for arm in BRIDGE:
         name = label_of(arm)
         found["minus OFA"].append(evidence.contrast(f"{name} minus OFA", {arm: 1, "ofa": -1}))
@@ -58,16 +54,12 @@ def dose(population: pd.DataFrame) -> list[Part]:
     """
     own = own_subnets(population)
     wide = own.pivot(index="seed", columns="method", values="accuracy")
-    arms = {}
-    for arm in ("dose", "mixed", "alone"):
-        names = [f"{arm}-{name}" for name in DOSED]
-        arms[arm] = wide.reindex(columns=names).dropna().mean(axis=1)
+    arms = {
+        arm: wide.reindex(columns=[f"{arm}-{name}" for name in DOSED]).dropna().mean(axis=1)
+        for arm in ("dose", "mixed", "alone")
+    }
     short, mixed, long = arms.values()
-    labels = (
-        "long alone minus mixed",
-        "mixed minus short alone",
-        "interference coefficient c",
-    )
+    labels = ("long alone minus mixed", "mixed minus short alone", "interference coefficient c")
     missing = tuple(f"{arm}-*" for arm, values in arms.items() if values.empty)
     if missing:
         return [Part(label, missing=missing) for label in labels]
@@ -91,10 +83,7 @@ def forgetting(followed: pd.DataFrame) -> list[Part]:
     that are never drawn, and the share that remains after 8."""
     idle = followed[followed["trained"] == 0].groupby(["seed", "epoch"])["accuracy"].mean().rename("idle")
     drawn = followed[followed["trained"] > 0].join(idle, on=["seed", "epoch"])
-    drawn = drawn.assign(
-        beyond=drawn["accuracy"] - drawn["idle"],
-        lag=drawn["epoch"] - drawn["trained"],
-    )
+    drawn = drawn.assign(beyond=drawn["accuracy"] - drawn["idle"], lag=drawn["epoch"] - drawn["trained"])
     wide = drawn.pivot(index=["seed", "trained"], columns="lag", values="beyond")
     wide = wide.reindex(columns=[-1, 0, *LAGS]).dropna()
     gains = wide.sub(wide[-1], axis=0).groupby("seed").mean()
@@ -103,11 +92,4 @@ def forgetting(followed: pd.DataFrame) -> list[Part]:
     def beyond(r: float) -> Part:
         return over_seeds("", gains[LAST] - r * gains[0])
 
-    return [
-        *parts,
-        ratio(
-            f"share that remains after {LAST} epochs",
-            parts[0],
-            beyond,
-        ),
-    ]
+    return [*parts, ratio(f"share that remains after {LAST} epochs", parts[0], beyond)]

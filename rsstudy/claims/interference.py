@@ -22,7 +22,7 @@ from rsstudy.claims.evidence import (
     summarise,
     table,
 )
-from rsstudy.claims.statements import CONTROLS
+from rsstudy.claims.statements import CONTROLS, INTERVALS, parts_of
 from rsstudy.figures.style import label_of
 
 FAVOURED = r"(alone|dose|mixed)-([\d.]+)-(\d+)(-exposed|-blocks)?"  # methods that train one subnet more than others
@@ -30,13 +30,6 @@ EQUAL, EXPOSED = "equal epochs", "equal exposure"
 TRAININGS = {"": EQUAL, "-exposed": EXPOSED, "-blocks": "equal exposure of blocks"}  # by the ends of methods' names
 SPAN = {"step": "a step", "epoch": "an epoch"}
 BUCKET = 8.0  # MFLOPs of the subnets that answers are about
-
-INTERVALS = (
-    ("A draw every batch", "rss-per-batch"),
-    ("A draw every 10 batches", "rss-every-10-batches"),
-    ("A draw every 50 batches", "rss-every-50-batches"),
-    ("A draw every 3 epochs", "rss-every-3-epochs"),
-)
 
 
 def only_supernets(population: pd.DataFrame) -> pd.DataFrame:
@@ -60,25 +53,15 @@ def standalone(population: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
     Returns a row per subnet and seed of either: training (equal epochs, equal exposure, or smallest, middle or largest:
     of these by equal epochs), bucket (MFLOPs), number, seed, alone and shared (percent; NaN where not trained).
     """
-    subnet, keys = (
-        ["bucket", "subnet"],
-        ["training", "bucket", "subnet", "seed"],
-    )
+    subnet, keys = ["bucket", "subnet"], ["training", "bucket", "subnet", "seed"]
     own = own_subnets(population).query("arm == 'alone'")
     rank = anchors.groupby(["method", "seed"])["bucket"].rank()
     ends = anchors.assign(training=rank.map(dict(enumerate(SIZES, 1))), subnet=0)
-    alone = pd.concat(
-        [
-            own,
-            ends[ends["method"] == "rss-" + ends["training"].astype(str)],
-        ]
-    )
+    alone = pd.concat([own, ends[ends["method"] == "rss-" + ends["training"].astype(str)]])
     inside = pd.concat([population, ends]).query("method == 'rss'")[[*subnet, "seed", "accuracy"]]
     shared = alone[["training", *subnet]].drop_duplicates().merge(inside, on=subnet)
-    sides = {
-        "alone": alone.set_index(keys)["accuracy"],
-        "shared": shared.set_index(keys)["accuracy"],
-    }
+    tables = {"alone": alone, "shared": shared}
+    sides = {name: rows.set_index(keys)["accuracy"] for name, rows in tables.items()}
     return pd.DataFrame(sides).rename_axis(["training", "bucket", "number", "seed"]).reset_index()
 
 
@@ -92,25 +75,21 @@ def gaps(alone: pd.DataFrame) -> list[Part]:
         means = wide.dropna(axis=1, how="all").dropna().mean().dropna()
         sides = dict(list(means.groupby(level=0)))
         if len(sides) == 2:
-            parts.append(
-                combine(
-                    label,
-                    [(1, sides["alone"]), (-1, sides["shared"])],
-                )
-            )
+            parts.append(combine(label, [(1, sides["alone"]), (-1, sides["shared"])]))
     return parts
 
 
-def exposures(bucket: float = BUCKET) -> pd.DataFrame:
-    """The share of RSS's updates that reach a subnet, by two measures that bound it: number, parameters, blocks.
+def exposures() -> pd.DataFrame:
+    """The share of RSS's updates that reach each subnet of 8 MFLOPs, by two measures that bound it.
 
-    `parameters` is a mean over all of its parameters, a third to half of which are head and classifier, which every
-    update reaches; `blocks` is one over those of its elastic layers.
+    Columns: number, parameters, blocks. `parameters` is a mean over all of its parameters, a third to half of which are
+    head and classifier, which every update reaches; `blocks` is one over those of its elastic layers.
     """
     rows = []
-    for number in [number for size, number in SUBNETS.values() if size == bucket]:
-        arch = of_bucket(STUDY, bucket, number)
-        rows.append((number, exposure(STUDY, arch), exposure(STUDY, arch, blocks=True)))
+    for size, number in SUBNETS.values():
+        if size == BUCKET:
+            arch = of_bucket(STUDY, size, number)
+            rows.append((number, exposure(STUDY, arch), exposure(STUDY, arch, blocks=True)))
     return pd.DataFrame(rows, columns=["number", "parameters", "blocks"])
 
 
@@ -124,14 +103,14 @@ def ranking(alone: pd.DataFrame) -> list[Part]:
     """
     rows = alone[(alone["training"] == EQUAL) & (alone["bucket"] == BUCKET)].dropna()
     own, shared = (rows.pivot(index="number", columns="seed", values=side) for side in ("alone", "shared"))
-    parts = []
+    pairs, parts = list(permutations(own, 2)), []
     for measure, label, limit in (
         (_tau, "Kendall's tau, shared and alone", "Kendall's tau, two seeds alone (ceiling)"),
         (_regret, "regret of choosing by shared weights (points)", "regret of choosing by another seed alone (floor)"),
     ):
-        between = [measure(own[a], own[b]) for a, b in permutations(own, 2)]
         parts.append(over_seeds(label, [measure(own[seed], shared[seed]) for seed in own]))
-        parts.append(Part(limit, float(np.mean(between)), seeds=len(own.columns)) if between else Part(limit))
+        between = [measure(own[a], own[b]) for a, b in pairs]
+        parts.append(Part(limit, float(np.mean(between)), seeds=len(own.columns)) if pairs else Part(limit))
     return parts
 
 
@@ -154,10 +133,7 @@ def half_way(measured: pd.DataFrame) -> pd.DataFrame:
     return measured[away == away.min()]
 
 
-def effect_table(
-    effects: pd.DataFrame,
-    keys: Sequence[str] = ("method", "length", "share"),
-) -> pd.DataFrame:
+def effect_table(effects: pd.DataFrame, keys: Sequence[str] = ("method", "length", "share")) -> pd.DataFrame:
     """What training one subnet does to the validation loss of the others, and of itself, as of `summarise`.
 
     What: others and itself (how much less the loss becomes), "others / itself", which does not depend on the learning
@@ -179,13 +155,7 @@ def effect_table(
             }
         )
 
-    return _measured(
-        effects,
-        keys,
-        measure,
-        {"others / itself": "itself"},
-        "others",
-    )
+    return _measured(effects, keys, measure, {"others / itself": "itself"}, "others")
 
 
 def agreement_table(agreement: pd.DataFrame, keys: Sequence[str] = ("method", "share")) -> pd.DataFrame:
@@ -208,13 +178,8 @@ def agreement_table(agreement: pd.DataFrame, keys: Sequence[str] = ("method", "s
         )
 
     different = agreement[agreement["a"] != agreement["b"]]
-    return _measured(
-        different,
-        keys,
-        measure,
-        {"agreement": "floor", "correlation with distance": "floor"},
-        "agreement",
-    )
+    needs = {"agreement": "floor", "correlation with distance": "floor"}
+    return _measured(different, keys, measure, needs, "agreement")
 
 
 def _spearman(values: pd.Series, others: pd.Series) -> float:
@@ -244,9 +209,7 @@ def contrasts(evidence: Evidence) -> dict[str, list[Part]]:
     """The differences in mean accuracy of the controls and of sampling intervals, on the hardest dataset."""
     return {
         "controls": [part for statement in CONTROLS for part in statement.parts(evidence)],
-        "sampling intervals": [
-            evidence.contrast(f"{label} minus every epoch", {method: 1, "rss": -1}) for label, method in INTERVALS
-        ],
+        "sampling intervals": [part for row in INTERVALS for part in parts_of(evidence, **row)],
     }
 
 

@@ -17,7 +17,7 @@ from rsstudy.claims.evidence import PROXYLESS, Evidence, holm
 from rsstudy.claims.statements import CONTROLS, SPEED_UPS, STATEMENTS, TOLERANCE
 from rsstudy.claims.verdicts import NOT_RUN, Claim, judge
 from rsstudy.figures.populations import PAGE, Captioned, add_legend, finish
-from rsstudy.figures.style import BASELINES, METHOD_STYLES, label_of
+from rsstudy.figures.style import BASELINES, LOOKS, METHOD_STYLES, label_of
 from rsstudy.plan import MAIN_METHODS, Run, on_hardest, plan
 from rsstudy.store import finished_of
 from rsstudy.tables import populations, times
@@ -40,11 +40,7 @@ def study(
     make = partial(plan, profile, datasets, seeds=seeds, subnets_per_bucket=subnets_per_bucket)
     main = (*MAIN_METHODS, "ofa-released")
     others = [method for method in (*METHODS, *catalogue.CONTROLS) if method not in main]
-    return [
-        *make(main),
-        *on_hardest(make(others)),
-        *on_hardest(make(main, PROXYLESS)),
-    ]
+    return make(main) + on_hardest(make(others)) + on_hardest(make(main, PROXYLESS))
 
 
 def tables(planned: Sequence[Run], results: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -69,29 +65,14 @@ def decide(
     evidence = Evidence(population, times, profile, None if profile == "paper" else datasets)
     claims = []
     for statement in sorted((*STATEMENTS, *CONTROLS), key=lambda statement: statement.role != "main"):
-        for arguments in [(b,) for b in evidence.baselines] if statement.about_ofa else [()]:
-            parts = statement.parts(evidence, *arguments)
-            claims.append(judge(statement, parts, evidence.decides, *arguments))
+        for baseline in evidence.baselines if statement.about_ofa else [""]:
+            parts = statement.parts(evidence, baseline)
+            claims.append(judge(statement, parts, evidence.decides, baseline))
     return claims
 
 
-COLUMNS = [
-    "number",
-    "role",
-    "text",
-    "where",
-    "figure",
-    "baseline",
-    "verdict",
-    "part",
-    "estimate",
-    "low",
-    "high",
-    "unit",
-    "seeds",
-    "p (Holm)",
-    "missing",
-]
+COLUMNS = ["number", "role", "text", "where", "figure", "baseline", "verdict", "part", "estimate", "low", "high"]
+COLUMNS += ["unit", "seeds", "p (Holm)", "missing"]
 
 
 def table(claims: Sequence[Claim]) -> pd.DataFrame:
@@ -101,22 +82,14 @@ def table(claims: Sequence[Claim]) -> pd.DataFrame:
     """
     rows = []
     for claim in claims:
-        estimate, low, high = claim.numbers
-        own = {
-            "baseline": claim.baseline,
-            "verdict": claim.verdict,
-            "part": claim.weakest.label,
-            "estimate": estimate,
-            "low": low,
-            "high": high,
-            "seeds": claim.weakest.seeds,
-            "p (Holm)": claim.p,
-            "missing": ", ".join(claim.missing),
-        }
-        rows.append(vars(claim.statement) | own)
+        stated, weakest = claim.statement, claim.weakest
+        first = (stated.number, stated.role, stated.text, stated.where, stated.figure, claim.baseline, claim.verdict)
+        last = (stated.unit, weakest.seeds, claim.p, ", ".join(claim.missing))
+        rows.append((*first, weakest.label, *claim.numbers, *last))
     found = pd.DataFrame(rows, columns=COLUMNS)
-    counted = found["p (Holm)"].where(found["role"].isin(["main", "claim"]))
-    return found.assign(**{"p (Holm)": holm(counted)})
+    counted = found["role"].isin(["main", "claim"])
+    found["p (Holm)"] = holm(found["p (Holm)"].where(counted))
+    return found
 
 
 def components(claims: Sequence[Claim]) -> pd.DataFrame:
@@ -167,18 +140,12 @@ def figure_claims(claims: Sequence[Claim], about: str = "") -> Captioned:
         axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=unit)
         for y, row in enumerate(rows.itertuples()):
             colour = COLOURS[row.baseline]
-            axes.errorbar(
-                row.estimate,
-                y,
-                xerr=[[row.estimate - row.low], [row.high - row.estimate]],
-                fmt="o",
-                color=colour,
-                markerfacecolor=colour if row.seeds > 1 else "white",
-                markersize=4,
-            )
+            margins = [[row.estimate - row.low], [row.high - row.estimate]]
+            fill = colour if row.seeds > 1 else "white"
+            axes.errorbar(row.estimate, y, xerr=margins, color=colour, markerfacecolor=fill, **LOOKS.claim)
             if unit == "times":
-                low, high = (SPEED_UPS[row.number] * (1 + sign * TOLERANCE) for sign in (-1, 1))
-                axes.barh(y, high - low, left=low, color=BAND, zorder=0)
+                published = SPEED_UPS[row.number]
+                axes.barh(y, 2 * TOLERANCE * published, left=(1 - TOLERANCE) * published, color=BAND, zorder=0)
     labels = {name: f"against {label_of(name)}" if name else "no baseline" for name in COLOURS}
     key = [Patch(color=COLOURS[name], label=label) for name, label in labels.items()]
     add_legend(figure, [*key, Patch(color=BAND, label=f"published ± {TOLERANCE:.0%}")])

@@ -65,10 +65,7 @@ def judge(statement: Statement, parts: Sequence[Part], decides: bool, baseline: 
     tested = there
     if timed and decides:
         published = SPEED_UPS[statement.number]
-        limits = (
-            math.log(published * (1 - TOLERANCE)),
-            math.log(published * (1 + TOLERANCE)),
-        )
+        limits = [math.log(published * (1 + side * TOLERANCE)) for side in (-1, 1)]
         tested = within(weakest, *limits)
     doubt = max(part.one_sided for part in tested)
     holds = doubt if len(there) == len(deciding) else 1

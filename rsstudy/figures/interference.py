@@ -1,6 +1,6 @@
 """Figures of what `rsstudy.claims.interference` computes, as pure functions of the tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -18,7 +18,6 @@ from rsstudy.claims.interference import (
 )
 from rsstudy.figures.populations import (
     ACCURACY,
-    HOLLOW,
     INK,
     PAGE,
     SIZE,
@@ -27,12 +26,11 @@ from rsstudy.figures.populations import (
     finish,
     new_figure,
 )
-from rsstudy.figures.style import METHOD_STYLES, method_styles
+from rsstudy.figures.style import LOOKS, METHOD_STYLES, method_styles
 
 MARKERS = "osvD^<>"
 DIFFERENCE = "Difference in mean accuracy (points)"
 INTERVALS = "Bars: 95 % intervals over seeds; hollow: one seed, without an interval."
-LINE = {"color": "0.4", "linewidth": 0.8, "zorder": 1}  # at 0, or where two values are equal
 
 
 # --- estimates with intervals -----------------------------------------------------------------------------------------
@@ -50,25 +48,17 @@ def _draw_intervals(
     margin = (rows["high"] - rows["estimate"]).mask(single)
     x, y = Series(places, rows.index), rows["estimate"]
     if flat:
-        axes.errorbar(y, x, xerr=margin, **look)
         x, y = y, x
-    else:
-        axes.errorbar(x, y, yerr=margin, **look)
-    axes.plot(
-        x[single],
-        y[single],
-        label="one seed" if flat and single.any() else None,
-        color=look["color"],
-        marker=look["marker"],
-        linestyle="",
-        **HOLLOW,
-    )
+    axes.errorbar(x, y, **{"xerr" if flat else "yerr": margin}, **look)
+    label = "one seed" if flat and single.any() else None
+    hollow = {"color": look["color"], "marker": look["marker"], "linestyle": "", "label": label}
+    axes.plot(x[single], y[single], **hollow, **LOOKS.hollow)
 
 
 def _draw_forest(axes: Axes, rows: DataFrame, label: str) -> None:
     """Draw a line for each estimate, the first on top."""
     places = range(len(rows))
-    axes.axvline(0, **LINE)
+    axes.axvline(0, **LOOKS.reference)
     _draw_intervals(axes, places, rows, flat=True, color=INK, marker="o", linestyle="")
     axes.set_yticks(places, rows["what"])
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
@@ -85,6 +75,12 @@ def _draw_over_training(axes: Axes, rows: DataFrame, **look) -> None:
     axes.margins(x=0.15)
 
 
+def _looks(methods: Iterable[str]) -> Iterator[tuple[str, dict]]:
+    """The colour, marker and label of each method's line."""
+    for (method, style), marker in zip(method_styles(methods).items(), cycle(MARKERS), strict=False):
+        yield method, {"color": style.colour, "marker": marker, "label": style.label}
+
+
 # --- does interference exist ------------------------------------------------------------------------------------------
 
 
@@ -94,13 +90,8 @@ def figure_alone(alone: DataFrame, about: str = "") -> Captioned:
     means = alone.groupby(["training", "bucket", "number"], sort=False)[["shared", "alone"]].mean()
     for (training, rows), marker in zip(means.groupby("training", sort=False), cycle(MARKERS), strict=False):
         cloud.plot("shared", "alone", marker, data=rows, label=training)
-    cloud.axline((means.min().min(),) * 2, slope=1, **LINE)
-    cloud.set(
-        xlabel="Accuracy in the supernet (%)",
-        ylabel="Accuracy alone (%)",
-        aspect="equal",
-        adjustable="datalim",
-    )
+    cloud.axline((means.min().min(),) * 2, slope=1, **LOOKS.reference)
+    cloud.set(xlabel="Accuracy in the supernet (%)", ylabel="Accuracy alone (%)", aspect="equal", adjustable="datalim")
     add_legend(figure, cloud)
     _draw_forest(forest, table(gaps(alone)), "Alone minus shared (points)")
     words = "Left: each point is a subnet, a mean over seeds; on the line, sharing costs nothing. Right: mean gaps."
@@ -114,7 +105,7 @@ def figure_effects(effects: DataFrame, about: str = "") -> Captioned:
     figure, grid = new_figure(PAGE, 2.6 * len(styles), len(styles), 3)
     half = half_way(effects)
     for (method, style), (*matrices, means) in zip(styles.items(), grid.reshape(-1, 3), strict=True):
-        means.axhline(0, **LINE)
+        means.axhline(0, **LOOKS.reference)
         means.set_yscale("symlog", linthresh=1e-3)
         for axes, (length, span), colour, marker in zip(matrices, SPAN.items(), ("C2", "C3"), "os", strict=True):
             _draw_matrix(axes, half[(half["method"] == method) & (half["length"] == length)])
@@ -149,8 +140,7 @@ def figure_agreement(agreement: DataFrame, about: str = "") -> Captioned:
     time, layers, apart = grid
     half = half_way(agreement)
     order = ["first", *sorted(filter(str.isdigit, half["part"].unique()), key=int), "last"]
-    for (method, style), marker in zip(method_styles(agreement["method"]).items(), MARKERS, strict=False):
-        look = {"color": style.colour, "marker": marker, "label": style.label}
+    for method, look in _looks(agreement["method"]):
         own = agreement[(agreement["method"] == method) & (agreement["part"] == "all")]
         _draw_over_training(time, _agreement(own, ["share"]), **look)
         own = half[half["method"] == method]
@@ -158,10 +148,10 @@ def figure_agreement(agreement: DataFrame, about: str = "") -> Captioned:
         _draw_intervals(layers, range(len(order)), by_layer, **look)
         pairs = _agreement(own[own["part"] == "all"], ["a", "b"])
         pairs = pairs.merge(own[["a", "b", "distance"]].drop_duplicates())
-        apart.plot("distance", "estimate", marker, data=pairs, color=style.colour)
+        apart.plot("distance", "estimate", look["marker"], data=pairs, color=look["color"])
     for axes in grid:
-        axes.axhline(0, **LINE)
-        axes.axhline(1, linestyle=":", **LINE)
+        axes.axhline(0, **LOOKS.reference)
+        axes.axhline(1, linestyle=":", **LOOKS.reference)
     time.set_ylabel("Agreement of gradients")
     layers.set(xlabel="Layer", xticks=range(0, len(order), 3), xticklabels=order[::3])
     apart.set_xlabel("Settings that differ")
@@ -197,22 +187,13 @@ def figure_samplers(
 ) -> Captioned:
     """Mean and best accuracy of each size with a line for each method, and below them the leads of the best method:
     table and parts as from `comparison` and `leads` of `rsstudy.claims.samplers`."""
-    styles = method_styles(comparison["method"])
     rows = table(leads)
     height = 0.24 * len(rows) + 0.5
     figure = Captioned((PAGE, 3.2 + height), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(3.2, height))
     for axes, column in zip(above.subplots(1, 2, sharey=True), ("mean", "best"), strict=True):
-        for (method, style), marker in zip(styles.items(), cycle(MARKERS), strict=False):
-            sizes = comparison[comparison["method"] == method]
-            axes.plot(
-                "bucket",
-                column,
-                data=sizes,
-                color=style.colour,
-                marker=marker,
-                label=style.label,
-            )
+        for method, look in _looks(comparison["method"]):
+            axes.plot("bucket", column, data=comparison[comparison["method"] == method], **look)
         axes.set(xlabel=SIZE, ylabel=ACCURACY, title=f"{column} of each size".capitalize())
         axes.label_outer()
     add_legend(above, axes)
@@ -233,8 +214,8 @@ def figure_budgets(overview: DataFrame, about: str = "") -> Captioned:
     """Mean accuracy over three budgets: a point for each method and learning rate, that of a method's best rate filled;
     table as from `rsstudy.claims.samplers.overview`."""
     colours = {style.label: style.colour for style in METHOD_STYLES.values()}
-    figure = Captioned((PAGE, 3.2), layout="constrained")
-    for axes, (column, label) in zip(figure.subplots(1, 3, sharey=True), BUDGETS.items(), strict=True):
+    figure, grid = new_figure(PAGE, 3.2, 1, 3, sharey=True)
+    for axes, (column, label) in zip(grid, BUDGETS.items(), strict=True):
         for (method, rows), marker in zip(overview.groupby("method", sort=False), cycle(MARKERS), strict=False):
             colour, best = colours.get(method, INK), rows["accuracy"].idxmax()
             margin = rows["high"] - rows["accuracy"]

@@ -24,7 +24,7 @@ from rsslib.files import atomic_path, make_folder
 from rsslib.population import get_buckets, half_bucket
 from rsslib.space import SearchSpace
 from rsstudy import summary
-from rsstudy.figures.style import MethodStyle, escape, label_of, listed, method_styles, panel_label
+from rsstudy.figures.style import LOOKS, MethodStyle, escape, label_of, listed, method_styles, panel_label
 from rsstudy.plan import Run
 from rsstudy.summary import by_panel, check, published_boxes, speed_ups
 
@@ -34,9 +34,6 @@ INK, WRONG = "0.15", "#c1121f"
 MIN_SUBNETS = 5  # of a size and run; quartiles of fewer say little
 Styles = Mapping[str, MethodStyle]
 Split = Mapping[str, Sequence[str]]  # methods of each panel, by title
-HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 0.6, "zorder": 5}
-SEED = {**HOLLOW, "color": "black", "linestyle": "", "marker": "o", "markersize": 2.4}
-PUBLISHED = {**HOLLOW, "color": WRONG, "linewidth": 0.8, "marker": "D", "markersize": 3}
 POPULATION_WORDS = (
     "Boxes: quartiles and median, seeds pooled; whiskers: up to 1.5 interquartile ranges; dots: subnets; circles: "
     "medians of single seeds; diamonds: medians and quartiles read off the paper. MFLOPs: millions of "
@@ -80,7 +77,7 @@ def shade_buckets(axes: Axes, space: SearchSpace) -> None:
     """Draw a grey band for each bucket of the space on an x axis in MFLOPs."""
     half = half_bucket(space)
     for bucket in get_buckets(space):
-        axes.axvspan(bucket - half, bucket + half, color="0.92", linewidth=0, zorder=0)
+        axes.axvspan(bucket - half, bucket + half, **LOOKS.bucket)
 
 
 def method_key(table: DataFrame, published: DataFrame | None = None) -> list:
@@ -90,9 +87,9 @@ def method_key(table: DataFrame, published: DataFrame | None = None) -> list:
         for style in method_styles(table["method"]).values()
     ]
     if table["seed"].nunique() > 1:
-        key.append(Line2D([], [], label="one seed", **SEED))
+        key.append(Line2D([], [], label="one seed", **LOOKS.seed))
     if published_boxes(table, published):
-        key.append(Line2D([], [], label="published", **PUBLISHED))
+        key.append(Line2D([], [], label="published", **LOOKS.published))
     return key
 
 
@@ -109,7 +106,7 @@ def add_legend(figure: Figure, key: Sequence[Artist] | Axes) -> None:
 
 def finish(figure: Captioned, about: str, *sentences: str) -> Captioned:
     """Set the caption to `about` and `sentences`; the first line of `about` also stands small below the panels."""
-    figure.supxlabel(about.split("\n")[0], x=0.99, ha="right", fontsize=6, color="0.4")
+    figure.supxlabel(about.split("\n")[0], **LOOKS.profile)
     figure.caption = " ".join([about, *sentences]).strip()
     return figure
 
@@ -169,46 +166,24 @@ def _draw_population(axes: Axes, table: DataFrame, styles: Styles, published: Da
         style, accuracy, name = styles[method], rows["accuracy"], f"{method} {bucket:g}"
         x = buckets.index(bucket) + slot * (methods.index(method) - (len(methods) - 1) / 2)
         sides = [x - width / 2, x + width / 2]
-        boxed = rows.groupby("seed").size().min() >= MIN_SUBNETS
+        seeds = rows.groupby("seed")["accuracy"]
+        boxed = seeds.size().min() >= MIN_SUBNETS
         size = min(7, 5000 / len(table)) if boxed else 10
-        axes.scatter(
-            rng.uniform(*sides, len(rows)),
-            accuracy,
-            size,
-            style.colour,
-            linewidth=0,
-            alpha=0.75,
-            zorder=1.5,
-        )
+        axes.scatter(rng.uniform(*sides, len(rows)), accuracy, size, style.colour, **LOOKS.subnets)
         if boxed:
-            axes.boxplot(
-                accuracy,
-                positions=[x],
-                widths=width,
-                boxprops={"facecolor": style.colour, "hatch": style.hatch, "gid": f"box {name}"},
-                medianprops={"visible": False},
-                manage_ticks=False,
-                zorder=2,
-            )
+            look = {"facecolor": style.colour, "hatch": style.hatch, "gid": f"box {name}"}
+            axes.boxplot(accuracy, positions=[x], widths=width, boxprops=look, **LOOKS.box)
         axes.plot(sides, [accuracy.median()] * 2, gid=f"median {name}", zorder=2.5 if boxed else 1, **MEDIAN)
-        seeds = rows.groupby("seed")["accuracy"].median()
         if len(seeds) > 1:
-            axes.plot([x] * len(seeds), seeds, gid=f"seeds {name}", **SEED)
+            axes.plot([x] * len(seeds), seeds.median(), gid=f"seeds {name}", **LOOKS.seed)
         if (method, bucket) in study:
             low, middle, high = study[method, bucket]
             error = [[middle - low], [high - middle]]
-            axes.errorbar(
-                x + 0.46 * slot,
-                middle,
-                error,
-                capsize=0,
-                gid=f"published {name}",
-                **PUBLISHED,
-            )
+            axes.errorbar(x + 0.46 * slot, middle, error, capsize=0, gid=f"published {name}", **LOOKS.published)
     axes.set_xticks(range(len(buckets)), [f"{bucket:g}" for bucket in buckets])
     axes.set_xlim(-0.5, len(buckets) - 0.5)
     for border in range(1, len(buckets)):
-        axes.axvline(border - 0.5, color="0.9", linewidth=0.5, zorder=0.5)
+        axes.axvline(border - 0.5, **LOOKS.border)
 
 
 def population_figure(
@@ -225,12 +200,9 @@ def population_figure(
     same range of accuracy. At the paper's scale the published values are drawn too.
     """
     finished = set(population["method"])
-    panels = {}
-    for title, names in (split or {"": methods}).items():
-        there = [method for method in names if method in finished]
-        if len(there) > 1:
-            panels[title] = there
-    drawn = {method for names in panels.values() for method in names}
+    there = {title: finished.intersection(names) for title, names in (split or {"": methods}).items()}
+    panels = {title: names for title, names in there.items() if len(names) > 1}
+    drawn = set().union(*panels.values())
     if not drawn:
         return f"{name} is not drawn: no two of the methods that it compares ({', '.join(methods)}) are finished."
     runs = [run for run in runs if run.method.name in drawn]
@@ -294,29 +266,16 @@ def _draw_times(axes: Axes, times: DataFrame, styles: Styles) -> None:
     """Draw the bars of one dataset, in a fitting unit."""
     speeds = speed_ups(times)
     times = summary.timed(times)
-    name, unit = summary.time_unit(speeds["seconds"].max())
+    longest = speeds["seconds"].max()
+    name, unit = ("s", 1) if longest < 120 else ("min", 60) if longest < 7200 else ("h", 3600)
     for x, row in enumerate(speeds.itertuples()):
         style = styles[row.method]
         seeds = times.loc[times["method"] == row.method, "seconds"] / unit
-        axes.bar(
-            x,
-            seeds.mean(),
-            color=style.colour,
-            hatch=style.hatch,
-            gid=f"time {row.method}",
-        )
+        axes.bar(x, seeds.mean(), color=style.colour, hatch=style.hatch, gid=f"time {row.method}")
         if len(seeds) > 1:
-            axes.plot(x + np.linspace(-0.15, 0.15, len(seeds)), seeds, **SEED)
+            axes.plot(x + np.linspace(-0.15, 0.15, len(seeds)), seeds, **LOOKS.seed)
         if row.seeds:
-            axes.annotate(
-                _ratio(row),
-                (x, seeds.max()),
-                (0, 3),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                fontsize=7,
-            )
+            axes.annotate(_ratio(row), (x, seeds.max()), **LOOKS.ratio)
     axes.set(xticks=[], ylabel=f"Training time ({name})")
     axes.margins(y=0.3)
 
@@ -333,11 +292,12 @@ def _time_words(times: DataFrame, published: DataFrame | None) -> str:
     """What the bars are, where the runs were trained, and how long the paper's took."""
     table = speed_ups(times)
     clocks = table["clock"].map({"wall": "wall-clock", "processor": "processor"}).unique()
+    places = times["hardware"].astype(str) + " (executor: " + times["executor"].astype(str) + ")"
     words = (
         f"Bars: {listed(clocks)} time of training, means over seeds. Ratios: to OFA, or to its released code where OFA "
-        "was not run, with 95 % intervals over several seeds; none between different hardware or executors. "
+        "was not run, with 95 % intervals over several seeds; none between different hardware or executors. Trained on "
+        f"{'; '.join(places.unique())}."
     )
-    words += summary.trained_on(times)
     if published is not None:
         hours = published[published["quantity"] == "training_hours_rtx3080"]
         rows = table.merge(hours, on=["dataset", "backbone", "method"]).itertuples()
@@ -445,10 +405,8 @@ def save_figure(figure: Captioned, folder: str | Path, name: str) -> None:
     The caption is the PNG's Description and the PDF's Subject. The same figure gives the same bytes.
     """
     folder = make_folder(Path(folder))
-    metadata = {
-        "png": {"Description": figure.caption},
-        "pdf": {"Subject": figure.caption, "CreationDate": None},
-    }
+    words = figure.caption
+    metadata = {"png": {"Description": words}, "pdf": {"Subject": words, "CreationDate": None}}
     for suffix, entries in metadata.items():
         with atomic_path(folder / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, metadata=entries)

@@ -27,17 +27,17 @@ from rsstudy.figures.populations import (
     new_figure,
     shade_buckets,
 )
-from rsstudy.figures.style import backbone_label, label_of, listed, panel_label, style_of
+from rsstudy.figures.style import LOOKS, NAMES, backbone_label, label_of, listed, panel_label, style_of
 
-ACTIVATION_LABELS = {"relu": "ReLU", "relu6": "ReLU6", "hardswish": "h-swish"}
+ACTIVATIONS = NAMES["activations"]
 FIXED, ELASTIC, ELASTIC_SE = "0.93", "#dbe9f6", "#f3b65c"  # fills of layers
 KERNEL_COLOURS = {3: "#e3eef8", 5: "#a8cbe8", 7: "#5b9bd5"}
 WIDTH_COLOURS = ("#f4f8fc", ELASTIC, "#b9d3ec")  # from the largest
 DARK, SMALL = "#1f5a99", 6.2
 DRAWS = {"any width": "o", "smallest width": "s", "largest width": "^"}  # with their markers
 GAP = 0.6  # between the stages of a subnet
+ABOVE = {"xycoords": ("data", "axes fraction"), **LOOKS.above}  # a panel
 BIN = 0.1  # of the histogram of sizes, in millions of MACs
-ABOVE = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom", "fontsize": SMALL}
 
 
 # --- the whole study in one picture -----------------------------------------------------------------------------------
@@ -62,26 +62,32 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
         axes.grid(False)
     _draw_supernet(panels["supernet"], space)
     for name, arch in archs.items():
-        _draw_layers(panels[name], space, arch)
-        panels[name].set(xlim=(-1, space.n_layers + 3), ylim=(0, 8.5))
-        panels[name].text(-0.5, 7, f"{name}: {space.macs(arch) / 1e6:.1f} MFLOPs", fontsize=SMALL)
+        axes = panels[name]
+        _draw_layers(axes, space, arch)
+        axes.set(xlim=(-1, space.n_layers + 3), ylim=(0, 8.5))
+        axes.text(-0.5, 7, f"{name}: {space.macs(arch) / 1e6:.1f} MFLOPs", fontsize=SMALL)
+    epochs = TABLE_1[dataset]
     for name in methods:
-        method = build(name, *TABLE_1[dataset])
-        _draw_sizes(panels[name], schedule_table(method, space, steps=8), style_of(name).colour)
-        panels[name].set(xlim=(0, sum(TABLE_1[dataset])), ylim=(2, 22))
-        panels[name].text(0, 18, f"{label_of(name)}: {method.epochs} epochs", fontsize=SMALL)
+        method, axes = build(name, *epochs), panels[name]
+        _draw_sizes(axes, schedule_table(method, space, steps=8), style_of(name).colour)
+        axes.set(xlim=(0, sum(epochs)), ylim=(2, 22))
+        axes.text(0, 18, f"{label_of(name)}: {method.epochs} epochs", fontsize=SMALL)
     population = [arch for _, arch in sample_population(space, 20, seed=0)]
     sizes = space.macs(space.to_rows(population)) / 1e6
     places = np.tile(np.arange(20), len(get_buckets(space)))
-    evaluation = panels["evaluation"]
-    shade_buckets(evaluation, space)
-    evaluation.plot(sizes, places, ".", color=DARK, markersize=1.8, gid="population")
-    evaluation.set(xticks=get_buckets(space), xlabel="size (MFLOPs): test accuracy\nof the same subnets")
+    axes = panels["evaluation"]
+    shade_buckets(axes, space)
+    axes.plot(sizes, places, ".", color=DARK, markersize=1.8, gid="population")
+    axes.set_xticks(get_buckets(space))
     count, power = f"{space.cardinality:.0e}".split("e+")
-    words = f"${count} \\times 10^{{{power}}}$ subnets,\none set of weights"
-    panels["supernet"].set_xlabel(words, parse_math=True)
-    panels["largest"].set_xlabel("kernel (shade),\nwidth (height), depth")
-    panels["rss-short"].set_xlabel(f"epoch on {panel_label(dataset)}:\nsizes of the trained subnets")
+    labels = {
+        "supernet": f"${count} \\times 10^{{{power}}}$ subnets,\none set of weights",
+        "largest": "kernel (shade),\nwidth (height), depth",
+        "rss-short": f"epoch on {panel_label(dataset)}:\nsizes of the trained subnets",
+        "evaluation": "size (MFLOPs): test accuracy\nof the same subnets",
+    }
+    for name, label in labels.items():
+        panels[name].set_xlabel(label, parse_math=name == "supernet")
     titles = {"supernet": "1. Supernet", "smallest": "2. Subnets", "ofa": "3. Methods", "evaluation": "4. Evaluation"}
     for name, title in titles.items():
         panels[name].set_title(title, loc="left", fontweight="bold")
@@ -119,16 +125,7 @@ def _draw_layers(axes: Axes, space: SearchSpace, arch: Arch) -> None:
 
 def _draw_sizes(axes: Axes, table: DataFrame, colour: str = DARK) -> None:
     """Draw the sizes of each epoch's subnets from `schedule_table`: mean, and 5th to 95th percentile."""
-    axes.fill_between(
-        "epoch",
-        "low",
-        "high",
-        data=table,
-        step="post",
-        color=colour,
-        alpha=0.3,
-        linewidth=0,
-    )
+    axes.fill_between("epoch", "low", "high", data=table, color=colour, **LOOKS.range)
     axes.plot("epoch", "mean", ".", data=table, color=colour, markersize=1.5)
 
 
@@ -181,7 +178,7 @@ def architecture(space: SearchSpace) -> Captioned:
 def _architecture_rows(space: SearchSpace) -> list[tuple[str, str, list[Box]]]:
     """Title, details and boxes of each row."""
     net, last = space.backbone, space.layers[-1]
-    stem, first, head = (ACTIVATION_LABELS[act] for act in (net.stem_act, net.first_act, net.head_act))
+    stem, first, head = (ACTIVATIONS[act] for act in (net.stem_act, net.first_act, net.head_act))
     residual = net.stem_channels == net.first_channels
     features = net.mix_channels or net.expand_channels
     boxes = [
@@ -200,7 +197,9 @@ def _architecture_rows(space: SearchSpace) -> list[tuple[str, str, list[Box]]]:
             fill = ELASTIC_SE if layer.squeeze_excite else ELASTIC
             boxes.append(Box(f"layer {i}", text, fill, layer.index >= depths[0], layer.residual))
         before, after = layers[min(layers)].in_size, layers[max(layers)].out_size
-        details = f"{before}×{before} → {after}×{after}, {ACTIVATION_LABELS[stage.act]}{', SE' * stage.squeeze_excite}"
+        details = (
+            f"{before}×{before} → {after}×{after}, {NAMES['activations'][stage.act]}{', SE' * stage.squeeze_excite}"
+        )
         title = f"Stage {s + 1}: {stage.channels} channels"
         rows.append((title, f"{details}\ndepth {listed(depths, 'or')}", boxes))
     boxes = [Box("expand", f"conv 1×1, {head}\n{last.out_channels} → {net.expand_channels}")]
@@ -219,15 +218,7 @@ def _draw_box(axes: Axes, box: Box, column: int, y: float) -> None:
     shape = FancyBboxPatch((left, y - 0.3), right - left, 0.6, boxstyle="round,pad=0,rounding_size=0.05")
     shape.set(facecolor=box.fill, linestyle=line, gid=box.name)
     axes.add_patch(shape)
-    axes.text(
-        column + 0.5,
-        y,
-        box.text,
-        ha="center",
-        va="center",
-        fontsize=SMALL,
-        gid=box.name,
-    )
+    axes.text(column + 0.5, y, box.text, gid=box.name, **LOOKS.layer_text)
     arrow = {"arrowstyle": "->", "shrinkA": 0, "shrinkB": 0}
     if column:
         axes.annotate("", (left, y), (left - 0.14, y), arrowprops=arrow)
@@ -253,14 +244,7 @@ def draw_subnet(space: SearchSpace, arch: Arch, size: tuple[float, float] = (PAG
     axes.bar_label(bars, [kernel for *_, kernel, _ in active], label_type="center", fontweight="bold")
     axes.bar_label(bars, [layer.hidden(expand) for _, layer, _, expand in active], padding=1, fontsize=6)
     places = [i + GAP * layer.stage for i, layer in enumerate(space.layers)]
-    crosses = axes.plot(
-        places,
-        [0.2] * len(places),
-        "x",
-        color="0.5",
-        label="layer left out",
-        zorder=0.5,
-    )
+    crosses = axes.plot(places, [0.2] * len(places), "x", **LOOKS.left_out)
     last = {layer.stage: (i, layer) for i, layer in enumerate(space.layers)}  # of each stage
     ticks = {
         i - layer.index / 2 + GAP * s: f"{layer.out_channels} ch{', SE' * layer.squeeze_excite}\n"
@@ -323,30 +307,16 @@ def macs_distribution(space: SearchSpace, sizes: Mapping[str, np.ndarray]) -> Ca
     for i, (name, macs) in enumerate(sizes.items()):
         colour, marker = f"C{i}", DRAWS[name]
         weights = np.full(len(macs), 100 / len(macs))
-        top.hist(
-            macs / 1e6,
-            bins,
-            weights=weights,
-            histtype="step",
-            edgecolor=colour,
-            linewidth=1.3,
-        )
+        top.hist(macs / 1e6, bins, weights=weights, edgecolor=colour, **LOOKS.distribution)
         filled = shares[name][shares["drawn with"] == name]
-        bottom.plot(
-            shares[name],
-            marker,
-            color=colour,
-            markerfacecolor="none",
-            label=name,
-            gid=f"all {name}",
-        )
+        bottom.plot(shares[name], marker, color=colour, markerfacecolor="none", label=name, gid=f"all {name}")
         bottom.plot(filled, marker, color=colour, gid=f"filled {name}")
         for bucket, share in shares[name][shares[name] > 0].items():
             bottom.annotate(f"   {share:.2g}", (bucket, share), va="center", fontsize=SMALL)
     for axes in (top, bottom):
         shade_buckets(axes, space)
     for name, size in corners.items():
-        top.axvline(size, color="0.45", linestyle="-.")
+        top.axvline(size, **LOOKS.corner)
         top.annotate(name, (size, 1.02), **ABOVE)
     top.set_ylabel(f"Share in {BIN:g} MFLOPs (%)")
     bottom.set(xticks=get_buckets(space), xlabel=f"{SIZE}; grey: buckets", ylabel="Share in a bucket (%)")
@@ -426,23 +396,14 @@ def schedule_table(method: Method, space: SearchSpace, steps: int = 64, seed: in
             rng, _ = samplers.randomness(seed, number, epoch)
             drawn = stage.sampler.subnets(space, rng, epoch, stage.epochs, steps)
             sizes = space.reference.macs(space.to_rows([arch for step in drawn for arch in step])) / 1e6
-            low, high = np.percentile(sizes, (5, 95))
-            rows.append(
-                {
-                    "stage": number,
-                    "epoch": len(rows),
-                    "learning_rate": stage.rate(epoch, 0, steps),
-                    "count": len(drawn[0]),
-                    "each": "epoch" if len(drawn) == 1 else "step",
-                    "mean": sizes.mean(),
-                    "low": low,
-                    "high": high,
-                }
-            )
-    return DataFrame(rows)
+            each = "epoch" if len(drawn) == 1 else "step"
+            spread = (sizes.mean(), *np.percentile(sizes, (5, 95)))
+            rows.append((number, len(rows), stage.rate(epoch, 0, steps), len(drawn[0]), each, *spread))
+    columns = ["stage", "epoch", "learning_rate", "count", "each", "mean", "low", "high"]
+    return DataFrame(rows, columns=columns)
 
 
-def schedule(methods: Sequence[Method], space: SearchSpace, steps: int = 64, seed: int = 0) -> Captioned:
+def schedule(methods: Sequence[Method], space: SearchSpace, steps: int = 64) -> Captioned:
     """Learning rate and sizes of the trained subnets over the epochs, a row for each method; see `schedule_table`.
 
     Several stages of a method are named and divided.
@@ -450,17 +411,10 @@ def schedule(methods: Sequence[Method], space: SearchSpace, steps: int = 64, see
     if not methods:
         raise InputError("methods is empty: expected at least one method to draw")
     rows = len(methods)
-    figure, grid = new_figure(
-        PAGE,
-        1.2 * rows + 0.5,
-        rows,
-        2,
-        sharex=True,
-        sharey="col",
-        width_ratios=(1.1, 1),
-    )
+    shared = {"sharex": True, "sharey": "col", "width_ratios": (1.1, 1)}
+    figure, grid = new_figure(PAGE, 1.2 * rows + 0.5, rows, 2, **shared)
     for (rates, sizes), method in zip(grid.reshape(-1, 2), methods, strict=True):
-        table = schedule_table(method, space, steps, seed)
+        table = schedule_table(method, space, steps)
         several = len(method.stages) > 1
         for (number, count, each), epochs in table.groupby(["stage", "count", "each"]):
             stage = method.stages[number]
@@ -474,7 +428,7 @@ def schedule(methods: Sequence[Method], space: SearchSpace, steps: int = 64, see
             if several:
                 rates.annotate(stage.name, (middle, 1.02), **ABOVE)
                 for axes in (rates, sizes):
-                    axes.axvline(epochs["epoch"].max() + 1, color="0.6", linewidth=0.6, gid="boundary")
+                    axes.axvline(epochs["epoch"].max() + 1, **LOOKS.boundary)
         _draw_sizes(sizes, table)
         rates.set_title(label_of(method.name), loc="left", fontweight="bold", pad=12 if several else 4)
         rates.set(yscale="log", ylabel="Learning rate")
@@ -485,7 +439,7 @@ def schedule(methods: Sequence[Method], space: SearchSpace, steps: int = 64, see
         axes.set_xlabel("Epoch")
     return finish(
         figure,
-        f"{backbone_label(space.backbone.name)}; draws of seed {seed}\n",
+        f"{backbone_label(space.backbone.name)}; draws of seed 0\n",
         "Left: learning rate, on a log scale. Right: sizes of the subnets that each epoch trains, as mean and 5th to "
         "95th percentile; above the panels: subnets per step, and whether they are drawn each epoch or each step.",
     )

@@ -2,10 +2,16 @@
 
 import csv
 import re
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
+
+# Names in figures, and keyword arguments of matplotlib's functions: LOOKS.seed for the marker of one seed.
+NAMES = tomllib.loads(Path(__file__).with_name("looks.toml").read_text(encoding="utf-8"))
+LOOKS = SimpleNamespace(**NAMES)
 
 
 @dataclass(frozen=True)
@@ -21,25 +27,17 @@ class MethodStyle:
 # colour-blind readers and grey print can distinguish methods of one figure.
 with Path(__file__).with_name("method_styles.csv").open(encoding="utf-8") as _file:
     METHOD_STYLES = {row.pop("method"): MethodStyle(**row) for row in csv.DictReader(_file)}
-OTHER_STYLES = (("#c7667f", "\\\\\\\\\\"), ("#8a6fb0", "-----"), ("#9a9a9a", "|||||"), ("#5b4636", "+++++"))
 BASELINES = ("ofa", "ofa-released")
 PUBLISHED_AS = {"ofa-released": "ofa"}  # the paper shows a single OFA: both of ours are compared with it
 
-DATASET_LABELS = {
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "digits": "Digits",
-}
-BACKBONE_LABELS = {"mobilenet_v3": "MobileNetV3", "proxylessnas": "ProxylessNAS"}
+DATASET_LABELS, BACKBONE_LABELS = NAMES["datasets"], NAMES["backbones"]
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
     """Styles of `methods` in drawing order: known methods first, then others as they come."""
     methods = dict.fromkeys(methods)
     others = [method for method in methods if method not in METHOD_STYLES]
-    extra = {name: MethodStyle(name, *look) for name, look in zip(others, cycle(OTHER_STYLES), strict=False)}
+    extra = {name: MethodStyle(name, **look) for name, look in zip(others, cycle(LOOKS.others), strict=False)}
     return {name: style for name, style in (METHOD_STYLES | extra).items() if name in methods}
 
 

@@ -48,8 +48,8 @@ def shares(common: float, of_each_size: float) -> np.ndarray:
     rng, counts = np.random.default_rng(0), np.zeros(2)
     for _ in range(WORLDS):
         made = world(rng, common, of_each_size)
-        for i, parts in enumerate((statements.above_on_average, statements.above_at_every_size)):
-            counts[i] += all(part.low() > 0 for part in parts(made, "ofa"))
+        for i, statement in enumerate(statements.STATEMENTS[:2]):
+            counts[i] += all(part.low() > 0 for part in statement.parts(made, "ofa"))
     return counts / WORLDS
 
 
