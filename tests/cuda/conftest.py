@@ -12,4 +12,4 @@ from rsslib.methods import Stage
 def double(monkeypatch):
     """float64, at learning rates that change every step and that float32, in which a graph keeps them, holds."""
     double_images(monkeypatch, (steps, "augment"), (graphs, "augment"))
-    monkeypatch.setattr(Stage, "rate", lambda stage, epoch, step, steps: 2.0 ** -(6 + (step + epoch) % 3))
+    monkeypatch.setattr(Stage, "rate", lambda stage, epoch, step, steps, complexity: 2.0 ** -(6 + (step + epoch) % 3))
