@@ -343,6 +343,11 @@ def load_trained(options: Namespace, suffix: str) -> tuple[Run, Any, Any]:
 def search_run(options: Namespace) -> int:
     """Search for the best subnets of a finished run under a budget; prints a table and writes it as CSV."""
     run, supernet, images = load_trained(options, ".csv")
+    device = None
+    if options.latency_kit:
+        from rsslib.deploy.latency import read_kit
+
+        device = read_kit(supernet.space, options.latency_kit)
     table = rsslib.search(
         supernet,
         images,
@@ -350,6 +355,7 @@ def search_run(options: Namespace) -> int:
         evaluations=options.evaluations,
         seed=options.seed,
         folder=options.candidates or run.folder(options.results),
+        latency=device,
     )
     path = Path(options.output)
     make_folder(path.parent)
@@ -358,6 +364,19 @@ def search_run(options: Namespace) -> int:
     print("mflops is the real size, of this network as it is exported")
     print(f"{table.attrs['evaluations']} subnets tried in {table.attrs['seconds']:.0f} s: {path}")
     print(f"next: `rsslib export --front {path}`, with the same options")
+    return 0
+
+
+def write_latency_kit(options: Namespace) -> int:
+    """Write a folder with which another device is measured, for `rsslib search --latency-ms`."""
+    run, settings = make_run(options), make_settings(options)
+
+    from rsslib.deploy.latency import write_kit
+    from rsstudy.supernets import images_of, space_of
+
+    script = write_kit(space_of(run, images_of(run, settings)), options.folder)
+    print(f"run {script} on the device, with onnxruntime and NumPy, and copy times.json back beside it")
+    print(f"next: `rsslib search --latency-kit {options.folder} --latency-ms ...`, with the same options")
     return 0
 
 
@@ -567,6 +586,7 @@ BUDGET = {
 }
 SEARCH = {
     "--evaluations": option("subnets to try", 200),
+    "--latency-kit": option("folder of a kit with the times of another device (default: this one is measured)"),
     "--candidates": option("folder for scores, which resume a stopped search (default: the run's)"),
     "--device": TRAINING["--device"],
     "--output": option("file", "front.csv"),
@@ -610,6 +630,7 @@ COMMANDS = {
     "pack": (pack_images, PACK),
     "search": (search_run, COMMON | RUN | BUDGET | SEARCH),
     "export": (export_run, COMMON | RUN | BUDGET | EXPORT),
+    "latency-kit": (write_latency_kit, {"folder": option("folder to write", metavar="FOLDER")} | COMMON | RUN),
     "finetune": (finetune_run, COMMON | RUN | BUDGET | EXPORT | FINETUNE),
     "predict": (predict_images, PREDICT),
     "evaluate": (evaluate_model, EVALUATE),

@@ -1,5 +1,6 @@
 """How long a subnet takes: measured in onnxruntime, or predicted from a table of its layers."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,13 +15,16 @@ from torch import Tensor, nn
 from rsslib.backbones import LayerSpec
 from rsslib.deploy.exporting import Deployable, onnx_model
 from rsslib.deploy.predicting import interruptible, open_model, session_of
-from rsslib.errors import Count, checked, needed
+from rsslib.errors import Count, InputError, check_number, checked, needed, one_line
+from rsslib.files import make_folder, read_regular, write
 from rsslib.network import Network
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
 
 WARM_UP = 10  # runs that are not counted
 ROUNDS = 5
+SCRIPT = Path(__file__).with_name("measure.py")  # of a kit
+LARGEST_TIMES = 2**20  # bytes
 CALIBRATION = 30  # subnets to which a table is fitted, besides the smallest, the middle and the largest
 
 
@@ -115,21 +119,37 @@ def latency_table(space: SearchSpace, runs: Count = 100, progress: bool = True) 
     fetch * (number of weights); the two factors and a constant are fitted to 33 whole subnets (non-negative least
     squares of relative errors). Raises InputError if the extras [search] and [export] are not installed.
     """
-    optimize = needed("scipy.optimize", "search")
-    pieces = {}
+    pieces = exported_pieces(space, progress)
+    sessions = {}
+    for key, piece in pieces.items():
+        content = piece.SerializeToString()
+        sessions[key] = session_of(content)
+    times = undisturbed(sessions, runs)
+    rows = calibration_rows(space)
+    return fitted_table(space, times, whole_times(space, pieces, rows, runs), pieces)
+
+
+def exported_pieces(space: SearchSpace, progress: bool = True) -> dict:
+    """Return what a subnet consists of as ONNX models, by key."""
     bar = progress_bar(
         modules(space).items(),
         progress,
         desc="latency table",
         unit="layer",
     )
-    for key, (module, example) in bar:
-        pieces[key] = onnx_model(module, example)
-    sessions = {}
-    for key, piece in pieces.items():
-        content = piece.SerializeToString()
-        sessions[key] = session_of(content)
-    times = undisturbed(sessions, runs)
+    return {key: onnx_model(module, example) for key, (module, example) in bar}
+
+
+def calibration_rows(space: SearchSpace) -> np.ndarray:
+    """Return the whole subnets to which a table is fitted."""
+    corners = space.to_rows([space.smallest, space.middle, space.largest])
+    rng = np.random.default_rng([0, 0])
+    return np.concatenate([space.sample(CALIBRATION, rng), corners])
+
+
+def fitted_table(space: SearchSpace, times: dict, whole: np.ndarray, pieces: dict) -> LatencyTable:
+    """Return the table that milliseconds of pieces, by key, and of the first `calibration_rows` give."""
+    optimize = needed("scipy.optimize", "search")
     call = times["nothing"]
 
     _, weights = space.tables
@@ -138,20 +158,59 @@ def latency_table(space: SearchSpace, runs: Count = 100, progress: bool = True) 
         for kernel, expand in product(space.kernels, space.expands):
             key = layer_key(layer, kernel, expand)
             alone[i, kernel, expand] = times[key] - call
-    corners = space.to_rows([space.smallest, space.middle, space.largest])
-    rng = np.random.default_rng([0, 0])
-    rows = np.concatenate([space.sample(CALIBRATION, rng), corners])
+    rows = calibration_rows(space)
     ones = np.ones(len(rows))
     times_alone = space.total(rows, alone, 0.0)
     fetched = space.total(rows, weights, 0.0)
     terms = np.stack([ones, times_alone, fetched])
-    relative = terms / whole_times(space, pieces, rows, runs)
+    relative = terms / whole
     (fixed, share, fetch), _ = optimize.nnls(relative.T, ones)
     layers = share * alone + fetch * weights
     layers = layers.clip(0)
     for axis in (1, 2):
         layers = np.maximum.accumulate(layers, axis)
     return LatencyTable(space, layers, float(fixed), pieces)
+
+
+# --- another device ---------------------------------------------------------------------------------------------------
+
+
+@checked
+def write_kit(space: SearchSpace, folder: str | Path, progress: bool = True) -> Path:
+    """Write layers and whole subnets as ONNX files with `measure.py`, which measures them on a device; returns it.
+
+    The script needs onnxruntime and NumPy alone, and writes `times.json` for `read_kit`. The subnets take some 15 MB
+    each.
+    """
+    folder = make_folder(Path(folder))
+    pieces = exported_pieces(space, progress)
+    for number, piece in enumerate(pieces.values()):
+        write(folder / f"piece-{number}.onnx", piece.SerializeToString())
+    for number, arch in enumerate(map(space.to_arch, calibration_rows(space))):
+        write(folder / f"whole-{number}.onnx", compose(space, pieces, arch))
+    write(folder / SCRIPT.name, SCRIPT.read_bytes())
+    return folder / SCRIPT.name
+
+
+@checked
+def read_kit(space: SearchSpace, folder: str | Path) -> LatencyTable:
+    """Return the table of a device from a kit's folder; raises InputError if its `times.json` does not suit."""
+    path = Path(folder, "times.json")
+    keys = list(modules(space))
+    try:
+        found = json.loads(read_regular(path, LARGEST_TIMES))
+        pieces, whole = (
+            [check_number(found.pop(f"{what}-{i}"), "a time", 1e-6) for i in range(n)]
+            for what, n in (("piece", len(keys)), ("whole", CALIBRATION + 3))
+        )
+        if found:
+            raise ValueError(f"it has times of other models, such as {min(found)}")
+    except (OSError, AttributeError, TypeError, LookupError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} has no times for {space.name} ({one_line(error)}): write a kit for it with `rsslib latency-kit`, "
+            "run its measure.py on the device and copy times.json back"
+        ) from None
+    return fitted_table(space, dict(zip(keys, pieces, strict=True)), np.array(whole), {})
 
 
 class Piece(nn.Module):

@@ -1,5 +1,8 @@
 """rsslib.deploy.latency: the measured model is the exported one, and a table predicts made-up times."""
 
+import json
+import subprocess
+import sys
 from itertools import product
 from types import SimpleNamespace
 
@@ -63,6 +66,37 @@ def test_larger_choice_that_took_less_has_the_smaller_ones_time(table):
     for expand in SPACE.expands:
         assert times[2, 7, expand] < times[2, 3, expand]
         assert table.layers[2, 7, expand] == table.layers[2, 3, expand] == pytest.approx(times[2, 3, expand])
+
+
+def test_kit_measures_a_device_without_pytorch_and_gives_its_table(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "exported_pieces", lambda space, progress: table.pieces)
+    script = module.write_kit(SPACE, tmp_path)
+    code = (
+        f"import runpy, sys; runpy.run_path({str(script)!r}, {{}}, '__main__'); "
+        "assert not {'torch', 'rsslib', 'onnx', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    times = json.loads((tmp_path / "times.json").read_text())
+    assert times.keys() == {path.stem for path in tmp_path.glob("*.onnx")} and min(times.values()) > 0
+    measured_here = module.read_kit(SPACE, tmp_path)
+    assert measured_here.predict(SPACE.largest) > 0
+
+    keys = dict(enumerate(table.pieces))
+    alone_times = {
+        module.layer_key(layer, kernel, expand): CALL + alone(layer, kernel, expand)
+        for layer, kernel, expand in product(SPACE.layers, SPACE.kernels, SPACE.expands)
+    }
+    made_up = {f"piece-{i}": alone_times.get(key, CALL) for i, key in keys.items()}
+    subnets = enumerate(whole(SPACE, {}, module.calibration_rows(SPACE), 1).tolist())
+    made_up |= {f"whole-{i}": time for i, time in subnets}
+    assert made_up.keys() == times.keys()
+    (tmp_path / "times.json").write_text(json.dumps(made_up))
+    assert np.allclose(module.read_kit(SPACE, tmp_path).layers, table.layers)
+    for wrong in (made_up | {"whole-0": -1}, made_up | {"piece-99": 1.0}, {}, []):
+        (tmp_path / "times.json").write_text(json.dumps(wrong))
+        with pytest.raises(InputError, match="has no times for tiny") as error:
+            module.read_kit(SPACE, tmp_path)
+        assert sentence(error)
 
 
 def test_predictions_are_sums_over_active_layers(table):
