@@ -473,7 +473,6 @@ def evaluate_model(options: Namespace) -> int:
     path = Path(options.output)
     check_output(path, "the output's folder", ".csv")
     figure = path.with_suffix(".png")
-    check_output(figure, "the figure's folder", ".png")
     model = open_model(options.model)
     table = predict_folder(model, options.folder)
     classes = model.metadata["classes"]

@@ -16,7 +16,7 @@ from rsslib.backbones import LayerSpec
 from rsslib.deploy.exporting import Deployable, onnx_model
 from rsslib.deploy.predicting import interruptible, open_model, session_of
 from rsslib.errors import Count, InputError, check_number, checked, needed, one_line
-from rsslib.files import make_folder, read_regular, write
+from rsslib.files import make_folder, read_regular, sha256, write
 from rsslib.network import Network
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
@@ -185,11 +185,17 @@ def write_kit(space: SearchSpace, folder: str | Path, progress: bool = True) -> 
     folder = make_folder(Path(folder))
     pieces = exported_pieces(space, progress)
     for number, piece in enumerate(pieces.values()):
-        write(folder / f"piece-{number}.onnx", piece.SerializeToString())
+        write(folder / f"{model_name(space, 'piece', number)}.onnx", piece.SerializeToString())
     for number, arch in enumerate(map(space.to_arch, calibration_rows(space))):
-        write(folder / f"whole-{number}.onnx", compose(space, pieces, arch))
+        write(folder / f"{model_name(space, 'whole', number)}.onnx", compose(space, pieces, arch))
     write(folder / SCRIPT.name, SCRIPT.read_bytes())
     return folder / SCRIPT.name
+
+
+def model_name(space: SearchSpace, what: str, number: int) -> str:
+    """Return the name of a kit's model, which times of another space do not have."""
+    digest = sha256(json.dumps(space.record()).encode())
+    return f"{what}-{number}-{digest[:8]}"
 
 
 @checked
@@ -200,7 +206,7 @@ def read_kit(space: SearchSpace, folder: str | Path) -> LatencyTable:
     try:
         found = json.loads(read_regular(path, LARGEST_TIMES))
         pieces, whole = (
-            [check_number(found.pop(f"{what}-{i}"), "a time", 1e-6) for i in range(n)]
+            [check_number(found.pop(model_name(space, what, i)), "a time", 1e-6) for i in range(n)]
             for what, n in (("piece", len(keys)), ("whole", CALIBRATION + 3))
         )
         if found:

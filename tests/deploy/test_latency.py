@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from types import SimpleNamespace
 
@@ -35,6 +37,13 @@ def layer_times():
     }
 
 
+def piece_times():
+    return {
+        module.layer_key(layer, kernel, expand): CALL + alone(layer, kernel, expand)
+        for layer, kernel, expand in product(SPACE.layers, SPACE.kernels, SPACE.expands)
+    }
+
+
 def whole(space, pieces, rows, runs):
     times = layer_times()
     archs = [space.to_arch(row) for row in rows]
@@ -44,10 +53,7 @@ def whole(space, pieces, rows, runs):
 @pytest.fixture(scope="module")
 def table():
     """A table of made-up times, whose pieces are those of the network."""
-    times = {
-        module.layer_key(layer, kernel, expand): CALL + alone(layer, kernel, expand)
-        for layer, kernel, expand in product(SPACE.layers, SPACE.kernels, SPACE.expands)
-    }
+    times = piece_times()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "undisturbed", lambda sessions, runs: {key: times.get(key, CALL) for key in sessions})
         patch.setattr(module, "whole_times", whole)
@@ -78,21 +84,17 @@ def test_kit_measures_a_device_without_pytorch_and_gives_its_table(table, tmp_pa
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     times = json.loads((tmp_path / "times.json").read_text())
     assert times.keys() == {path.stem for path in tmp_path.glob("*.onnx")} and min(times.values()) > 0
-    measured_here = module.read_kit(SPACE, tmp_path)
-    assert measured_here.predict(SPACE.largest) > 0
-
-    keys = dict(enumerate(table.pieces))
-    alone_times = {
-        module.layer_key(layer, kernel, expand): CALL + alone(layer, kernel, expand)
-        for layer, kernel, expand in product(SPACE.layers, SPACE.kernels, SPACE.expands)
-    }
-    made_up = {f"piece-{i}": alone_times.get(key, CALL) for i, key in keys.items()}
-    subnets = enumerate(whole(SPACE, {}, module.calibration_rows(SPACE), 1).tolist())
-    made_up |= {f"whole-{i}": time for i, time in subnets}
+    assert module.read_kit(SPACE, tmp_path).predict(SPACE.largest) > 0
+    subnets = whole(SPACE, {}, module.calibration_rows(SPACE), 1).tolist()
+    name = partial(module.model_name, SPACE)
+    made_up = {name("piece", i): piece_times().get(key, CALL) for i, key in enumerate(table.pieces)}
+    made_up |= {name("whole", i): ms for i, ms in enumerate(subnets)}
     assert made_up.keys() == times.keys()
     (tmp_path / "times.json").write_text(json.dumps(made_up))
     assert np.allclose(module.read_kit(SPACE, tmp_path).layers, table.layers)
-    for wrong in (made_up | {"whole-0": -1}, made_up | {"piece-99": 1.0}, {}, []):
+    with pytest.raises(InputError, match="has no times for tiny"):
+        module.read_kit(replace(SPACE, resolution=64), tmp_path)
+    for wrong in (made_up | {name("whole", 0): -1}, made_up | {"piece-99": 1.0}, {}, []):
         (tmp_path / "times.json").write_text(json.dumps(wrong))
         with pytest.raises(InputError, match="has no times for tiny") as error:
             module.read_kit(SPACE, tmp_path)
