@@ -112,6 +112,8 @@ def ratio(label: str, denominator: Part, difference: Callable[[float], Part]) ->
         missing = numerator.missing or ("a denominator whose interval excludes 0",)
         return Part(label, missing=missing)
     estimate = numerator.estimate / denominator.estimate
+    if numerator.seeds == 1:
+        return Part(label, estimate, seeds=1)
 
     def excess(r: float) -> float:
         part = difference(r)

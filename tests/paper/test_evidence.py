@@ -189,3 +189,10 @@ def test_statistics_match_numpy():
 def test_log_odds_of_all_and_of_none_are_those_of_half_an_image():
     ends = [e.log_odds(pd.DataFrame({"accuracy": [value]})) for value in (100.0, 0.0)]
     assert ends == pytest.approx([special.logit(1 - 0.5 / 10_000), special.logit(0.5 / 10_000)])
+
+
+def test_a_ratio_whose_numerator_has_one_seed_has_a_value_and_no_interval():
+    whole = e.combine("", [(1, [10.0, 11.0, 9.0])])
+    found = e.ratio("share", whole, lambda r: e.combine("", [(1, [5.0]), (-r, [10.0, 11.0, 9.0])]))
+    assert found.estimate == pytest.approx(0.5) and found.seeds == 1
+    assert math.isnan(found.low()) and math.isnan(found.high()) and math.isnan(found.p)
