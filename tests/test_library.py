@@ -47,7 +47,7 @@ def test_library_works_without_the_extras_and_names_them(tmp_path):
     assert int(found) >= 1
     assert sentences == [
         "sklearn is not installed: pip install 'rsslib[study]'",
-        "scipy is not installed: pip install 'rsslib[search]'",
+        "onnx is not installed: pip install 'rsslib[export]'",
     ]
 
 
