@@ -78,7 +78,7 @@ class Model:
 
 @checked
 def predict_folder(model: Model, folder: str | Path, progress: bool = True) -> "pd.DataFrame":
-    """Predict the images in `folder`/<class>/*; returns a table with a row for each: path, label and predicted.
+    """Predict the images in the folders of classes in `folder`; returns a row for each: path, label and predicted.
 
     Raises InputError if there are none, for a folder that is not a class of the model, and as `Model.predict` does.
     """
