@@ -22,7 +22,7 @@ from rsslib.progress import progress_bar
 from rsslib.space import RESOLUTION, Arch
 from rsslib.supernet import BN_EPS, FIRST, REST, Norm, SuperNet, Weights, fold_batch_norm, no_norm
 
-EVALUATOR = 2  # its version in records; 1, where there is none, had not folded batch norm: other last digits of logits
+EVALUATOR = 2  # version, kept in records; version 1, which records do not name, applied batch norm without folding it
 RECALIBRATION_BATCH = 200
 STUDY_BYTES = 3 * RESOLUTION**2 * 4  # of one of the study's images as floats
 IMAGES_AT_ONCE = {"cpu": 200, "cuda": 5000}  # per pass, of the study's size; a CPU's caches hold no more

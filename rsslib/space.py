@@ -281,6 +281,11 @@ class SearchSpace:
 
 
 @checked
+def as_space(backbone: str | Backbone | SearchSpace) -> SearchSpace:
+    """A search space as it is, or that of a backbone with the study's choices."""
+    return backbone if isinstance(backbone, SearchSpace) else SearchSpace(backbone)
+
+
 def check_resolution(resolution: int) -> int:
     """Return `resolution` in pixels; raise InputError unless images of that size can be trained on."""
     if resolution not in range(RESOLUTION, LARGEST_RESOLUTION + 1, RESOLUTION):

@@ -23,7 +23,7 @@ from rsslib.errors import InputError, Natural, checked
 from rsslib.evaluate import evaluate_population
 from rsslib.files import WEIGHTS
 from rsslib.population import archs_from_table, get_buckets, sample_bucket
-from rsslib.space import RESOLUTION, Arch, SearchSpace
+from rsslib.space import RESOLUTION, Arch, SearchSpace, as_space
 from rsstudy.figures.populations import ACCURACY, COLUMN, SIZE, Captioned, new_figure, shade_buckets
 from rsstudy.figures.protocol import draw_subnet
 from rsstudy.figures.style import backbone_label, escape, label_of, panel_label, style_of
@@ -100,7 +100,7 @@ class Explorer(widgets.VBox):
         resolution: int = RESOLUTION,
     ):
         check_folder_name(profile, "a profile")
-        space = backbone if isinstance(backbone, SearchSpace) else SearchSpace(backbone)
+        space = as_space(backbone)
         self.space = space = replace(space.reference, resolution=resolution)
         self.profile = profile
         self.settings = settings or Settings()

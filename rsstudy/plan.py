@@ -33,7 +33,7 @@ from rsslib.files import (
     system_errors,
 )
 from rsslib.methods import LEARNING_RATE, Method, override
-from rsslib.space import RESOLUTION, SearchSpace, check_resolution
+from rsslib.space import RESOLUTION, SearchSpace, as_space, check_resolution
 from rsstudy.catalogue import BUILDERS, OVERRIDES, TABLE_1, build, methods_of
 
 Folder = str | Path | None  # None takes the project's
@@ -249,7 +249,7 @@ def plan(
         profile = PROFILES[choose(profile, PROFILES, "profile")]
     if subnets_per_bucket is not None:
         profile = replace(profile, subnets_per_bucket=subnets_per_bucket)
-    space = backbone if isinstance(backbone, SearchSpace) else SearchSpace(backbone)
+    space = as_space(backbone)
     custom: SearchSpace | None = replace(space.reference, resolution=RESOLUTION)
     if space.name in BACKBONES:
         if custom != SearchSpace(space.name):

@@ -25,7 +25,7 @@ from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 READ_AHEAD = 2  # batches of mapped images
-LOADED_AT_ONCE = 2**22  # bytes of images that are resized together, as floats
+LOADED_AT_ONCE = 2**22  # bytes of images that are resized together, which as floats take four times as many
 
 
 @dataclass(frozen=True, eq=False, repr=False)
