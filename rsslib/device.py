@@ -18,6 +18,7 @@ import torch
 from rsslib.errors import PRECISIONS, CaptureFailed, InputError, check_device_name, choose
 
 EVALUATOR_BYTES = 3 * 2**27  # of evaluating one subnet beside others: feature maps and a pass over 10,000 images
+CPU = torch.device("cpu")
 HUGE = 3 * 2**28  # bytes of the heap that are asked to lie on huge pages
 HUGE_PAGE = 2**21
 CAPTURING = threading.Lock()  # held while a CUDA graph is captured: nothing may be set up or freed meanwhile
@@ -180,14 +181,16 @@ def check_captures() -> None:
 
 
 @contextmanager
-def isolated(device: torch.device) -> Iterator[None]:
-    """Run the block without the caller's autocast, and as `own_stream` does.
+def isolated(device: torch.device = CPU) -> Iterator[None]:
+    """Run the block without the caller's autocast, and as `own_stream` does; also a decorator.
 
-    Raises InputError if PyTorch's default dtype is not float32, which would change random numbers and results.
+    Raises InputError if PyTorch's defaults are not float32 and the CPU, which would change random numbers and results.
     """
-    if torch.get_default_dtype() != torch.float32:
+    dtype, place = torch.get_default_dtype(), torch.get_default_device().type
+    if (dtype, place) != (torch.float32, "cpu"):
         raise InputError(
-            f"PyTorch's default dtype is {torch.get_default_dtype()}: call torch.set_default_dtype(torch.float32)"
+            f"PyTorch's defaults are {dtype} on {place}: call torch.set_default_dtype(torch.float32) and "
+            'torch.set_default_device("cpu")'
         )
     with torch.autocast(device.type, enabled=False), own_stream(device):
         yield

@@ -7,8 +7,8 @@ before it, and methods with one seed see the same batches.
 import math
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 import numpy as np
 import torch
@@ -43,9 +43,17 @@ def start(
     default for convolutions; tf32; or bf16, in which this state alone trains, under autocast.
     """
     set_precision(precision)
-    supernet = SuperNet(space, method.dropout, torch.Generator().manual_seed(seed)).to(choose_device(str(device)))
-    optimizer = new_optimizer(supernet, method.momentum, method.weight_decay)
+    with recording(), isolated():
+        supernet = SuperNet(space, method.dropout, torch.Generator().manual_seed(seed)).to(choose_device(str(device)))
+        optimizer = new_optimizer(supernet, method.momentum, method.weight_decay)
     return TrainingState(supernet, optimizer, bfloat16=precision == "bf16")
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Record gradients, whether or not the caller does."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -84,7 +92,8 @@ def train(
         raise InputError(f"{data.name} has {n} training images: expected at least 2, for batch norm")
     generator = torch.Generator(device)
     done = {"total": method.epochs * n, "initial": len(state.history) * n}
-    with progress_bar(shown=progress, unit="img", unit_scale=True, **done) as bar, isolated(device):
+    bars = progress_bar(shown=progress, unit="img", unit_scale=True, **done)
+    with bars as bar, recording(), isolated(device):
         for number in range(state.stage, len(method.stages)):
             stage = method.stages[number]
             if state.epoch == 0:

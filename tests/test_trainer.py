@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from helpers import EPS, TINY, random_archs, random_supernet, shortened, toy_dat
 from rsslib import steps as step_module
 from rsslib import trainer as training
 from rsslib.checkpoint import load_checkpoint, save_checkpoint
+from rsslib.deploy.exporting import deployable
 from rsslib.device import set_precision
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population
@@ -540,6 +542,35 @@ def test_one_seed_gives_the_same_weights_bit_for_bit_and_another_does_not(name, 
     for key, tensor in weights(first).items():
         if tensor.ndim > 1 and "kernel" not in key:
             assert not torch.equal(tensor, weights(other)[key]), key
+
+
+@pytest.mark.parametrize(
+    "ambient", [torch.no_grad, torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)]
+)
+def test_training_does_not_depend_on_the_callers_modes(ambient):
+    expected = weights(run(PLAIN))
+    with ambient():
+        found = weights(run(PLAIN))
+    assert same(expected, found)
+
+
+@pytest.mark.parametrize("dtype, device", [("float64", "cpu"), ("float16", "cpu"), ("float32", "meta")])
+def test_other_defaults_of_pytorch_are_refused(dtype, device):
+    state, data = start(SPACE, PLAIN, 0), toy_data()
+    calls = (
+        lambda: start(SPACE, PLAIN, 0),
+        lambda: train(state, PLAIN, data, 0, progress=False),
+        lambda: evaluate_population(state.supernet, [(0, SPACE.smallest)], data, progress=False),
+        lambda: deployable(state.supernet, SPACE.smallest, data),
+    )
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with torch.device(device):
+            for call in calls:
+                with pytest.raises(InputError, match=f"defaults are torch.{dtype} on {device}"):
+                    call()
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_training_does_not_depend_on_global_random_state():

@@ -14,7 +14,9 @@ from rsslib.files import open_regular
 from rsslib.space import RESOLUTION
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # for others Pillow may start programs
-OTHER_SUFFIXES = ".heic .heif .avif .jxl .svg .dng .cr2 .nef .arw".split()  # beyond those that Pillow knows
+OTHER_SUFFIXES = (
+    ".heic .heif .hif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .rw2 .orf .pef .srw".split()
+)  # beyond those that Pillow knows
 LARGEST_FILE = 2**28  # bytes
 LARGEST_IMAGE = 60_000_000  # pixels; a small file may unpack to gigabytes
 DECODED = 448  # pixels of the shorter side, from which JPEG files are decoded at a half, a quarter or an eighth
@@ -58,7 +60,9 @@ def read_image(path: Path, grey: bool) -> np.ndarray:
             raise ValueError("its grey values have 32 bits, expected 8 or 16")
         image = ImageOps.exif_transpose(image)
         if deep:
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            values = np.asarray(image)
+            transparent = values == image.info.get("transparency", -1)
+            image = Image.fromarray(np.where(transparent, 255, values >> 8).astype(np.uint8))
         elif image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))

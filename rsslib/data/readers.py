@@ -33,7 +33,17 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 SPLITS = ("train", "test")
 VALIDATION_IMAGES = 10_000
 LARGEST_FILE = 2**40  # bytes of a dataset
-JUNK = (".", "@eaDir", "__MACOSX")  # how names begin that file managers and archives leave
+JUNK = (  # how names begin that file managers, archives and storage devices leave
+    ".",
+    "@eaDir",
+    "@Recycle",
+    "#recycle",
+    "#snapshot",
+    "$RECYCLE.BIN",
+    "__MACOSX",
+    "lost+found",
+    "System Volume Information",
+)
 
 
 class Rows(NamedTuple):
@@ -102,11 +112,13 @@ def check_name(name: str, root: str | Path = "data") -> None:
     folder = Path(root, str(name))
     path = find(name, root)
     if name in DATASETS:
-        if os.path.isdir(folder / "train") or (path and name == "digits"):
+        if os.path.isdir(folder) or (path and name == "digits"):
             raise InputError(f"{folder} has the name of a built-in dataset: rename it")
     elif path is None:
         yours = f"or images of yours in {folder}.npz or {folder}/train/<class>/"
         choose(name, [*DATASETS, yours], "dataset")
+    elif path != folder and os.path.isdir(folder):
+        raise InputError(f"{path} and {folder} have one name: rename one")
 
 
 def is_there(name: str, root: str | Path) -> bool:
@@ -140,7 +152,7 @@ def fingerprint(name: str, root: Path) -> tuple:
     files = [path, path / ROWS, *(file for _, _, file in files_in(path))] if path else []
     existing = [file for file in files if file.exists()]
     states = [(file, file.stat()) for file in existing]
-    return tuple((file, state.st_size, state.st_mtime_ns, state.st_ino) for file, state in states)
+    return tuple((file, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino) for file, state in states)
 
 
 def read(name: str, root: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, ...], Path]:

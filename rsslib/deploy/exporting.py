@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rsslib.data.dataset import Dataset, check_images
 from rsslib.deploy.predicting import Model, add_metadata, open_model
-from rsslib.device import use_threads
+from rsslib.device import isolated, use_threads
 from rsslib.errors import InputError, checked, needed, one_line
 from rsslib.evaluate import recalibrate, recalibration_images
 from rsslib.files import check_output, make_folder, write
@@ -82,6 +82,7 @@ class Deployable(nn.Module):
 
 
 @checked
+@isolated()
 def deployable(supernet: SuperNet, arch: Arch | None = None, images: Dataset | None = None) -> Deployable:
     """Return subnet `arch` of a supernet, by default the middle one, as a module on the CPU.
 
@@ -155,6 +156,7 @@ def one_precision() -> Iterator[None]:
 
 
 @checked
+@isolated()
 @use_threads(1)
 def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) -> dict:
     """Write subnet `arch` as an ONNX file: uint8 `images` [N, C, R, R] to `logits` [N, classes], for any N.

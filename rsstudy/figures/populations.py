@@ -390,8 +390,12 @@ def alternative(figure: Captioned) -> str:
     return ", ".join(dict.fromkeys(filter(re.compile("[A-Za-z]").search, words)))
 
 
-def show(figure: Captioned | str) -> None:
-    """Display a figure with its caption below it in a notebook, or a sentence that stands in for the figure."""
+def show(figure: Captioned | str | DataFrame, precision: int = 2) -> None:
+    """Display in a notebook a figure with its caption below it, a sentence that stands in for it, or a table."""
+    if isinstance(figure, DataFrame):
+        table = figure.style.hide(axis="index")
+        display(table.format(precision=precision, na_rep="", escape="html").format_index(escape="html", axis=1))
+        return
     if isinstance(figure, str):
         display(Markdown(escape(figure)))
         return

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -459,11 +460,14 @@ def test_bad_folder_is_refused(tmp_path, case):
 
 def test_image_is_turned_upright_by_its_exif_orientation(tmp_path):
     upright = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    for orientation, stored in ((1, upright), (3, np.rot90(upright, 2)), (6, np.rot90(upright)), (2, upright[:, ::-1])):
+    stored = {1: upright, 2: upright[:, ::-1], 3: np.rot90(upright, 2), 4: upright[::-1], 6: np.rot90(upright)}
+    flipped = upright.transpose(1, 0, 2)
+    stored |= {5: flipped, 7: np.rot90(flipped, 2), 8: np.rot90(upright, -1), 9: upright}
+    for (orientation, pixels), suffix in product(stored.items(), ("png", "webp", "tif")):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        Image.fromarray(stored.copy()).save(tmp_path / "x.png", exif=exif)
-        assert np.array_equal(read_image(tmp_path / "x.png", grey=False), upright)
+        Image.fromarray(pixels.copy()).save(tmp_path / f"x.{suffix}", exif=exif, lossless=True)
+        assert np.array_equal(read_image(tmp_path / f"x.{suffix}", grey=False), upright), (orientation, suffix)
 
 
 def test_transparent_pixels_are_white(tmp_path):
@@ -475,6 +479,13 @@ def test_transparent_pixels_are_white(tmp_path):
     Image.fromarray(colours[..., 0]).save(tmp_path / "g.png", transparency=int(colours[0, 0, 0]))
     expected = np.where(colours[..., 0] == colours[0, 0, 0], 255, colours[..., 0])
     assert np.array_equal(read_image(tmp_path / "g.png", grey=True)[..., 0], expected)
+    Image.fromarray(colours[..., 0].astype(np.uint16) * 257).save(
+        tmp_path / "d.png", transparency=257 * int(colours[0, 0, 0])
+    )
+    assert np.array_equal(read_image(tmp_path / "d.png", grey=True)[..., 0], expected)
+    Image.fromarray(colours[..., [0, 3]], "LA").save(tmp_path / "a.tif")
+    expected = np.where(colours[..., 3] == 255, colours[..., 0], 255)
+    assert np.array_equal(read_image(tmp_path / "a.tif", grey=True)[..., 0], expected)
 
 
 def test_16_bits_of_a_pgm_file_are_scaled(tmp_path):
@@ -490,6 +501,21 @@ def test_image_that_is_a_postscript_program_is_refused_without_running_it(tmp_pa
         with pytest.raises(InputError, match="is not a readable image .JPEG, PNG"):
             read_image(path, grey=False)
     assert not is_image(tmp_path / "x.")
+
+
+@pytest.mark.parametrize("kind", ["ICO", "JPEG2000", "PDF", "SGI", "SPIDER", "TGA", "SVG", "XPM"])
+def test_image_of_another_format_is_refused_whatever_its_suffix(kind, tmp_path):
+    content = {
+        "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "XPM": b'/* XPM */ char *x[]={"1 1 1 1","a c #0","a"};',
+    }
+    path = tmp_path / "x.jpg"
+    if kind in content:
+        path.write_bytes(content[kind])
+    else:
+        Image.new("F" if kind == "SPIDER" else "RGB", (16, 16)).save(path, kind)
+    with pytest.raises(InputError, match="is not a readable image .JPEG, PNG"):
+        read_image(path, grey=False)
 
 
 def test_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path, recwarn, monkeypatch):
@@ -515,6 +541,10 @@ def test_files_that_programs_leave_in_folders_are_skipped_and_counted(tmp_path, 
     folder = write_folder(tmp_path / "a", data)
     for name in ("Thumbs.db", "desktop.ini", "notes.txt", ".DS_Store", "empty"):
         (folder / "train/b" / name).write_bytes(b"\0\1hello" * (name != "empty"))
+    for name in ("@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information", ".thumbnails"):
+        for place in (folder / "train" / name, folder / "train/a" / name):
+            place.mkdir()
+            Image.new("RGB", (32, 32)).save(place / "x.png")
     os.mkfifo(folder / "train/c/pipe")
     (folder / "test/a/gone").symlink_to(folder / "nowhere")
     (folder / "test/a/0.png").rename(folder / "test/a/without a suffix")  # an image all the same
@@ -615,9 +645,20 @@ def test_unknown_name_is_refused(tmp_path, name, close):
 
 @pytest.mark.parametrize("name", ["digits", "mnist"])
 def test_folder_with_the_name_of_a_built_in_dataset_is_refused(tmp_path, name):
-    write_folder(tmp_path, arrays(), name)
-    with pytest.raises(InputError, match=f"{name} has the name of a built-in dataset") as error:
-        load_dataset(name, tmp_path)
+    folder = write_folder(tmp_path, arrays(), name)
+    for split in ("train", "unpacked"):
+        (folder / "train").rename(folder / split)
+        with pytest.raises(InputError, match=f"{name} has the name of a built-in dataset") as error:
+            load_dataset(name, tmp_path)
+        assert sentence(error)
+        (folder / split).rename(folder / "train")
+
+
+def test_file_and_folder_of_one_name_are_refused(tmp_path):
+    write(tmp_path, **arrays())
+    folder = write_folder(tmp_path, arrays())
+    with pytest.raises(InputError, match=f"{folder}.npz and {folder} have one name") as error:
+        load_dataset("toy", tmp_path)
     assert sentence(error)
 
 

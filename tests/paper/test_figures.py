@@ -436,12 +436,16 @@ def test_show_displays_the_figure_with_its_caption_and_alternative(monkeypatch):
     figure = drawn_with("Made up.")[2]
     populations.show(figure)
     populations.show("figure_6 is not drawn.")
-    (first, metadata), (second, _), (third, _) = shown
+    populations.show(pd.DataFrame({"<i>": ["<script>alert(1)</script>"], "value": [1 / 3]}))
+    (first, metadata), (second, _), (third, _), (fourth, _) = shown
     assert first is figure and type(second).__name__ == "Markdown" and "Made up." in second.data
     alternative = metadata["image/png"]["alt"]
     for words in ("(a) Training time, MNIST", "Subnet size (MFLOPs)", "RSS-Short"):
         assert words in alternative
     assert markdown2html(third.data).strip() == "<p>figure_6 is not drawn.</p>"
+    table = fourth.to_html()
+    assert "&lt;script&gt;" in table and "&lt;i&gt;" in table and "0.33" in table
+    assert "<script>" not in table and "<i>" not in table
 
 
 def test_escaped_text_is_shown_as_it_is():
