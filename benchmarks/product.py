@@ -1,12 +1,15 @@
 """From a population to a product: which exports verify, sizes and latencies, predicted latencies.
 
-Parts, by name: exports, sizes, latencies, photographs. What takes long appends to a table in benchmarks/product/, from
-which it resumes. `search.py` measures search.
+Parts, by name: exports, sizes, latencies, kit, int8, tuning, warm, photographs. What takes long appends to a table in
+benchmarks/product/, from which it resumes. `search.py` measures search.
 """
 
 import argparse
+import json
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -20,16 +23,22 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import mobilenet_v3_small
 
-from rsslib import export, latency_table, load_dataset
+from rsslib import evaluate_population, export, latency_table, load_dataset
 from rsslib.backbones import BACKBONES
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from rsslib.deploy.exporting import onnx_model
-from rsslib.deploy.latency import bytes_of, undisturbed, untrained, whole_times
+from rsslib.deploy.finetuning import finetune
+from rsslib.deploy.latency import bytes_of, read_kit, undisturbed, untrained, whole_times, write_kit
 from rsslib.deploy.predicting import session_of
+from rsslib.deploy.quantising import quantise
 from rsslib.errors import InputError
 from rsslib.files import project_folder
 from rsslib.space import SearchSpace
+from rsstudy import tables
 from rsstudy.cli import main as rsslib
+from rsstudy.engine import complete
+from rsstudy.plan import PROFILES, Settings, plan
+from rsstudy.supernets import trained_supernet
 
 sys.path.insert(0, str(project_folder() / "tests"))
 from helpers import random_supernet  # noqa: E402
@@ -42,6 +51,10 @@ def main() -> None:
     parser.add_argument("parts", nargs="+", choices=sorted(PARTS))
     parser.add_argument("--subnets", type=int, default=50, help="exported of each case (default: %(default)s)")
     parser.add_argument("--work", default="build/product", help="folder for files that are not kept")
+    parser.add_argument("--results", help="folder with runs and their weights (default: in the folder of --work)")
+    parser.add_argument("--data", help="folder with datasets (default: the project's)")
+    parser.add_argument("--python", default=sys.executable, help="interpreter that measures the kit")
+    parser.add_argument("--init", help="folder of the supernet from which `warm` starts")
     options = parser.parse_args()
     torch.set_num_threads(1)
     TABLES.mkdir(exist_ok=True)
@@ -163,6 +176,93 @@ def latencies(options: argparse.Namespace) -> None:
     report("predicted and measured latencies", rows)
 
 
+# --- another device ---------------------------------------------------------------------------------------------------
+
+
+def kit(options: argparse.Namespace) -> None:
+    """How well a kit predicts the latency of 50 subnets that it has not seen, both measured by another interpreter."""
+    space, folder, unseen = SearchSpace(), Path(options.work, "kit"), Path(options.work, "unseen")
+    script = write_kit(space, folder)
+    unseen.mkdir(exist_ok=True)
+    (unseen / script.name).write_bytes(script.read_bytes())
+    rows = space.sample(50, np.random.default_rng([0, 2]))
+    for number, arch in enumerate(map(space.to_arch, rows)):
+        (unseen / f"{number}.onnx").write_bytes(bytes_of(untrained(space, arch)))
+    for place in (folder, unseen):
+        subprocess.run([options.python, place / script.name], check=True)
+    times = json.loads((unseen / "times.json").read_text())
+    measured = np.array([times[str(number)] for number in range(len(rows))])
+    predicted = read_kit(space, folder).predict(rows)
+    error = np.median(np.abs(predicted - measured) / measured)
+    spearman = stats.spearmanr(predicted, measured).statistic
+    report("kit", [{"subnets": len(rows), "spearman": spearman, "relative error, median": error}])
+
+
+# --- after the search -------------------------------------------------------------------------------------------------
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    return Settings(options.results or Path(options.work, "results"), options.data, device="cpu", progress=False)
+
+
+def int8(options: argparse.Namespace) -> None:
+    """Three subnets of each backbone at 32 and 64 pixels, of RSS at smoke: what eight bits cost, and save."""
+    settings, path = settings_of(options), Path(options.work, "model.onnx")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for resolution, backbone in product((32, 64), BACKBONES):
+        (run,) = plan("smoke", methods=["rss"], backbone=backbone, resolution=resolution)
+        complete([run], settings)
+        supernet, images = trained_supernet(run, settings)
+        for name in ("smallest", "middle", "largest"):
+            case = {"backbone": backbone, "resolution": resolution, "subnet": name}
+            if len(stored("int8", **case)):
+                continue
+            export(supernet, getattr(supernet.space, name), images, path)
+            found = quantise(path, images, largest_loss=100)
+            for kind in ("float32", "int8"):
+                row = found[kind]
+                words = {"MB": row["bytes"] / 1e6, "ms": row["latency"].median}
+                case |= {f"{kind} {key}": row[key] for key in ("accuracy", "low", "high")}
+                case |= {f"{kind} {key}": value for key, value in words.items()}
+            append("int8", pd.DataFrame([case | {"agreement": found["agreement"]}]))
+    report("int8", pd.read_csv(TABLES / "int8.csv").to_dict("records"))
+
+
+def tuning(options: argparse.Namespace) -> None:
+    """Points that ten epochs alone add to three subnets of RSS at quick, Fashion-MNIST, by seed."""
+    settings = settings_of(options)
+    for run in plan("quick", ["fashion_mnist"], ["rss"], seeds=range(5)):
+        supernet, images = trained_supernet(run, settings)
+        for name in ("smallest", "middle", "largest"):
+            case, arch = {"subnet": name, "seed": run.seed}, getattr(supernet.space, name)
+            if len(stored("tuning", **case)):
+                continue
+            tuned = finetune(supernet, arch, images, method=run.method, progress=False)
+            for what, net in (("before", supernet), ("after", tuned)):
+                case[what] = evaluate_population(net, [(0.0, arch)], images, progress=False)["accuracy"].item()
+            append("tuning", pd.DataFrame([case]))
+    table = pd.read_csv(TABLES / "tuning.csv")
+    gains = (table["after"] - table["before"]).groupby(table["subnet"])
+    margin = stats.t.ppf(0.975, gains.count() - 1) * gains.sem()
+    rows = pd.DataFrame({"seeds": gains.count(), "gain": gains.mean(), "95 % interval, +-": margin})
+    report("fine-tuning for 10 epochs", rows.reset_index().to_dict("records"))
+
+
+def warm(options: argparse.Namespace) -> None:
+    """RSS on 2,000 images of Fashion-MNIST, from another supernet's weights and from scratch, for the same epochs."""
+    settings = settings_of(options)
+    scale = replace(PROFILES["quick"], train_images=2000, epochs_for=None)
+    for seed, (name, start) in product(range(3), (("scratch", None), ("warm", options.init))):
+        case = {"start": name, "seed": seed}
+        if not len(stored("warm", **case)):
+            runs = plan(scale, ["fashion_mnist"], ["rss"], seeds=[seed], init=start)
+            complete(runs, settings)
+            mean = tables.populations(runs, settings.results)["accuracy"].mean()
+            append("warm", pd.DataFrame([case | {"mean accuracy": mean}]))
+    table = pd.read_csv(TABLES / "warm.csv")
+    report("warm start", table.to_dict("records"))
+
+
 # --- images of one's own ----------------------------------------------------------------------------------------------
 
 
@@ -206,6 +306,7 @@ def photographs(options: argparse.Namespace) -> None:
 
 PARTS = {
     "exports": exports, "sizes": sizes, "latencies": latencies, "photographs": photographs,
+    "kit": kit, "int8": int8, "tuning": tuning, "warm": warm,
 }  # fmt: skip
 
 if __name__ == "__main__":
