@@ -267,9 +267,10 @@ def warm(options: argparse.Namespace) -> None:
 
 
 def photographs(options: argparse.Namespace) -> None:
-    """Crops of three photographs that scikit-learn and matplotlib ship, in folders, through all commands at 64 pixels.
+    """Photographs that scikit-learn and matplotlib ship, as a folder of a telephone's JPEG files, through all commands.
 
-    Test crops are from the right of each photograph, training crops from the left.
+    Test crops are from the right of each photograph, training crops from the left. They have 0.2 to 12 megapixels and
+    four orientations.
     """
     from matplotlib.cbook import get_sample_data
     from sklearn.datasets import load_sample_image
@@ -279,29 +280,39 @@ def photographs(options: argparse.Namespace) -> None:
         pictures["person"] = np.asarray(Image.open(file).convert("RGB"))
     data, rng = Path(options.work, "data"), np.random.default_rng(0)
     for name, picture in pictures.items():
-        height, width = picture.shape[:2]
-        cut = 2 * width // 3
-        for split, n, left, right in (("train", 200, 0, cut), ("test", 50, cut, width)):
+        cut = 2 * picture.shape[1] // 3
+        for split, n, part in (("train", 60, picture[:, :cut]), ("test", 20, picture[:, cut:])):
             folder = data / "photographs" / split / name
             folder.mkdir(parents=True, exist_ok=True)
             for i in range(n):
-                side = int(rng.integers(70, 140))
-                top, start = int(rng.integers(height - side)), int(rng.integers(left, right - side))
-                Image.fromarray(picture[top : top + side, start : start + side]).save(folder / f"{i}.png")
-    where = ["--dataset", "photographs", "--resolution", "64", "--method", "rss", "--data", str(data)]
+                save_photograph(part, folder / f"{i}.jpg", rng)
+    where = ["--profile", "quick", "--dataset", "photographs", "--resolution", "64", "--data", str(data)]
     where += ["--results", str(Path(options.work, "results"))]
     front, model = (str(Path(options.work, name)) for name in ("front.csv", "photographs.onnx"))
-    files = sorted(map(str, (data / "photographs" / "test").glob("*/1*.png")))
+    test = str(data / "photographs" / "test")
     for command in (
         ["run", *where, "--device", "cpu"],
         ["search", *where, "--mflops", "25", "--evaluations", "60", "--device", "cpu", "--output", front],
-        ["export", *where, "--front", front, "--mflops", "25", "--output", model],
-        ["predict", model, *files],
+        ["export", *where, "--front", front, "--mflops", "25", "--output", model, "--int8"],
+        ["evaluate", model, test],
+        ["evaluate", model.replace(".onnx", ".int8.onnx"), test],
     ):
         began, worked = time.perf_counter(), time.process_time()
         status = rsslib(command)
         took, spent = time.perf_counter() - began, time.process_time() - worked
         print(f"rsslib {command[0]}: status {status}, {took:.0f} s, {spent:.0f} of the processor\n", flush=True)
+
+
+def save_photograph(picture: np.ndarray, path: Path, rng: np.random.Generator) -> None:
+    """Write a random crop of a picture, enlarged, and stored turned as its EXIF orientation says."""
+    side = int(rng.integers(70, 140))
+    top, left = (int(rng.integers(size - side)) for size in picture.shape[:2])
+    width = int(rng.uniform(520, 4000))  # of which the height is three quarters
+    crop = Image.fromarray(picture[top : top + 3 * side // 4, left : left + side]).resize((width, 3 * width // 4))
+    orientation, turns = ((1, 0), (3, 2), (6, 1), (8, 3))[int(rng.integers(4))]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.rot90(np.asarray(crop), turns)).save(path, quality=90, exif=exif)
 
 
 PARTS = {
