@@ -19,11 +19,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rsslib.data.dataset import Dataset
-from rsslib.errors import InputError
+from rsslib.errors import InputError, one_line
 from rsslib.evaluate import evaluate_population
 from rsslib.samplers import Step
 from rsslib.space import Arch
-from rsslib.steps import EagerSteps, TrainingState, add_gradients, cross_entropy
+from rsslib.steps import EagerSteps, TrainingState
 from rsslib.supernet import BN_MOMENTUM, SuperNet
 
 PATIENCE = 1800  # seconds that a process waits for another
@@ -77,7 +77,7 @@ def _answered() -> Iterator[None]:
         yield
     except RuntimeError as error:  # of which those of torch.distributed are
         raise ProcessLost(
-            f"another process of this training ended or did not answer ({str(error).partition(chr(10))[0][:120]}): "
+            f"another process of this training ended or did not answer ({one_line(error)}): "
             "the same command resumes from the last checkpoint"
         ) from None
 
@@ -147,39 +147,23 @@ class ParallelSteps(EagerSteps):
             )
         return super().epoch(subnets, *arguments, **others)
 
-    def train_step(self, x: Tensor, y: Tensor, subnets: Step) -> Tensor:
-        """One optimizer step as in `EagerSteps`; x and y are this process's part of the batch."""
-        state, method, pieces = self.state, self.method, self.pieces(len(subnets))
-        works = self.rank in [rank for _, rank, _ in pieces]
-        views, share = self.views.get(subnets), len(x) / self.whole
-        before = [buffer.clone() for buffer in self.running.values()]
-        torch._foreach_zero_([*self.running.values()])
-        state.optimizer.zero_grad(set_to_none=False)
-        in_place = self.stage.distill and method.teacher == "largest"
-        soft_labels = state.ask_teacher(x) if self.stage.distill and not in_place and works else None
-        total = torch.zeros(1, device=x.device)
+    def turns(self, subnets: Step, total: Tensor) -> Iterator[int]:
+        """Yield the number of each subnet that this process trains, then sum over processes what training changed."""
+        running, before = [*self.running.values()], [buffer.clone() for buffer in self.running.values()]
+        torch._foreach_zero_(running)
+        pieces = self.pieces(len(subnets))
         for i, rank, images in pieces:
-            dropout = method.dropout_of(student=in_place and i > 0)
-            if rank != self.rank:
-                self.skip_dropout(dropout, images)
-                continue
-            leaves, norm = views[i]
-            logits = state.run(x, subnets[i], leaves, norm, dropout, self.generator)
-            if in_place and soft_labels is None:
-                soft_labels = self.taught(logits.detach().softmax(1))
-            labels, soft = (y, None if in_place else soft_labels) if i == 0 or not in_place else (None, soft_labels)
-            loss = share * cross_entropy(logits, labels, soft, method.label_smoothing)
-            total += loss.detach()
-            add_gradients(loss / len(subnets) if method.gradients == "mean" else loss, leaves)
-        if in_place and not works:
-            self.taught(state.supernet.classifier.weight.new_empty(len(x), self.data.n_classes))
+            if rank == self.rank:
+                yield i
+            else:
+                self.skip_dropout(self.method.dropout_of(student=self.in_place and i > 0), images)
+            if self.in_place and i == 0 and not self.by_images:
+                self.share_soft_labels()
         # The mean over groups; or the statistics of all subnets in turn, in which later ones let earlier ones fade.
         later = [subnets[i] for i, rank, _ in pieces if rank > self.rank and not self.by_images]
-        torch._foreach_mul_([*self.running.values()], [share * kept for kept in self.kept(later)])
+        torch._foreach_mul_(running, self.kept(later))
         self.sum_up(total)
-        torch._foreach_addcmul_([*self.running.values()], before, self.kept(subnets))
-        state.optimizer.step()
-        return total[0] / len(subnets)
+        torch._foreach_addcmul_(running, before, self.kept(subnets))
 
     def pieces(self, subnets: int) -> list[tuple[int, int, int]]:
         """Return (subnet, rank, images) of all that a step runs, in the order in which one process would."""
@@ -189,12 +173,12 @@ class ParallelSteps(EagerSteps):
         each = -(-subnets // size())  # neighbours share a process
         return [(i, i // each, self.whole) for i in range(subnets)]
 
-    def taught(self, soft_labels: Tensor) -> Tensor:
-        """Return the soft labels of the step's first subnet, on this process's images."""
-        if not self.by_images:
-            with _answered():
-                dist.broadcast(soft_labels, 0)
-        return soft_labels
+    def share_soft_labels(self) -> None:
+        """Give all processes the soft labels of the step's first subnet, which rank 0 trains."""
+        if self.soft_labels is None:
+            self.soft_labels = self.state.supernet.classifier.weight.new_empty(self.whole, self.data.n_classes)
+        with _answered():
+            dist.broadcast(self.soft_labels, 0)
 
     def skip_dropout(self, dropout: float, images: int) -> None:
         """Draw a mask that another process uses."""
@@ -208,6 +192,8 @@ class ParallelSteps(EagerSteps):
         parts = [p.grad for p in self.state.supernet.parameters() if p.grad is not None]
         parts += [*self.running.values(), total, total.new_full((1,), float(_asked_to_stop))]
         flat = torch.cat([part.flatten().to(parts[0].dtype) for part in parts])
+        if self.by_images:
+            flat[:-1] *= self.parts(self.whole)[self.rank] / self.whole
         with _answered():
             dist.all_reduce(flat)
         if flat[-1]:
@@ -242,7 +228,7 @@ def count_correct(
     """
     left = [number for number in range(len(population)) if number not in counts]
     mine = left[dist.get_rank() :: size()]
-    own = {number: torch.zeros(()) for number in {*range(len(population))} - {*mine}}
+    own: dict[int, Tensor] = {}
     asks = [*range(0, len(left), size())]  # as often in all processes
 
     def before_each() -> None:
@@ -252,14 +238,15 @@ def count_correct(
 
     stopped: BaseException | None = None
     try:
-        evaluate_population(supernet, population, data, counts=own, before_each=before_each, **others)
+        subnets = [population[number] for number in mine]
+        evaluate_population(supernet, subnets, data, counts=own, before_each=before_each, **others)
         while asks:
             before_each()
     except (StopAsked, KeyboardInterrupt) as error:
         stopped = error
     found: list[Any] = [None] * size()
     with _answered():
-        dist.all_gather_object(found, {number: int(own[number]) for number in mine if number in own})
+        dist.all_gather_object(found, {mine[i]: int(count) for i, count in own.items()})
     for part in found:
         counts |= {number: torch.tensor(count, device=data.device) for number, count in part.items()}
     if stopped:

@@ -1,7 +1,7 @@
 """Steps of training: the state that they change, one optimizer step, and an epoch of them."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +102,8 @@ class EagerSteps:
             )
         self.views = Views(self.state.supernet)
         self.whole = self.method.batch_size  # images of the step's batch, of which a process may train a part
+        self.in_place = self.stage.distill and self.method.teacher == "largest"
+        self.soft_labels: Tensor | None = None
 
     def own(self, rows: Tensor) -> Tensor:
         """The rows of a batch that this process trains."""
@@ -142,20 +144,25 @@ class EagerSteps:
         """
         state, method = self.state, self.method
         state.optimizer.zero_grad(set_to_none=False)
-        in_place = self.stage.distill and method.teacher == "largest"
-        soft_labels = state.ask_teacher(x) if self.stage.distill and not in_place else None
-        labels: Tensor | None = y
+        taught = self.stage.distill and not self.in_place and len(x) > 0
+        self.soft_labels = state.ask_teacher(x) if taught else None
         total = torch.zeros((), device=x.device)
-        for arch, (leaves, norm) in zip(subnets, self.views.get(subnets), strict=True):
-            dropout = method.dropout_of(student=labels is None)
-            logits = state.run(x, arch, leaves, norm, dropout, self.generator)
-            loss = cross_entropy(logits, labels, soft_labels, method.label_smoothing)
+        views = self.views.get(subnets)
+        for i in self.turns(subnets, total):
+            student = self.in_place and i > 0
+            leaves, norm = views[i]
+            logits = state.run(x, subnets[i], leaves, norm, method.dropout_of(student), self.generator)
+            loss = cross_entropy(logits, None if student else y, self.soft_labels, method.label_smoothing)
             total += loss.detach()
-            if in_place and labels is not None:  # the first subnet teaches the others
-                labels, soft_labels = None, logits.detach().softmax(1)
+            if self.in_place and i == 0:  # the first subnet teaches the others
+                self.soft_labels = logits.detach().softmax(1)
             add_gradients(loss / len(subnets) if method.gradients == "mean" else loss, leaves)
         state.optimizer.step()
         return total / len(subnets)
+
+    def turns(self, subnets: Step, total: Tensor) -> Iterator[int]:
+        """Yield the number of each subnet that this process trains; `total` is the sum of their losses."""
+        yield from range(len(subnets))
 
     def close(self) -> None:
         """Nothing is held after an epoch."""
