@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from rsslib.data.images import fit
-from rsslib.data.readers import Rows, check_fits, fingerprint, held_out, read
+from rsslib.data.packing import Rows, check_fits, fingerprint
+from rsslib.data.readers import find, held_out, read
 from rsslib.device import choose_device, free_memory
 from rsslib.errors import Count, InputError, check_number, checked
 from rsslib.files import folder_of, read_regular, system_errors, write
@@ -160,22 +161,16 @@ def load_dataset(
     train = first_rows(train, train_images, "train_images")
     test = first_rows(test, test_images, "test_images")
     large = len(train.y) * train.all[0].nbytes > free_memory(where) // 2
+    mapped = packed and (large or where.type == "cpu")  # whether training images stay in the packed file
+    others_mapped = packed and where.type == "cpu" and side == resolution
+    loaded = (not mapped) * len(train.y) + (not others_mapped) * (len(val.y) + len(test.y))
+    check_fits(loaded, resolution, channels, path, where)
 
-    def stays(rows: Rows) -> bool:
-        """Whether the images of a split stay in a packed file."""
-        if where.type == "cpu":
-            return packed and (rows is train or side == resolution)
-        return packed and rows is train and large
-
-    loaded = [rows for rows in (train, val, test) if not stays(rows)]
-    check_fits(sum(len(rows.y) for rows in loaded), resolution, channels, path, where)
-
-    def on_device(rows: Rows) -> tuple[Tensor, Tensor]:
-        if stays(rows):
+    def on_device(rows: Rows, size: int, mapped: bool) -> tuple[Tensor, Tensor]:
+        if mapped:
             with warnings.catch_warnings(action="ignore"):  # a mapped file cannot be written through a tensor
                 images = torch.from_numpy(rows.x)
         else:
-            size = side if packed and rows is train else resolution
             images = torch.empty((len(rows.y), size, size, channels), dtype=torch.uint8, device=where)
             n = max(1, LOADED_AT_ONCE // rows.all[0].nbytes)
             for start in range(0, len(rows.y), n):
@@ -185,10 +180,10 @@ def load_dataset(
 
     return Dataset(
         name,
-        *on_device(train),
-        *on_device(val),
-        *on_device(test),
-        mapped=stays(train),
+        *on_device(train, side if packed else resolution, mapped),
+        *on_device(val, resolution, others_mapped),
+        *on_device(test, resolution, others_mapped),
+        mapped=mapped,
         classes=classes,
         mean=None if channels == 1 else IMAGENET_MEAN,
         std=None if channels == 1 else IMAGENET_STD,
@@ -237,9 +232,11 @@ def check_images(space: SearchSpace, images: Dataset) -> None:
         )
 
 
+@system_errors()
 def cached_dataset(name: str, root: str | Path, *arguments: Any, **more: Any) -> Dataset:
     """Return what `load_dataset` does, or did before if the files have not changed."""
-    return _load(fingerprint(name, Path(root)), name, root, *arguments, **more)
+    path = find(name, root)
+    return _load(fingerprint(path) if path else (), name, root, *arguments, **more)
 
 
 @lru_cache(maxsize=4)

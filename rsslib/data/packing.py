@@ -1,102 +1,240 @@
-"""Packing: image files decoded once into a file that training maps into memory, however large it is."""
+"""Folders of image files, decoded once into a file that training maps into memory, however large it is."""
 
+import hashlib
+import math
 import os
 import shutil
-import signal
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from glob import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from rsslib.data.images import fit, read_image
-from rsslib.data.readers import IMAGES, ROWS, fingerprint, hash_rows, image_files
-from rsslib.device import cores
-from rsslib.errors import InputError, check_number
-from rsslib.files import folder_of, locked, make_folder, sha256, system_errors
+from rsslib.data.images import fit, is_grey, is_image, read_image
+from rsslib.errors import InputError, check_number, check_room, one_line
+from rsslib.files import folder_of, locked, make_folder, open_regular, sha256, system_errors
 from rsslib.progress import progress_bar
 
+IMAGES, ROWS = "images.npy", "rows.npz"  # of a packed dataset
+DECODED, KEYS = "decoded.npy", "keys.npy"  # of one that is not finished, in the order of the files
 CHUNK = 256  # images between two notes of what is done
-DECODED, KEYS = "decoded.npy", "keys.npy"  # in the order of the files
+SPLITS = ("train", "test")
+LARGEST_FILE = 2**40  # bytes of a dataset
+JUNK = (  # how names begin that file managers, archives and storage devices leave
+    ".",
+    "@eaDir",
+    "@Recycle",
+    "#recycle",
+    "#snapshot",
+    "$RECYCLE.BIN",
+    "__MACOSX",
+    "lost+found",
+    "System Volume Information",
+)
+
+
+class Rows(NamedTuple):
+    """Training or test images: of all images that were read, uint8 [M, H, W, C], those in `places` int64 [N].
+
+    y int64 [N] are labels, keys [N] the hashes of images as stored. Images are not copied until they are needed.
+    """
+
+    all: np.ndarray
+    places: np.ndarray
+    y: np.ndarray
+    keys: np.ndarray
+
+    def part(self, chosen: slice | np.ndarray) -> "Rows":
+        return Rows(self.all, *(column[chosen] for column in self[1:]))
+
+    @property
+    def x(self) -> np.ndarray:
+        """The images [N, H, W, C]: a view where they lie one after another, as in a packed file."""
+        first, n = (self.places[0], len(self.places)) if len(self.places) else (0, 0)
+        return self.all[first : first + n] if (np.diff(self.places) == 1).all() else self.all[self.places]
+
+
+Splits = tuple[Rows, Rows, list[str] | None]  # training rows, test rows, names of classes
+
+
+def all_rows(x: np.ndarray, y: np.ndarray, keys: np.ndarray | None = None) -> Rows:
+    return Rows(x, np.arange(len(y)), y, hash_rows(x) if keys is None else keys)
+
+
+def hash_rows(x: np.ndarray) -> np.ndarray:
+    """Hash each row of uint8 [N, ...] to 16 bytes [N]."""
+    rows = np.ascontiguousarray(x).reshape(len(x), -1)
+    digests = (hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
+    content = b"".join(digests)
+    return np.frombuffer(content, dtype="S16")
+
+
+# --- folders of images ------------------------------------------------------------------------------------------------
+
+
+def listed(folder: Path) -> list[Path]:
+    """List a folder, without what file managers and archives leave; empty if it does not exist."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in paths if not path.name.startswith(JUNK))
+
+
+def files_in(folder: Path) -> list[tuple[str, str, Path]]:
+    """List `folder`/<split>/<class>/*, each file after its split and its class; links are followed."""
+    places = [(split, place) for split in SPLITS for place in listed(folder / split)]
+    return [(split, place.name, path) for split, place in places for path in listed(place)]
+
+
+def fingerprint(path: Path) -> tuple:
+    """Return what changes when a dataset's file, or a file in its folder, does: paths, sizes and times."""
+    files = [path, path / ROWS, *(file for _, _, file in files_in(path))]
+    states = [(file, file.stat()) for file in files if file.exists()]
+    return tuple((file, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino) for file, state in states)
+
+
+def image_files(folder: Path) -> list[tuple[str, str, Path]]:
+    """Return the image files among `files_in`; raises InputError if none is for training."""
+    found = files_in(folder)
+    files = [file for file in found if is_image(file[2])]
+    if len(files) < len(found):
+        print(f"{folder}: skipped {len(found) - len(files)} files that are not images", file=sys.stderr)
+    if not any(split == "train" for split, _, _ in files):
+        raise InputError(f"{folder / 'train'} holds no images: put image files in {folder / 'train'}/<class>/")
+    return files
 
 
 @system_errors()
-def pack(folder: str | Path, side: int, processes: int | None = None, progress: bool = True) -> Path:
+def pack(folder: str | Path, side: int) -> Path:
     """Decode `folder`/train/<class>/* and test/<class>/* into the dataset `folder`-`side` beside it; returns its path.
 
     It holds `images.npy`, uint8 [N, side, side, C], training images first, in the order in which training takes them;
     and `rows.npz` with labels, hashes of the original pixels, the number of training images and the names of the
-    classes. A call that is stopped resumes. Meanwhile the disk holds the images twice. Raises InputError if files
-    cannot be read, there is no room, or the dataset exists.
+    classes. Without `test` a fifth of the images is for testing, those whose pixels have the first hashes. A call that
+    is stopped resumes. Meanwhile the disk holds the images twice. Raises InputError if files cannot be read, there is
+    no room, or the dataset exists.
     """
     folder = folder_of(folder, "folder").absolute()
     target = folder.with_name(f"{folder.name}-{check_number(side, 'side', 32, 1024, whole=True)}")
     if target.exists():
         raise InputError(f"{target} exists: remove it to pack {folder} again")
-    files, classes, grey = image_files(folder)
-    if not any(split == "test" for split, _, _ in files):
-        raise InputError(f"{folder / 'test'} holds no images: put image files in {folder / 'test'}/<class>/")
+    return decode(folder, side, target)
+
+
+def decode(folder: Path, side: int, target: Path, in_memory: bool = False) -> Path:
+    """Write what `pack` does into the folder `target`, once if several processes want it; returns it.
+
+    Raises InputError if the images must be `in_memory` later and do not fit.
+    """
+    files = image_files(folder)
+    classes, grey = sorted({name for _, name, _ in files}), all(is_grey(path) for _, _, path in files)
     shape = (len(files), side, side, 1 if grey else 3)
-    state = sha256(repr(fingerprint(folder.name, folder.parent)).encode())[:16]
-    half = make_folder(target.with_name(f".{target.name}.{state}"))
-    with locked(target.with_name(f".{target.name}.lock")) as mine:
-        if not mine:
-            raise InputError(f"{target} is being packed by another process: wait for it")
-        for path in target.parent.glob(f".{target.name}.*"):
+    if in_memory:
+        check_fits(len(files), side, shape[-1], folder)
+    prefix = f".{folder.name}-{side}."
+    half = target.with_name(f"{prefix}{state_of(folder)}.half")
+    with locked(target.with_name(f"{prefix}lock"), patience=math.inf):
+        if target.exists():
+            return target
+        for path in target.parent.glob(f"{escape(prefix)}*"):
             if path.is_dir() and path != half:  # of other files
                 shutil.rmtree(path)
+        make_folder(half)
         if not (half / DECODED).exists():
             if shutil.disk_usage(half).free < 2 * np.prod(shape):
                 raise InputError(f"{target} needs {2 * np.prod(shape) / 2**30:.2g} GiB: free some space on its disk")
             open_memmap(half / KEYS, "w+", "S16", shape[:1])
             open_memmap(half / DECODED, "w+", np.uint8, shape)
-        paths = [path for _, _, path in files]
-        starts = range(0, len(paths), CHUNK)
-        deaf = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the workers by ending this process
+        images, keys = (np.load(half / name, mmap_mode="r+") for name in (DECODED, KEYS))
+
+        def read(number: int) -> bytes:
+            image = read_image(files[number][2], grey)[None]
+            images[number] = fit(image, side)[0]
+            return hash_rows(image)[0]
+
         with (
-            progress_bar(shown=progress, total=len(paths), unit="img", desc=f"pack {folder.name}") as bar,
-            ProcessPoolExecutor(processes or cores(), get_context("spawn"), *deaf) as pool,
+            progress_bar(total=len(files), unit="image", desc=f"decode {folder.name}") as bar,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
         ):
-            decode = partial(_decode, half, grey)
-            chunks = [pool.submit(decode, start, paths[start : start + CHUNK]) for start in starts]
             try:
-                for chunk in chunks:
-                    bar.update(chunk.result())
+                for start in range(0, len(files), CHUNK):
+                    numbers = range(len(files))[start : start + CHUNK]
+                    if not keys[start]:
+                        found = [*pool.map(read, numbers)]
+                        images.flush()  # before the note that they are there
+                        keys[numbers] = found
+                        keys.flush()
+                    bar.update(len(numbers))
             finally:
                 pool.shutdown(cancel_futures=True)
-        _finish(half, files, classes)
+        y = np.array([classes.index(name) for _, name, _ in files])
+        later = np.array([split == "test" for split, _, _ in files])
+        if not later.any():
+            n = len(files) // 5
+            later[np.lexsort((y, keys))[:n]] = True
+            print(
+                f"{folder}: {n} of {len(files)} images are held out for testing, as there is no test/", file=sys.stderr
+            )
+        counts = [f"{name} {(y[~later] == i).sum()} + {(y[later] == i).sum()}" for i, name in enumerate(classes)]
+        print(f"{folder}: images for training + testing: {', '.join(counts)}", file=sys.stderr)
+        order = np.lexsort((y, keys, later))
+        ordered = open_memmap(half / IMAGES, "w+", images.dtype, shape)
+        for start in range(0, len(order), CHUNK):
+            part = slice(start, start + CHUNK)
+            ordered[part] = images[order[part]]
+        ordered.flush()
+        np.savez(half / ROWS, y=y[order], keys=keys[order], train=np.sum(~later), classes=np.array(classes))
+        for name in (DECODED, KEYS):
+            os.remove(half / name)
         half.rename(target)
     return target
 
 
-def _decode(half: Path, grey: bool, start: int, paths: list[Path]) -> int:
-    """Write the pixels, then the hashes, of a chunk of images that has none yet; returns their number."""
-    images, keys = (np.load(half / name, mmap_mode="r+") for name in (DECODED, KEYS))
-    if not keys[start]:
-        found = []
-        for number, path in enumerate(paths, start):
-            image = read_image(path, grey)[None]
-            images[number] = fit(image, images.shape[1])[0]
-            found.append(hash_rows(image))
-        images.flush()
-        keys[start : start + len(paths)] = np.concatenate(found)
-        keys.flush()
-    return len(paths)
+def state_of(folder: Path) -> str:
+    return sha256(repr(fingerprint(folder)).encode())[:16]
 
 
-def _finish(half: Path, files: list[tuple[str, str, Path]], classes: list[str]) -> None:
-    """Write the images in order, and what is known of them; remove what lay in the order of the files."""
-    images, keys = (np.load(half / name, mmap_mode="r") for name in (DECODED, KEYS))
-    y = np.array([classes.index(name) for _, name, _ in files], dtype=np.int64)
-    later = np.array([split == "test" for split, _, _ in files])
-    order = np.lexsort((y, keys, later))
-    ordered = open_memmap(half / IMAGES, "w+", images.dtype, images.shape)
-    for start in range(0, len(order), CHUNK):
-        part = slice(start, start + CHUNK)
-        ordered[part] = images[order[part]]
-    ordered.flush()
-    np.savez(half / ROWS, y=y[order], keys=keys[order], train=np.sum(~later), classes=np.array(classes))
-    for name in (DECODED, KEYS):
-        os.remove(half / name)
+def is_packed(path: Path) -> bool:
+    return os.path.exists(path / IMAGES)
+
+
+def read_packed(folder: Path) -> Splits:
+    """Map the images that `pack` wrote into memory."""
+    try:
+        x = np.load(folder / IMAGES, mmap_mode="r")
+        with open_regular(folder / ROWS, LARGEST_FILE) as file, np.load(file) as rows:
+            y, keys, n, classes = (rows[name] for name in ("y", "keys", "train", "classes"))
+        images = x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] == x.shape[2] and x.shape[3] in (1, 3)
+        labels = y.dtype == np.int64 and keys.dtype == "S16" and y.shape == keys.shape == x.shape[:1]
+        if not (images and labels and 0 < n <= len(y)):
+            raise ValueError(f"{IMAGES} and {ROWS} do not belong together")
+    except Exception as error:  # NumPy and zipfile raise many types on damaged files
+        raise InputError(f"{folder} cannot be read ({one_line(error)}): remove it and pack its images again") from None
+    rows = all_rows(x, y, keys)
+    return rows.part(slice(n)), rows.part(slice(n, None)), classes.tolist()
+
+
+def read_folder(folder: Path, resolution: int) -> Splits:
+    """Read image files into memory, decoded into a hidden folder beside theirs, or before if no file has changed."""
+    folder = folder.absolute()
+    with TemporaryDirectory() as scratch:  # a shared folder may be read-only
+        place = folder.parent if os.access(folder.parent, os.W_OK) else Path(scratch)
+        kept = place / f".{folder.name}-{resolution}.{state_of(folder)}"
+        try:
+            train, test, classes = read_packed(kept)
+        except InputError:  # it is missing or damaged
+            shutil.rmtree(kept, ignore_errors=True)
+            train, test, classes = read_packed(decode(folder, resolution, kept, in_memory=True))
+        x = np.array(train.all)
+    return train._replace(all=x), test._replace(all=x), classes
+
+
+def check_fits(images: int, resolution: int, channels: int, path: Path, device: Any = None) -> None:
+    """Raise InputError unless the images fit into the memory of a device, by default the CPU."""
+    from rsslib.device import free_memory  # here, since it imports PyTorch
+
+    what = f"the {images:,} images of {path} at {resolution} pixels"
+    needed = images * channels * resolution**2
+    check_room(needed, free_memory(device), what, "choose a lower resolution or fewer images")

@@ -1,23 +1,29 @@
 """Datasets on disk: built-in ones, .npz files and folders of images, read and checked; nothing here needs PyTorch."""
 
-import hashlib
 import math
 import os
-import sys
 import unicodedata
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from glob import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from rsslib.data.images import fit, is_grey, is_image, read_image
+from rsslib.data.images import is_image
+from rsslib.data.packing import (
+    LARGEST_FILE,
+    SPLITS,
+    Rows,
+    Splits,
+    all_rows,
+    files_in,
+    is_packed,
+    read_folder,
+    read_packed,
+)
 from rsslib.errors import InputError, NoImages, check_room, choose, needed, one_line, shortened
-from rsslib.files import atomic_path, locked, open_regular, remove_temporary, sha256, system_errors
-from rsslib.progress import progress_bar
+from rsslib.files import atomic_path, locked, open_regular, remove_temporary
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 LICENCES = {  # as their authors or distributors state them
@@ -28,59 +34,8 @@ LICENCES = {  # as their authors or distributors state them
     "cifar100": "none stated; its author asks to cite Krizhevsky 2009",
 }
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
-IMAGES, ROWS = "images.npy", "rows.npz"  # of a packed dataset
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-SPLITS = ("train", "test")
 VALIDATION_IMAGES = 10_000
-LARGEST_FILE = 2**40  # bytes of a dataset
-JUNK = (  # how names begin that file managers, archives and storage devices leave
-    ".",
-    "@eaDir",
-    "@Recycle",
-    "#recycle",
-    "#snapshot",
-    "$RECYCLE.BIN",
-    "__MACOSX",
-    "lost+found",
-    "System Volume Information",
-)
-
-
-class Rows(NamedTuple):
-    """Training or test images: of all images that were read, uint8 [M, H, W, C], those in `places` int64 [N].
-
-    y int64 [N] are labels, keys [N] the hashes of images as stored. Images are not copied until they are needed.
-    """
-
-    all: np.ndarray
-    places: np.ndarray
-    y: np.ndarray
-    keys: np.ndarray
-
-    def part(self, chosen: slice | np.ndarray) -> "Rows":
-        return Rows(self.all, *(column[chosen] for column in self[1:]))
-
-    @property
-    def x(self) -> np.ndarray:
-        """The images [N, H, W, C]: a view where they lie one after another, as in a packed file."""
-        first, n = (self.places[0], len(self.places)) if len(self.places) else (0, 0)
-        return self.all[first : first + n] if (np.diff(self.places) == 1).all() else self.all[self.places]
-
-
-def all_rows(x: np.ndarray, y: np.ndarray, keys: np.ndarray | None = None) -> Rows:
-    return Rows(x, np.arange(len(y)), y, hash_rows(x) if keys is None else keys)
-
-
-CACHED = ("x", "y", "keys")
-Splits = tuple[Rows, Rows, list[str] | None]  # training rows, test rows, names of classes
-
-
-def hash_rows(x: np.ndarray) -> np.ndarray:
-    """Hash each row of uint8 [N, ...] to 16 bytes [N]."""
-    rows = np.ascontiguousarray(x).reshape(len(x), -1)
-    digests = (hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
-    content = b"".join(digests)
-    return np.frombuffer(content, dtype="S16")
 
 
 def in_order(rows: Rows) -> Rows:
@@ -143,16 +98,6 @@ def training_images(name: str, root: str | Path) -> int | None:
         with suppress(Exception), opened_npz(path) as arrays:
             n = len(arrays["y_train"])
     return n - held_out(n) if n else None
-
-
-@system_errors()
-def fingerprint(name: str, root: Path) -> tuple:
-    """Return what changes when the files of a dataset do: paths, sizes and times; empty if there are none."""
-    path = find(name, root)
-    files = [path, path / ROWS, *(file for _, _, file in files_in(path))] if path else []
-    existing = [file for file in files if file.exists()]
-    states = [(file, file.stat()) for file in existing]
-    return tuple((file, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino) for file, state in states)
 
 
 def read(name: str, root: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, ...], Path]:
@@ -236,8 +181,6 @@ def read_npz(path: Path) -> Splits:
             names = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
     except InputError:
         raise
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: classes holds bytes that are not UTF-8: save the names as strings") from None
     except Exception as error:  # zipfile, zlib and NumPy raise many types on damaged files
         raise InputError(
             f"{path} cannot be read as an .npz file ({one_line(error)}): expected {', '.join(KEYS)} as numpy.savez "
@@ -265,118 +208,6 @@ def check_arrays(arrays: Any, split: str, path: Path) -> Rows:
         )
     y = y.reshape(-1).astype(np.int64)
     return all_rows(x, y)
-
-
-def listed(folder: Path) -> list[Path]:
-    """List a folder, without what file managers and archives leave; empty if it does not exist."""
-    paths = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in paths if not path.name.startswith(JUNK))
-
-
-def files_in(folder: Path) -> list[tuple[str, str, Path]]:
-    """List `folder`/<split>/<class>/*, each file after its split and its class; links are followed."""
-    places = [(split, place) for split in SPLITS for place in listed(folder / split)]
-    return [(split, place.name, path) for split, place in places for path in listed(place)]
-
-
-def is_packed(path: Path) -> bool:
-    return os.path.exists(path / IMAGES)
-
-
-def read_packed(folder: Path) -> Splits:
-    """Map the images that `rsslib.data.packing.pack` wrote into memory."""
-    try:
-        x = np.load(folder / IMAGES, mmap_mode="r")
-        with open_regular(folder / ROWS, LARGEST_FILE) as file, np.load(file) as rows:
-            y, keys, n, classes = (rows[name] for name in ("y", "keys", "train", "classes"))
-        images = x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] == x.shape[2] and x.shape[3] in (1, 3)
-        labels = y.dtype == np.int64 and keys.dtype == "S16" and y.shape == keys.shape == x.shape[:1]
-        if not (images and labels and 0 < n < len(y)):
-            raise ValueError(f"{IMAGES} and {ROWS} do not belong together")
-    except Exception as error:  # NumPy and zipfile raise many types on damaged files
-        raise InputError(f"{folder} cannot be read ({one_line(error)}): remove it and pack its images again") from None
-    rows = all_rows(x, y, keys)
-    return rows.part(slice(n)), rows.part(slice(n, None)), classes.tolist()
-
-
-def image_files(folder: Path) -> tuple[list[tuple[str, str, Path]], list[str], bool]:
-    """Return the image files as `files_in` does, the names of the classes, and whether every image is grey."""
-    found = files_in(folder)
-    files = [file for file in found if is_image(file[2])]
-    if len(files) < len(found):
-        print(f"{folder}: skipped {len(found) - len(files)} files that are not images", file=sys.stderr)
-    if not any(split == "train" for split, _, _ in files):
-        raise InputError(f"{folder / 'train'} holds no images: put image files in {folder / 'train'}/<class>/")
-    classes = sorted({name for _, name, _ in files})
-    return files, classes, all(is_grey(path) for _, _, path in files)
-
-
-def read_folder(folder: Path, resolution: int) -> Splits:
-    """Read image files as `read_images` does, or what it returned before if the files have not changed.
-
-    That is kept beside the folder, in a hidden file whose name depends on the files' names, sizes and times.
-    """
-    state = repr(fingerprint(folder.name, folder.parent))
-    name = f".{folder.name}-{resolution}px-"
-    kept = folder.with_name(f"{name}{sha256(state.encode())[:16]}.npz")
-    with suppress(Exception):  # it is missing or damaged
-        with open_regular(kept, LARGEST_FILE) as file, np.load(file) as arrays:
-            train, test = (all_rows(*(arrays[f"{part}_{split}"] for part in CACHED)) for split in SPLITS)
-            return train, test, arrays["classes"].tolist()
-    train, test, classes = read_images(folder, resolution)
-    splits = dict(zip(SPLITS, (train, test), strict=True))
-    columns = {f"{part}_{split}": getattr(rows, part) for split, rows in splits.items() for part in CACHED}
-    with suppress(InputError):  # a shared folder may be read-only
-        with atomic_path(kept) as temporary, open(temporary, "wb") as file:
-            np.savez(file, classes=np.array(classes), **columns)
-        for old in set(folder.parent.glob(f"{escape(name)}*.npz")) - {kept}:
-            old.unlink(missing_ok=True)
-    return train, test, classes
-
-
-def read_images(folder: Path, resolution: int) -> Splits:
-    """Read image files from `folder`/train/<class>/ and `folder`/test/<class>/, as grey if every one of them is.
-
-    Without files for testing a fifth of the images is taken, those whose pixels have the first hashes.
-    """
-    files, classes, grey = image_files(folder)
-    splits = [split for split, _, _ in files]
-    channels = 1 if grey else 3
-    check_fits(len(files), resolution, channels, folder)
-    x, keys = np.empty((len(files), resolution, resolution, channels), np.uint8), np.empty(len(files), "S16")
-
-    def read_one(number: int) -> None:
-        image = read_image(files[number][2], grey)[None]
-        x[number], keys[number] = fit(image, resolution)[0], hash_rows(image)[0]
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # resized at once: the files together may not fit into memory
-        try:
-            done = pool.map(read_one, range(len(files)))
-            for _ in progress_bar(done, desc=f"read {folder.name}", unit="image", total=len(files)):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
-    y = np.array([classes.index(name) for _, name, _ in files])
-    rows = all_rows(x, y, keys)
-    training = np.array(splits) == "train"
-    train, test = rows.part(training), rows.part(~training)
-    if training.all():
-        rows = in_order(rows)
-        n = len(files) // 5
-        train, test = rows.part(slice(n, None)), rows.part(slice(n))
-        print(f"{folder}: {n} of {len(files)} images are held out for testing, as there is no test/", file=sys.stderr)
-    counts = [f"{name} {(train.y == i).sum()} + {(test.y == i).sum()}" for i, name in enumerate(classes)]
-    print(f"{folder}: images for training + testing: {', '.join(counts)}", file=sys.stderr)
-    return train, test, classes
-
-
-def check_fits(images: int, resolution: int, channels: int, path: Path, device: Any = None) -> None:
-    """Raise InputError unless the images fit into the memory of a device, by default the CPU."""
-    from rsslib.device import free_memory  # here, since it imports PyTorch
-
-    what = f"the {images:,} images of {path} at {resolution} pixels"
-    needed = images * channels * resolution**2
-    check_room(needed, free_memory(device), what, "choose a lower resolution or fewer images")
 
 
 def download(name: str, path: Path) -> None:

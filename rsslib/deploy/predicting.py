@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rsslib.data.images import fit, is_image, read_image, resize_with_pillow
-from rsslib.data.readers import listed
+from rsslib.data.packing import listed
 from rsslib.errors import InputError, checked, choose, needed, one_line
 from rsslib.files import read_regular
 from rsslib.progress import progress_bar

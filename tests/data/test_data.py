@@ -20,7 +20,7 @@ from helpers import EPS, damaged, payloads, sentence
 from PIL import EpsImagePlugin, Image
 from sklearn.datasets import load_digits
 
-from rsslib.data import readers
+from rsslib.data import packing
 from rsslib.data.augmentation import normalise
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, cached_dataset, load_dataset
 from rsslib.data.images import fit, is_image, read_image
@@ -375,16 +375,16 @@ def test_images_are_read_again_only_if_a_file_changes(tmp_path, monkeypatch):
     folder = write_folder(tmp_path, arrays(k=2))
     first = load_dataset("toy", tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(readers, "read_image", lambda *arguments: pytest.fail("read"))
+        patch.setattr(packing, "read_image", lambda *arguments: pytest.fail("read"))
         assert_same(load_dataset("toy", tmp_path), first)
-    (kept,) = tmp_path.glob(".toy-32px-*.npz")
+    (kept,) = tmp_path.glob(".toy-32.*/images.npy")
     content = kept.read_bytes()
     kept.write_bytes(content[:-100])
     assert_same(load_dataset("toy", tmp_path), first)  # damaged
     Image.new("RGB", (32, 32)).save(folder / "train/a/0.png")
     with pytest.raises(InputError, match="has changed since its first use"):
         load_dataset("toy", tmp_path)
-    assert len([*tmp_path.glob(".toy-32px-*.npz")]) == 1
+    assert len([*tmp_path.glob(".toy-32.*/images.npy")]) == 1
 
 
 def test_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
@@ -425,7 +425,7 @@ BAD_FOLDERS = {
         lambda f: Image.new("1", (7747, 7746)).save(f / "test/b/large.png"),
         "test/b/large.png is not a readable image .it has 7747 x 7746 pixels, expected at most 60,000,000 in all",
     ),
-    "folder": (lambda f: (f / "test/b/more").mkdir(), "test/b/more is a folder"),
+    "folder": (lambda f: (f / "test/b/more").mkdir(), "test/b/more is not a readable image .Is a directory"),
     "float": (
         lambda f: Image.fromarray(np.ones((9, 9), np.float32)).save(f / "train/a/f.tiff"),
         r"f.tiff is not a readable image \(its grey values have 32 bits",

@@ -41,7 +41,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     make_photos(root / "photos")
     for side in (32, 64):
-        assert pack(root / "photos", side, 1, progress=False) == root / f"photos-{side}"
+        assert pack(root / "photos", side) == root / f"photos-{side}"
     return root
 
 
@@ -102,13 +102,13 @@ def test_stopped_packing_resumes(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(packing, "progress_bar", stopping)
-        pack(folder, 32, 1)
+        pack(folder, 32)
     (half,) = (path for path in tmp_path.glob(".photos-32.*") if path.is_dir())
     assert not (tmp_path / "photos-32").exists()
     images = np.load(half / packing.DECODED, mmap_mode="r+")
     images[0] = 7  # shows that it is not decoded again
     images.flush()
-    pack(folder, 32, 1)
+    pack(folder, 32)
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"photos", "photos-32"}
     packed = np.load(tmp_path / "photos-32" / "images.npy")
     assert len(packed) == 30 and (packed == 7).all((1, 2, 3)).sum() == 1
