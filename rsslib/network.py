@@ -1,6 +1,5 @@
 """A subnet as a plain network: ordinary modules with their own weights, as `SuperNet.extract` returns it."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,14 +66,6 @@ class MBConv(nn.Module):
             x = self.se(x)
         x = self.bn3(self.conv_pwl(x))
         return x + shortcut if self.residual else x
-
-
-def materialize(network: nn.Module, device: str | torch.device = "cpu") -> None:
-    """Allocate the tensors of a network that was built on the meta device: batch norm as new, others uninitialised."""
-    network.to_empty(device=device)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
 
 
 class Network(nn.Module):

@@ -1,7 +1,7 @@
 """The subnets on which every method is evaluated: buckets of sizes, and three anchors beside them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -18,27 +18,33 @@ RECALIBRATION_IMAGES = 2000  # training images from which a subnet's batch norm 
 
 
 @lru_cache
-def _growth(space: SearchSpace) -> float:
-    """How many times wider the range of MACs is than at the study's resolution."""
-    return _range(space.reference) / _range(_at_study(space))
-
-
-def _range(space: SearchSpace) -> float:
-    return space.macs(space.largest) - space.macs(space.smallest)
-
-
 def _at_study(space: SearchSpace) -> SearchSpace:
     return replace(space.reference, resolution=RESOLUTION)
 
 
-@lru_cache
-def _study_buckets(space: SearchSpace) -> tuple[float, ...]:
-    """The backbone's buckets, or six that lie as MobileNetV3's do between the smallest subnet and the largest."""
-    if space.backbone.buckets:
-        return space.backbone.buckets
-    usual, own = SearchSpace(), _at_study(space)
-    places = [(1e6 * bucket - usual.macs(usual.smallest)) / _range(usual) for bucket in usual.backbone.buckets]
-    return tuple(round((own.macs(own.smallest) + place * _range(own)) / 1e6, 2) for place in places)
+def _ends(space: SearchSpace) -> tuple[float, float]:
+    """Sizes of the smallest and the largest subnet, in millions of MACs."""
+    return space.macs(space.smallest) / 1e6, space.macs(space.largest) / 1e6
+
+
+def _moved(buckets: Iterable[float], origin: SearchSpace, space: SearchSpace) -> list[float]:
+    """Sizes that lie between the ends of `space` as `buckets` do between those of `origin`."""
+    (low, high), (own_low, own_high) = _ends(origin), _ends(space)
+    return [own_low + (bucket - low) * (own_high - own_low) / (high - low) for bucket in buckets]
+
+
+def get_buckets(space: SearchSpace) -> tuple[float, ...]:
+    """Sizes of the population's subnets, in millions of MACs (section 6.1).
+
+    A backbone without buckets has six, which lie as MobileNetV3's do between the smallest subnet and the largest. At a
+    higher resolution they keep their places, and are rounded.
+    """
+    study = _at_study(space)
+    if space.resolution != RESOLUTION:
+        sizes = _moved(get_buckets(study), study, space.reference)
+        return tuple(round(size) if size >= 10 else round(size, 1) for size in sizes)
+    usual = SearchSpace()
+    return space.backbone.buckets or tuple(round(size, 2) for size in _moved(usual.backbone.buckets, usual, study))
 
 
 def half_bucket(space: SearchSpace) -> float:
@@ -46,22 +52,10 @@ def half_bucket(space: SearchSpace) -> float:
 
     At a higher resolution it is more.
     """
-    buckets = _study_buckets(space)
-    distances = np.diff(sorted(buckets)) if len(buckets) > 1 else [_range(_at_study(space)) / 1e6]
-    return min(distances) / 4 * _growth(space)
-
-
-def get_buckets(space: SearchSpace) -> tuple[float, ...]:
-    """Sizes of the population's subnets, in millions of MACs (section 6.1).
-
-    At a higher resolution they lie at the same places between the smallest and the largest subnet, rounded.
-    """
-    buckets = _study_buckets(space)
-    if space.resolution == RESOLUTION:
-        return buckets
-    low, study_low = (at.macs(at.smallest) / 1e6 for at in (space.reference, _at_study(space)))
-    sizes = [low + _growth(space) * (bucket - study_low) for bucket in buckets]
-    return tuple(round(size) if size >= 10 else round(size, 1) for size in sizes)
+    study = _at_study(space)
+    (low, high), (own_low, own_high) = _ends(study), _ends(space.reference)
+    distances = np.diff(sorted(get_buckets(study)))
+    return min(distances, default=high - low) / 4 * ((own_high - own_low) / (high - low))
 
 
 def sample_bucket(

@@ -4,15 +4,16 @@ A sampler is any object with the method `subnets` of `Sampler`; a new one is a s
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from rsslib.errors import Count, InputError, checked, choose, shortened
+from rsslib.errors import Count, InputError, checked, shortened
 from rsslib.space import Arch, SearchSpace
 
 Step = tuple[Arch, ...]  # the subnets of one optimizer step; their gradients are summed
-SIZES = ("smallest", "middle", "largest")
+Size = Literal["smallest", "middle", "largest"]
+SIZES = get_args(Size)
 
 
 class Sampler(Protocol):
@@ -85,10 +86,7 @@ class Uniform:
     every: Count = 1
 
     def __post_init__(self):
-        for name in ("kernels", "expands", "depths"):
-            values = getattr(self, name)
-            if values is not None and len(values) == 0:
-                raise InputError(f"{name} is {values!r}: expected choices to draw from, or None for all of the space's")
+        _check_not_empty(self, "kernels", "expands", "depths")
 
     def subnets(self, space, rng, epoch, epochs, steps):
         if self.every == 1:
@@ -113,10 +111,10 @@ class Successive:
     epochs do not divide evenly, the earlier subnets get one more.
     """
 
-    sizes: tuple[str, ...]
+    sizes: tuple[Size, ...]
 
     def __post_init__(self):
-        _check_sizes(self.sizes)
+        _check_not_empty(self, "sizes")
 
     def subnets(self, space, rng, epoch, epochs, steps):
         share, more = divmod(epochs, len(self.sizes))
@@ -129,17 +127,16 @@ class Successive:
 class Alternating:
     """Named subnets in turn, one per epoch (section 6.3.2)."""
 
-    sizes: tuple[str, ...] = ("smallest", "largest")
+    sizes: tuple[Size, ...] = ("smallest", "largest")
 
     def __post_init__(self):
-        _check_sizes(self.sizes)
+        _check_not_empty(self, "sizes")
 
     def subnets(self, space, rng, epoch, epochs, steps):
         return [(getattr(space, self.sizes[epoch % len(self.sizes)]),)]
 
 
-def _check_sizes(sizes: tuple[str, ...]) -> None:
-    if not sizes:
-        raise InputError(f"sizes is {sizes!r}: expected at least one of {', '.join(SIZES)}")
-    for size in sizes:
-        choose(size, SIZES, "subnet")
+def _check_not_empty(sampler: Sampler, *names: str) -> None:
+    for name in names:
+        if getattr(sampler, name) == ():
+            raise InputError(f"{name} is (): expected at least one to draw from")

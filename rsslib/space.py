@@ -5,7 +5,7 @@ then expand ratios, then depths. The values that an architecture may take are a 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Annotated, Any
@@ -92,10 +92,12 @@ class SearchSpace:
     @property
     def name(self) -> str:
         """The backbone's name, with the choices that differ from the study's: mobilenet_v3_kernels-3-5."""
-        study = {field.name: field.default for field in fields(self) if field.name in ("kernels", "expands", "depths")}
-        changed = {name: getattr(self, name) for name in study if getattr(self, name) != study[name]}
-        parts = [f"{name}-{'-'.join(map(str, values))}" for name, values in changed.items()]
-        return "_".join([self.backbone.name, *parts])
+        parts = [self.backbone.name]
+        for name in ("kernels", "expands", "depths"):
+            values = getattr(self, name)
+            if values != getattr(SearchSpace, name):  # the default
+                parts.append("-".join(map(str, [name, *values])))
+        return "_".join(parts)
 
     def record(self) -> dict[str, Any]:
         """The arguments that make an equal space, as JSON holds them; a backbone of the study by its name."""
@@ -151,17 +153,11 @@ class SearchSpace:
             raise InputError(f"architecture is {shortened(repr(arch))}: expected an Arch")
         for what, (choices, n) in zip(("kernel", "expand", "depth"), self.columns, strict=True):
             values = getattr(arch, what)
-            if len(values) != n:
+            if len(values) != n or not {*values} <= {*choices}:
                 raise InputError(
-                    f"architecture outside the space: {what} is {shortened(repr(values))}, expected a tuple of {n} for "
-                    f"{self.backbone.name}"
+                    f"architecture outside the space: {what} is {shortened(repr(values))}, expected {n} numbers out of "
+                    f"{list(choices)} for {self.backbone.name}"
                 )
-            for i, value in enumerate(values):
-                if value not in choices:
-                    raise InputError(
-                        f"architecture outside the space: {what}[{i}] is {value!r}, expected an int out of "
-                        f"{list(choices)}"
-                    )
         return arch
 
     def active(self, arch: Arch) -> Iterator[tuple[int, LayerSpec, int, int]]:

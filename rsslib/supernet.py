@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rsslib.backbones import LayerSpec
 from rsslib.errors import InputError, checked
 from rsslib.methods import Dropout
-from rsslib.network import Network, materialize
+from rsslib.network import Network
 from rsslib.operators import centre, depthwise, pointwise, pooled
 from rsslib.space import Arch, SearchSpace
 
@@ -41,7 +41,10 @@ class SuperNet(Network):
     def __init__(self, space: SearchSpace, dropout: Dropout = 0.1, generator: torch.Generator | None = None):
         with torch.device("meta"):  # where the default initialisation draws no random numbers
             super().__init__(space, space.largest, dropout)
-        materialize(self)
+        self.to_empty(device="cpu")
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
         self.space = space
         for name, parameter in self.named_parameters():
             if name.endswith(".bias"):
@@ -130,9 +133,8 @@ class SuperNet(Network):
             part[f"blocks.{i}.conv_dw.weight"] = kernel_weight(part, f"blocks.{i}.", kernel, self.space.kernels)
         with torch.device("meta"):  # where the default initialisation draws no random numbers
             network = Network(self.space, arch, dropout)
-        like = part["classifier.weight"]
-        materialize(network.to(like.dtype), like.device)
-        network.load_state_dict(part, strict=False)  # all but the kernel matrices
+        found = self.state_dict() | part
+        network.load_state_dict({name: found[name].clone() for name in network.state_dict()}, assign=True)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.train(self.training)
 

@@ -160,7 +160,7 @@ def test_a_value_outside_the_space_is_an_input_error(name, data):
     for use in (space.validate, space.macs, space.parameters, lambda arch: space.to_rows([space.largest, arch])):
         with pytest.raises(InputError) as error:
             use(outside)
-        assert f"{what}[{i}] is {values[i]}" in sentence(error) and str(list(inside)) in sentence(error)
+        assert f"{what} is (" in sentence(error) and f"out of {list(inside)}" in sentence(error)
 
 
 @by_name
@@ -173,7 +173,7 @@ def test_a_wrong_number_of_values_is_an_input_error(name, data):
     length = data.draw(st.integers(0, 30).filter(lambda n: n != len(values)))
     with pytest.raises(InputError) as error:
         space.validate(replace(arch, **{what: (values * 6)[:length]}))
-    assert f"{what} is (" in sentence(error) and f"expected a tuple of {len(values)} for" in sentence(error)
+    assert f"{what} is (" in sentence(error) and f"expected {len(values)} numbers out of" in sentence(error)
 
 
 @pytest.mark.parametrize("kind", [list, np.array])
@@ -193,7 +193,7 @@ def test_choices_of_another_type_than_int_are_an_input_error(kind):
 
 
 def test_an_architecture_of_the_other_backbone_is_an_input_error():
-    with pytest.raises(InputError, match="expected a tuple of 21 for proxylessnas"):
+    with pytest.raises(InputError, match="expected 21 numbers out of .* for proxylessnas"):
         SPACES["proxylessnas"].validate(SPACES["mobilenet_v3"].largest)
 
 

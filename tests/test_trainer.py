@@ -294,7 +294,7 @@ def test_a_subnet_outside_the_space_is_an_input_error():
 
     wrong = {
         "depth is": replace(SPACE.smallest, depth=(2,)),
-        "kernel.0. is 9": replace(SPACE.smallest, kernel=(9,) * 8),
+        "kernel is .9, 9": replace(SPACE.smallest, kernel=(9,) * 8),
         "expected an Arch": SPACE.to_rows([SPACE.smallest])[0],
     }
     for message, arch in wrong.items():
