@@ -11,21 +11,12 @@ from typing import Any
 # A module is imported when one of its names is used first: PyTorch takes seconds, and planning does without it.
 _STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
 _MODULES = {name: module for module, name in re.findall(r"from (\S+) import (\S+) as", _STUB)}
-_MOVED = {
-    "complete": "rsstudy.engine",
-    "plan": "rsstudy.plan",
-    "Settings": "rsstudy.plan",
-    "campaign": "rsstudy",
-    "paper": "rsstudy",
-}
 __all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(_MODULES[name], __name__), name)
-    if name in _MOVED:
-        raise ImportError(f"{name} is no longer in rsslib: see {_MOVED[name]}")
     raise AttributeError(f"rsslib has no {name}")
 
 

@@ -59,11 +59,5 @@ def test_public_names_come_from_the_modules_that_type_checkers_see():
         assert getattr(rsslib, name) is getattr(sys.modules[module], name)
 
 
-@pytest.mark.parametrize("name", ["complete", "plan", "Settings", "campaign"])
-def test_moved_name_gives_its_new_home(name):
-    with pytest.raises(ImportError, match=f"{name} is no longer in rsslib: see rsstudy"):
-        exec(f"from rsslib import {name}")
-
-
 def test_unknown_name_is_an_attribute_error():
     assert not hasattr(rsslib, "nothing") and "search" in dir(rsslib)
