@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rsslib.data.augmentation import Augmentation, augment, draw_augmentation, normalise, parts
+from rsslib.data.augmentation import augment, draw_augmentation, normalise, parts
 from rsslib.data.dataset import Dataset, check_images
 from rsslib.device import isolated
 from rsslib.errors import Count, InputError, checked
@@ -51,12 +51,11 @@ def recalibration_images(data: Dataset, n: Count = RECALIBRATION_IMAGES) -> Tens
         n -= n % RECALIBRATION_BATCH
     generator, device = torch.Generator().manual_seed(0), data.device
     rows = torch.randperm(len(data.x_train), generator=generator)[:n].to(device)
-    drawn = draw_augmentation(n, generator, data.side)
-    drawn = Augmentation(**{name: tensor.to(device) for name, tensor in vars(drawn).items()})
+    drawn = draw_augmentation(n, generator, data.side).to(device)
     size = (n, data.channels, data.resolution, data.resolution)
     images = torch.empty(size, device=device, memory_format=torch.channels_last)
     for part in parts(n, data.side):
-        images[part] = augment(data.read(rows[part]), drawn[part], data.mean, data.std, data.resolution)
+        images[part] = augment(data.read(rows[part]), drawn[:, part], data.mean, data.std, data.resolution)
     return images
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsslib.data.augmentation import Augmentation, augment
+from rsslib.data.augmentation import augment
 from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
 from rsslib.methods import MOMENTUM, WEIGHT_DECAY, Method, Stage
@@ -58,10 +58,7 @@ class TrainingState:
 def teacher_weights(supernet: SuperNet, weights: Weights) -> dict[str, Tensor]:
     """Copies of the largest subnet's `weights`, by name, in the memory layout of the supernet's own."""
     largest = supernet.subnet(supernet.space.largest, dict(supernet.named_parameters()))
-    copies = {name: torch.empty_like(part) for name, part in largest.items()}
-    for name, copy in copies.items():
-        copy.copy_(weights[name])
-    return copies
+    return {name: torch.empty_like(part).copy_(weights[name]) for name, part in largest.items()}
 
 
 def new_optimizer(
@@ -113,14 +110,14 @@ class EagerSteps:
         self,
         subnets: list[Step],
         order: Tensor,
-        crops: Augmentation,
+        crops: Tensor,
         rates: list[float],
         after_step: Callable[[int], object] = lambda images: None,
     ) -> Tensor:
         """Train one epoch; returns the loss of every step, float32 [steps] on the device.
 
-        `subnets` are those of each step, `order` int64 [images] and `crops` the images' augmentation, `rates` the
-        learning rate of each step. `after_step` is called with the number of images of each step.
+        `subnets` are those of each step, `order` int64 [images], `crops` the images' augmentation [8, images], and
+        `rates` the learning rate of each step. `after_step` is called with the number of images of each step.
         """
         data, losses = self.data, torch.zeros(len(rates), device=order.device)
         self.views = Views(self.state.supernet)
@@ -128,7 +125,7 @@ class EagerSteps:
         own = [self.own(rows) for rows in batches]
         for step, images in enumerate(data.read_ahead(own)):
             self.whole, rows = len(batches[step]), own[step]
-            x = augment(images, crops[rows], data.mean, data.std, data.resolution)
+            x = augment(images, crops[:, rows], data.mean, data.std, data.resolution)
             set_rate(self.state.optimizer, rates[step])
             losses[step] = self.train_step(x, data.y_train[rows], subnets[step])
             after_step(self.whole)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from rsslib.data.augmentation import Augmentation, augment, draw_augmentation
+from rsslib.data.augmentation import augment, draw_augmentation
 from rsslib.data.dataset import Dataset
 from rsslib.errors import InputError
 from rsslib.evaluate import Evaluator, LabelledBatches, evaluate_each, recalibration_images
@@ -236,7 +236,7 @@ class Trial:
             found.append(self._augmented(rows, crops))
         return found
 
-    def _augmented(self, rows: Tensor, crops: Augmentation) -> Batch:
+    def _augmented(self, rows: Tensor, crops: Tensor) -> Batch:
         data = self.data
         images = augment(data.read(rows), crops, data.mean, data.std, data.resolution)
         return images, data.y_train[rows]
@@ -267,7 +267,7 @@ class Trial:
         order = torch.randperm(n, generator=generator, device=data.device)
         crops = draw_augmentation(n, generator, data.resolution)
         for rows in order.split(self.method.batch_size):
-            yield self._augmented(rows, crops[rows])
+            yield self._augmented(rows, crops[:, rows])
 
     def _effects(
         self,

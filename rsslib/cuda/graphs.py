@@ -173,7 +173,7 @@ class GraphedSteps:
 
     def augmented(self, images: Tensor, rows: Tensor) -> Tensor:
         data = self.data
-        images = augment(images, self.crops[rows], data.mean, data.std, data.resolution)
+        images = augment(images, self.crops[:, rows], data.mean, data.std, data.resolution)
         return images.to(self.images.dtype)
 
     def smaller_step(self, archs: tuple[Arch, ...], rate: float) -> None:

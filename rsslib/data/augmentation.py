@@ -1,7 +1,6 @@
 """Augmentation and normalisation as batched tensor code on the device; every image has its own parameters."""
 
 import math
-from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -11,6 +10,11 @@ from rsslib.space import RESOLUTION
 
 AUGMENTED_AT_ONCE = 8_000  # images of 32 pixels
 GREY = {1: (1.0,), 3: (0.2989, 0.587, 0.114)}  # weights of the channels, as in torchvision
+
+# Rows of the parameters of augmentation, float32 [8, images]. The first four are the crop, in pixels; `flip` is 1 where
+# left and right are mirrored; brightness and saturation are factors, applied in this order where `brightness_first` is
+# 1 and in the other order where it is 0.
+PARAMETERS = ("top", "left", "height", "width", "flip", "brightness", "saturation", "brightness_first")
 
 Channels = tuple[float, ...] | None  # one number per channel
 
@@ -24,36 +28,13 @@ def normalise(images: Tensor, mean: Channels, std: Channels) -> Tensor:
     return _standardise(_unit_range(images), mean, std)
 
 
-@dataclass(frozen=True, eq=False)
-class Augmentation:
-    """Augmentation parameters of n images: tensors of length n on one device.
-
-    `top`, `left`, `height` and `width` (int64, pixels) are the crop; `flip` (bool) mirrors left and right;
-    `brightness` and `saturation` (float32) are factors, applied in this order where `brightness_first` (bool) and in
-    the other order elsewhere. Indexing with a slice or an int64 tensor selects images.
-    """
-
-    top: Tensor
-    left: Tensor
-    height: Tensor
-    width: Tensor
-    flip: Tensor
-    brightness: Tensor
-    saturation: Tensor
-    brightness_first: Tensor
-
-    def __getitem__(self, rows: slice | Tensor) -> "Augmentation":
-        tensors = (getattr(self, field.name) for field in fields(self))
-        return Augmentation(*(tensor[rows] for tensor in tensors))
-
-
 def draw_augmentation(
     n: int,
     generator: torch.Generator,
     resolution: int = RESOLUTION,
     strength: float = 1.0,
-) -> Augmentation:
-    """Draw the augmentation of n square images of `resolution` pixels per side, on the generator's device.
+) -> Tensor:
+    """Draw the `PARAMETERS` of n square images of `resolution` pixels per side, on the generator's device.
 
     The crop covers a uniform 0.08 to 1 of the area, and its ratio of width to height is log-uniform in 3/4 to 4/3; both
     sides are rounded to pixels. The first of ten draws that fits is placed uniformly; if none fits, the crop is the
@@ -77,21 +58,17 @@ def draw_augmentation(
 
     def choose(sides: Tensor) -> Tensor:
         chosen = sides.gather(0, first)[0]
-        return torch.where(fitting, chosen, resolution).long()
+        return torch.where(fitting, chosen, resolution)
 
     height = choose(heights)
     width = choose(widths)
     u_top, u_left, u_flip, u_brightness, u_saturation, u_order = uniform(6, n)
-    return Augmentation(
-        top=(u_top * (resolution - height + 1)).long(),
-        left=(u_left * (resolution - width + 1)).long(),
-        height=height,
-        width=width,
-        flip=u_flip < 0.5 * strength,
-        brightness=1 + strength * 32 / 255 * (2 * u_brightness - 1),
-        saturation=1 - 0.5 * strength + strength * u_saturation,
-        brightness_first=u_order < 0.5,
-    )
+    top = (u_top * (resolution - height + 1)).floor()
+    left = (u_left * (resolution - width + 1)).floor()
+    flip = u_flip < 0.5 * strength
+    brightness = 1 + strength * 32 / 255 * (2 * u_brightness - 1)
+    saturation = 1 - 0.5 * strength + strength * u_saturation
+    return torch.stack([top, left, height, width, flip, brightness, saturation, u_order < 0.5])
 
 
 def parts(n: int, resolution: int) -> list[slice]:
@@ -102,27 +79,26 @@ def parts(n: int, resolution: int) -> list[slice]:
 
 def augment(
     images: Tensor,
-    parameters: Augmentation,
+    parameters: Tensor,
     mean: Channels,
     std: Channels,
     resolution: int | None = None,
 ) -> Tensor:
-    """Crop, flip, jitter and normalise uint8 images [n, C, S, S], each by its own parameters.
+    """Crop, flip, jitter and normalise uint8 images [n, C, S, S], each by its own `PARAMETERS` [8, n].
 
     Returns float32 [n, C, R, R], R being `resolution` or by default S, in channels-last memory format. Pixels are
     clipped to 0..1 after brightness and after saturation; saturation leaves grey images unchanged. Nothing here
     synchronises, and no shape depends on data, so a CUDA graph can capture it. Raises InputError if the images are not
     uint8.
     """
-    p = parameters
+    top, left, height, width, flip, brightness, saturation, brightness_first = parameters
     x = _unit_range(images)
     channels, side = x.shape[1:3]
     size = resolution or side
 
     # Crop, resize and flip are linear and separable: rows @ image @ columns^T for each channel.
-    upright = torch.zeros_like(p.flip)
-    rows = _interpolation(p.top, p.height, upright, size, side)
-    columns = _interpolation(p.left, p.width, p.flip, size, side)
+    rows = _interpolation(top, height, torch.zeros_like(flip), size, side)
+    columns = _interpolation(left, width, flip, size, side)
     x = x.flatten(1, 2) @ columns.mT
     x = rows[:, None] @ x.view(-1, channels, side, size)
 
@@ -131,15 +107,15 @@ def augment(
     grey = _per_channel(GREY[channels], x.device)
 
     def jitter(x: Tensor, brighten: Tensor) -> Tensor:
-        factor = torch.where(brighten, p.brightness, p.saturation)
-        rest = (1 - p.saturation).masked_fill(brighten, 0)
+        factor = torch.where(brighten, brightness, saturation)
+        rest = (1 - saturation).masked_fill(brighten, 0)
         mix = factor[:, None, None] * same
         mix = mix + rest[:, None, None] * grey
         return (mix @ x).clamp_(0, 1)
 
     x = x.flatten(2)
-    x = jitter(x, p.brightness_first)
-    x = jitter(x, ~p.brightness_first)
+    x = jitter(x, brightness_first > 0)
+    x = jitter(x, brightness_first == 0)
     return _standardise(x.view(-1, channels, size, size), mean, std)
 
 
@@ -151,7 +127,7 @@ def _interpolation(start: Tensor, length: Tensor, flip: Tensor, size: int, side:
     start = start[:, None]
     length = length[:, None]
     centre = torch.arange(size, device=start.device) + 0.5
-    centre = torch.where(flip[:, None], size - centre, centre)
+    centre = torch.where(flip[:, None] > 0, size - centre, centre)
     source = centre * (length / size) - 0.5
     pixel = torch.arange(side, device=start.device)
     if side <= size:

@@ -292,8 +292,7 @@ def test_what_is_captured_makes_and_meets_no_tensor_elsewhere(backbone):
     state = TrainingState(supernet, new_optimizer(supernet))
     state.teacher = teacher_weights(supernet, dict(supernet.named_parameters()))
     executor = graphs.GraphedSteps(state, method, method.stages[-1], data, torch.Generator())
-    crops = augmentation.draw_augmentation(32, executor.generator)
-    crops = augmentation.Augmentation(**{name: t.to("meta") for name, t in vars(crops).items()})
+    crops = augmentation.draw_augmentation(32, executor.generator).to("meta")
     archs, order = random_archs(space, 4), torch.empty(32, dtype=torch.int64, device="meta")
     executor.prepare([(arch,) for arch in archs], False, order, crops, [0.0] * 4)
     with OnOneDevice():
