@@ -103,10 +103,8 @@ def restore(state: TrainingState, content: bytes, run: str = "", method: Method 
     position = json.loads(bytes(found.pop("position").numpy()))
     stage, epoch, history = position["stage"], position["epoch"], position["history"]
     numbers = [stage, epoch, *(row[key] for row in history for key in ("epoch", "loss", "images", "seconds"))]
-    if position["run"] != run:
-        raise ValueError("of another run")
-    if not all(0 <= number < math.inf for number in numbers):
-        raise ValueError("invalid history")
+    if position["run"] != run or not all(0 <= number < math.inf for number in numbers):
+        raise ValueError("of another run, or with an invalid history")
     if method is not None and not method.stands_at(stage, epoch, history):
         raise ValueError("its position does not exist in this method")
     parameters = dict(state.supernet.named_parameters())

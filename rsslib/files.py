@@ -9,7 +9,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -40,7 +40,7 @@ def system_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        path, why = error.filename or "a file", error.strerror or error
+        path, why = shortened(str(error.filename or "a file")), error.strerror or error
         raise InputError(f"{path} cannot be used ({why}): check the path and its permissions") from None
 
 
@@ -176,8 +176,8 @@ def tensor_bytes(tensors: "dict[str, torch.Tensor]") -> bytes:
 
 def folder_of(value: object, what: str) -> Path:
     """Return `value` as a path, ~ being the home folder; raises InputError if it cannot name a folder."""
-    if not isinstance(value, str | Path) or not str(value):
-        raise InputError(f"{what} is {value!r}: expected a folder")
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise InputError(f"{what} is {shortened(repr(value))}: expected a folder")
     try:
         return Path(value).expanduser()
     except RuntimeError as error:  # there is no such user
@@ -188,13 +188,8 @@ def folder_of(value: object, what: str) -> Path:
 def check_folder(folder: str | Path, what: str) -> Path:
     """Return the folder or its nearest existing parent; raises InputError unless `folder` is or can become a folder."""
     folder = folder_of(folder, what)
-    try:
-        os.stat(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:  # the name is too long, links form a circle, it has a null byte
-        why, shown = getattr(error, "strerror", error), shortened(str(folder))
-        raise InputError(f"{what} is {shown!r}, which cannot be used ({why}): choose another folder") from None
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.stat(folder)  # raises if the name is too long or links form a circle
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise InputError(f"{what} is {str(folder)!r}, but {there} is a file: expected a folder")

@@ -158,8 +158,10 @@ def load_dataset(
             f"{path}: all training images of {classes[min(lost)]!r} are among the {n} held out for validation: add "
             "some of it"
         )
-    train = first_rows(train, train_images, "train_images")
-    test = first_rows(test, test_images, "test_images")
+    for images, rows, what in ((train_images, train, "train_images"), (test_images, test, "test_images")):
+        if images is not None:
+            check_number(images, what, 1, len(rows.y), whole=True)
+    train, test = train.part(slice(train_images)), test.part(slice(test_images))
     large = len(train.y) * train.all[0].nbytes > free_memory(where) // 2
     mapped = packed and (large or where.type == "cpu")  # whether training images stay in the packed file
     others_mapped = packed and where.type == "cpu" and side == resolution
@@ -212,13 +214,6 @@ def check_unchanged(path: Path, checksum: str, record: Path) -> None:
             f"{path} has changed since its first use, according to {record}: restore it, or delete {record} if the "
             "change is meant, and rebuild the runs that were trained on the old images"
         )
-
-
-def first_rows(rows: Rows, n: int | None, what: str) -> Rows:
-    if n is None:
-        return rows
-    check_number(n, what, 1, len(rows.y), whole=True)
-    return rows.part(slice(n))
 
 
 def check_images(space: SearchSpace, images: Dataset) -> None:

@@ -131,9 +131,7 @@ def check_labels(train: np.ndarray, test: np.ndarray, names: list[str] | None, p
         shown = shortened(", ".join(names))
         raise InputError(f"{path} has the classes {shown}: expected at least 2 that differ in more than Unicode form")
     labels = set(range(len(names)))
-    wrong = used ^ labels
-    wrong |= set(test.tolist()) - labels
-    if wrong:
+    if wrong := (used ^ labels) | (set(test.tolist()) - labels):
         which = min(wrong)
         name = f" ({names[which]})" if which in labels else ""
         raise InputError(
