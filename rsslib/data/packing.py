@@ -148,35 +148,14 @@ def decode(folder: Path, side: int, target: Path, in_memory: bool = False) -> Pa
             open_memmap(half / KEYS, "w+", "S16", shape[:1])
             open_memmap(half / DECODED, "w+", np.uint8, shape)
         images, keys = (np.load(half / name, mmap_mode="r+") for name in (DECODED, KEYS))
-
-        def read(number: int) -> bytes:
-            image = read_image(files[number][2], grey)[None]
-            images[number] = fit(image, side)[0]
-            return hash_rows(image)[0]
-
-        with (
-            progress_bar(total=len(files), unit="image", desc=f"decode {folder.name}") as bar,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-        ):
-            try:
-                for start in range(0, len(files), CHUNK):
-                    numbers = range(len(files))[start : start + CHUNK]
-                    if not keys[start]:
-                        found = [*pool.map(read, numbers)]
-                        images.flush()  # before the note that they are there
-                        keys[numbers] = found
-                        keys.flush()
-                    bar.update(len(numbers))
-            finally:
-                pool.shutdown(cancel_futures=True)
+        _read_all([path for _, _, path in files], grey, images, keys, f"decode {folder.name}")
         y = np.array([classes.index(name) for _, name, _ in files])
         later = np.array([split == "test" for split, _, _ in files])
         if not later.any():
             n = len(files) // 5
             later[np.lexsort((y, keys))[:n]] = True
-            print(
-                f"{folder}: {n} of {len(files)} images are held out for testing, as there is no test/", file=sys.stderr
-            )
+            said = f"{n} of {len(files)} images are held out for testing, as there is no test/"
+            print(f"{folder}: {said}", file=sys.stderr)
         counts = [f"{name} {(y[~later] == i).sum()} + {(y[later] == i).sum()}" for i, name in enumerate(classes)]
         print(f"{folder}: images for training + testing: {', '.join(counts)}", file=sys.stderr)
         order = np.lexsort((y, keys, later))
@@ -190,6 +169,31 @@ def decode(folder: Path, side: int, target: Path, in_memory: bool = False) -> Pa
             os.remove(half / name)
         half.rename(target)
     return target
+
+
+def _read_all(paths: list[Path], grey: bool, images: np.memmap, keys: np.memmap, description: str) -> None:
+    """Write the pixels, then the hashes, of all images that have none yet."""
+
+    def read(number: int) -> bytes:
+        image = read_image(paths[number], grey)[None]
+        images[number] = fit(image, images.shape[1])[0]
+        return hash_rows(image)[0]
+
+    with (
+        progress_bar(total=len(paths), unit="image", desc=description) as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        try:
+            for start in range(0, len(paths), CHUNK):
+                numbers = range(len(paths))[start : start + CHUNK]
+                if not keys[start]:
+                    found = [*pool.map(read, numbers)]
+                    images.flush()  # before the note that they are there
+                    keys[numbers] = found
+                    keys.flush()
+                bar.update(len(numbers))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def state_of(folder: Path) -> str:
