@@ -22,15 +22,16 @@ def _at_study(space: SearchSpace) -> SearchSpace:
     return replace(space.reference, resolution=RESOLUTION)
 
 
-def _ends(space: SearchSpace) -> tuple[float, float]:
-    """Sizes of the smallest and the largest subnet, in millions of MACs."""
-    return space.macs(space.smallest) / 1e6, space.macs(space.largest) / 1e6
+def _ends(space: SearchSpace) -> tuple[int, int]:
+    """MACs of the smallest and the largest subnet."""
+    return space.macs(space.smallest), space.macs(space.largest)
 
 
 def _moved(buckets: Iterable[float], origin: SearchSpace, space: SearchSpace) -> list[float]:
     """Sizes that lie between the ends of `space` as `buckets` do between those of `origin`."""
     (low, high), (own_low, own_high) = _ends(origin), _ends(space)
-    return [own_low + (bucket - low) * (own_high - own_low) / (high - low) for bucket in buckets]
+    growth = (own_high - own_low) / (high - low)
+    return [(own_low + growth * (1e6 * bucket - low)) / 1e6 for bucket in buckets]
 
 
 def get_buckets(space: SearchSpace) -> tuple[float, ...]:
@@ -55,7 +56,7 @@ def half_bucket(space: SearchSpace) -> float:
     study = _at_study(space)
     (low, high), (own_low, own_high) = _ends(study), _ends(space.reference)
     distances = np.diff(sorted(get_buckets(study)))
-    return min(distances, default=high - low) / 4 * ((own_high - own_low) / (high - low))
+    return min(distances, default=(high - low) / 1e6) / 4 * ((own_high - own_low) / (high - low))
 
 
 def sample_bucket(
