@@ -125,8 +125,9 @@ def check_labels(train: np.ndarray, test: np.ndarray, names: list[str] | None, p
     """Return the names of the classes; raises InputError unless they differ and labels suit them."""
     used = set(train.tolist())
     names = names or [str(label) for label in range(len(used))]
-    if len(names) < 2 or len({*names}) < len(names):
-        raise InputError(f"{path} has the classes {shortened(', '.join(names))}: expected at least 2 that differ")
+    if len(names) < 2 or len({unicodedata.normalize("NFC", name) for name in names}) < len(names):
+        shown = shortened(", ".join(names))
+        raise InputError(f"{path} has the classes {shown}: expected at least 2 that differ in more than Unicode form")
     labels = set(range(len(names)))
     if wrong := (used ^ labels) | (set(test.tolist()) - labels):
         which = min(wrong)

@@ -398,6 +398,9 @@ def test_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
     assert np.abs(fit(pixels[None], 64)[0] - exact).max() <= 4
 
 
+CAFES = ("caf\u00e9", "cafe\u0301")  # the same name in two Unicode forms
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-200])
 
@@ -437,6 +440,12 @@ BAD_FOLDERS = {
         "in the format HEIC, .* convert it to JPEG",
     ),
     "Photoshop": (lambda f: (f / "train/a/x.psd").write_bytes(b"8BPS"), "in the format PSD, .* convert it to JPEG"),
+    "Unicode": (
+        lambda f: [
+            (f / split / "a").rename(f / split / name) for split, name in zip(("train", "test"), CAFES, strict=True)
+        ],
+        "expected at least 2 that differ in more than Unicode form",
+    ),
 }
 
 
