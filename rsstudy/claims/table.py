@@ -16,8 +16,8 @@ from rsstudy.catalogue import METHODS
 from rsstudy.claims.evidence import PROXYLESS, Evidence, holm
 from rsstudy.claims.statements import CONTROLS, SPEED_UPS, STATEMENTS, TOLERANCE
 from rsstudy.claims.verdicts import NOT_RUN, Claim, judge
-from rsstudy.figures.populations import PAGE, Captioned, add_legend, finish
-from rsstudy.figures.style import BASELINES, LOOKS, METHOD_STYLES, label_of
+from rsstudy.figures.populations import PAGE, Captioned, add_legend, draw_forest, finish
+from rsstudy.figures.style import BASELINES, METHOD_STYLES, label_of
 from rsstudy.plan import MAIN_METHODS, Run, on_hardest, plan
 from rsstudy.store import finished_of
 from rsstudy.tables import populations, times
@@ -134,18 +134,12 @@ def figure_claims(claims: Sequence[Claim], about: str = "") -> Captioned:
     figure = Captioned((PAGE, 0.6 + 0.17 * sum(heights)), layout="constrained")
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights).flat if panels else ()
     for axes, (unit, rows) in zip(grid, panels, strict=True):
-        axes.axvline(unit == "times", color="0.2", linewidth=0.8, zorder=1)
-        labels = rows["text"] + ": " + rows["verdict"] + " (" + rows["number"] + ")"
-        axes.set_yticks(range(len(rows)), labels)
-        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=unit)
-        for y, row in enumerate(rows.itertuples()):
-            colour = COLOURS[row.baseline]
-            margins = [[row.estimate - row.low], [row.high - row.estimate]]
-            fill = colour if row.seeds > 1 else "white"
-            axes.errorbar(row.estimate, y, xerr=margins, color=colour, markerfacecolor=fill, **LOOKS.claim)
-            if unit == "times":
-                published = SPEED_UPS[row.number]
-                axes.barh(y, 2 * TOLERANCE * published, left=(1 - TOLERANCE) * published, color=BAND, zorder=0)
+        rows = rows.assign(what=rows["text"] + ": " + rows["verdict"] + " (" + rows["number"] + ")")
+        timed = unit == "times"
+        draw_forest(axes, rows, unit, rows["baseline"].map(COLOURS), float(timed))
+        if timed:
+            speeds = rows["number"].map(SPEED_UPS)
+            axes.barh(range(len(rows)), 2 * TOLERANCE * speeds, left=(1 - TOLERANCE) * speeds, color=BAND, zorder=0)
     labels = {name: f"against {label_of(name)}" if name else "no baseline" for name in COLOURS}
     key = [Patch(color=COLOURS[name], label=label) for name, label in labels.items()]
     add_legend(figure, [*key, Patch(color=BAND, label=f"published ± {TOLERANCE:.0%}")])

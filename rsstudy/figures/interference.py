@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 
-import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
-from pandas import DataFrame, Series
+from pandas import DataFrame
 
 from rsstudy.claims.evidence import Part, table
 from rsstudy.claims.interference import (
@@ -23,6 +21,8 @@ from rsstudy.figures.populations import (
     SIZE,
     Captioned,
     add_legend,
+    draw_forest,
+    draw_matrix,
     finish,
     new_figure,
 )
@@ -30,47 +30,22 @@ from rsstudy.figures.style import LOOKS, METHOD_STYLES, method_styles
 
 MARKERS = "osvD^<>"
 DIFFERENCE = "Difference in mean accuracy (points)"
-INTERVALS = "Bars: 95 % intervals over seeds; hollow: one seed, without an interval."
+INTERVALS = "Bars: 95 % intervals over seeds; one seed has none."
 
 
 # --- estimates with intervals -----------------------------------------------------------------------------------------
 
 
-def _draw_intervals(
-    axes: Axes,
-    places: Sequence[float],
-    rows: DataFrame,
-    flat: bool = False,
-    **look,
-) -> None:
-    """Draw estimates with their intervals, upright or `flat`; one of a single seed is hollow and has none."""
-    single = rows["seeds"] == 1
-    margin = (rows["high"] - rows["estimate"]).mask(single)
-    x, y = Series(places, rows.index), rows["estimate"]
-    if flat:
-        x, y = y, x
-    axes.errorbar(x, y, **{"xerr" if flat else "yerr": margin}, **look)
-    label = "one seed" if flat and single.any() else None
-    hollow = {"color": look["color"], "marker": look["marker"], "linestyle": "", "label": label}
-    axes.plot(x[single], y[single], **hollow, **LOOKS.hollow)
-
-
-def _draw_forest(axes: Axes, rows: DataFrame, label: str) -> None:
-    """Draw a line for each estimate, the first on top."""
-    places = range(len(rows))
-    axes.axvline(0, **LOOKS.reference)
-    _draw_intervals(axes, places, rows, flat=True, color=INK, marker="o", linestyle="")
-    axes.set_yticks(places, rows["what"])
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
-    axes.grid(axis="x", color="0.9")
-    axes.grid(axis="y", visible=False)
+def _draw_line(axes: Axes, places: Sequence[float], rows: DataFrame, **look) -> None:
+    """Draw a line of estimates with their intervals."""
+    axes.errorbar(places, rows["estimate"], yerr=rows["high"] - rows["estimate"], **look)
 
 
 def _draw_over_training(axes: Axes, rows: DataFrame, **look) -> None:
     """Draw estimates at their share of training."""
     rows = rows.sort_values("share")
     percent = 100 * rows["share"]
-    _draw_intervals(axes, percent, rows, **look)
+    _draw_line(axes, percent, rows, **look)
     axes.set(xlabel="Training done (%)", xticks=percent)
     axes.margins(x=0.15)
 
@@ -93,7 +68,7 @@ def figure_alone(alone: DataFrame, about: str = "") -> Captioned:
     cloud.axline((means.min().min(),) * 2, slope=1, **LOOKS.reference)
     cloud.set(xlabel="Accuracy in the supernet (%)", ylabel="Accuracy alone (%)", aspect="equal", adjustable="datalim")
     add_legend(figure, cloud)
-    _draw_forest(forest, table(gaps(alone)), "Alone minus shared (points)")
+    draw_forest(forest, table(gaps(alone)), "Alone minus shared (points)")
     words = "Left: each point is a subnet, a mean over seeds; on the line, sharing costs nothing. Right: mean gaps."
     return finish(figure, about, words, INTERVALS)
 
@@ -126,11 +101,8 @@ def figure_effects(effects: DataFrame, about: str = "") -> Captioned:
 def _draw_matrix(axes: Axes, effects: DataFrame) -> None:
     """Draw the effect of each trained subnet (row) on each judged one (column)."""
     matrix = effects.pivot_table("loss_effect", "trained", "judged")
-    most = np.abs(matrix.to_numpy()).max() or 1.0
     sizes = effects.groupby("judged")["judged_mflops"].first().map("{:.1f}".format)
-    bar = {"shrink": 0.75, "format": "%.3g", "ticks": [-most, 0, most], "label": "Loss falls by"}
-    look = {"cmap": "RdBu", "vmin": -most, "vmax": most, "cbar_kws": bar}
-    sns.heatmap(matrix, ax=axes, xticklabels=sizes, yticklabels=sizes, **look)
+    draw_matrix(axes, matrix, "Loss falls by", xticklabels=sizes, yticklabels=sizes)
     axes.set(xlabel="Judged (MFLOPs)", ylabel="Trained (MFLOPs)")
 
 
@@ -145,7 +117,7 @@ def figure_agreement(agreement: DataFrame, about: str = "") -> Captioned:
         _draw_over_training(time, _agreement(own, ["share"]), **look)
         own = half[half["method"] == method]
         by_layer = _agreement(own, ["part"]).set_index("part").reindex(order)
-        _draw_intervals(layers, range(len(order)), by_layer, **look)
+        _draw_line(layers, range(len(order)), by_layer, **look)
         pairs = _agreement(own[own["part"] == "all"], ["a", "b"])
         pairs = pairs.merge(own[["a", "b", "distance"]].drop_duplicates())
         apart.plot("distance", "estimate", look["marker"], data=pairs, color=look["color"])
@@ -172,8 +144,7 @@ def figure_contrasts(families: Mapping[str, Sequence[Part]], about: str = "") ->
     """Differences in mean accuracy with their intervals, family by family; those without runs are left out."""
     rows = table([part for parts in families.values() for part in parts if part.seeds])
     figure, (axes,) = new_figure(PAGE, 0.24 * len(rows) + 0.8)
-    _draw_forest(axes, rows, f"{DIFFERENCE}; above 0 the first is better")
-    add_legend(figure, axes)
+    draw_forest(axes, rows, f"{DIFFERENCE}; above 0 the first is better")
     return finish(figure, about, INTERVALS)
 
 
@@ -198,7 +169,7 @@ def figure_samplers(
         axes.label_outer()
     add_legend(above, axes)
     if len(rows):
-        _draw_forest(below.subplots(), rows, DIFFERENCE)
+        draw_forest(below.subplots(), rows, DIFFERENCE)
     words = "Above: means over seeds. Below: means of all subnets."
     return finish(figure, about, words, INTERVALS)
 
@@ -217,12 +188,12 @@ def figure_budgets(overview: DataFrame, about: str = "") -> Captioned:
     figure, grid = new_figure(PAGE, 3.2, 1, 3, sharey=True)
     for axes, (column, label) in zip(grid, BUDGETS.items(), strict=True):
         for (method, rows), marker in zip(overview.groupby("method", sort=False), cycle(MARKERS), strict=False):
-            colour, best = colours.get(method, INK), rows["accuracy"].idxmax()
-            margin = rows["high"] - rows["accuracy"]
-            axes.errorbar(rows[column], rows["accuracy"], yerr=margin, fmt="none", color=colour, linewidth=0.8)
-            look = {"color": colour, "marker": marker, "linestyle": "none"}
-            axes.plot(column, "accuracy", data=rows.drop(best), fillstyle="none", **look)
-            axes.plot(column, "accuracy", data=rows.loc[[best]], label=method, **look)
+            look = {"color": colours.get(method, INK), "fmt": marker}
+            best = rows["accuracy"] == rows["accuracy"].max()
+            for filled, chosen in rows.groupby(best):
+                fill = {"fillstyle": "full", "label": method} if filled else {"fillstyle": "none"}
+                margin = chosen["high"] - chosen["accuracy"]
+                axes.errorbar(column, "accuracy", margin, data=chosen, **look, **fill)
         axes.set(xlabel=label, ylabel=ACCURACY)
         axes.label_outer()
     add_legend(figure, axes)

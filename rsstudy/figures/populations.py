@@ -5,11 +5,13 @@ Call `set_style` once before drawing. `rsstudy.summary` computes the numbers bes
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 
 import matplotlib.style
 import numpy as np
+import seaborn as sns
 from IPython.display import Markdown, display
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -78,6 +80,27 @@ def shade_buckets(axes: Axes, space: SearchSpace) -> None:
     half = half_bucket(space)
     for bucket in get_buckets(space):
         axes.axvspan(bucket - half, bucket + half, **LOOKS.bucket)
+
+
+def draw_forest(axes: Axes, rows: DataFrame, label: str, colours: Iterable[str] = repeat(INK), zero: float = 0) -> None:
+    """Draw the estimates of a table with their intervals, the first on top; that of one seed is hollow."""
+    axes.axvline(zero, **LOOKS.reference)
+    for (y, row), colour in zip(enumerate(rows.itertuples()), colours, strict=False):
+        margins = [[row.estimate - row.low], [row.high - row.estimate]]
+        fill = colour if row.seeds > 1 else "white"
+        axes.errorbar(row.estimate, y, xerr=margins, color=colour, markerfacecolor=fill, **LOOKS.estimate)
+    axes.set_yticks(range(len(rows)), rows["what"])
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+    axes.grid(axis="x")
+    axes.grid(axis="y", visible=False)
+
+
+def draw_matrix(axes: Axes, matrix: DataFrame, label: str, most: float = 0, **options) -> None:
+    """Draw a matrix of effects, blue above 0 and red below; `options` are those of seaborn's heatmap."""
+    most = most or matrix.abs().max(axis=None) or 1.0
+    look = {"cmap": "RdBu", "vmin": -most, "vmax": most, **options}
+    bar = {"shrink": 0.75, "format": "%.3g", "ticks": [-most, 0, most], "label": label}
+    sns.heatmap(matrix, ax=axes, cbar_kws=bar, **look)
 
 
 def method_key(table: DataFrame, published: DataFrame | None = None) -> list:
@@ -333,15 +356,11 @@ def effects_figure(effects: DataFrame, about: str = "") -> Captioned:
     names = {"kernel": "Kernel size", "expand": "Expand ratio", "depth": "Depth"}
     ratios = [effects.loc[effects["what"] == what, "place"].nunique() for what in names]
     figure, grid = new_figure(PAGE, 1.4, 1, 3, width_ratios=ratios)
-    most = effects["effect"].abs().max() or 1
+    most = effects["effect"].abs().max()
     for axes, (what, title) in zip(grid, names.items(), strict=True):
         table = effects[effects["what"] == what].pivot(index="value", columns="place", values="effect")
-        image = axes.imshow(table, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
-        axes.set_yticks(range(len(table)), table.index)
-        axes.set_xticks(table.columns[::4])
-        axes.grid(visible=False)
-        axes.set(title=title, xlabel="Stage" if what == "depth" else "Layer")
-    figure.colorbar(image, ax=list(grid), label="Points")
+        draw_matrix(axes, table, "Points", most, xticklabels=4, cbar=what == "depth")
+        axes.set(title=title, xlabel="Stage" if what == "depth" else "Layer", ylabel="")
     return finish(figure, about, "Blue settings add accuracy, red ones cost it, against the mean at the same place.")
 
 
@@ -356,7 +375,7 @@ def predictions_figure(
     for axes, image, name, label in zip(panels, images, predicted, labels, strict=False):
         axes.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
         words, colour = (name, INK) if name == label else (f"{name} (is {label})", WRONG)
-        axes.set_title(words, color=colour, parse_math=False)
+        axes.set_title(words, color=colour)
     return finish(figure, about)
 
 

@@ -56,10 +56,8 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
     methods = ("ofa", "rss", "rss-short")
     figure = Captioned((PAGE, 2.2), layout="constrained")
     rows = [["supernet", *row, "evaluation"] for row in zip(archs, methods, strict=True)]
-    panels = figure.subplot_mosaic(rows, width_ratios=(1, 1, 1.35, 1))
-    for axes in panels.values():
-        axes.set(frame_on=False, xticks=[], yticks=[])
-        axes.grid(False)
+    bare = {"frame_on": False, "xticks": [], "yticks": []}
+    panels = figure.subplot_mosaic(rows, width_ratios=(1, 1, 1.35, 1), subplot_kw=bare)
     _draw_supernet(panels["supernet"], space)
     for name, arch in archs.items():
         axes = panels[name]
@@ -74,23 +72,22 @@ def overview(space: SearchSpace, dataset: str = "cifar100") -> Captioned:
         axes.text(0, 18, f"{label_of(name)}: {method.epochs} epochs", fontsize=SMALL)
     population = [arch for _, arch in sample_population(space, 20, seed=0)]
     sizes = space.macs(space.to_rows(population)) / 1e6
-    places = np.tile(np.arange(20), len(get_buckets(space)))
     axes = panels["evaluation"]
     shade_buckets(axes, space)
-    axes.plot(sizes, places, ".", color=DARK, markersize=1.8, gid="population")
+    axes.plot(sizes, np.arange(len(sizes)) % 20, ".", color=DARK, markersize=1.8, gid="population")
     axes.set_xticks(get_buckets(space))
     count, power = f"{space.cardinality:.0e}".split("e+")
-    labels = {
+    words = {
         "supernet": f"${count} \\times 10^{{{power}}}$ subnets,\none set of weights",
         "largest": "kernel (shade),\nwidth (height), depth",
         "rss-short": f"epoch on {panel_label(dataset)}:\nsizes of the trained subnets",
         "evaluation": "size (MFLOPs): test accuracy\nof the same subnets",
     }
-    for name, label in labels.items():
+    for name, label in words.items():
         panels[name].set_xlabel(label, parse_math=name == "supernet")
-    titles = {"supernet": "1. Supernet", "smallest": "2. Subnets", "ofa": "3. Methods", "evaluation": "4. Evaluation"}
-    for name, title in titles.items():
-        panels[name].set_title(title, loc="left", fontweight="bold")
+    for i, name in enumerate(("supernet", "smallest", "ofa", "evaluation")):
+        title = ("Supernet", "Subnets", "Methods", "Evaluation")[i]
+        panels[name].set_title(f"{i + 1}. {title}", loc="left", fontweight="bold")
     figure.caption = (
         f"1. A supernet of {backbone_label(space.backbone.name)}: a row for each stage; nested: elastic width; "
         "dotted: layers left out at less depth. 2. Subnets share its weights. 3. Progressive shrinking (OFA) trains "
