@@ -6,7 +6,7 @@ An exported file needs neither this package nor PyTorch; `rsslib.deploy.predicti
 import copy
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -32,6 +32,24 @@ CHECKED_IMAGES = 256
 EXPORTING = threading.Lock()  # PyTorch's exporter serves one thread at a time
 
 
+class Normalise(nn.Module):
+    """Map uint8 images to (pixel / 255 - mean) / std."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        centre, spread = torch.tensor(mean), torch.tensor(std)
+        self.register_buffer("scale", (1 / (255 * spread)).view(1, -1, 1, 1))
+        self.register_buffer("shift", (-centre / spread).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            raise InputError(f"images are {images.dtype}: expected uint8, the pixels as they are, 0 to 255")
+        return images.to(self.scale.dtype) * self.scale + self.shift
+
+
 @checked
 class Deployable(nn.Module):
     """Map uint8 images [N, C, R, R] to logits [N, classes]: normalisation inside, batch norm folded, in eval mode.
@@ -41,9 +59,6 @@ class Deployable(nn.Module):
     multiply-accumulates of this network, with its channels, classes and resolution, and parameters are those of the
     subnet before batch norm is folded.
     """
-
-    scale: Tensor
-    shift: Tensor
 
     def __init__(self, network: Network, space: SearchSpace, arch: Arch, images: Dataset | None = None):
         super().__init__()
@@ -57,10 +72,7 @@ class Deployable(nn.Module):
             "mflops": space.macs(arch) / 1e6,
             "parameters": space.parameters(arch),
         }
-        mean = torch.tensor(images and images.mean or (0.0,))
-        std = torch.tensor(images and images.std or (1.0,))
-        self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1))
-        self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1))
+        self.normalise = Normalise(images and images.mean or (0.0,), images and images.std or (1.0,))
         self.network = network.eval()
         fold(self.network)
         for i, layer, _, _ in space.active(arch):
@@ -70,11 +82,6 @@ class Deployable(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(self.normalise(images))
-
-    def normalise(self, images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8:
-            raise InputError(f"images are {images.dtype}: expected uint8, the pixels as they are, 0 to 255")
-        return images.to(self.scale.dtype) * self.scale + self.shift
 
     def __repr__(self) -> str:
         described = "{backbone} for {dataset}, {mflops:.2f} MFLOPs, {parameters:,} parameters"

@@ -1,9 +1,8 @@
 """How long a subnet takes: measured in onnxruntime, or predicted from a table of its layers."""
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from rsslib.backbones import LayerSpec
 from rsslib.deploy.exporting import Deployable, onnx_model
+from rsslib.deploy.measure import ROUNDS, milliseconds
 from rsslib.deploy.predicting import interruptible, open_model, session_of
 from rsslib.errors import Count, InputError, check_number, checked, needed, one_line
 from rsslib.files import make_folder, read_regular, sha256, write
@@ -21,8 +21,6 @@ from rsslib.network import Network
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
 
-WARM_UP = 10  # runs that are not counted
-ROUNDS = 5
 SCRIPT = Path(__file__).with_name("measure.py")  # of a kit
 LARGEST_TIMES = 2**20  # bytes
 CALIBRATION = 30  # subnets to which a table is fitted, besides the smallest, the middle and the largest
@@ -47,9 +45,8 @@ def latency(subnet: Deployable | str | Path, runs: Count = 200) -> Latency:
 
     Raises InputError if the extra [export] is not installed or the file is not an exported model.
     """
-    if isinstance(subnet, Deployable):
-        return measured(session_of(bytes_of(subnet)), runs)
-    return measured(open_model(subnet).session, runs)
+    session = session_of(bytes_of(subnet)) if isinstance(subnet, Deployable) else open_model(subnet).session
+    return measured(session, runs)
 
 
 def bytes_of(subnet: Deployable) -> bytes:
@@ -62,30 +59,15 @@ def bytes_of(subnet: Deployable) -> bytes:
 
 def measured(session: Any, runs: int) -> Latency:
     """Measure a session on a single input of noise."""
-    (place,) = session.get_inputs()
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (1, *place.shape[1:]))
-    kind = np.uint8 if place.type == "tensor(uint8)" else np.float32
-    feed = {place.name: noise.astype(kind)}
-
-    def timed(how: Any) -> float:
-        began = time.perf_counter()
-        session.run(None, feed, how)
-        return time.perf_counter() - began
-
-    seconds = interruptible(lambda how: [timed(how) for _ in range(WARM_UP + runs)])
-    counted = 1000 * np.array(seconds[WARM_UP:])
-    low, median, high = np.percentile(counted, [25, 50, 75]).tolist()
+    times = interruptible(partial(milliseconds, session, runs))
+    low, median, high = np.percentile(times, [25, 50, 75]).tolist()
     return Latency(median, low, high, runs)
 
 
 def undisturbed(sessions: dict, runs: int) -> dict:
     """Return each session's least median of five rounds in milliseconds, which leaves out what other programs add."""
-    best = dict.fromkeys(sessions, np.inf)
-    for _, key in product(range(ROUNDS), sessions):
-        found = measured(sessions[key], runs)
-        best[key] = min(best[key], found.median)
-    return best
+    rounds = [{key: measured(session, runs).median for key, session in sessions.items()} for _ in range(ROUNDS)]
+    return {key: min(medians[key] for medians in rounds) for key in sessions}
 
 
 # --- a table of layers ------------------------------------------------------------------------------------------------
@@ -120,23 +102,15 @@ def latency_table(space: SearchSpace, runs: Count = 100, progress: bool = True) 
     squares of relative errors). Raises InputError if the extras [search] and [export] are not installed.
     """
     pieces = exported_pieces(space, progress)
-    sessions = {}
-    for key, piece in pieces.items():
-        content = piece.SerializeToString()
-        sessions[key] = session_of(content)
+    sessions = {key: session_of(piece.SerializeToString()) for key, piece in pieces.items()}
     times = undisturbed(sessions, runs)
-    rows = calibration_rows(space)
-    return fitted_table(space, times, whole_times(space, pieces, rows, runs), pieces)
+    whole = whole_times(space, pieces, calibration_rows(space), runs)
+    return fitted_table(space, times, whole, pieces)
 
 
 def exported_pieces(space: SearchSpace, progress: bool = True) -> dict:
     """Return what a subnet consists of as ONNX models, by key."""
-    bar = progress_bar(
-        modules(space).items(),
-        progress,
-        desc="latency table",
-        unit="layer",
-    )
+    bar = progress_bar(modules(space).items(), progress, desc="latency table", unit="layer")
     return {key: onnx_model(module, example) for key, (module, example) in bar}
 
 
@@ -150,23 +124,16 @@ def calibration_rows(space: SearchSpace) -> np.ndarray:
 def fitted_table(space: SearchSpace, times: dict, whole: np.ndarray, pieces: dict) -> LatencyTable:
     """Return the table that milliseconds of pieces, by key, and of the first `calibration_rows` give."""
     optimize = needed("scipy.optimize", "search")
-    call = times["nothing"]
-
     _, weights = space.tables
     alone = np.zeros(weights.shape)
-    for i, layer in enumerate(space.layers):
-        for kernel, expand in product(space.kernels, space.expands):
-            key = layer_key(layer, kernel, expand)
-            alone[i, kernel, expand] = times[key] - call
+    for (i, layer), kernel, expand in product(enumerate(space.layers), space.kernels, space.expands):
+        alone[i, kernel, expand] = times[layer_key(layer, kernel, expand)] - times["nothing"]
     rows = calibration_rows(space)
     ones = np.ones(len(rows))
-    times_alone = space.total(rows, alone, 0.0)
-    fetched = space.total(rows, weights, 0.0)
-    terms = np.stack([ones, times_alone, fetched])
+    terms = np.stack([ones, space.total(rows, alone, 0.0), space.total(rows, weights, 0.0)])
     relative = terms / whole
     (fixed, share, fetch), _ = optimize.nnls(relative.T, ones)
-    layers = share * alone + fetch * weights
-    layers = layers.clip(0)
+    layers = (share * alone + fetch * weights).clip(0)
     for axis in (1, 2):
         layers = np.maximum.accumulate(layers, axis)
     return LatencyTable(space, layers, float(fixed), pieces)
@@ -219,18 +186,6 @@ def read_kit(space: SearchSpace, folder: str | Path) -> LatencyTable:
     return fitted_table(space, dict(zip(keys, pieces, strict=True)), np.array(whole), {})
 
 
-class Piece(nn.Module):
-    """A function of a subnet as a module."""
-
-    def __init__(self, subnet: Deployable, function: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.subnet = subnet
-        self.function = function
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.function(images)
-
-
 def modules(space: SearchSpace) -> dict[object, tuple[nn.Module, Tensor]]:
     """Return what a subnet consists of, by key, each with an example: layers, what is before and after, and nothing."""
     result: dict[object, tuple[nn.Module, Tensor]] = {}
@@ -239,23 +194,17 @@ def modules(space: SearchSpace) -> dict[object, tuple[nn.Module, Tensor]]:
         return torch.zeros(2, channels, size, size)
 
     for kernel, expand in product(space.kernels, space.expands):
-        arch = space.uniform(kernel, expand, max(space.depths))
-        subnet = untrained(space, arch)
-        network = subnet.network
+        subnet = untrained(space, space.uniform(kernel, expand, max(space.depths)))
+        network: Any = subnet.network
         for i, layer in enumerate(space.layers):
-            block = network.blocks[str(i)]
-            key = layer_key(layer, kernel, expand)
-            result[key] = block, example(layer.in_channels, layer.in_size)
-
-    def start(images: Tensor) -> Tensor:
-        x = subnet.normalise(images)
-        return network.first(network.stem(x))
-
+            maps = example(layer.in_channels, layer.in_size)
+            result[layer_key(layer, kernel, expand)] = network.blocks[str(i)], maps
+    start = nn.Sequential(subnet.normalise, network.stem, network.first)
+    result["start"] = start, example(space.in_channels, space.resolution).to(torch.uint8)
+    network.stem = network.first = nn.Identity()
+    network.blocks = nn.ModuleDict()  # which leaves the head
     last = space.layers[-1]
-    images = example(space.in_channels, space.resolution).to(torch.uint8)
-    result["start"] = Piece(subnet, start), images
-    maps = example(last.out_channels, last.out_size)
-    result["end"] = Piece(subnet, network.head), maps
+    result["end"] = network, example(last.out_channels, last.out_size)
     result["nothing"] = nn.ReLU(), example(8, 1)
     return result
 
@@ -289,8 +238,7 @@ def whole_times(space: SearchSpace, pieces: dict, rows: np.ndarray, runs: int) -
     """Return the milliseconds of whole subnets, float64 [n], as `undisturbed` measures them."""
     times: list[float] = []
     for part in np.split(rows, range(20, len(rows), 20)):  # few at a time: each holds its weights
-        archs = map(space.to_arch, part)
-        models = [compose(space, pieces, arch) for arch in archs]
+        models = [compose(space, pieces, space.to_arch(row)) for row in part]
         sessions = dict(enumerate(map(session_of, models)))
         times += undisturbed(sessions, runs).values()
     return np.array(times)

@@ -15,6 +15,7 @@ import numpy as np
 
 from rsslib.data.images import fit, is_image, read_image, resize_with_pillow
 from rsslib.data.packing import listed
+from rsslib.deploy.measure import open_session
 from rsslib.errors import InputError, checked, choose, needed, one_line
 from rsslib.files import read_regular
 from rsslib.progress import progress_bar
@@ -128,11 +129,8 @@ def add_metadata(model: Any, metadata: dict) -> bytes:
 def session_of(model: bytes) -> Any:
     """Return an onnxruntime session on one thread of a CPU."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    runtime = needed("onnxruntime", "export")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors are raised
-    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    needed("onnxruntime", "export")
+    return open_session(model)
 
 
 @checked

@@ -14,6 +14,7 @@ import torch
 from helpers import TINY, random_archs, sentence
 
 from rsslib.deploy import latency as module
+from rsslib.deploy import measure
 from rsslib.deploy.exporting import onnx_model
 from rsslib.deploy.latency import compose, latency, latency_table, measured, undisturbed, untrained
 from rsslib.deploy.predicting import session_of
@@ -134,8 +135,8 @@ class Session:
 
 
 def test_latency_is_the_median_with_quartiles_after_warming_up(monkeypatch):
-    session = Session([100] * module.WARM_UP + [5, 1, 3, 2, 4])
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: session.now))
+    session = Session([100] * measure.WARM_UP + [5, 1, 3, 2, 4])
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: session.now))
     found = measured(session, 5)
     assert (found.median, found.low, found.high, found.runs) == (*map(pytest.approx, (3, 2, 4)), 5)
     assert str(found) == "3.00 ms (quartiles 2.00 to 4.00, 5 runs)"
