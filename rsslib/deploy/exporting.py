@@ -170,7 +170,7 @@ def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) ->
 
     Statistics are recomputed from the training images and folded; normalisation is inside. Before the file appears it
     passes ONNX's checker, and onnxruntime's logits of 256 real images (or all there are; test images first) are within
-    1e-4 of PyTorch's, relative to the largest, with the same prediction wherever the margin is wider than that.
+    1e-4 of PyTorch's, relative to the largest.
 
     Returns the file's metadata: backbone, arch, dataset, classes, channels, resolution, mflops, parameters, accuracy
     (percent of the test images, in onnxruntime), test_images, checked_images and difference (the largest, relative to
@@ -213,31 +213,26 @@ def verify(subnet: nn.Module, model: Any, images: Tensor) -> tuple[Model, float]
     try:
         onnx.checker.check_model(model, full_check=True)
         opened = Model.of(model.SerializeToString())
-        found = opened.logits(images.numpy())
-        alone = opened.logits(images[:1].numpy())
+        parts = images.numpy()[:1], images.numpy()[1:]
+        found = np.concatenate([opened.logits(part) for part in parts])
     except Exception as error:  # the checker, protobuf and onnxruntime have their own types
         raise InputError(f"the export failed ({one_line(error)}): no file was written") from None
     exact = copy.deepcopy(subnet).double()
     expected = torch.cat([exact(part) for part in images.split(100)]).numpy()
-    compare(alone, expected[:1])
     return opened, compare(found, expected)
 
 
 def compare(found: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference of logits [N, classes] over the largest logit.
 
-    Raises InputError if it exceeds `TOLERANCE`, or if a prediction differs whose margin exceeds it.
+    Raises InputError if it exceeds `TOLERANCE`; so predictions with a margin of twice that are the same.
     """
     if found.shape != expected.shape:
         raise InputError(f"the export gives {found.shape} logits, expected {expected.shape}: no file was written")
-    largest = np.abs(expected).max()
-    difference = float(np.abs(found - expected).max() / largest)
-    second, first = np.sort(expected, axis=1)[:, -2:].T
-    clear = first - second > TOLERANCE * largest
-    differ = int((clear & (found.argmax(1) != expected.argmax(1))).sum())
-    if differ or not difference <= TOLERANCE:  # which also holds if it is not a number
+    difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+    if not difference <= TOLERANCE:  # which also holds if it is not a number
         raise InputError(
-            f"the export differs from PyTorch by {difference:.1e} of the largest logit and in {differ} clear "
-            f"predictions of {len(found)}, allowed is {TOLERANCE:g}: no file was written"
+            f"the export differs from PyTorch by {difference:.1e} of the largest logit, allowed is {TOLERANCE:g}: "
+            "no file was written"
         )
     return difference

@@ -3,21 +3,24 @@
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import SimpleNamespace
+from typing import Annotated, Any
 
 import numpy as np
+from torch import Tensor
 
 from rsslib.data.dataset import Dataset
 from rsslib.deploy.latency import latency
 from rsslib.deploy.predicting import Model, accuracy_interval, add_metadata, open_model
-from rsslib.errors import InputError, check_number, needed
+from rsslib.errors import InputError, checked, needed
 from rsslib.files import check_output, read_regular, write
 
 CALIBRATION_IMAGES = 500
 LARGEST_LOSS = 1.0  # points of accuracy on the validation images
 
 
-def quantise(path: str | Path, images: Dataset, largest_loss: float = LARGEST_LOSS) -> dict:
+@checked
+def quantise(path: str | Path, images: Dataset, largest_loss: Annotated[float, 0, None] = LARGEST_LOSS) -> dict:
     """Write `<name>.int8.onnx` beside an exported file: the same function with weights and activations of 8 bits.
 
     Quantisation is static, per channel, in ONNX's QDQ format, calibrated on 500 training images (or all there are).
@@ -29,51 +32,39 @@ def quantise(path: str | Path, images: Dataset, largest_loss: float = LARGEST_LO
     Raises InputError, and writes no file, if the model loses more than `largest_loss` points of accuracy on the
     validation images, if `path` is no exported file, or if the extra [export] is not installed.
     """
-    check_number(largest_loss, "largest_loss", 0)
     path = Path(path)
     target = path.with_suffix(".int8.onnx")
     check_output(target, "the model's folder")
     before = open_model(path)
-    validation, test = (x.cpu().contiguous().numpy() for x in (images.x_val, images.x_test))
-    labels, test_labels = (y.cpu().numpy() for y in (images.y_val, images.y_test))
-    floats = accuracy(before, validation, labels)
-    content = quantised(path, images.x_train[:CALIBRATION_IMAGES].cpu().contiguous().numpy())
-    model = Model.of(content)
-    loss = floats - accuracy(model, validation, labels)
-    if loss > largest_loss:
+    content = quantised(path, pixels(images.x_train[:CALIBRATION_IMAGES]))
+    models = (before, Model.of(content))
+
+    labels = images.y_val.cpu().numpy()
+    floats, ints = (100 * np.mean(model.logits(pixels(images.x_val)).argmax(1) == labels) for model in models)
+    if floats - ints > largest_loss:
         raise InputError(
-            f"int8 costs {loss:.2f} points of accuracy on {len(labels)} validation images, allowed is "
+            f"int8 costs {floats - ints:.2f} points of accuracy on {len(labels)} validation images, allowed is "
             f"{largest_loss:g}: no file was written; use the float32 file, or allow more"
         )
-    predicted = [opened.logits(test).argmax(1) for opened in (before, model)]
-    changed = {"accuracy": 100 * float(np.mean(predicted[1] == test_labels)), "precision": "int8"}
+    predicted = [model.logits(pixels(images.x_test)).argmax(1) for model in models]
+    found = [accuracy_interval(classes == images.y_test.cpu().numpy()) for classes in predicted]
+    changed = {"accuracy": found[1]["accuracy"], "precision": "int8"}
     write(target, add_metadata(content, before.metadata | changed))
     rows: dict[str, Any] = {"path": target, "agreement": 100 * float(np.mean(predicted[0] == predicted[1]))}
-    for name, file, found in (("float32", path, predicted[0]), ("int8", target, predicted[1])):
-        rows[name] = accuracy_interval(found == test_labels) | {"bytes": file.stat().st_size, "latency": latency(file)}
+    for name, file, row in zip(("float32", "int8"), (path, target), found, strict=True):
+        rows[name] = row | {"bytes": file.stat().st_size, "latency": latency(file)}
     return rows
 
 
-def accuracy(model: Model, images: np.ndarray, labels: np.ndarray) -> float:
-    return 100 * float(np.mean(model.logits(images).argmax(1) == labels))
-
-
-class Calibration:
-    """Images one at a time, as onnxruntime asks for them."""
-
-    def __init__(self, images: np.ndarray):
-        self.left = iter(images[:, None])
-
-    def get_next(self) -> dict | None:
-        image = next(self.left, None)
-        return None if image is None else {"images": image}
+def pixels(images: Tensor) -> np.ndarray:
+    return images.cpu().contiguous().numpy()
 
 
 def quantised(path: Path, images: np.ndarray) -> bytes:
     """Return the content of the quantised file, without metadata."""
     onnx, tools = needed("onnx", "export"), needed("onnxruntime.quantization", "export")
-
     model = onnx.load_from_string(read_regular(path))
+    left = ({"images": image[None]} for image in images)
     logging.disable(logging.WARNING)  # which advise to simplify a model that is simple
     try:
         with TemporaryDirectory() as folder:
@@ -81,7 +72,7 @@ def quantised(path: Path, images: np.ndarray) -> bytes:
             tools.quantize_static(
                 model,
                 file,
-                Calibration(images),
+                SimpleNamespace(get_next=lambda: next(left, None)),
                 quant_format=tools.QuantFormat.QDQ,
                 per_channel=True,
                 reduce_range=True,

@@ -73,7 +73,7 @@ def search(
     that cannot be written.
     """
     check_images(supernet.space, images)
-    limits = check_budget(budget)
+    limits = check_budget(budget or {})
     began = perf_counter()
     if "latency_ms" in limits and latency is None:
         latency = latency_table(supernet.space, progress=progress)
@@ -108,14 +108,12 @@ def search(
     return table
 
 
-def check_budget(budget: object) -> dict[str, float]:
-    """Return a budget as a dict; raises InputError unless it maps names of sizes to numbers."""
-    if not isinstance(budget, Mapping | None):
-        raise InputError(f"budget is {budget!r}: expected limits by name, such as {{'mflops': 8}}, or None")
-    for name, limit in (budget or {}).items():
+def check_budget(budget: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a budget; raises InputError unless it maps names of sizes to numbers."""
+    for name, limit in budget.items():
         choose(name, MEASURES, "budget")
         check_number(limit, f"budget {name}", 0)
-    return dict(budget or {})
+    return budget
 
 
 @checked
@@ -302,10 +300,8 @@ class Scores:
         """Return the accuracy of each row on the first `n` validation images, in percent."""
         images = replace(self.images, x_test=self.images.x_val[:n], y_test=self.images.y_val[:n])
         keys = ["-".join(map(str, row)) + f" on {n}" for row in rows]
-        counts = {}
-        for i, key in enumerate(keys):
-            if key in self.known:
-                counts[i] = torch.tensor(self.known[key], device=images.device)
+        known = {i: self.known[key] for i, key in enumerate(keys) if key in self.known}
+        counts = {i: torch.tensor(count, device=images.device) for i, count in known.items()}
         self.made += len(keys) - len(counts)
 
         def keep(every: int = KEPT_EVERY) -> None:
