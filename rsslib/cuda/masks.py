@@ -30,13 +30,9 @@ class Masks:
             ]
             for table, row in zip(tables, zip(*sizes, strict=True), strict=True):
                 table.append([0, *row])
-        # by layer and width: channels in use; and for all layers' channels in one row: their rank and their layer
-        self.tables = [torch.tensor(table, device=device) for table in tables]
+        self.tables = [torch.tensor(table, device=device) for table in tables]  # channels in use, by layer and width
         self.sizes = [[max(row) for row in table] for table in tables]
-        self.ranks = [torch.cat([torch.arange(n, device=device) for n in sizes]) for sizes in self.sizes]
-        self.layers = [
-            torch.cat([torch.full((n,), layer, device=device) for layer, n in enumerate(sizes)]) for sizes in self.sizes
-        ]
+        self.numbers = [torch.arange(max(sizes), device=device) for sizes in self.sizes]
         self.kernel_numbers = torch.arange(len(self.kernels), device=device)
         self.centres = [self._centre(large, small).to(device) for large, small in pairwise(self.kernels)]
         largest = self.kernels[0]
@@ -63,9 +59,10 @@ class Masks:
     def channels(self, widths: Tensor) -> list[list[Tensor]]:
         """For widths [layers]: masks of each layer's hidden channels, of its squeeze-excite's middle and its output."""
         masks = []
-        for table, sizes, rank, layer in zip(self.tables, self.sizes, self.ranks, self.layers, strict=True):
-            used = table.gather(1, widths[:, None]).flatten()
-            masks.append((rank < used.index_select(0, layer)).to(self.dtype).split(sizes))
+        for table, sizes, numbers in zip(self.tables, self.sizes, self.numbers, strict=True):
+            used = table.gather(1, widths[:, None])
+            rows = (numbers < used).to(self.dtype)
+            masks.append([row[:n] for row, n in zip(rows, sizes, strict=True)])
         return masks
 
     def taps(self, kernels: Tensor, matrices: list[Tensor]) -> Tensor:
