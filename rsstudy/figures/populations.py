@@ -412,14 +412,15 @@ def alternative(figure: Captioned) -> str:
 def show(figure: Captioned | str | DataFrame, precision: int = 2) -> None:
     """Display in a notebook a figure with its caption below it, a sentence that stands in for it, or a table."""
     if isinstance(figure, DataFrame):
-        table = figure.style.hide(axis="index")
-        display(table.format(precision=precision, na_rep="", escape="html").format_index(escape="html", axis=1))
+        table = figure.style.hide(axis="index").format(precision=precision, na_rep="", escape="html")
+        words = [*figure.select_dtypes(exclude="number")]
+        display(table.format_index(escape="html", axis=1).set_properties(words, **{"text-align": "left"}))
         return
     if isinstance(figure, str):
         display(Markdown(escape(figure)))
         return
     display(figure, metadata={"image/png": {"alt": alternative(figure)}})
-    display(Markdown(escape(figure.caption)))
+    display(Markdown(escape(figure.caption.replace("\n", ". ", 1))))
 
 
 def save_figure(figure: Captioned, folder: str | Path, name: str) -> None:
