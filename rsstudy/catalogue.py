@@ -5,7 +5,7 @@ The paper's (Table 1), the released code's, their variants, and methods beyond t
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -170,17 +170,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 
 BUILDERS = {
     "ofa": ofa(),
-    "ofa-released": ofa(
-        released_schedule,
-        teacher="random",
-        fresh_optimizer=False,
-        sort_channels=None,
-    ),
+    "ofa-released": ofa(released_schedule, teacher="random", fresh_optimizer=False, sort_channels=None),
 }
-for name, variant in RSS_VARIANTS.items():
-    BUILDERS[f"rss{name}"] = rss(*variant, stage=f"rss{name}")
-for name, variant in RSS_VARIANTS.items():
-    BUILDERS[f"rss-short{name}"] = rss(*variant, lambda s, ps: s, f"rss-short{name}")
+BUILDERS |= {f"rss{name}": rss(*variant, stage=f"rss{name}") for name, variant in RSS_VARIANTS.items()}
+BUILDERS |= {
+    f"rss-short{name}": rss(*variant, lambda s, ps: s, f"rss-short{name}") for name, variant in RSS_VARIANTS.items()
+}
 BUILDERS |= {
     f"{base}-{change}": overridden(base, changes)
     for base in ("ofa", "ofa-released", "rss-short")
@@ -211,23 +206,11 @@ def exposure(space: SearchSpace, arch: Arch, blocks: bool = False, draws: int = 
     return float((common / whole).mean())
 
 
-def on_subnet(kind: str, bucket: float, number: int) -> Builder:
-    """Return a builder of a method about a subnet of the evaluated population.
-
-    "alone" trains it for RSS's epochs, "exposed" for as many as reach it in RSS, and "blocks" for as many as reach its
-    elastic layers (see `exposure`); "mixed" trains it in the middle one of every three epochs of RSS, and "dose" alone
-    for as many epochs.
-    """
-    if kind == "mixed":
-        return rss(Dosed(bucket, number))
+def on_subnet(bucket: float, number: int, share: Callable[[Arch], float] = lambda arch: 1.0) -> Builder:
+    """Return a builder of a method that trains one subnet of the evaluated population, for a share of RSS's epochs."""
 
     def epochs(s: int, ps: int) -> int:
-        share = 1.0
-        if kind in ("exposed", "blocks"):
-            share = exposure(STUDY, of_bucket(STUDY, bucket, number), blocks=kind == "blocks")
-        elif kind == "dose":
-            share = 1 / Dosed.every
-        return max(1, round((s + ps) * share))
+        return max(1, round((s + ps) * share(of_bucket(STUDY, bucket, number))))
 
     return rss(Alone(bucket, number), epochs=epochs)
 
@@ -239,10 +222,19 @@ SUBNETS = {  # the first of three buckets
 }
 DOSED = ("4-0", "4-1", "4-2", "8-0", "8-1", "14-0", "14-1", "14-2")
 
-ALONE = {f"alone-{name}": on_subnet("alone", *subnet) for name, subnet in SUBNETS.items()}
-EXPOSED = {f"alone-{name}-exposed": on_subnet("exposed", *subnet) for name, subnet in SUBNETS.items()}
-BLOCKS = {f"alone-{name}-blocks": on_subnet("blocks", *subnet) for name, subnet in SUBNETS.items() if subnet[0] == 8}
-DOSES = {f"{kind}-{name}": on_subnet(kind, *SUBNETS[name]) for name in DOSED for kind in ("dose", "mixed")}
+# Alone for RSS's epochs, for as many as reach the subnet in RSS, and for as many as reach its elastic layers.
+ALONE, EXPOSED, BLOCKS = {}, {}, {}
+for name, subnet in SUBNETS.items():
+    ALONE[f"alone-{name}"] = on_subnet(*subnet)
+    EXPOSED[f"alone-{name}-exposed"] = on_subnet(*subnet, partial(exposure, STUDY))
+    if subnet[0] == 8:
+        BLOCKS[f"alone-{name}-blocks"] = on_subnet(*subnet, partial(exposure, STUDY, blocks=True))
+
+# A subnet in one of every three epochs of RSS, and alone for as many epochs.
+DOSES = {}
+for name in DOSED:
+    DOSES[f"dose-{name}"] = on_subnet(*SUBNETS[name], lambda arch: 1 / Dosed.every)
+    DOSES[f"mixed-{name}"] = rss(Dosed(*SUBNETS[name]))
 
 
 # --- controls, and experiments (docs/experiments.md) ------------------------------------------------------------------
