@@ -20,7 +20,6 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from ctypes import CDLL
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -49,7 +48,7 @@ from rsstudy.plan import (
     results_folder,
     scaled,
 )
-from rsstudy.store import delete, disk_use, finished_of, overview, overview_words, stored_folders
+from rsstudy.store import delete, finished_of, overview, overview_words, stored_folders
 
 WATCH_SECONDS = 5  # between two listings of `rsslib runs --watch`
 
@@ -82,33 +81,13 @@ def make_parser() -> ArgumentParser:
 
 def given(options: Namespace, names: Iterable[str]) -> dict[str, Any]:
     """Return the options of these names that were typed or have a default."""
-    values = {name: getattr(options, name, None) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    values = vars(options)
+    return {name: values[name] for name in names if values.get(name) is not None}
 
 
 def make_settings(options: Namespace) -> Settings:
     """Return the settings that were typed, checked."""
-    values = given(options, [field.name for field in fields(Settings)])
-    if "time_budget" in values:
-        values["time_budget"] = seconds(values["time_budget"])
-    if "after_epoch" in values:
-        values["after_epoch"] = imported(values["after_epoch"], "after_epoch")
-    settings = Settings(**values)
-    if settings.device.startswith("cuda"):
-        try:  # PyTorch would take seconds to find out
-            CDLL("libcuda.so.1")
-        except OSError:
-            raise InputError(f"device {settings.device!r} needs NVIDIA's driver: choose auto or cpu") from None
-    return settings
-
-
-def seconds(text: str) -> float:
-    """Return the seconds in a duration such as 90s, 25m or 2h."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", text)
-    duration = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0
-    if not duration:
-        raise InputError(f"time budget is {text!r}: expected a number above 0 and a unit, such as 90s, 25m or 2h")
-    return duration
+    return Settings(**given(options, [field.name for field in fields(Settings)]))
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -121,8 +100,8 @@ def make_run(options: Namespace) -> Run:
     (run,) = plan(
         scaled(profile.fitted(dataset, options.data), **given(options, OVERRIDABLE)),
         [dataset],
-        [imported(options.method, "method")],
-        imported(options.backbone, "backbone"),
+        [options.method],
+        options.backbone,
         [options.seed],
         resolution=options.resolution,
         data=options.data,
@@ -132,19 +111,6 @@ def make_run(options: Namespace) -> Run:
         return run
     method = override(run.method, groups=options.groups, name=f"{run.method.name}-groups-{options.groups}")
     return replace(run, method=method)
-
-
-def imported(text: str, what: str) -> Any:
-    """Return what FILE.py:NAME or MODULE:NAME names; text without a colon is a name that `plan` knows."""
-    where, colon, name = text.rpartition(":")
-    if not colon:
-        return text
-    try:
-        found = runpy.run_path(where) if where.endswith(".py") else vars(importlib.import_module(where))
-        return found[name]
-    except Exception as error:  # of the file too
-        problem = f"{type(error).__name__}: {one_line(error)}"
-        raise InputError(f"{what} {text!r} cannot be read ({problem}): expected FILE.py:NAME or MODULE:NAME") from None
 
 
 def run_one(options: Namespace) -> int:
@@ -229,7 +195,8 @@ def list_runs(options: Namespace) -> int:
     print(f"\nMB in {results_folder(options.results)} (`rsslib runs --delete NAME` deletes a run):")
     for name, folder in folders.items():
         if name.startswith(options.profile):
-            print(f"{disk_use(folder) / 1e6:6.1f}  {name}")
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            print(f"{size / 1e6:6.1f}  {name}")
     return 0
 
 
@@ -246,14 +213,12 @@ def list_datasets(options: Namespace) -> int:
     for name in DATASETS:
         state = "here" if is_there(name, folder) else "downloaded at its first use"
         print(f"{name:14} {state}; licence: {LICENCES[name]}")
-    yours = {path.stem for path in folder.glob("*.npz")} | {path.parent.name for path in folder.glob("*/train")}
-    for name in sorted(yours - {*DATASETS}):
+    found = [path.stem for path in folder.glob("*.npz")] + [path.parent.name for path in folder.glob("*/train")]
+    for name in sorted({*found} - {*DATASETS}):
         print(f"{name:14} yours")
     return 0
 
 
-# What to expect of the smallest scale.
-EXPECTED = "about 15 minutes on two idle cores, a first figure in about 4"
 SHOWN = """Subnets that work have medians above 75 % here: OFA, RSS and RSS-Short. One seed and 359 test images
 decide nothing between them. The stored results of quick say more: their figures
 are in the folder quick beside these."""
@@ -265,25 +230,21 @@ def reproduce(options: Namespace) -> int:
     settings = make_settings(options)
     if settings.time_budget:
         runs = by_worth(runs)
-    if options.address and options.engine != "ray":
-        raise InputError(f"address {options.address!r} is a Ray cluster's: give --engine ray too")
-    usual = options.profile == SMALLEST and not options.notebooks
-    expected = EXPECTED if usual else "each drawn once its runs are finished"
-    print(f"{len(runs)} runs for {len(notebooks)} notebooks, {expected}", flush=True)
+    print(f"{len(runs)} runs for {len(notebooks)} notebooks")
+    if options.profile == SMALLEST and not options.notebooks:
+        print("about 15 minutes on two idle cores, a first figure in about 4", flush=True)
 
-    from rsstudy.cluster import complete_with_ray
-    from rsstudy.engine import complete
+    from rsstudy import cluster, engine
     from rsstudy.measurement import Measurement
 
     trained = [notebook for notebook in notebooks if not notebook.stored]
     measured = {method for notebook in trained for method in notebook.values.get("interference", ())}
-    measure = Measurement(tuple(sorted(measured))) if measured else None
-    settings = replace(settings, jobs=options.jobs, measure=measure)
+    settings = replace(settings, jobs=options.jobs, measure=Measurement(tuple(measured)))
     with closing(Execution(notebooks)) as execution:
-        if options.engine == "ray":
-            failed = failures(complete_with_ray, runs, settings, options.address, execution.finished)
+        if options.engine == "ray" or options.address:
+            failed = failures(cluster.complete_with_ray, runs, settings, options.address, execution.finished)
         else:
-            failed = failures(complete, runs, settings, execution.finished)
+            failed = failures(engine.complete, runs, settings, execution.finished)
         print(f"{len(execution.done)} of {len(runs)} runs are finished; the same command trains what is missing")
         failed += execution.rest()
     return finish(options, execution, failed)
@@ -304,21 +265,16 @@ def figures(options: Namespace) -> int:
 
 def finish(options: Namespace, execution: Execution, failed: list[str]) -> int:
     """Print what failed, what the main methods reached, where the figures are, and what to do next."""
-    from rsstudy.summary import findings
-    from rsstudy.tables import populations, times
+    from rsstudy.tables import populations
 
     done = list(execution.done.values())
+    names = (*MAIN_METHODS, "ofa-released")
+    main = [run for run in done if run.backbone == "mobilenet_v3" and run.method.name in names]
+    if main:
+        accuracy = populations(on_hardest(main), options.results).groupby("method", sort=False)["accuracy"]
+        print("median test accuracy (%) of subnets:", accuracy.median().round(1).to_dict())
+        print(SHOWN * (options.profile == SMALLEST))
     if done:
-        names = (*MAIN_METHODS, "ofa-released")
-        main = [run for run in done if run.backbone == "mobilenet_v3" and run.method.name in names]
-        if main:
-            main = on_hardest(main)
-            population, clocks = populations(main, options.results), times(main, options.results)
-            medians = population.groupby("method", sort=False)["accuracy"].median()
-            print("median test accuracy of subnets:", ", ".join(f"{name} {x:.0f} %" for name, x in medians.items()))
-            found = findings(population, clocks)
-            print(found.to_string(index=False) if len(found) else "")
-            print(SHOWN * (options.profile == SMALLEST))
         print(f"figures: {output_folder(options.profile, options.figures, done)}")
         print("next: `make lab` to explore them; with PROFILE=quick or paper, `make reproduce` trains more")
     return report(failed)
@@ -343,11 +299,9 @@ def load_trained(options: Namespace, suffix: str) -> tuple[Run, Any, Any]:
 def search_run(options: Namespace) -> int:
     """Search for the best subnets of a finished run under a budget; prints a table and writes it as CSV."""
     run, supernet, images = load_trained(options, ".csv")
-    device = None
-    if options.latency_kit:
-        from rsslib.deploy.latency import read_kit
 
-        device = read_kit(supernet.space, options.latency_kit)
+    from rsslib.deploy.latency import read_kit
+
     table = rsslib.search(
         supernet,
         images,
@@ -355,7 +309,7 @@ def search_run(options: Namespace) -> int:
         evaluations=options.evaluations,
         seed=options.seed,
         folder=options.candidates or run.folder(options.results),
-        latency=device,
+        latency=options.latency_kit and read_kit(supernet.space, options.latency_kit),
     )
     path = Path(options.output)
     make_folder(path.parent)
@@ -429,24 +383,23 @@ def export_subnet(options: Namespace, supernet: Any, images: Any, arch: Any) -> 
 
 def print_quantised(path: str, images: Any) -> None:
     """Quantise an exported file, and print both files side by side."""
+    from pandas import DataFrame
+
     from rsslib.deploy.quantising import quantise
 
     found = quantise(path, images)
     print(f"{found['path']}: the same prediction for {found['agreement']:.2f} % of test images")
-    for name in ("float32", "int8"):
-        row = found[name]
-        accuracy = f"{row['accuracy']:.2f} % ({row['low']:.2f} to {row['high']:.2f})"
-        print(f"  {name}: {accuracy}, {row['bytes'] / 2**20:.2f} MiB, {row['latency']}")
+    both = DataFrame({name: found[name] for name in ("float32", "int8")})
+    print(both.rename({"accuracy": "accuracy (%)"}).to_string(float_format="{:.2f}".format))
 
 
 def save_image(images: Any, path: Path) -> Path:
     """Write the first test image, to try predictions on, unless the file exists; returns its path."""
-    from PIL import Image
+    from torchvision.io import write_png
 
     if not path.exists():
-        pixels = images.x_test[0].permute(1, 2, 0).cpu().numpy()
         with atomic_path(path) as temporary:
-            Image.fromarray(pixels.squeeze()).save(temporary, format="PNG")
+            write_png(images.x_test[0].cpu().contiguous(), str(temporary))
     return path
 
 
@@ -468,6 +421,8 @@ def predict_images(options: Namespace) -> int:
 
 def evaluate_model(options: Namespace) -> int:
     """Measure the accuracy of an exported model on images in class folders, and write the confusion matrix."""
+    from pandas import crosstab
+
     from rsslib.deploy.predicting import accuracy_interval, open_model, predict_folder
 
     path = Path(options.output)
@@ -480,8 +435,7 @@ def evaluate_model(options: Namespace) -> int:
     for name, rows in [("all images", table), *table.groupby("label")]:
         words = "{accuracy:.1f} % ({low:.1f} to {high:.1f})".format(**accuracy_interval(rows["right"].to_numpy()))
         print(printable(f"{shortened(name)}: {words} of {len(rows):,}"))
-    counts = table.groupby(["label", "predicted"]).size().unstack(fill_value=0)
-    counts = counts.reindex(index=classes, columns=classes, fill_value=0)
+    counts = crosstab(table["label"], table["predicted"]).reindex(index=classes, columns=classes, fill_value=0)
     make_folder(path.parent)
     write_csv(path, counts.reset_index())
     draw_confusion(counts, figure)
@@ -491,18 +445,17 @@ def evaluate_model(options: Namespace) -> int:
 
 def draw_confusion(counts: Any, path: Path) -> None:
     """Draw a confusion matrix: true classes as rows, shares of their images as shades."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay
 
-    side = max(3, 0.25 * len(counts))
-    figure = Figure((side + 2, side + 1), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(counts.div(counts.sum(axis=1), axis=0), cmap="Blues", vmin=0, vmax=1)
     names = [shortened(name, 20) for name in counts.columns]
-    axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set(xlabel="predicted", ylabel="true")
-    figure.colorbar(image, label="share of the true class")
-    with atomic_path(path) as temporary:
+    side = max(3, 0.25 * len(names))
+    figure = Figure((side + 2, side + 1), layout="constrained")
+    shares = counts.div(counts.sum(axis=1), axis=0).to_numpy()
+    with rc_context({"text.parse_math": False}), atomic_path(path) as temporary:
+        matrix = ConfusionMatrixDisplay(shares, display_labels=names)
+        matrix.plot(include_values=False, cmap="Blues", xticks_rotation="vertical", ax=figure.subplots())
         figure.savefig(temporary, format="png")
 
 
@@ -518,11 +471,33 @@ def pack_images(options: Namespace) -> int:
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
-def option(text: str, default: Any = None, kind: Callable = str, **others: Any) -> dict[str, Any]:
-    """Return arguments of `add_argument`; `kind` is the type of a value without default."""
-    if default is None:
-        return {"help": text, "type": kind, "metavar": "N" if kind in (int, float) else "TEXT", **others}
-    return option(f"{text} (default: %(default)s)", kind=type(default)) | {"default": default, **others}
+def option(text: str, default: Any = None, kind: Callable | None = None, **others: Any) -> dict[str, Any]:
+    """Return arguments of `add_argument`; `kind` converts what is typed, by default to the type of the default."""
+    if default is not None:
+        text += " (default: %(default)s)"
+        kind = kind or type(default)
+    return {"help": text, "default": default, "type": kind or str, **others}
+
+
+def seconds(text: str) -> float:
+    """Return the seconds in a duration such as 90s, 25m or 2h."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", text)
+    if not match:
+        raise ArgumentTypeError(f"{text!r} is not a number and a unit, such as 90s, 25m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def imported(text: str) -> Any:
+    """Return what FILE.py:NAME or MODULE:NAME names; text without a colon is a name that `plan` knows."""
+    where, colon, name = text.rpartition(":")
+    if not colon:
+        return text
+    try:
+        found = runpy.run_path(where) if where.endswith(".py") else vars(importlib.import_module(where))
+        return found[name]
+    except Exception as error:  # of the file too
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise ArgumentTypeError(f"{text!r} cannot be read ({why}): expected FILE.py:NAME or MODULE:NAME") from None
 
 
 def absolute(folder: str) -> str:
@@ -541,8 +516,10 @@ COMMON = {
 }
 RUN = {
     "--dataset": option("a built-in dataset, or one in the data folder (default: the profile's hardest)"),
-    "--method": option("a name of `rsslib methods`, or yours as FILE.py:NAME or MODULE:NAME", "rss"),
-    "--backbone": option("mobilenet_v3, proxylessnas, or yours as FILE.py:NAME or MODULE:NAME", "mobilenet_v3"),
+    "--method": option("a name of `rsslib methods`, or yours as FILE.py:NAME or MODULE:NAME", "rss", imported),
+    "--backbone": option(
+        "mobilenet_v3, proxylessnas, or yours as FILE.py:NAME or MODULE:NAME", "mobilenet_v3", imported
+    ),
     "--seed": option("seed of the run", 0),
     "--groups": option("processes that share each batch's images, not a step's subnets (docs/scale.md)", 1),
     "--resolution": option("size of the images in pixels: 32 to 224 in steps of 32", RESOLUTION),
@@ -562,9 +539,11 @@ TRAINING = {
     "--device": option("auto, cpu, cuda or cuda:<n>", "auto"),
     "--precision": option("fp32, or on CUDA also tf32 or bf16", "fp32"),
     "--threads": option("threads per run on a CPU", 1),
-    "--time-budget": option("stop cleanly after this time, such as 90s, 25m or 2h"),
+    "--time-budget": option("stop cleanly after this time, such as 90s, 25m or 2h", kind=seconds),
     "--validate-every": option("epochs between validations of three subnets, in the run's live.csv", kind=int),
-    "--after-epoch": option("function of (state, run) to call after every epoch, as FILE.py:NAME or MODULE:NAME"),
+    "--after-epoch": option(
+        "function of (state, run) to call after every epoch, as FILE.py:NAME or MODULE:NAME", kind=imported
+    ),
     "--rebuild": {"action": "store_true", "help": "set refused runs aside and train them again"},
     "--no-graphs": {
         "dest": "graphs",
@@ -576,7 +555,7 @@ TRAINING = {
 PLACES = {
     "--jobs": option("runs at once (default: what fits; with Ray one per GPU, or per core)", kind=int),
     "--engine": option("what places the runs, local or ray", "local", choices=("local", "ray")),
-    "--address": option("a Ray cluster's: host:port or auto"),
+    "--address": option("join this Ray cluster: host:port or auto"),
 }
 BUDGET = {
     "--mflops": option("upper limit of the real size, in millions of multiply-accumulates", kind=float),
@@ -601,21 +580,21 @@ FINETUNE = {
     "--rate": option("learning rate at their start, from which a cosine leads to 0", LEARNING_RATE),
 }
 PREDICT = {
-    "model": option("a file that `rsslib export` wrote", metavar="MODEL"),
-    "images": option("image files of up to 60 million pixels", metavar="IMAGE", nargs="+"),
+    "model": option("a file that `rsslib export` wrote"),
+    "images": option("image files of up to 60 million pixels", nargs="+"),
 }
 EVALUATE = {
     "model": PREDICT["model"],
-    "folder": option("folder with image files in <class>/", metavar="FOLDER"),
+    "folder": option("folder with image files in <class>/"),
     "--output": option("file for the confusion matrix, with a figure of it beside", "confusion.csv"),
 }
 RUNS = {
-    "--delete": option("the name of a run whose folder to delete, committed and running ones excepted"),
+    "--delete": option("the name of a run whose folder to delete, running ones excepted"),
     "--watch": {"action": "store_true", "help": "list again every few seconds until all runs are finished"},
 }
 
 PACK = {
-    "folder": option("folder with train/<class>/ and test/<class>/", metavar="FOLDER"),
+    "folder": option("folder with train/<class>/ and test/<class>/"),
     "--side": option("size of the images in pixels, from which crops are made", 160),
 }
 
@@ -629,7 +608,7 @@ COMMANDS = {
     "pack": (pack_images, PACK),
     "search": (search_run, COMMON | RUN | BUDGET | SEARCH),
     "export": (export_run, COMMON | RUN | BUDGET | EXPORT),
-    "latency-kit": (write_latency_kit, {"folder": option("folder to write", metavar="FOLDER")} | COMMON | RUN),
+    "latency-kit": (write_latency_kit, {"folder": option("folder to write")} | COMMON | RUN),
     "finetune": (finetune_run, COMMON | RUN | BUDGET | EXPORT | FINETUNE),
     "predict": (predict_images, PREDICT),
     "evaluate": (evaluate_model, EVALUATE),

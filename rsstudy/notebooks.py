@@ -62,8 +62,7 @@ def load(
     if hardest:
         runs = on_hardest(runs)
     folder = output_folder(profile, figures, runs)
-    measure = Measurement(interference) if interference else None
-    settings = Settings(results, data, device, measure=measure)
+    settings = Settings(results, data, device, measure=Measurement(interference))
     if train:
         complete(runs, settings)
     runs = finished(with_all_seeds(runs, results), results)
@@ -138,8 +137,7 @@ class Execution:
         self.waiting = list(notebooks)
         self.pool = ThreadPoolExecutor(cores())
         self.done: dict[str, Run] = {}
-        self.started: list[Future] = []
-        self.failures: list[str] = []
+        self.started: list[Future[str]] = []
         self.processes: list[subprocess.Popen] = []
 
     def finished(self, run: Run) -> None:
@@ -154,19 +152,16 @@ class Execution:
         for notebook in list(self.waiting):
             if notebook.name == LAST:
                 wait(self.started)
-            done = self.done
+            done = {*self.done}
             if notebook.stored:
-                done = {run.name: run for run in finished_of(list(notebook.runs.values()), notebook.values["results"])}
-            if notebook.runs and not notebook.runs.keys() & done.keys():
+                done = {run.name for run in finished_of([*notebook.runs.values()], notebook.values["results"])}
+            if notebook.runs and not notebook.runs.keys() & done:
                 print(f"{notebook.name} is left out: none of its runs is finished")
             elif notebook.lacks_weights():
-                print(
-                    f"{notebook.name} is left out: it needs the weights of its runs, which are where they were trained"
-                )
+                print(f"{notebook.name} is left out: the weights of its runs are where they were trained")
             else:
                 self._start(notebook)
-        wait(self.started)
-        return self.failures
+        return [why for future in self.started if (why := future.result())]
 
     def close(self) -> None:
         """End the notebooks that are still executed, as after an interrupt."""
@@ -179,17 +174,19 @@ class Execution:
         self.waiting.remove(notebook)
         self.started.append(self.pool.submit(self._execute, notebook))
 
-    def _execute(self, notebook: Notebook) -> None:
-        """Execute a notebook in another process and print how it ended; the copy is also there if it failed."""
+    def _execute(self, notebook: Notebook) -> str:
+        """Execute a notebook in another process and print how it ended; the copy is also there if it failed.
+
+        Returns why it failed, or an empty string.
+        """
         output = make_folder(notebook.folder / "notebooks") / f"{notebook.name}.ipynb"
         command = [sys.executable, "-m", "rsstudy.notebooks", notebook.name, str(output), json.dumps(notebook.values)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.processes.append(process)
         _, errors = process.communicate()
-        if process.returncode:
-            why = errors.strip().split("\n")[-1]
-            self.failures.append(f"{notebook.name}: {why or process.returncode}")
         tqdm.write(f"{notebook.name} {'failed' if process.returncode else 'done'}: {output}")
+        why = errors.strip().split("\n")[-1] or process.returncode
+        return f"{notebook.name}: {why}" if process.returncode else ""
 
 
 def execute(name: str, output: str, values: dict[str, Any]) -> None:

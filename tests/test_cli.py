@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from ctypes.util import find_library
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +34,6 @@ def run(arguments, folder):
         (["--seeds", "-1"], "seeds is [-1]: expected a list"),
         (["--jobs", "0"], "jobs is 0"),
         (["--figures", __file__], "is a file: expected a folder"),
-        *((["--time-budget", text], f"time budget is {text!r}") for text in ("", "0m", "5", "m", "1.2.3m", "²m")),
     ],
 )
 def test_reproduce_refuses_an_option_in_one_sentence(options, said, tmp_path, capsys):
@@ -54,7 +52,7 @@ def test_runs_refuses_an_unknown_dataset(tmp_path, capsys):
 
 
 def test_runs_lists_and_deletes_custom_runs(tmp_path, capsys):
-    name, committed = "smoke/pets/mobilenet_v3/rss/seed0", "quick/fashion_mnist/mobilenet_v3/rss/seed0"
+    name = "smoke/pets/mobilenet_v3/rss/seed0"
     folder = tmp_path / "results" / name
     folder.mkdir(parents=True)
     (folder / "run.json").write_bytes(bytes(2_500_000))
@@ -62,9 +60,7 @@ def test_runs_lists_and_deletes_custom_runs(tmp_path, capsys):
     assert f" 2.5  {name}\n" in capsys.readouterr().out
     with locked(folder / "run.lock") as mine:
         assert mine and run(["runs", "--delete", name], tmp_path) == 2
-    assert cli.main(["runs", "--delete", committed]) == 2 and folder.exists()
-    error = capsys.readouterr().err
-    assert "is being trained" in error and f"{committed} is committed" in error
+    assert "is being trained" in capsys.readouterr().err and folder.exists()
     assert run(["runs", "--delete", name], tmp_path) == 0 and not folder.exists()
 
 
@@ -142,8 +138,9 @@ def test_a_file_of_ones_own_has_the_backbone_the_method_and_what_follows_epochs(
 
 @pytest.mark.parametrize("text", ["nowhere.py:SPACE", "rsslib.space:NOTHING", "no.module:SPACE"])
 def test_what_cannot_be_imported_is_an_input_error(text, capsys):
-    assert cli.main(["run", "--backbone", text]) == 2
-    assert f"backbone '{text}' cannot be read" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", "--backbone", text])
+    assert f"argument --backbone: '{text}' cannot be read" in capsys.readouterr().err
 
 
 def test_run_reports_a_loss_that_is_not_finite(tmp_path, capsys):
@@ -187,10 +184,9 @@ def test_mistakes_are_reported_before_pytorch_is_imported(tmp_path):
         "import sys; from rsstudy.cli import main; assert main(sys.argv[1:]) == 2; "
         "assert not {'torch', 'papermill', 'pandas'} & set(sys.modules)"
     )
-    without_driver = [] if find_library("cuda") else ["run --device cuda", "search --device cuda:1"]
     for line in (
-        "reproduce --profile smok", "reproduce --time-budget 5", "runs --seeds -1", "figures --datasets digit",
-        "run --method rs", "run --device x", "run --supernet-epochs 0", *without_driver,
+        "reproduce --profile smok", "runs --seeds -1", "figures --datasets digit",
+        "run --method rs", "run --device x", "run --supernet-epochs 0",
     ):  # fmt: skip
         arguments = line.split()
         subprocess.run([sys.executable, "-c", code, *arguments, "--results", str(tmp_path)], check=True)
@@ -273,6 +269,13 @@ def test_smoke_takes_stored_results_where_it_is_too_small(tmp_path, capsys):
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("1.5h", 5400)])
 def test_durations(text, seconds):
     assert cli.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "1.2.3m", "²m"])
+def test_time_budget_without_number_or_unit_is_refused(text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["reproduce", "--time-budget", text])
+    assert f"{text!r} is not a number and a unit, such as 90s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("typed, expected", [([], None), (["--no-graphs"], False)])

@@ -182,19 +182,14 @@ def test_an_address_without_a_cluster_gets_one_sentence(address, ray, tmp_path):
 # --- without Ray
 
 
-def test_missing_ray_gets_one_sentence(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("how", [["--engine", "ray"], ["--address", "auto"]])
+def test_missing_ray_gets_one_sentence(how, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
-    arguments = ["reproduce", "--engine", "ray", "--results", str(tmp_path), "--notebooks", "02_main_results"]
+    arguments = ["reproduce", *how, "--results", str(tmp_path), "--notebooks", "02_main_results"]
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "pip install 'rsslib[cluster]'" in error
     assert not list(tmp_path.iterdir())
-
-
-def test_an_address_needs_the_engine(tmp_path, capsys):
-    arguments = ["reproduce", "--address", "auto", "--results", str(tmp_path), "--notebooks", "02_main_results"]
-    assert cli.main(arguments) == 2
-    assert "--engine ray" in capsys.readouterr().err
 
 
 def test_a_device_of_one_machine_gets_one_sentence(tmp_path):
