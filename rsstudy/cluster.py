@@ -4,6 +4,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,21 +62,17 @@ def _on_nodes(ray: Any, runs: Sequence[Run], settings: Settings) -> Results:
     settings = replace(settings, device=device, jobs=settings.jobs or 1)
     token = make_folder(settings.results) / f".{uuid.uuid4().hex}"  # a node that sees this file shares the folder
     task = ray.remote(_on_node).options(max_retries=RETRIES, **share)
-    tasks: dict[Any, Run] = {}
+    tasks: list[Any] = []
     try:
         token.touch()
-        tasks |= {task.remote(run, settings, str(token)): run for run in runs}
-        while tasks:
-            for ended in ray.wait(list(tasks), num_returns=1, timeout=1)[0]:
-                try:
-                    result = ray.get(ended)
-                except ray.exceptions.RayError as lost:
-                    result = lost
-                yield tasks.pop(ended), result
+        tasks += [task.remote(run, settings, str(token)) for run in runs]
+        futures = {started.future(): run for started, run in zip(tasks, runs, strict=True)}
+        for future in as_completed(futures):
+            yield futures[future], future.exception() or future.result()
     finally:
         token.unlink(missing_ok=True)
-        for left in tasks:  # what runs write survives being killed
-            ray.cancel(left, force=True)
+        for started in tasks:  # what runs write survives being killed
+            ray.cancel(started, force=True)
 
 
 def _on_node(run: Run, settings: Settings, token: str) -> bool | Exception:

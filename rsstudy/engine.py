@@ -7,7 +7,7 @@ runs that are free, then waits for the rest.
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -81,16 +81,15 @@ def finish(
     """
     for run in done:
         finished(run)
-    if not todo:
-        return
     failures: dict[str, Exception] = {}
     words, n = f"{{}} of {len(done) + len(todo)} runs are finished", len(done)
-    total = sum(run.method.subnet_epochs for run in todo)
-    trained, began = 0, time.monotonic()
+    trained, total, began = 0, sum(run.method.subnet_epochs for run in todo), time.monotonic()
     look = {"desc": words.format(n), "bar_format": "{desc}, {remaining} left", "position": 0, "smoothing": 0}
     try:
         with progress_bar(shown=progress and len(todo) > 1, total=total, **look) as bar:
             for wait in (False, True):
+                if not todo:
+                    break
                 with closing(attempts(todo, wait)) as results:
                     todo = []
                     for run, result in results:
@@ -109,58 +108,46 @@ def finish(
                                 left = (time.monotonic() - began) * (total - trained) / trained
                                 print(f"{words.format(n)}, {in_words(left)} left: {run.name}", flush=True)
                             finished(run)
-                if not todo:
-                    break
     except KeyboardInterrupt:
         raise Stopped("stopped; the same call resumes from the last checkpoints") from None
     if failures:
         raise RunsFailed(failures) from next(iter(failures.values()))
 
 
-def prepare(runs: Iterable[Run], settings: Settings) -> tuple[list[Run], list[Run], Settings]:
+def prepare(runs: Sequence[Run], settings: Settings) -> tuple[list[Run], list[Run], Settings]:
     """Check everything, so that a mistake in the last run costs nothing.
 
     Returns the finished runs, those to train, and the settings with a device and a number of jobs. Runs whose dataset
-    is missing are named and left out, if any run is finished.
+    is missing are named and left out, if any run is finished. Raises InputError if two runs would share a folder.
     """
-    runs = _distinct(runs)
-    finished = {run.name for run in runs if _is_finished(run, settings)}
-    needs_cuda = any(run.profile.needs_cuda for run in runs if run.name not in finished) and settings.device == "auto"
-    device = choose_device(settings.device, needed=needs_cuda)
-    if device.type == "cpu" and settings.precision != "fp32":
-        raise InputError(
-            f"precision {settings.precision} is for CUDA; on a CPU bf16 is three times slower: choose fp32"
-        )
-    settings = replace(settings, device=str(device))
-    done: list[Run] = []
-    todo: list[Run] = []
-    absent: dict[str, NoImages] = {}
-    for run in runs:
-        population_of(run)
-        try:  # a finished run does not need its images, but is compared with those that are here
-            needed = run.name not in finished or is_there(run.dataset, settings.data)
-            images = images_of(run, settings) if needed else None
-        except NoImages as error:
-            absent[run.name] = error
-            continue
-        (done if _is_finished(run, settings, images, strict=True) else todo).append(run)
-    if absent and not done:
-        raise next(iter(absent.values()))
-    for name, why in absent.items():
-        print(f"not trained: {name}: {why}")
-    for run in todo:
-        files.check_writable(run.folder(settings.results), "results")
-    jobs = min(settings.jobs or free_jobs(device, todo), len(todo))
-    return done, todo, replace(settings, jobs=max(1, jobs))
-
-
-def _distinct(runs: Iterable[Run]) -> list[Run]:
-    """The runs, each once; raises InputError if two different ones would share a folder."""
     by_name: dict[str, Run] = {}
     for run in runs:
         if by_name.setdefault(run.name, run) != run:
             raise InputError(f"two different runs are called {run.name}: give their methods different names")
-    return list(by_name.values())
+    new = {name for name, run in by_name.items() if not _is_finished(run, settings)}
+    needs_cuda = settings.device == "auto" and any(by_name[name].profile.needs_cuda for name in new)
+    device = choose_device(settings.device, needed=needs_cuda)
+    if device.type == "cpu" and settings.precision != "fp32":
+        raise InputError(f"precision {settings.precision} is for CUDA: choose fp32")
+    settings = replace(settings, device=str(device))
+    done: list[Run] = []
+    todo: list[Run] = []
+    absent: list[NoImages] = []
+    for name, run in by_name.items():
+        population_of(run)
+        try:  # a finished run does not need its images, but is compared with those that are here
+            images = images_of(run, settings) if name in new or is_there(run.dataset, settings.data) else None
+        except NoImages as error:
+            print(f"not trained: {name}: {error}")
+            absent.append(error)
+            continue
+        (done if _is_finished(run, settings, images, strict=True) else todo).append(run)
+    if absent and not done:
+        raise absent[0]
+    for run in todo:
+        files.check_writable(run.folder(settings.results), "results")
+    jobs = min(settings.jobs or free_jobs(device, todo), len(todo)) if todo else 1
+    return done, todo, replace(settings, jobs=jobs)
 
 
 def _is_finished(run: Run, settings: Settings, images: Dataset | None = None, strict: bool = False) -> bool:

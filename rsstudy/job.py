@@ -5,9 +5,9 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +54,6 @@ from rsstudy.store import (
     LIVE,
     LOCK,
     POPULATION,
-    TABLES,
     Refused,
     configuration,
     identity_of,
@@ -94,29 +93,18 @@ def train_and_evaluate(
     try:
         folder = files.make_folder(run.folder(settings.results))
         patience = deadline - time.time() if wait else 0
-        with files.locked(folder / LOCK, patience, is_time) as mine, as_sentences(run, settings):
-            if not mine:
-                return False
-            job = Job(run, folder, settings, is_time)
-            status = job.open()
-            with use_threads(job.record["threads"]):
-                if status != "finished":
-                    state = job.new_state()
-                    if status == "trained":
-                        load_tensors(state.supernet.state_dict(), read_tensors(folder / WEIGHTS, job.record))
-                    elif not job.train(state):
-                        return False
-                    if not job.evaluate(state.supernet):
-                        return False
-                    del state
-                return not to_measure(run, settings) or settings.measure.measure(job)
+        with files.system_errors(), files.locked(folder / LOCK, patience, is_time) as mine:
+            return mine and Job(run, folder, settings, is_time).finish()
     except Exception as error:
-        error.add_note(traceback.format_exc())
-        cause: BaseException | None = error
-        while cause is not None:  # tracebacks would keep networks and graphs alive
-            cause.__traceback__ = None
-            cause = cause.__cause__ or cause.__context__
-        return error
+        problem = error
+        if is_out_of_memory(error):
+            problem = InputError(
+                f"{run.name} ran out of memory on {settings.device}: choose fewer jobs at once, a smaller batch size "
+                "or another device; the last checkpoint is kept"
+            )
+        problem.add_note(traceback.format_exc())
+        problem.__cause__ = problem.__context__ = None  # tracebacks would keep networks and graphs alive
+        return problem.with_traceback(None)
 
 
 def lead(work: Callable[[], Any]) -> Any:
@@ -144,23 +132,6 @@ def follow(settings: Settings) -> None:
                 job.count(state.supernet, dict.fromkeys(counted))
 
 
-@contextmanager
-def as_sentences(run: Run, settings: Settings) -> Iterator[None]:
-    """Raise InputError if memory runs out, or for an error of the operating system."""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            with files.system_errors():
-                raise
-        jobs = settings.jobs or 1
-        less = f"fewer jobs at once than {jobs}" if jobs > 1 else "a method with a smaller batch size"
-        raise InputError(
-            f"{run.name} ran out of memory on {settings.device}: choose {less} or another device; "
-            "the last checkpoint is kept"
-        ) from error
-
-
 @dataclass
 class Job:
     """A run whose lock this process holds."""
@@ -169,10 +140,27 @@ class Job:
     folder: Path
     settings: Settings
     is_time: Callable[[], bool]
+    record: dict[str, Any] = field(default_factory=dict)
+    validated: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SIZES, dtype=float))
 
     @cached_property
     def images(self) -> Dataset:
         return images_of(self.run, self.settings)
+
+    def finish(self) -> bool:
+        """Do what is left of the run; returns False if it was time to stop."""
+        status = self.open()
+        with use_threads(self.record["threads"]):
+            if status != "finished":
+                state = self.new_state()
+                if status == "trained":
+                    load_tensors(state.supernet.state_dict(), read_tensors(self.folder / WEIGHTS, self.record))
+                elif not self.train(state):
+                    return False
+                if not self.evaluate(state.supernet):
+                    return False
+                del state
+            return not to_measure(self.run, self.settings) or self.settings.measure.measure(self)
 
     def open(self) -> str:
         """Check what is in the folder and read or begin the record; returns the status, as `status_of` does."""
@@ -187,7 +175,7 @@ class Job:
             print(f"{run.name} is rebuilt; what was there is in {set_aside(self.folder)}")
             status = "missing"
         release_memory(self.images.device)
-        self.record: dict[str, Any] = {"started": now()} if status == "missing" else read_record(self.folder)
+        self.record = {"started": now()} if status == "missing" else read_record(self.folder)
         self.record["config"] = config
         self.record.setdefault("threads", settings.threads)  # the number of threads decides the last digits
         return status
@@ -208,9 +196,14 @@ class Job:
 
     def count(self, supernet: SuperNet, counts: dict[int, Any]) -> None:
         """Evaluate the subnets that are not in `counts`, divided among processes."""
-        threads = evaluation_threads(self.images.device, size())
-        others = {"progress": self.settings.progress, "description": f"{self.run.label}: evaluate", "threads": threads}
-        count_correct(supernet.eval(), self.population(supernet), self.images, counts, self.is_time, **others)
+        population = self.population(supernet)
+        count_correct(supernet.eval(), population, self.images, counts, self.is_time, **self.evaluation)
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """Further arguments of `evaluate_population`."""
+        threads = evaluation_threads(self.images.device, size() * (self.settings.jobs or 1))
+        return {"progress": self.settings.progress, "description": f"{self.run.label}: evaluate", "threads": threads}
 
     def population(self, supernet: SuperNet) -> list[tuple[float, Arch]]:
         subnets = population_of(self.run)
@@ -248,21 +241,16 @@ class Job:
             warm_start(state.supernet, *run.init)
         record |= {"status": "training", "jobs": settings.jobs or 1}
         self.save()
-        saved = shown = time.monotonic()
-
-        self.begin_live(state)
+        with suppress(OSError, ValueError, KeyError):  # there may be no such file
+            self.validated = pd.read_csv(self.folder / LIVE).set_index("epoch")[[*SIZES]]
+        saved = time.monotonic()
 
         def after_epoch(state: TrainingState) -> bool:
-            nonlocal saved, shown
-            self.follow(state)
+            nonlocal saved
+            self.report(state)
             stop = self.is_time()
             if len(state.history) in snapshots:
                 self.keep_snapshot(state)
-            if time.monotonic() - shown >= 1:  # for `rsslib runs`
-                row = state.history[-1]
-                record["progress"] = {"epoch": row["epoch"], "loss": row["loss"], "seconds": state.seconds}
-                self.save()
-                shown = time.monotonic()
             if stop or time.monotonic() - saved >= settings.checkpoint_seconds:
                 save_checkpoint(state, self.folder, identity)
                 saved = time.monotonic()
@@ -273,10 +261,8 @@ class Job:
         self.train_epochs(state, after_epoch)
         if len(state.history) < run.method.epochs:
             return False
-        record.pop("progress", None)
-        (self.folder / LIVE).unlink(missing_ok=True)
         record["training_seconds"] = state.seconds
-        if self.images.device.type == "cpu" and math.isfinite(state.processor_seconds):  # unknown to the first version
+        if self.images.device.type == "cpu":
             record["training_processor_seconds"] = state.processor_seconds
         record["sha256"] = {
             HISTORY: files.write_csv(self.folder / HISTORY, pd.DataFrame(state.history)),
@@ -284,34 +270,21 @@ class Job:
         }
         return True
 
-    def begin_live(self, state: TrainingState) -> None:
-        """Begin the history while training again, with the epochs of the checkpoint and their validations."""
-        done = pd.DataFrame(state.history, columns=[*TABLES[HISTORY], "processor_seconds"])
-        before = self.folder / LIVE
-        if self.settings.validate_every:
-            known = pd.DataFrame(columns=SIZES)
-            with suppress(OSError, ValueError, KeyError):  # a file that says nothing, or none
-                known = pd.read_csv(before).set_index("epoch")[[*SIZES]]
-            done = done.join(known, on="epoch")
-        files.write_csv(before, done)
+    def report(self, state: TrainingState) -> None:
+        """Write the history while training, validate if it is time, and call the caller's function."""
+        table, every = pd.DataFrame(state.history), self.settings.validate_every
+        if every:
+            if len(table) % every == 0:
+                self.validated.loc[len(table)] = self.validate(state.supernet)
+            table = table.join(self.validated, on="epoch")
+        table.to_csv(self.folder / LIVE, index=False)
+        if self.settings.after_epoch is not None:
+            self.settings.after_epoch(state, self.run)
 
-    def follow(self, state: TrainingState) -> None:
-        """Add the epoch to the history while training, validate if it is time, and call the caller's function."""
-        settings, row = self.settings, dict(state.history[-1])
-        if every := settings.validate_every:
-            row |= dict.fromkeys(SIZES, math.nan)
-            if row["epoch"] % every == 0:
-                row |= self.validate(state.supernet)
-        with (self.folder / LIVE).open("a", encoding="utf-8") as live:
-            pd.DataFrame([row]).to_csv(live, header=False, index=False)
-        if settings.after_epoch is not None:
-            settings.after_epoch(state, self.run)
-
-    def validate(self, supernet: SuperNet) -> dict[str, float]:
+    def validate(self, supernet: SuperNet) -> list[float]:
         """Accuracy of the smallest, the middle and the largest subnet on images held out from training, in percent."""
         held_out = replace(self.images, x_test=self.images.x_val, y_test=self.images.y_val)
-        table = evaluate_population(supernet, anchors(supernet.space), held_out, progress=False)
-        return dict(zip(SIZES, table["accuracy"], strict=True))
+        return evaluate_population(supernet, anchors(supernet.space), held_out, progress=False)["accuracy"].tolist()
 
     def evaluate(self, supernet: SuperNet) -> bool:
         """Evaluate the population and the anchors, from where it was interrupted; returns False if it was time to stop.
@@ -321,13 +294,14 @@ class Job:
         run, record, images = self.run, self.record, self.images
         hardware = environment(images.device, self.settings)["hardware"]
         basis = json.dumps([record["sha256"][WEIGHTS], record["config"]["evaluation"], hardware, EVALUATOR])
-        evaluated = record.get("evaluated", {})
-        if evaluated.get("of") != files.sha256(basis.encode()):
-            evaluated = {"of": files.sha256(basis.encode()), "correct": [], "seconds": 0.0}
+        new = {"of": files.sha256(basis.encode()), "correct": [], "seconds": 0.0}
+        evaluated = record.get("evaluated", new)
+        if evaluated["of"] != new["of"]:
+            evaluated = new
         record |= {"status": "trained", "evaluated": evaluated}
         self.save()  # before the population changes, which the record of a finished run vouches for
-        for checkpoint in checkpoints(self.folder):
-            checkpoint.unlink()
+        for path in (self.folder / LIVE, *checkpoints(self.folder)):
+            path.unlink(missing_ok=True)
         began, earlier, saved = time.perf_counter(), evaluated["seconds"], time.monotonic()
         subnets = population_of(run)
         population = self.population(supernet)
@@ -347,26 +321,25 @@ class Job:
                 keep()
                 saved = time.monotonic()
 
-        threads = evaluation_threads(images.device, self.settings.jobs or 1)
-        description = f"{run.label}: evaluate"
         try:
             if size() > 1:
                 self.send(files.tensor_bytes(supernet.state_dict()), [*counts])
                 self.count(supernet, counts)
             both = evaluate_population(
-                supernet.eval(), population, images, description, self.settings.progress, counts, before_each, threads
+                supernet.eval(), population, images, counts=counts, before_each=before_each, **self.evaluation
             )
-        except (StopAsked, KeyboardInterrupt) as stopped:
-            keep()
-            if isinstance(stopped, KeyboardInterrupt):
-                raise
+        except StopAsked:
             return False
-        table, beside = both[: len(subnets)].copy(), both[len(subnets) :].copy()
-        table["subnet"], beside["subnet"] = [number for _, number in subnets], beside.groupby("bucket").cumcount()
-        del record["evaluated"]
-        record |= {"status": "finished", "evaluation_seconds": earlier + time.perf_counter() - began}
-        record |= {"evaluation_hardware": hardware, "evaluator": EVALUATOR}
-        record["finished"] = now()
+        finally:
+            keep()
+        table, beside = both[: len(subnets)].assign(subnet=[number for _, number in subnets]), both[len(subnets) :]
+        record |= {
+            "status": "finished",
+            "finished": now(),
+            "evaluation_seconds": record.pop("evaluated")["seconds"],
+            "evaluation_hardware": hardware,
+            "evaluator": EVALUATOR,
+        }
         digests = record["sha256"]
         digests[POPULATION] = files.write_csv(self.folder / POPULATION, table)
         digests[ANCHORS] = files.write_csv(self.folder / ANCHORS, beside)

@@ -9,10 +9,9 @@ import pandas as pd
 
 from rsslib import files
 from rsslib.checkpoint import restore
-from rsslib.device import evaluation_threads, isolated
+from rsslib.device import isolated
 from rsslib.errors import checked
 from rsslib.steps import TrainingState
-from rsslib.trainer import train
 from rsstudy.forgetting import draws_once_per_epoch, forgetting
 from rsstudy.interference import Effort, Trial, measure
 from rsstudy.machine import executor_for
@@ -63,7 +62,7 @@ class Measurement:
         for make, names in {_forgetting: [FORGETTING], _effects: [EFFECTS, AGREEMENT]}.items():
             if set(names).isdisjoint(missing):
                 continue
-            tables = make(job)
+            tables = make(job, get_effort(job.run))
             if tables is None:
                 return False
             for name, table in zip(names, tables, strict=True):
@@ -72,25 +71,16 @@ class Measurement:
         return True
 
 
-def _forgetting(job: Any) -> tuple[pd.DataFrame] | None:
-    run, images, settings = job.run, job.images, job.settings
-    table = forgetting(
-        job.new_state(),
-        run.method,
-        images,
-        run.seed,
-        get_effort(run),
-        evaluation_threads(images.device, settings.jobs or 1),
-        job.is_time,
-        progress=settings.progress,
-        executor=executor_for(settings, images.device),
-    )
-    return None if table is None else (table,)
+def _forgetting(job: Any, effort: Effort) -> list[pd.DataFrame] | None:
+    run, images = job.run, job.images
+    how = {"progress": job.settings.progress, "executor": executor_for(job.settings, images.device)}
+    threads = job.evaluation["threads"]
+    table = forgetting(job.new_state(), run.method, images, run.seed, effort, threads, job.is_time, **how)
+    return None if table is None else [table]
 
 
-def _effects(job: Any) -> list[pd.DataFrame] | None:
-    run, images, settings = job.run, job.images, job.settings
-    effort, found = get_effort(run), []
+def _effects(job: Any, effort: Effort) -> list[pd.DataFrame] | None:
+    run, images, found = job.run, job.images, []
     epochs = effort.epochs(run.method)
     _restore_snapshots(job, epochs)
     for epoch, share in epochs.items():
@@ -99,8 +89,8 @@ def _effects(job: Any) -> list[pd.DataFrame] | None:
         with isolated(images.device):
             state = job.new_state()
             restore(state, files.read_regular(job.snapshot(epoch)), identity_of(job.record))
-            threads = evaluation_threads(images.device, settings.jobs or 1)
-            tables = measure(Trial(state, run.method, images, run.seed, effort, threads), settings.progress)
+            trial = Trial(state, run.method, images, run.seed, effort, job.evaluation["threads"])
+            tables = measure(trial, job.settings.progress)
         for table in tables:
             table.insert(0, "share", share)
         found.append(tables)
@@ -109,8 +99,7 @@ def _effects(job: Any) -> list[pd.DataFrame] | None:
 
 def _restore_snapshots(job: Any, epochs: Collection[int]) -> None:
     """Make all snapshots again if one of them is missing or altered."""
-    run, settings, kept = job.run, job.settings, job.record.get("snapshots", {})
-    paths = [job.snapshot(epoch) for epoch in epochs]
+    kept, paths = job.record.get("snapshots", {}), [job.snapshot(epoch) for epoch in epochs]
     if all(path.exists() and files.sha256(files.read_regular(path)) == kept.get(path.name) for path in paths):
         return
 
@@ -119,6 +108,5 @@ def _restore_snapshots(job: Any, epochs: Collection[int]) -> None:
             job.keep_snapshot(state)
         return job.is_time() or len(state.history) == max(epochs)
 
-    label, executor = f"{run.label}, for snapshots", executor_for(settings, job.images.device)
-    train(job.new_state(), run.method, job.images, run.seed, after_epoch, label, settings.progress, executor)
+    job.train_epochs(job.new_state(), after_epoch)
     job.save()

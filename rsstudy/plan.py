@@ -286,13 +286,10 @@ def origin(init: str | Path) -> tuple[str, str]:
 
 def different(values: Sequence, what: str) -> list:
     """Return `values` as a list; raises InputError if there are none, or two are equal."""
-    if not values:
-        with_papermill = f"with papermill, -y '{what}: [first, second]'"
-        raise InputError(f"{what} is {values!r}: expected a list with at least one entry ({with_papermill})")
     found = list(values)
-    for value in found:
-        if found.count(value) > 1:
-            raise InputError(f"{what} holds {getattr(value, 'name', value)!r} twice: expected different entries")
+    names = [getattr(value, "name", value) for value in found]
+    if not found or len({*names}) < len(names):
+        raise InputError(f"{what} is {shortened(repr(names))}: expected a list of different entries, at least one")
     return found
 
 

@@ -10,15 +10,13 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import textwrap
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import msgspec
 import numpy as np
@@ -26,7 +24,7 @@ from msgspec import Meta
 
 from rsslib import files
 from rsslib.data.readers import DATASETS
-from rsslib.errors import InputError, checked, choose, shortened
+from rsslib.errors import InputError, checked, choose, one_line, shortened
 from rsslib.files import WEIGHTS
 from rsslib.methods import Method, Schedule, Stage
 from rsslib.population import RECALIBRATION_IMAGES, sample_population
@@ -45,6 +43,7 @@ if TYPE_CHECKING:  # they take long to import
 RECORD, HISTORY, POPULATION, ANCHORS, LOCK = "run.json", "history.csv", "population.csv", "anchors.csv", "run.lock"
 LIVE = "live.csv"  # the history while a run trains
 EFFECTS, AGREEMENT, FORGETTING = "effects.csv", "agreement.csv", "forgetting.csv"  # see rsstudy.measurement
+LARGEST_NUMBER = 1e30  # in a table
 LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times a usual one
 REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
 POPULATION_SEED = 0
@@ -66,9 +65,7 @@ def refused(path: Path, why: str) -> Refused:
 
 # --- what a record holds ----------------------------------------------------------------------------------------------
 
-UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
-Text = Annotated[str, Meta(max_length=2_000, pattern=f"^[^{UNPRINTABLE}]*$")]
-Name = Annotated[str, Meta(max_length=200, pattern=r"^[\w-][\w.-]*$")]
+Text = Annotated[str, Meta(max_length=2_000)]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
@@ -79,43 +76,26 @@ class StageRecord(TypedDict):
 
 
 class MethodRecord(TypedDict):
-    name: Name
     stages: list[StageRecord]
 
 
 class TrainingRecord(TypedDict):
-    dataset: Name
-    backbone: Name
-    seed: Count
     method: MethodRecord
-    precision: Annotated[str, Meta(max_length=20)] | None
-    dataset_sha256: Annotated[str, Meta(max_length=64)] | None
-    profile: NotRequired[Name]
-    train_images: NotRequired[Count]
-    init: NotRequired[Digest]
-
-
-class EvaluationRecord(TypedDict, total=False):
-    test_images: Count
-    subnets_per_bucket: Count
-    population_seed: Count
+    precision: Text | None
+    dataset_sha256: Text | None
 
 
 class Configuration(TypedDict):
+    """What readers take from a configuration; it is also compared with that of a planned run."""
+
     training: TrainingRecord
-    evaluation: EvaluationRecord
+    evaluation: dict[str, Any]
 
 
 class Machine(TypedDict, total=False):
     hardware: Text
     executor: Text
     versions: dict[str, Text]
-
-
-class Progress(TypedDict):
-    epoch: Count
-    loss: Annotated[float, Meta(ge=-1e30, le=1e30)]
-    seconds: Seconds
 
 
 class Evaluated(TypedDict):
@@ -126,11 +106,14 @@ class Evaluated(TypedDict):
     seconds: Seconds
 
 
-class Record(Machine, total=False):
+class Always(TypedDict):
     status: Literal["training", "trained", "finished"]
     sha256: dict[str, Digest]
-    snapshots: dict[str, Digest]
     config: Configuration
+
+
+class Record(Always, Machine, total=False):
+    snapshots: dict[str, Digest]
     training_seconds: Seconds
     training_processor_seconds: Seconds
     evaluation_seconds: Seconds
@@ -141,17 +124,19 @@ class Record(Machine, total=False):
     threads: Annotated[int, Meta(ge=1)]
     jobs: Count
     machines: Annotated[list[Machine], Meta(max_length=1_000)]
-    progress: Progress
     evaluated: Evaluated
 
 
-ALWAYS = ("status", "config", "sha256")
-IF_FINISHED = ("training_seconds", "hardware", "executor")
+class Finished(TypedDict):
+    """What the record of a finished run always has."""
+
+    training_seconds: Seconds
+    hardware: Text
+    executor: Text
+
 
 # Columns that readers of a table rely on. All but `WORDS` are finite numbers, accuracy is in percent.
-MOST: defaultdict[str, float] = defaultdict(lambda: 1e30, accuracy=100)  # of numbers
-WORDS = {"stage": r"[\w -]*", "length": "step|epoch", "part": r"\w+"}
-WORDS |= dict.fromkeys(("kernel", "expand", "depth"), r"\d+(-\d+)*")
+WORDS = {"stage", "length", "part", "kernel", "expand", "depth"}
 _SUBNETS = ("bucket", "subnet", "mflops", "kernel", "expand", "depth", "accuracy")
 TABLES = {
     HISTORY: ("stage", "epoch", "learning_rate", "mflops", "loss", "images", "seconds"),
@@ -178,29 +163,15 @@ def read_record(folder: Path) -> dict:
     """The record of a run; raises Refused if it is unreadable, altered, or holds what no run writes."""
     path = folder / RECORD
     try:
-        content = files.read_regular(path, LARGEST_RECORD)
-        record = json.loads(content, parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
-        raise refused(path, f"cannot be read ({error})") from None
-    if problem := _problem(record):
-        raise refused(path, f"is not the record of a run ({shortened(problem)})")
+        record = msgspec.json.decode(files.read_regular(path, LARGEST_RECORD))
+        msgspec.convert(record, Record)
+        if record["status"] == "finished":
+            msgspec.convert(record, Finished)
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise refused(path, f"is not the record of a run ({one_line(error)})") from None
     if record["sha256"].get(RECORD) != _digest(record):
         raise refused(path, "was altered after the run wrote it")
     return record
-
-
-def _problem(record: Any) -> str:
-    """What is wrong with the values of a record; empty if nothing is."""
-    try:
-        msgspec.convert(record, Record)
-    except (msgspec.ValidationError, RecursionError) as error:
-        return str(error)
-    needed = (*ALWAYS, *(IF_FINISHED if record.get("status") == "finished" else ()))
-    return next((f"it has no {name}" for name in needed if name not in record), "")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _digest(record: dict) -> str:
@@ -239,23 +210,13 @@ def read_table(folder: Path, name: str, record: dict) -> "pd.DataFrame":
     content = read_file(path, record)
     try:
         table = pd.read_csv(io.BytesIO(content))
-    except ValueError as error:  # of which pandas' errors are
-        raise refused(path, f"cannot be read as a table ({error})") from None
-    if table.empty:
-        raise refused(path, "is not a table of a run (it has no rows)")
-    for column in TABLES[name]:
-        if column not in table:
-            raise refused(path, f"is not a table of a run (it has no column {column})")
-        if not _is_usual(table[column], column):
-            raise refused(path, f"is not a table of a run (its column {column} holds what no run writes)")
+        numbers = table[list(TABLES[name])].drop(columns=WORDS, errors="ignore").astype(float)
+    except (ValueError, KeyError) as error:
+        raise refused(path, f"is not a table of a run ({one_line(error)})") from None
+    usual = (numbers.abs() <= LARGEST_NUMBER).all(axis=None) and (numbers.filter(["accuracy"]) <= 100).all(axis=None)
+    if table.empty or not usual:
+        raise refused(path, "is not a table of a run (it has no rows, or numbers that no run writes)")
     return table
-
-
-def _is_usual(values: "pd.Series", column: str) -> bool:
-    """Whether a column has words of the expected form, or finite numbers."""
-    if column in WORDS:
-        return values.astype("string").fillna("").str.fullmatch(WORDS[column]).all()
-    return values.dtype.kind in "biuf" and values.abs().le(MOST[column]).all()
 
 
 def has_table(folder: Path, name: str) -> bool:
@@ -384,16 +345,20 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
             raise InputError(f"{run.name} was planned without its images: give plan the same folder as `data`")
         for stage in stages:  # they depend on the number of images; see `Profile.fitted`
             stage |= dict.fromkeys(("epochs", "first_epoch", "schedule_epochs"), UNKNOWN)
-    method = _as_first_recorded(run.method) | {"stages": stages}
+    train, test, checksum = run.profile.train_images or UNKNOWN, run.profile.test_images or UNKNOWN, UNKNOWN
+    if run.dataset not in DATASETS:  # it may have fewer images
+        train = test = UNKNOWN
+    if images is not None:
+        train, test, checksum = len(images.x_train), len(images.x_test), images.checksum
     training = {
         "code_version": CODE_VERSION,
         "profile": run.profile.name,
         "dataset": run.dataset,
-        "dataset_sha256": images.checksum if images else UNKNOWN,
-        "train_images": len(images.x_train) if images else _taken(run, run.profile.train_images),
+        "dataset_sha256": checksum,
+        "train_images": train,
         "backbone": run.backbone,
         "seed": run.seed,
-        "method": method,
+        "method": _as_first_recorded(run.method) | {"stages": stages},
         "precision": precision or UNKNOWN,
     }
     if run.resolution != RESOLUTION:
@@ -403,7 +368,7 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
     if run.init:
         training["init"] = run.init[1]
     evaluation = {
-        "test_images": len(images.x_test) if images else _taken(run, run.profile.test_images),
+        "test_images": test,
         "subnets_per_bucket": run.profile.subnets_per_bucket,
         "population_seed": POPULATION_SEED,
         "recalibration_images": RECALIBRATION_IMAGES,
@@ -411,22 +376,23 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
     return json.loads(json.dumps({"training": training, "evaluation": evaluation}))
 
 
-def _taken(run: Run, images: int | None) -> int | str:
-    """The number of images of a run, if known without reading: a custom dataset may have fewer than the profile's."""
-    return UNKNOWN if images is None or run.dataset not in DATASETS else images
-
-
-def difference(there, here, path: str = "") -> str:
+def difference(there: dict, here: dict) -> str:
     """The first difference of two JSON values in words; empty if they are equal or `here` is unknown."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        pairs = {key: (there.get(key), here.get(key)) for key in {**there, **here}}
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        pairs = dict(enumerate(zip(there, here, strict=True)))
-    elif here in (UNKNOWN, there):
-        return ""
+    old, new = dict(_leaves(there)), dict(_leaves(here))
+    for path in {**old, **new}:
+        a, b = old.get(path), new.get(path)
+        if b not in (UNKNOWN, a):
+            return f"{shortened(path)} is {shortened(repr(a))} there and {shortened(repr(b))} here"
+    return ""
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in nested dictionaries and lists, each with its path."""
+    if value and isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(part, f"{path}.{key}".strip("."))
     else:
-        return f"{shortened(path)} is {shortened(repr(there))} there and {shortened(repr(here))} here"
-    return next((words for key, pair in pairs.items() if (words := difference(*pair, f"{path}.{key}".strip(".")))), "")
+        yield path, value
 
 
 def identity_of(record: dict) -> str:
@@ -481,33 +447,36 @@ def overview(runs: Sequence[Run], results: str | Path | None = None) -> "pd.Data
     import pandas as pd
 
     files.check_folder(results_folder(results), "results")
-    rows: list[dict[str, Any]] = []
-    rates: dict[str, list[float]] = {}  # by dataset, seconds of an epoch for each subnet of a step
-    for run in runs:
-        row: dict[str, Any] = {"run": run.name, "status": "other", "epoch": 0, "epochs": run.method.epochs}
-        row["loss"] = math.nan
-        rows.append(row)
-        try:
-            row["status"] = status_of(run, results, configuration(run))
-            if row["status"] == "missing":
-                continue
-            record = read_record(run.folder(results))
-        except InputError:
-            continue
-        if row["status"] in ("training", "trained"):
-            row["status"] = "running" if is_locked(run.folder(results)) else "interrupted"
-        trained = "training_seconds" in record
-        row["epochs"] = sum(stage["epochs"] for stage in record["config"]["training"]["method"]["stages"])
-        progress = record.get("progress", {})
-        row["epoch"] = row["epochs"] if trained else progress.get("epoch", 0)
-        row["loss"] = progress.get("loss", math.nan)
-        seconds = record["training_seconds"] if trained else progress.get("seconds", 0)
-        if row["epoch"]:
-            rates.setdefault(run.dataset, []).append(seconds / _subnet_epochs(run.method, row["epoch"]))
-    for run, row in zip(runs, rows, strict=True):
-        left = run.method.subnet_epochs - _subnet_epochs(run.method, row["epoch"])
-        row["seconds_left"] = left * float(np.median(rates.get(run.dataset, [math.nan]))) if left else 0.0
-    return pd.DataFrame(rows, columns=["run", "status", "epoch", "epochs", "loss", "seconds_left"])
+    columns = ["run", "status", "epoch", "epochs", "loss", "seconds"]
+    table = pd.DataFrame([_overview_row(run, results) for run in runs], columns=columns)
+    done = [_subnet_epochs(*pair) for pair in zip([run.method for run in runs], table["epoch"], strict=True)]
+    left = [run.method.subnet_epochs for run in runs] - np.array(done)
+    rates = (table.pop("seconds") / done).groupby([run.dataset for run in runs]).transform("median")
+    table["seconds_left"] = (rates * left).where(left > 0, 0.0)
+    return table
+
+
+def _overview_row(run: Run, results: str | Path | None) -> dict[str, Any]:
+    import pandas as pd
+
+    folder, epochs = run.folder(results), run.method.epochs
+    row = {"run": run.name, "status": "other", "epoch": 0, "epochs": epochs, "loss": math.nan, "seconds": math.nan}
+    try:
+        row["status"] = status_of(run, results, configuration(run))
+        if row["status"] == "missing":
+            return row
+        record = read_record(folder)
+    except InputError:
+        return row
+    if row["status"] != "finished":
+        row["status"] = "running" if is_locked(folder) else "interrupted"
+    row["epochs"] = sum(stage["epochs"] for stage in record["config"]["training"]["method"]["stages"])
+    if "training_seconds" in record:
+        return row | {"epoch": row["epochs"], "seconds": record["training_seconds"]}
+    with suppress(OSError, ValueError, IndexError):  # there may be no such file, or it is just written
+        live = pd.read_csv(io.BytesIO(files.read_regular(folder / LIVE)), usecols=["loss", "seconds"], dtype=float)
+        row |= {"epoch": len(live), "loss": live["loss"].iloc[-1], "seconds": live["seconds"].sum()}
+    return row
 
 
 def _subnet_epochs(method: Method, epochs: int) -> int:
@@ -522,21 +491,19 @@ def _subnet_epochs(method: Method, epochs: int) -> int:
 
 def overview_words(table: "pd.DataFrame") -> str:
     """`overview` as text, with a last line for all runs."""
-    shown = table[["run", "status"]].assign(
-        epochs=[f"{row.epoch}/{row.epochs}" for row in table.itertuples()],
-        loss=["" if math.isnan(loss) else f"{loss:.2f}" for loss in table["loss"]],
-        left=["" if row.status == "finished" else in_words(row.seconds_left) for row in table.itertuples()],
+    left, done = table["seconds_left"].sum(skipna=False), (table["status"] == "finished").sum()
+    words = "unknown until an epoch is trained" if math.isnan(left) else in_words(left)
+    shown = table.assign(seconds_left=table["seconds_left"].map(in_words)).rename(columns={"seconds_left": "left"})
+    return (
+        f"{shown.to_string(index=False, na_rep='', float_format='{:.2f}'.format)}\n\n"
+        f"{done} of {len(table)} runs are finished; training left, one run at a time: {words}"
     )
-    done, unknown = (table["status"] == "finished").sum(), table["seconds_left"].isna().any()
-    left = "unknown until an epoch is trained" if unknown else in_words(table["seconds_left"].sum())
-    words = f"{done} of {len(table)} runs are finished; training left, one run at a time: {left}"
-    return f"{shown.to_string(index=False)}\n\n{words}"
 
 
 def finished_of(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:
     """The finished ones among `runs`; `overview` says what is wrong with the others."""
-    status = overview(runs, results)["status"]
-    return [run for run, there in zip(runs, status == "finished", strict=True) if there]
+    found = zip(runs, overview(runs, results)["status"], strict=True)
+    return [run for run, status in found if status == "finished"]
 
 
 def finished_runs(results: str | Path, profile: str, backbone: str, resolution: int = RESOLUTION) -> list[Run]:
@@ -555,9 +522,10 @@ def finished_runs(results: str | Path, profile: str, backbone: str, resolution: 
             custom = SearchSpace(**training["space"]) if "space" in training else None
             run = Run(scale, training["dataset"], backbone, method, training["seed"], resolution, custom)
             read_table(path.parent, POPULATION, record)
-            if record["status"] == "finished" and run.folder(results) == path.parent:  # not one that leads elsewhere
+            here = run.folder(results) == path.parent and training["backbone"] == backbone  # it may name another
+            if record["status"] == "finished" and here:
                 runs.append(run)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue  # not the record of a run, or damaged
     return runs
 
@@ -569,18 +537,9 @@ def stored_folders(results: str | Path | None = None) -> dict[str, Path]:
     return {folder.relative_to(root).as_posix(): folder for folder in folders}
 
 
-def disk_use(folder: Path) -> int:
-    """Return the bytes of the files of a run."""
-    return sum(path.stat().st_size for path in folder.iterdir())
-
-
 def delete(name: str, folders: Mapping[str, Path]) -> None:
-    """Delete the folder of a run; raises InputError for an unknown, a committed and a running one."""
+    """Delete the folder of a run; raises InputError for an unknown and a running one."""
     folder = folders[choose(name, folders, "run")]
-    with suppress(FileNotFoundError):  # there may be no git
-        listed = subprocess.run(["git", "ls-files", "."], cwd=folder, capture_output=True, text=True)
-        if listed.stdout:
-            raise InputError(f"{name} is committed: expected one of your own runs; `git rm -r` removes it all the same")
     with files.locked(folder / LOCK) as mine:
         if not mine:
             raise InputError(f"{name} is being trained: stop that first")

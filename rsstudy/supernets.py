@@ -42,16 +42,12 @@ def space_of(run: Run, images: Dataset) -> SearchSpace:
 def trained_supernet(run: Run, settings: Settings | None = None) -> tuple[SuperNet, Dataset]:
     """The supernet of a finished run in eval mode, with its dataset, on the settings' device.
 
-    Raises InputError if its weights are not there, altered or those of a run of another configuration, and if the
-    dataset is not the one it was trained on.
+    Raises InputError if its weights are missing, altered or those of a run of another configuration, and if the dataset
+    is not the one it was trained on.
     """
     settings = settings or Settings(device="cpu")
-    if (status := status_of(run, settings.results, configuration(run))) in ("missing", "training"):
-        how = {"missing": "was not trained", "training": "is not trained to its end"}[status]
-        raise InputError(f"{run.name} {how} in {settings.results}: train it with `rsslib run` and the same options")
-    supernet, images = stored_supernet(run, settings)
-    status_of(run, settings.results, configuration(run, images))  # which compares the images too
-    return supernet, images
+    status_of(run, settings.results, configuration(run))
+    return stored_supernet(run, settings)
 
 
 @checked
@@ -59,7 +55,10 @@ def stored_supernet(run: Run, settings: Settings) -> tuple[SuperNet, Dataset]:
     """`trained_supernet` of whatever was trained in the run's folder, for runs that are known by their records."""
     path = run.folder(settings.results) / WEIGHTS
     if not path.exists():
-        raise InputError(f"{path} does not exist: weights stay on the machine that trained them, so train the run here")
+        raise InputError(
+            f"{path} does not exist: train {run.name} to its end with `rsslib run` and the same options, since weights "
+            "stay on the machine that trained them"
+        )
     record = read_record(path.parent)
     settings = replace(settings, device=str(choose_device(settings.device)))
     images = images_of(run, settings)

@@ -122,10 +122,8 @@ def test_names_of_classes_in_bytes(tmp_path):
     assert sentence(error)
 
 
-@pytest.mark.parametrize(
-    "device", ["cuda:²", "cuda:", "cuda:-1", "cuda:99999", "cpu:0", 0, None, True, [], ["cpu"], "", "GPU"]
-)
-def test_devices_that_are_none(device, tmp_path):
+@pytest.mark.parametrize("device", ["cuda:²", "cuda:-1", "cuda:99999", "cpu:0", None, ["cpu"], ""])
+def test_unusable_device_names_are_refused(device, tmp_path):
     with pytest.raises(InputError, match="device") as error:
         Settings(tmp_path, device=device)
     assert repr(device) in sentence(error) or "''" in sentence(error)
