@@ -455,7 +455,8 @@ def draw_confusion(counts: Any, path: Path) -> None:
     shares = counts.div(counts.sum(axis=1), axis=0).to_numpy()
     with rc_context({"text.parse_math": False}), atomic_path(path) as temporary:
         matrix = ConfusionMatrixDisplay(shares, display_labels=names)
-        matrix.plot(include_values=False, cmap="Blues", xticks_rotation="vertical", ax=figure.subplots())
+        look = {"include_values": False, "cmap": "Blues", "im_kw": {"vmin": 0, "vmax": 1}}
+        matrix.plot(ax=figure.subplots(), xticks_rotation="vertical", **look)
         figure.savefig(temporary, format="png")
 
 

@@ -286,4 +286,4 @@ def test_notebook_is_left_out_if_weights_are_missing(trained, tmp_path, capsys, 
         assert started == ["08_deploy"]
     notebooks.rest()
     assert started == ["08_deploy"]
-    assert "08_deploy is left out: it needs the weights of its runs" in capsys.readouterr().out
+    assert "08_deploy is left out: the weights of its runs" in capsys.readouterr().out
