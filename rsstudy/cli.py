@@ -590,7 +590,7 @@ EVALUATE = {
     "--output": option("file for the confusion matrix, with a figure of it beside", "confusion.csv"),
 }
 RUNS = {
-    "--delete": option("the name of a run whose folder to delete, running ones excepted"),
+    "--delete": option("the name of a run whose folder to delete, committed and running ones excepted"),
     "--watch": {"action": "store_true", "help": "list again every few seconds until all runs are finished"},
 }
 

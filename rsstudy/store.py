@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -65,7 +66,8 @@ def refused(path: Path, why: str) -> Refused:
 
 # --- what a record holds ----------------------------------------------------------------------------------------------
 
-Text = Annotated[str, Meta(max_length=2_000)]
+UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+Text = Annotated[str, Meta(max_length=2_000, pattern=f"^[^{UNPRINTABLE}]*$")]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
@@ -136,7 +138,8 @@ class Finished(TypedDict):
 
 
 # Columns that readers of a table rely on. All but `WORDS` are finite numbers, accuracy is in percent.
-WORDS = {"stage", "length", "part", "kernel", "expand", "depth"}
+WORDS = {"stage": r"[\w -]*", "length": "step|epoch", "part": r"\w+"}
+WORDS |= dict.fromkeys(("kernel", "expand", "depth"), r"\d+(-\d+)*")
 _SUBNETS = ("bucket", "subnet", "mflops", "kernel", "expand", "depth", "accuracy")
 TABLES = {
     HISTORY: ("stage", "epoch", "learning_rate", "mflops", "loss", "images", "seconds"),
@@ -210,12 +213,14 @@ def read_table(folder: Path, name: str, record: dict) -> "pd.DataFrame":
     content = read_file(path, record)
     try:
         table = pd.read_csv(io.BytesIO(content))
-        numbers = table[list(TABLES[name])].drop(columns=WORDS, errors="ignore").astype(float)
+        numbers = table[list(TABLES[name])].drop(columns=[*WORDS], errors="ignore").astype(float)
     except (ValueError, KeyError) as error:
         raise refused(path, f"is not a table of a run ({one_line(error)})") from None
     usual = (numbers.abs() <= LARGEST_NUMBER).all(axis=None) and (numbers.filter(["accuracy"]) <= 100).all(axis=None)
+    for column in WORDS.keys() & {*table}:
+        usual &= table[column].astype("string").fillna("").str.fullmatch(WORDS[column]).all()
     if table.empty or not usual:
-        raise refused(path, "is not a table of a run (it has no rows, or numbers that no run writes)")
+        raise refused(path, "is not a table of a run (it has no rows, or values that no run writes)")
     return table
 
 
@@ -538,8 +543,12 @@ def stored_folders(results: str | Path | None = None) -> dict[str, Path]:
 
 
 def delete(name: str, folders: Mapping[str, Path]) -> None:
-    """Delete the folder of a run; raises InputError for an unknown and a running one."""
+    """Delete the folder of a run; raises InputError for an unknown, a committed and a running one."""
     folder = folders[choose(name, folders, "run")]
+    with suppress(FileNotFoundError):  # there may be no git
+        listed = subprocess.run(["git", "ls-files", "."], cwd=folder, capture_output=True, text=True)
+        if listed.stdout:
+            raise InputError(f"{name} is committed: expected one of your own runs; `git rm -r` removes it all the same")
     with files.locked(folder / LOCK) as mine:
         if not mine:
             raise InputError(f"{name} is being trained: stop that first")

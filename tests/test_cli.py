@@ -52,7 +52,7 @@ def test_runs_refuses_an_unknown_dataset(tmp_path, capsys):
 
 
 def test_runs_lists_and_deletes_custom_runs(tmp_path, capsys):
-    name = "smoke/pets/mobilenet_v3/rss/seed0"
+    name, committed = "smoke/pets/mobilenet_v3/rss/seed0", "quick/fashion_mnist/mobilenet_v3/rss/seed0"
     folder = tmp_path / "results" / name
     folder.mkdir(parents=True)
     (folder / "run.json").write_bytes(bytes(2_500_000))
@@ -60,7 +60,9 @@ def test_runs_lists_and_deletes_custom_runs(tmp_path, capsys):
     assert f" 2.5  {name}\n" in capsys.readouterr().out
     with locked(folder / "run.lock") as mine:
         assert mine and run(["runs", "--delete", name], tmp_path) == 2
-    assert "is being trained" in capsys.readouterr().err and folder.exists()
+    assert cli.main(["runs", "--delete", committed]) == 2 and folder.exists()
+    error = capsys.readouterr().err
+    assert "is being trained" in error and f"{committed} is committed" in error
     assert run(["runs", "--delete", name], tmp_path) == 0 and not folder.exists()
 
 

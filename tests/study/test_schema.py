@@ -140,8 +140,8 @@ def test_a_record_that_names_another_folder_is_not_offered(results):
         (b"bucket,subnet,mflops,kernel,expand,depth,accuracy\n", "no rows"),
         (b"bucket,accuracy\n1,2\n3,4,5,6\n", "Expected 2 fields"),
         (b"bucket,subnet,mflops,kernel,expand,depth,accuracy\n4,0,4,3,3,2,lots\n", "lots"),
-        (b"bucket,subnet,mflops,kernel,expand,depth,accuracy\n4,0,4,3,3,2,101\n", "numbers that no run writes"),
-        (b"bucket,subnet,mflops,kernel,expand,depth,accuracy\n4,0,4,3,3,2,nan\n", "numbers that no run writes"),
+        (b"bucket,subnet,mflops,kernel,expand,depth,accuracy\n4,0,4,3,3,2,101\n", "values that no run writes"),
+        (b"bucket,subnet,mflops,kernel,expand,depth,accuracy\n4,0,4,3,3,2,nan\n", "values that no run writes"),
         (b"bucket,subnet,mflops,kernel,expand,depth\n4,0,4,3,3,2\n", "accuracy.* not in index"),
     ],
 )
