@@ -87,7 +87,10 @@ def given(options: Namespace, names: Iterable[str]) -> dict[str, Any]:
 
 def make_settings(options: Namespace) -> Settings:
     """Return the settings that were typed, checked."""
-    return Settings(**given(options, [field.name for field in fields(Settings)]))
+    values = given(options, [field.name for field in fields(Settings)])
+    if "after_epoch" in values:
+        values["after_epoch"] = imported(values["after_epoch"])
+    return Settings(**values)
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -100,8 +103,8 @@ def make_run(options: Namespace) -> Run:
     (run,) = plan(
         scaled(profile.fitted(dataset, options.data), **given(options, OVERRIDABLE)),
         [dataset],
-        [options.method],
-        options.backbone,
+        [imported(options.method)],
+        imported(options.backbone),
         [options.seed],
         resolution=options.resolution,
         data=options.data,
@@ -498,7 +501,7 @@ def imported(text: str) -> Any:
         return found[name]
     except Exception as error:  # of the file too
         why = f"{type(error).__name__}: {one_line(error)}"
-        raise ArgumentTypeError(f"{text!r} cannot be read ({why}): expected FILE.py:NAME or MODULE:NAME") from None
+        raise InputError(f"{text!r} cannot be read ({why}): expected FILE.py:NAME or MODULE:NAME") from None
 
 
 def absolute(folder: str) -> str:
@@ -517,10 +520,8 @@ COMMON = {
 }
 RUN = {
     "--dataset": option("a built-in dataset, or one in the data folder (default: the profile's hardest)"),
-    "--method": option("a name of `rsslib methods`, or yours as FILE.py:NAME or MODULE:NAME", "rss", imported),
-    "--backbone": option(
-        "mobilenet_v3, proxylessnas, or yours as FILE.py:NAME or MODULE:NAME", "mobilenet_v3", imported
-    ),
+    "--method": option("a name of `rsslib methods`, or yours as FILE.py:NAME or MODULE:NAME", "rss"),
+    "--backbone": option("mobilenet_v3, proxylessnas, or yours as FILE.py:NAME or MODULE:NAME", "mobilenet_v3"),
     "--seed": option("seed of the run", 0),
     "--groups": option("processes that share each batch's images, not a step's subnets (docs/scale.md)", 1),
     "--resolution": option("size of the images in pixels: 32 to 224 in steps of 32", RESOLUTION),
@@ -542,9 +543,7 @@ TRAINING = {
     "--threads": option("threads per run on a CPU", 1),
     "--time-budget": option("stop cleanly after this time, such as 90s, 25m or 2h", kind=seconds),
     "--validate-every": option("epochs between validations of three subnets, in the run's live.csv", kind=int),
-    "--after-epoch": option(
-        "function of (state, run) to call after every epoch, as FILE.py:NAME or MODULE:NAME", kind=imported
-    ),
+    "--after-epoch": option("function of (state, run) to call after every epoch, as FILE.py:NAME or MODULE:NAME"),
     "--rebuild": {"action": "store_true", "help": "set refused runs aside and train them again"},
     "--no-graphs": {
         "dest": "graphs",

@@ -395,10 +395,10 @@ def test_a_capture_that_fails_says_so_in_a_sentence(reads_a_number):
 
 def test_after_a_capture_that_failed_nothing_is_trained_or_evaluated_in_the_process(reads_a_number):
     method, data = shortened("rss"), toy_data(11)
+    state = new_state(method, dtype=torch.float32)
     with simulated_graphs():
         with pytest.raises(CaptureFailed):
             run(method, "cpu", True)
-        state = new_state(method, dtype=torch.float32)
         for use in (lambda: train(state, method, data, False), lambda: evaluate_population(state.supernet, [], data)):
             with pytest.raises(CaptureFailed, match="earlier capture .* --no-graphs"):
                 use()

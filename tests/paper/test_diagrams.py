@@ -293,7 +293,10 @@ def test_schedule_is_legible(mobilenet):
 @pytest.mark.parametrize(
     ("draw", "said"),
     [
-        (lambda space: protocol.draw_subnet(space, replace(space.largest, expand=(6,))), "expand is (6,), expected a"),
+        (
+            lambda space: protocol.draw_subnet(space, replace(space.largest, expand=(6,))),
+            "expand is (6,), expected 20 numbers",
+        ),
         (lambda space: protocol.macs_samples(space, 0), "samples"),
         (lambda space: protocol.schedule([], space), "methods"),
         (lambda space: protocol.schedule([build("rss", 1, 1)], space, steps=1), "steps"),
