@@ -75,15 +75,16 @@ def load_checkpoint(state: TrainingState, folder: Path, run: str = "", method: M
     """Bring a new `state` to where the last usable checkpoint was written; returns whether there was one.
 
     A checkpoint that is damaged, of another `run`, or does not fit the state and the method (None: any) is removed with
-    a warning, and the one before it used.
+    a warning, and the one before it used. Raises InputError for one that cannot be read.
     """
     for path in checkpoints(folder):
-        try:
+        with files.system_errors():  # one that cannot be read now may be whole
             content = files.read_regular(path)
+        try:
             if files.sha256(content)[:32] != path.stem.rpartition("-")[2]:
                 raise ValueError("damaged: its checksum differs")
             restore(state, content, run, method)
-        except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
             path.unlink()
             message = f"checkpoint {path} cannot be used ({error}) and was removed: training resumes from one before it"
             warnings.warn(f"{message}, or starts over", stacklevel=2)

@@ -232,7 +232,7 @@ class Trial:
                 generator=generator,
                 device=data.device,
             )
-            crops = draw_augmentation(size, generator, data.side)
+            crops = draw_augmentation(size, generator, data.side, self.method.augmentation)
             found.append(self._augmented(rows, crops))
         return found
 
@@ -265,7 +265,7 @@ class Trial:
     def _epoch(self, generator: Generator) -> Iterator[Batch]:
         data, n = self.data, len(self.data.x_train)
         order = torch.randperm(n, generator=generator, device=data.device)
-        crops = draw_augmentation(n, generator, data.resolution)
+        crops = draw_augmentation(n, generator, data.side, self.method.augmentation)
         for rows in order.split(self.method.batch_size):
             yield self._augmented(rows, crops[:, rows])
 

@@ -255,7 +255,7 @@ def sampler_identity(sampler: object) -> str:
     if that is not enough: attributes that are not plain values, or source that cannot be found.
     """
     kind = type(sampler)
-    if kind.__module__.partition(".")[0] in PACKAGES:
+    if kind.__module__.partition(".")[0] in PACKAGES and kind.__repr__ is not object.__repr__:
         return _stored_form(sampler)
     version = getattr(sampler, "version", None)
 

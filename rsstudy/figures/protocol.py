@@ -338,7 +338,8 @@ def stage_table(method: Method) -> DataFrame:
     `learning rate` is where the curve starts, `first rate` the rate of the stage's first step: they differ where a
     stage begins in mid-curve.
     """
-    teachers = {"stage": f"{method.stages[0].name}, trained", "random": "untrained network", None: "none"}
+    trained = f"{method.stages[0].name}, trained"
+    teachers = {"stage": trained, "random": "untrained network", "largest": "largest subnet of the step"}
     rows = []
     for stage in method.stages:
         schedule: str = stage.schedule
@@ -357,7 +358,7 @@ def stage_table(method: Method) -> DataFrame:
                 "subnets": sampler_words(stage.sampler),
                 "drawn each": getattr(stage.sampler, "per", "epoch"),
                 "subnets per step": getattr(stage.sampler, "count", 1),
-                "distils from": teachers[method.teacher] if stage.distill else "none",
+                "distils from": teachers.get(method.teacher, "none") if stage.distill else "none",
                 "channels sorted": "no" if cut is None else f"to {listed(cut, 'or')}x and beyond" if cut else "all",
             }
         )

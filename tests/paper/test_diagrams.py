@@ -208,7 +208,7 @@ def test_macs_distribution_marks_every_share(space):
 # --- methods
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "sandwich-rule"])
 def test_stage_table_equals_the_declaration(name):
     method = build(name, *TABLE_1["cifar100"])
     table = protocol.stage_table(method)

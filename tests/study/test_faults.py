@@ -436,6 +436,17 @@ def test_any_damage_to_a_checkpoint_is_noticed(interrupted, done):
         assert not load_checkpoint(state, interrupted, identity(interrupted))
 
 
+def test_checkpoint_that_cannot_be_read_now_is_kept(interrupted, monkeypatch):
+    def read(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    before = checkpoint.checkpoints(interrupted)
+    monkeypatch.setattr(checkpoint.files, "read_regular", read)
+    with pytest.raises(InputError, match="safetensors cannot be used .Permission denied."):
+        load_checkpoint(None, interrupted)
+    assert checkpoint.checkpoints(interrupted) == before
+
+
 @pytest.mark.parametrize("broken", [1, 2])
 def test_training_goes_on_from_what_is_not_damaged(broken, interrupted, done, tmp_path):
     for path in checkpoint.checkpoints(interrupted)[:broken]:

@@ -72,6 +72,16 @@ def test_attributes_of_the_class_count(tmp_path):
     assert sampler_identity(first) != sampler_identity(second)
 
 
+def test_class_without_a_printed_form_is_identified_by_its_source():
+    class Plain:
+        def subnets(self, space, rng, epoch, epochs, steps):
+            return [(space.largest,)]
+
+    Plain.__module__ = "rsstudy.samplers"  # as if it had been added there
+    assert sampler_identity(Plain()) == sampler_identity(Plain())
+    assert "object at" not in sampler_identity(Plain())
+
+
 def test_another_process_finds_the_same_identity(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     code = "from mine import Mine; from rsstudy.store import sampler_identity as f; print(f(Mine(size='middle')))"
