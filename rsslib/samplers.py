@@ -22,6 +22,7 @@ class Sampler(Protocol):
 
         Returns `steps` tuples, or a single one that holds for the whole epoch. A sampler is a pure function of these
         arguments: all randomness comes from `rng`, and nothing is kept between calls, so that training can resume.
+        An attribute `count` says how many subnets a step has, if that is more than one; estimates of time use it.
         """
         ...
 
