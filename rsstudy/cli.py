@@ -20,6 +20,7 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from ctypes import CDLL
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -90,7 +91,13 @@ def make_settings(options: Namespace) -> Settings:
     values = given(options, [field.name for field in fields(Settings)])
     if "after_epoch" in values:
         values["after_epoch"] = imported(values["after_epoch"])
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.device.startswith("cuda"):
+        try:  # PyTorch would take seconds to find out
+            CDLL("libcuda.so.1")
+        except OSError:
+            raise InputError(f"device {settings.device!r} needs NVIDIA's driver: choose auto or cpu") from None
+    return settings
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_no_page_is_long():
 def test_readme_is_short():
     lines = README.splitlines()
     text = re.sub(r"<!--.*?-->|https?://\S+|[|`#*-]", " ", README)
-    assert len(lines) <= 100 and max(map(len, lines)) <= 150 and len(text.split()) <= 900
+    assert len(lines) <= 100 and max(map(len, lines)) <= 140 and len(text.split()) <= 900
 
 
 def test_tables_of_results_are_current():

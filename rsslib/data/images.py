@@ -37,11 +37,14 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             yield image
     except InputError:
         raise
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder: name the images in it") from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is not a readable image ({', '.join(FORMATS)}): convert or remove it") from None
     except Exception as error:  # Pillow raises many types on damaged files
-        why = getattr(error, "strerror", None) or one_line(error)
-        raise InputError(f"{path} is not a readable image ({why}): name, repair or remove it") from None
+        raise InputError(f"{path} is not a readable image ({one_line(error)}): repair or remove it") from None
 
 
 def read_image(path: Path, grey: bool) -> np.ndarray:
