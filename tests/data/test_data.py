@@ -440,6 +440,7 @@ BAD_FOLDERS = {
         "in the format HEIC, .* convert it to JPEG",
     ),
     "Photoshop": (lambda f: (f / "train/a/x.psd").write_bytes(b"8BPS"), "in the format PSD, .* convert it to JPEG"),
+    "folder": (lambda f: (f / "test/b/more").mkdir(), "test/b/more is a folder"),
     "Unicode": (
         lambda f: [
             (f / split / "a").rename(f / split / name) for split, name in zip(("train", "test"), CAFES, strict=True)

@@ -103,7 +103,7 @@ def test_command_line_refuses_what_it_cannot_search_export_or_predict(data, trai
         (["search", *where, "--output", str(tmp_path)], "is a folder, a link, a pipe or a device: expected"),
         (["predict", str(image), model], "is an image: the model comes first"),
         (["predict", model, str(tmp_path / "none.png")], "none.png does not exist"),
-        (["predict", model, str(tmp_path)], f"{tmp_path} is not a readable image (Is a directory"),
+        (["predict", model, str(tmp_path)], f"{tmp_path} is a folder"),
     ):
         assert main(arguments) == 2
         assert said in capsys.readouterr().err
