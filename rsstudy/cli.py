@@ -493,9 +493,10 @@ def option(text: str, default: Any = None, kind: Callable | None = None, **other
 def seconds(text: str) -> float:
     """Return the seconds in a duration such as 90s, 25m or 2h."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", text)
-    if not match:
-        raise ArgumentTypeError(f"{text!r} is not a number and a unit, such as 90s, 25m or 2h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+    duration = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0
+    if not duration:
+        raise ArgumentTypeError(f"{text!r} is not a number above 0 and a unit, such as 90s, 25m or 2h")
+    return duration
 
 
 def imported(text: str) -> Any:

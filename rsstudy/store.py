@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
@@ -68,6 +68,7 @@ def refused(path: Path, why: str) -> Refused:
 
 UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 Text = Annotated[str, Meta(max_length=2_000, pattern=f"^[^{UNPRINTABLE}]*$")]
+Name = Annotated[str, Meta(max_length=200, pattern=r"^[\w-][\w.-]*$")]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
@@ -78,20 +79,31 @@ class StageRecord(TypedDict):
 
 
 class MethodRecord(TypedDict):
+    name: Name
     stages: list[StageRecord]
 
 
 class TrainingRecord(TypedDict):
+    dataset: Name
+    backbone: Name
+    seed: Count
     method: MethodRecord
-    precision: Text | None
-    dataset_sha256: Text | None
+    precision: Annotated[str, Meta(max_length=20)] | None
+    dataset_sha256: Annotated[str, Meta(max_length=64)] | None
+    profile: NotRequired[Name]
+    train_images: NotRequired[Count]
+    init: NotRequired[Digest]
+
+
+class EvaluationRecord(TypedDict, total=False):
+    test_images: Count
+    subnets_per_bucket: Count
+    population_seed: Count
 
 
 class Configuration(TypedDict):
-    """What readers take from a configuration; it is also compared with that of a planned run."""
-
     training: TrainingRecord
-    evaluation: dict[str, Any]
+    evaluation: EvaluationRecord
 
 
 class Machine(TypedDict, total=False):

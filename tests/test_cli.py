@@ -274,11 +274,11 @@ def test_durations(text, seconds):
     assert cli.seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "5", "m", "1.2.3m", "²m"])
+@pytest.mark.parametrize("text", ["", "0m", "5", "m", "1.2.3m", "²m"])
 def test_time_budget_without_number_or_unit_is_refused(text, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["reproduce", "--time-budget", text])
-    assert f"{text!r} is not a number and a unit, such as 90s" in capsys.readouterr().err
+    assert f"{text!r} is not a number above 0 and a unit, such as 90s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("typed, expected", [([], None), (["--no-graphs"], False)])

@@ -251,7 +251,7 @@ def test_no_file_appears_if_verification_fails(exported, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_logits_may_differ_by_a_ten_thousandth_of_the_largest():
+def test_a_prediction_may_differ_only_where_the_margin_is_small():
     expected = np.array([[1.0, 0.5], [0.3, 0.30001]], np.float32)
     near = expected + np.array([[0, 0], [2e-5, 0]], np.float32)
     assert 0 < compare(near, expected) < TOLERANCE

@@ -50,12 +50,15 @@ LONG = "x" * 200_000
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("training_seconds", value) for value in (None, -1, 10**400, [], True, math.nan)),
+        *(("training_seconds", value) for value in (None, "an hour", -1, 10**400, [], True, math.inf, math.nan)),
         ("hardware", LONG),
         ("hardware", 5),
         ("hardware", "\ud800"),
         ("status", "done"),
-        ("threads", 0),
+        ("status", LONG),
+        ("executor", None),
+        *(("threads", value) for value in (None, -1, 0, "two")),
+        ("versions", {LONG: 1}),
         ("config", []),
         ("machines", "many"),
         ("versions", [1]),
