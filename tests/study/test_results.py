@@ -36,7 +36,8 @@ PAPER = sum(ON.values(), [])
 
 
 def test_every_run_is_one_that_is_still_planned_and_is_whole():
-    methods = dict.fromkeys((*methods_of("interference"), *methods_of("samplers"), *methods_of("bridge"), "rss-short"))
+    groups = ("interference", "samplers", "rates", "bridge", "dose")
+    methods = dict.fromkeys([*(name for group in groups for name in methods_of(group)), "rss-short"])
     planned = [*plan("quick", methods=list(methods), seeds=range(5)), *PAPER]
     committed = [
         "git",
