@@ -86,7 +86,7 @@ class Ours:
 
         def epoch() -> None:
             with own_stream(DEVICE):
-                self.executor.epoch(subnets, *self.draw(), [1e-4] * self.steps).sum().item()
+                self.executor.epoch(subnets, *self.draw(), [1e-4] * self.steps, [1.0] * self.steps).sum().item()
 
         return timed(epoch) / self.steps
 

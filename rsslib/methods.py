@@ -35,7 +35,8 @@ class Stage:
     step's subnets: 0 for the smallest, 1 for the largest, by the logarithm of parameters. With `warmup_epochs` the
     rate first grows from 0 in equal steps, and the curve takes the epochs that are left. The stage runs `epochs` of
     these, starting at epoch `first_epoch`: a stage that begins in mid-curve inherits a lowered rate. With `distill`,
-    the method's teacher adds to the loss. Raises InputError for a value that cannot be used.
+    the method's teacher adds to the loss. `ramp_epochs` lets in all but the first subnet of each step slowly, see
+    `share`. Raises InputError for a value that cannot be used.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Stage:
     distill: bool = False
     sort_channels: tuple[int, ...] | None = None
     warmup_epochs: Natural = 0
+    ramp_epochs: Natural = 0
 
     def __post_init__(self):
         if self.warmup_epochs > max(0, self.schedule_epochs or self.epochs):
@@ -73,6 +75,17 @@ class Stage:
         if self.schedule == "constant":
             return self.learning_rate
         return 0.5 * self.learning_rate * (1 + math.cos(math.pi * position / total))
+
+    def share(self, epoch: int, step: int, steps: int) -> float:
+        """Factor for the gradients of all but the first subnet of step `step` (of `steps`) of epoch `epoch`.
+
+        It is 1, except in the first `ramp_epochs`: there the learning rate times the factor grows from 0, in equal
+        steps, to the learning rate at their end (Annavajjala et al. 2024).
+        """
+        done, ramp = epoch * steps + step + 1, self.ramp_epochs * steps
+        if done > ramp:
+            return 1.0
+        return done / ramp * self.rate(self.ramp_epochs, 0, 1) / self.rate(epoch, step, steps)
 
 
 @checked

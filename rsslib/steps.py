@@ -101,6 +101,7 @@ class EagerSteps:
         self.whole = self.method.batch_size  # images of the step's batch, of which a process may train a part
         self.in_place = self.stage.distill and self.method.teacher == "largest"
         self.soft_labels: Tensor | None = None
+        self.share = 1.0  # of all but the step's first subnet
 
     def own(self, rows: Tensor) -> Tensor:
         """The rows of a batch that this process trains."""
@@ -112,12 +113,14 @@ class EagerSteps:
         order: Tensor,
         crops: Tensor,
         rates: list[float],
+        shares: list[float],
         after_step: Callable[[int], object] = lambda images: None,
     ) -> Tensor:
         """Train one epoch; returns the loss of every step, float32 [steps] on the device.
 
-        `subnets` are those of each step, `order` int64 [images], `crops` the images' augmentation [8, images], and
-        `rates` the learning rate of each step. `after_step` is called with the number of images of each step.
+        `subnets` are those of each step, `order` int64 [images], `crops` the images' augmentation [8, images], `rates`
+        the learning rate of each step and `shares` its `Stage.share`. `after_step` is called with the number of images
+        of each step.
         """
         data, losses = self.data, torch.zeros(len(rates), device=order.device)
         self.views = Views(self.state.supernet)
@@ -127,6 +130,7 @@ class EagerSteps:
             self.whole, rows = len(batches[step]), own[step]
             x = augment(images, crops[:, rows], data.mean, data.std, data.resolution)
             set_rate(self.state.optimizer, rates[step])
+            self.share = shares[step]
             losses[step] = self.train_step(x, data.y_train[rows], subnets[step])
             after_step(self.whole)
         return losses
@@ -153,6 +157,8 @@ class EagerSteps:
             total += loss.detach()
             if self.in_place and i == 0:  # the first subnet teaches the others
                 self.soft_labels = logits.detach().softmax(1)
+            if i > 0 and self.share < 1:
+                loss = loss * self.share
             add_gradients(loss / len(subnets) if method.gradients == "mean" else loss, leaves)
         state.optimizer.step()
         return total / len(subnets)

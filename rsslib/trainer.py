@@ -109,10 +109,11 @@ def train(
                     crops = draw_augmentation(n, generator, data.side, method.augmentation)
                     sizes = complexities(space, subnets) if stage.by_complexity else [0.0] * steps
                     rates = [stage.rate(epoch, step, steps, size) for step, size in enumerate(sizes)]
+                    shares = [stage.share(epoch, step, steps) for step in range(steps)]
                     mflops = mean_mflops(space, subnets)
                     place = f"{stage.name} " * (len(method.stages) > 1) + f"{epoch + 1}/{stage.epochs}"
                     bar.set_description(f"{description or method.name}: {place}, {mflops:.1f}M")
-                    losses = stage_steps.epoch(subnets, order, crops, rates, bar.update)
+                    losses = stage_steps.epoch(subnets, order, crops, rates, shares, bar.update)
                     row = {
                         "stage": stage.name,
                         "epoch": len(state.history) + 1,

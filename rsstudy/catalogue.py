@@ -12,6 +12,7 @@ import numpy as np
 
 from rsslib.errors import Count, Natural, checked, choose
 from rsslib.methods import (
+    FIRST_4X_APART,
     LEARNING_RATE,
     PS_EPOCHS,
     Method,
@@ -313,8 +314,35 @@ SAMPLERS = {
     "size-aware": equal_passes(SizeAware()),
 }
 
-# Rivals of 2025 and later, at RSS's number of subnet passes.
-RIVALS = {"complexity-aware": rss(Uniform(per="batch"), ComplexityAware())}
+
+def delayed_shrinking(name: str, s: int, ps: int) -> Method:
+    """Train the largest subnet alone for 145 of every 270 epochs, then follow the sandwich rule (Annavajjala 2024).
+
+    All but the largest start slowly, over 5 of every 270 epochs and at least one (`Stage.share`). There are as many
+    subnet passes as in RSS, in epochs rounded up.
+    """
+    epochs = max(2, -(-(s + ps) * 270 // (145 + Sandwich().count * 125)))
+    alone = epochs * 145 // 270
+    first = Stage("alone", alone, LEARNING_RATE, Successive(("largest",)), schedule_epochs=epochs)
+    rest = Stage(
+        "sandwich",
+        epochs - alone,
+        LEARNING_RATE,
+        Sandwich(),
+        first_epoch=alone,
+        schedule_epochs=epochs,
+        distill=True,
+        sort_channels=FIRST_4X_APART,
+        ramp_epochs=max(1, round(epochs * 5 / 270)),
+    )
+    return Method(name, (first, rest), teacher="largest", fresh_optimizer=False, student_dropout=False)
+
+
+# Rivals of 2024 and later, at RSS's number of subnet passes.
+RIVALS = {
+    "complexity-aware": rss(Uniform(per="batch"), ComplexityAware()),
+    "delayed-shrinking": delayed_shrinking,
+}
 
 # Kept for stored runs: all subnets of the sandwich with dropout, unlike its authors' code, and binomial choices.
 SUPERSEDED = {

@@ -49,7 +49,7 @@ LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times a usual one
 REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
 POPULATION_SEED = 0
 ADDED = {"gradients", "student_dropout", "momentum", "weight_decay", "label_smoothing", "augmentation", "groups"}
-ADDED |= {"warmup_epochs"}  # of stages
+ADDED |= {"warmup_epochs", "ramp_epochs"}  # of stages
 UNKNOWN = "unknown"  # in a configuration without images or precision: matches anything
 CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
 PACKAGES = ("rsslib", "rsstudy")  # whose own samplers are identified by their settings

@@ -177,3 +177,27 @@ def test_complexity_aware_rates_decay_early_for_small_subnets_and_late_for_large
     cosine = 0.5 * (1 + math.cos(math.pi * 5 / 16))  # step 5 of 16
     for complexity, exponent in {0: 4, 1: 0.25, 0.5: 2.125}.items():
         assert stage.rate(1, 1, 4, complexity) == pytest.approx(0.01 * cosine**exponent)
+
+
+def test_delayed_shrinking_trains_the_largest_alone_and_then_the_sandwich_on_one_curve():
+    # Annavajjala et al. 2024, section 4: shrinking begins after about half of the epochs, at the running rate.
+    method = build("delayed-shrinking", 180, 410)
+    first, rest = method.stages
+    assert first.epochs / method.epochs == pytest.approx(145 / 270, abs=1 / method.epochs)
+    assert 590 <= method.subnet_epochs < 590 + 4
+    curve = Stage("whole", method.epochs, 0.01, Uniform())
+    for epoch in range(method.epochs):
+        stage, inside = (first, epoch) if epoch < first.epochs else (rest, epoch - first.epochs)
+        assert stage.rate(inside, 7, STEPS) == pytest.approx(curve.rate(epoch, 7, STEPS))
+    assert not method.fresh_optimizer and not first.distill and rest.distill
+    ((only,),) = first.sampler.subnets(SearchSpace(), np.random.default_rng(0), 0, first.epochs, 1)
+    assert only == SearchSpace().largest
+
+
+def test_the_share_of_later_subnets_lets_their_rate_grow_from_nothing_in_equal_steps():
+    stage = Stage("mine", 6, 0.1, Uniform(), first_epoch=6, schedule_epochs=12, ramp_epochs=2)
+    rates = [stage.share(epoch, step, 5) * stage.rate(epoch, step, 5) for epoch in range(2) for step in range(5)]
+    end = 0.05 * (1 + math.cos(math.pi * 8 / 12))  # the cosine two epochs into the stage
+    assert rates == pytest.approx(np.linspace(0, end, 11)[1:])
+    assert {stage.share(epoch, step, 5) for epoch in range(2, 6) for step in range(5)} == {1.0}
+    assert {replace(stage, ramp_epochs=0).share(epoch, step, 5) for epoch in range(6) for step in range(5)} == {1.0}

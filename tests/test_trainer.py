@@ -394,13 +394,15 @@ def test_processor_seconds_do_not_count_waiting_nor_what_other_threads_do():
 # --- stages of progressive shrinking
 
 
-def step_of(method, subnets, x, y, supernet=None):
+def step_of(method, subnets, x, y, supernet=None, share=1.0):
     """The supernet after one step of a method with these subnets, in float64, its gradients and its loss."""
     supernet = start(SPACE, method, 0).supernet.double() if supernet is None else supernet
     state = TrainingState(supernet, new_optimizer(supernet))
     for group in state.optimizer.param_groups:
         group["lr"] = 0.1
-    loss = single_steps(state, method, distill=method.teacher is not None).train_step(x, y, subnets).item()
+    steps = single_steps(state, method, distill=method.teacher is not None)
+    steps.share = share
+    loss = steps.train_step(x, y, subnets).item()
     return state, {n: p.grad for n, p in state.supernet.named_parameters() if p.grad is not None}, loss
 
 
@@ -421,7 +423,8 @@ def test_the_same_subnet_twice_has_twice_its_gradient():
         torch.testing.assert_close(twice[name], 2 * gradient, atol=1e-9, rtol=1e-7, msg=name)
 
 
-def test_the_largest_subnet_teaches_the_others_of_its_step():
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_the_largest_subnet_teaches_the_others_of_its_step(share):
     """Against autograd through extracted networks: labels for the largest, its soft labels alone for the others."""
     x, y = torch.randn(8, 3, 32, 32, dtype=torch.float64), torch.arange(8) % 4
     archs = (SPACE.largest, SPACE.smallest, *random_archs(SPACE, 1))
@@ -430,9 +433,9 @@ def test_the_largest_subnet_teaches_the_others_of_its_step():
     logits = [plain(x, arch) for arch in archs]
     soft_labels = logits[0].detach().softmax(1)
     losses = [F.cross_entropy(logits[0], y), *(-(soft_labels * z.log_softmax(1)).sum(1).mean() for z in logits[1:])]
-    sum(losses).backward()
+    (losses[0] + share * sum(losses[1:])).backward()
     method = replace(PLAIN, teacher="largest")
-    _, gradients, loss = step_of(method, archs, x, y, supernet)
+    _, gradients, loss = step_of(method, archs, x, y, supernet, share)
     assert loss == pytest.approx(sum(x.item() for x in losses) / 3, rel=4 * EPS)  # a step sums them in float32
     for name, parameter in plain.named_parameters():
         assert (name in gradients) == (parameter.grad is not None)

@@ -78,8 +78,8 @@ class GraphedSteps:
         self.soft_labels = torch.empty(batch, data.n_classes, **real)
         self.rows = torch.arange(batch, device=device)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
-        self.rates, self.losses = (torch.zeros(self.full_steps + 1, device=device) for _ in range(2))
-        self.rate = torch.zeros(1, device=device)
+        self.rates, self.shares, self.losses = (torch.zeros(self.full_steps + 1, device=device) for _ in range(3))
+        self.rate, self.share = (torch.zeros(1, device=device) for _ in range(2))
         self.draws: Tensor = torch.empty(0)
         self.draw = torch.zeros(1, dtype=torch.int64, device=device)
         self.masks = Masks(self.space, self.supernet.classifier.weight)
@@ -97,16 +97,19 @@ class GraphedSteps:
         order: Tensor,
         crops,
         rates: list[float],
+        shares: list[float],
         after_step: Callable[[int], object] = lambda images: None,
     ) -> Tensor:
         """Train one epoch; returns the loss of every step, on the device.
 
         `subnets` are those of each step, `order` int64 [images] and `crops` the images' augmentation, `rates` the
-        learning rate of each step. `after_step` is called with numbers of images that are done.
+        learning rate of each step and `shares` its `Stage.share`. `after_step` is called with numbers of images that
+        are done.
         """
         set_rate(self.state.optimizer, self.rate)
         same = same_throughout(subnets)
         self.prepare(subnets, same, order, crops, rates)
+        self.shares[: len(shares)].copy_(torch.tensor(shares))
         if self.capturing and self.full_steps and same not in self.warm:
             self.warm_up(same)
         batch, waiting = self.method.batch_size, None
@@ -123,13 +126,14 @@ class GraphedSteps:
             else:
                 self.run("load", self.load)
                 for i, _ in enumerate(subnets[step]):
-                    first = self.in_place and i == 0  # which teaches the others
+                    first = i == 0 and (self.in_place or self.stage.ramp_epochs > 0)  # unlike the others
                     self.run(("subnet", len(subnets[step]), first), self.masked, len(subnets[step]), first)
                 self.run(("update", len(self.idle)), self.update)
             if (step + 1) % QUEUED_STEPS == 0:
                 waiting = self.wait(waiting)
                 after_step(QUEUED_STEPS * batch)
         if len(rates) > self.full_steps:
+            self.eager.share = shares[-1]
             self.smaller_step(subnets[-1], rates[-1])
         after_step(len(order) - self.full_steps // QUEUED_STEPS * QUEUED_STEPS * batch)
         return self.losses[: len(rates)].clone()
@@ -205,6 +209,7 @@ class GraphedSteps:
         torch.index_select(self.images, 0, self.rows, out=self.batch_images)
         torch.index_select(self.labels, 0, self.rows, out=self.batch_labels)
         torch.index_select(self.rates, 0, self.step, out=self.rate)
+        torch.index_select(self.shares, 0, self.step, out=self.share)
         torch._foreach_zero_(list(self.gradients.values()))
         if self.stage.distill and not self.in_place:
             self.soft_labels.copy_(self.state.ask_teacher(self.batch_images.permute(0, 3, 1, 2)))
@@ -265,6 +270,8 @@ class GraphedSteps:
         if self.in_place and first:
             self.soft_labels.copy_(logits.detach().softmax(1))
         self.losses.index_add_(0, self.step, loss.detach().view(1).float() / count)
+        if self.stage.ramp_epochs and not first:
+            loss = loss * self.share
         return loss / count if self.method.gradients == "mean" else loss
 
     def update(self) -> None:
