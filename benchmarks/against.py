@@ -24,11 +24,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", nargs="+", default=["uniform", "four", "evaluation"])
+    parser.add_argument("--images", type=int, default=2000, help="test images of an evaluation; the study has 10,000")
     parser.add_argument("--tunables", default="", help="GLIBC_TUNABLES of this side")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.serve:
-        serve(chosen.threads)
+        serve(chosen.threads, chosen.images)
         return
     with tempfile.TemporaryDirectory() as folder:
         before = Path(folder) / "before"
@@ -42,8 +43,8 @@ def main() -> None:
 
 def compare(roots: dict[str, Path], chosen: argparse.Namespace) -> None:
     sides = {
-        "before": side(chosen.python, roots["before"], chosen.threads),
-        "now": side(sys.executable, roots["now"], chosen.threads, chosen.tunables),
+        "before": side(chosen.python, roots["before"], chosen),
+        "now": side(sys.executable, roots["now"], chosen, chosen.tunables),
     }
     for work in chosen.work:
         seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -62,10 +63,11 @@ def compare(roots: dict[str, Path], chosen: argparse.Namespace) -> None:
         process.wait()
 
 
-def side(python: str, root: Path, threads: int, tunables: str = "") -> subprocess.Popen:
+def side(python: str, root: Path, chosen: argparse.Namespace, tunables: str = "") -> subprocess.Popen:
     """A process that imports the packages and `benchmarks/common.py` of `root`."""
     paths = {"PYTHONPATH": os.pathsep.join([str(root), str(root / "benchmarks")]), "GLIBC_TUNABLES": tunables}
-    command = [python, "-P", str(Path(__file__).resolve()), "--serve", "--threads", str(threads)]
+    command = [python, "-P", str(Path(__file__).resolve()), "--serve"]
+    command += ["--threads", str(chosen.threads), "--images", str(chosen.images)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=os.environ | paths, **pipes)
 
@@ -76,7 +78,7 @@ def ask(process: subprocess.Popen, work: str) -> dict:
     return json.loads(process.stdout.readline())
 
 
-def serve(threads: int) -> None:
+def serve(threads: int, images: int) -> None:
     """Answer each line of stdin, the name of some work, by a line of JSON with the seconds that it took."""
     import numpy as np
     import torch
@@ -90,7 +92,7 @@ def serve(threads: int) -> None:
     one, four = Ours(20), Ours(5, distill=True)
     subnets = subnets_of_sizes()["uniform"]
     draws = [tuple(SPACE.sample_arch(rng) for _ in range(4)) for _ in range(5)]
-    data = random_data(2000, 2000)
+    data = random_data(2000, images)
     evaluator = Evaluator(
         SuperNet(SPACE).eval(), LabelledBatches(data.x_test, data.y_test, data), recalibration_images(data)
     )

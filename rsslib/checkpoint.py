@@ -67,7 +67,11 @@ def _tensors(state: TrainingState, seen: Iterable[str], teacher: Mapping[str, Te
     """Weights, teacher and the momentum of the parameters in `seen`; others had no gradient yet."""
     parameters = dict(state.supernet.named_parameters())
     momentum = {name: state.optimizer.state[parameters[name]]["momentum_buffer"] for name in seen}
-    parts = {"weights": state.supernet.state_dict(), "momentum": momentum, "teacher": teacher or {}}
+    parts = {
+        "weights": state.supernet.state_dict(),
+        "momentum": momentum,
+        "teacher": teacher or {},
+    }
     return {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
 
 

@@ -85,7 +85,9 @@ def choose(value: str, valid: Iterable[str], what: str) -> str:
         return value
     shown = repr(value)
     folded = {name.casefold(): name for name in valid}
-    close = difflib.get_close_matches(str(value).casefold(), folded, n=1, cutoff=0.5) if len(shown) <= 120 else []
+    close: list[str] = []
+    if len(shown) <= 120:
+        close = difflib.get_close_matches(str(value).casefold(), folded, n=1, cutoff=0.5)
     hint = f" (did you mean {folded[close[0]]!r}?)" if close else ""
     expected = shortened(", ".join(valid), 300)
     raise InputError(f"unknown {what} {shortened(shown)}{hint}: expected one of {expected}")

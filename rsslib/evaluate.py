@@ -55,7 +55,8 @@ def recalibration_images(data: Dataset, n: Count = RECALIBRATION_IMAGES) -> Tens
     size = (n, data.channels, data.resolution, data.resolution)
     images = torch.empty(size, device=device, memory_format=torch.channels_last)
     for part in parts(n, data.side):
-        images[part] = augment(data.read(rows[part]), drawn[:, part], data.mean, data.std, data.resolution)
+        found = data.read(rows[part])
+        images[part] = augment(found, drawn[:, part], data.mean, data.std, data.resolution)
     return images
 
 

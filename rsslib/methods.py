@@ -161,7 +161,8 @@ def largest_remainder(weights: tuple[int, ...], total: int) -> tuple[int, ...]:
     (8, 2, 8, 1, 8)
     """
     shares = [weight * total // sum(weights) for weight in weights]
-    order = sorted(range(len(weights)), key=lambda i: weights[i] * total % sum(weights), reverse=True)
+    left = [weight * total % sum(weights) for weight in weights]
+    order = sorted(range(len(weights)), key=lambda i: left[i], reverse=True)
     for i in order[: total - sum(shares)]:
         shares[i] += 1
     return tuple(shares)

@@ -79,8 +79,9 @@ class Network(nn.Module):
         net, last = space.backbone, space.layers[-1]
         self.stem = ConvNormAct(space.in_channels, net.stem_channels, 3, 2, net.stem_act)
         self.first = MBConv(space.first, 3, None)
-        layers = space.active(space.validate(arch))
-        self.blocks = nn.ModuleDict({str(i): MBConv(layer, kernel, expand) for i, layer, kernel, expand in layers})
+        self.blocks = nn.ModuleDict()
+        for i, layer, kernel, expand in space.active(space.validate(arch)):
+            self.blocks[str(i)] = MBConv(layer, kernel, expand)
         self.head_expand = ConvNormAct(last.out_channels, net.expand_channels, 1, 1, net.head_act)
         features = net.mix_channels or net.expand_channels
         self.head_mix: ConvNormAct | None = None

@@ -178,15 +178,18 @@ def _weight_gradient(x, gradient, result, stride):
         for i in range(gradient.shape[1]):
             top = i * stride - padding
             for j in range(gradient.shape[2]):
-                left, ga = j * stride - padding, gradient[a, i, j]
+                left = j * stride - padding
+                ga = gradient[a, i, j]
                 gb = gradient[b, i, j] if b > a else nothing
                 gc = gradient[c, i, j] if c > b else nothing
                 gd = gradient[d, i, j] if d > c else nothing
                 for k in range(max(0, -top), min(kernel, height - top)):
-                    taps, row = result[k], top + k
+                    taps = result[k]
+                    row = top + k
                     xa, xb = x[a, row], x[b, row]
                     xc, xd = x[c, row], x[d, row]
                     for m in range(max(0, -left), min(kernel, width - left)):
-                        tap, p = np.uint64(m), np.uint64(left + m)  # unsigned is faster: it never counts from the end
+                        tap = np.uint64(m)  # unsigned is faster: it never counts from the end
+                        p = np.uint64(left + m)
                         for s in range(channels):
                             taps[tap, s] += xa[p, s] * ga[s] + xb[p, s] * gb[s] + xc[p, s] * gc[s] + xd[p, s] * gd[s]

@@ -139,7 +139,8 @@ class ParallelSteps(EagerSteps):
         return parts + [0] * (size() - groups)
 
     def epoch(self, subnets: list[Step], *arguments, **others) -> Tensor:
-        counts = {len(step) for step in subnets} | {getattr(s.sampler, "count", 1) for s in self.method.stages}
+        counts = {len(step) for step in subnets}
+        counts |= {getattr(stage.sampler, "count", 1) for stage in self.method.stages}
         if not self.by_images and counts == {1}:
             raise InputError(
                 f"{self.method.name} trains one subnet per step, which {size()} processes cannot share: "

@@ -82,7 +82,8 @@ def sample_bucket(
         expands = (min(expands) if mflops == min(buckets) else max(expands),)
     low, high = round((mflops - tolerance) * 1e6), round((mflops + tolerance) * 1e6)
     choices = space.kernels, expands, space.depths
-    smallest, largest = (space.reference.macs(space.uniform(*map(end, choices))) for end in (min, max))
+    smallest = space.reference.macs(space.uniform(*map(min, choices)))
+    largest = space.reference.macs(space.uniform(*map(max, choices)))
     if high < smallest or low > largest:
         ends = f"{smallest / 1e6:.2f} and {largest / 1e6:.2f}"
         raise InputError(f"{bucket} holds no subnet: expected a size between {ends}")
@@ -137,4 +138,8 @@ def archs_from_table(table: "pd.DataFrame") -> list[Arch]:
         for cell in cells[column]:
             if not re.fullmatch("[0-9]{1,2}(-[0-9]{1,2})*", str(cell)):
                 raise InputError(f"{column} is {shortened(repr(cell))}: expected choices joined by -, such as 3-5-7")
-    return [Arch(*(tuple(map(int, cell.split("-"))) for cell in row)) for row in cells.itertuples(index=False)]
+    archs = []
+    for row in cells.itertuples(index=False):
+        choices = [tuple(map(int, cell.split("-"))) for cell in row]
+        archs.append(Arch(*choices))
+    return archs

@@ -62,7 +62,11 @@ class SearchSpace:
         elif not isinstance(self.backbone, Backbone):
             own["backbone"] = BACKBONES[choose(self.backbone, BACKBONES, "backbone")]
         most = max(stage.layers for stage in self.backbone.stages)
-        allowed = {"kernels": (3, 5, 7, 9), "expands": range(1, 13), "depths": range(1, most + 1)}
+        allowed = {
+            "kernels": (3, 5, 7, 9),
+            "expands": range(1, 13),
+            "depths": range(1, most + 1),
+        }
         for name, possible in allowed.items():
             values = own[name]
             if not values or sorted({*possible}.intersection(values)) != sorted(values):

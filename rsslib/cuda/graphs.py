@@ -68,7 +68,8 @@ class GraphedSteps:
         self.in_place = stage.distill and method.teacher == "largest"
         real = {"dtype": self.supernet.classifier.weight.dtype, "device": device}
         advice = "choose a lower resolution or fewer jobs at once"
-        self.ring = max(1, min(self.full_steps, len(range(n)[parts(n, side)[0]]) // batch))  # batches augmented at once
+        at_once = len(range(n)[parts(n, side)[0]])
+        self.ring = max(1, min(self.full_steps, at_once // batch))  # batches augmented at once
         size = self.ring * batch * side * side * channels * real["dtype"].itemsize
         check_room(size, free_memory(device), "augmented images as floats", advice)
         self.images = torch.empty(self.ring * batch, side, side, channels, **real)
@@ -78,8 +79,9 @@ class GraphedSteps:
         self.soft_labels = torch.empty(batch, data.n_classes, **real)
         self.rows = torch.arange(batch, device=device)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
-        self.rates, self.shares, self.losses = (torch.zeros(self.full_steps + 1, device=device) for _ in range(3))
-        self.rate, self.share = (torch.zeros(1, device=device) for _ in range(2))
+        self.rates = torch.zeros(self.full_steps + 1, device=device)
+        self.shares, self.losses = torch.zeros_like(self.rates), torch.zeros_like(self.rates)
+        self.rate, self.share = self.rates[:1].clone(), self.rates[:1].clone()
         self.draws: Tensor = torch.empty(0)
         self.draw = torch.zeros(1, dtype=torch.int64, device=device)
         self.masks = Masks(self.space, self.supernet.classifier.weight)
@@ -153,7 +155,8 @@ class GraphedSteps:
     def prepare(self, subnets: list, same: bool, order: Tensor, crops, rates: list[float]) -> None:
         """Write what the epoch's steps read; `same`: whether all have the same subnets."""
         self.order, self.crops = order, crops
-        self.reader = self.data.read_ahead(order[: self.full_steps * self.method.batch_size].split(len(self.images)))
+        in_graphs = order[: self.full_steps * self.method.batch_size]
+        self.reader = self.data.read_ahead(in_graphs.split(len(self.images)))
         if self.full_steps:
             self.fill(0)
         self.rates[: len(rates)].copy_(torch.tensor(rates))
@@ -171,7 +174,8 @@ class GraphedSteps:
         start = step * self.method.batch_size
         images = next(self.reader)
         rows = self.order[start : start + len(images)]
-        self.images[: len(rows)].copy_(self.augmented(images, rows).permute(0, 2, 3, 1))
+        augmented = self.augmented(images, rows)
+        self.images[: len(rows)].copy_(augmented.permute(0, 2, 3, 1))
         self.labels[: len(rows)].copy_(self.data.y_train[rows])
         torch.arange(len(self.rows), out=self.rows)
 
@@ -229,7 +233,8 @@ class GraphedSteps:
         layers = range(space.n_layers)
 
         # Masked vectors: batch norms and the bias of squeeze-excite's reduction; and the weight of the latter.
-        norms = {f"blocks.{i}.bn{n}.": mask[i] for i in layers for n, mask in ((1, hidden), (2, hidden), (3, outputs))}
+        kinds = {"bn1": hidden, "bn2": hidden, "bn3": outputs}
+        norms = {f"blocks.{i}.{kind}.": mask[i] for i in layers for kind, mask in kinds.items()}
         vectors = {f"{norm}{name}": mask for norm, mask in norms.items() for name in ("weight", "bias")}
         for i in layers:
             if space.layers[i].squeeze_excite:
@@ -328,7 +333,8 @@ class GraphedSteps:
         kernels be loaded.
         """
         self.warm.add(same)
-        generator, statistics = self.generator.get_state(), [buffer.clone() for buffer in self.buffers.values()]
+        generator = self.generator.get_state()
+        statistics = [buffer.clone() for buffer in self.buffers.values()]
         with CAPTURING:
             self.load()
             if same:
@@ -344,7 +350,14 @@ class GraphedSteps:
             stand_in.grad = torch.zeros_like(stand_in)
             self.rows.add_(0)
             momentum = self.method.momentum
-            torch.optim.SGD([stand_in], lr=self.rate, momentum=momentum, nesterov=momentum > 0, fused=True).step()
+            optimizer = torch.optim.SGD(
+                [stand_in],
+                lr=self.rate,
+                momentum=momentum,
+                nesterov=momentum > 0,
+                fused=True,
+            )
+            optimizer.step()
         self.generator.set_state(generator)
         torch._foreach_copy_(list(self.buffers.values()), statistics)
         for tensor in (self.losses, self.draw):

@@ -20,15 +20,17 @@ class Masks:
     """
 
     def __init__(self, space: SearchSpace, like: Tensor):
-        self.dtype, device = like.dtype, like.device
-        self.kernels, self.expands = sorted(space.kernels, reverse=True), sorted(space.expands)
         self.space = space
+        self.dtype = like.dtype
+        device = like.device
+        self.kernels = sorted(space.kernels, reverse=True)
+        self.expands = sorted(space.expands)
         tables: tuple[list[list[int]], ...] = ([], [], [])
         for layer in space.layers:
-            sizes = [
-                (layer.hidden(e), layer.squeezed(e) * layer.squeeze_excite, layer.out_channels) for e in self.expands
-            ]
-            for table, row in zip(tables, zip(*sizes, strict=True), strict=True):
+            hidden = [layer.hidden(expand) for expand in self.expands]
+            squeezed = [layer.squeezed(expand) * layer.squeeze_excite for expand in self.expands]
+            outputs = [layer.out_channels] * len(self.expands)
+            for table, row in zip(tables, (hidden, squeezed, outputs), strict=True):
                 table.append([0, *row])
         self.tables = [torch.tensor(table, device=device) for table in tables]  # channels in use, by layer and width
         self.sizes = [[max(row) for row in table] for table in tables]
@@ -44,7 +46,9 @@ class Masks:
     def _centre(large: int, small: int) -> Tensor:
         """int64 [small * small]: the flat positions of the central taps of a larger kernel."""
         cut = (large - small) // 2
-        return torch.arange(large**2).view(large, large)[cut : large - cut, cut : large - cut].flatten()
+        taps = torch.arange(large**2).view(large, large)
+        inside = slice(cut, large - cut)
+        return taps[inside, inside].flatten()
 
     def choices(self, archs: list[Arch]) -> Tensor:
         """int64 [archs, 2, layers]: numbers of kernel sizes, from the largest, and of widths, from the smallest.
@@ -54,7 +58,8 @@ class Masks:
         rows, n = self.space.to_rows(archs), self.space.n_layers
         kernels = (rows[:, :n, None] == self.kernels).argmax(-1)
         widths = 1 + (rows[:, n : 2 * n, None] == self.expands).argmax(-1)
-        return torch.from_numpy(np.stack([kernels, widths], 1) * self.space.active_mask(rows)[:, None])
+        chosen = np.stack([kernels, widths], 1)
+        return torch.from_numpy(chosen * self.space.active_mask(rows)[:, None])
 
     def channels(self, widths: Tensor) -> list[list[Tensor]]:
         """For widths [layers]: masks of each layer's hidden channels, of its squeeze-excite's middle and its output."""
@@ -70,7 +75,8 @@ class Masks:
 
         `matrices` are the layers' learned ones, stacked, for each next smaller size: [layers, 25, 25], [layers, 9, 9].
         """
-        chosen = (kernels[:, None] == self.kernel_numbers).to(self.dtype)[:, :, None, None]
+        chosen = (kernels[:, None] == self.kernel_numbers).to(self.dtype)
+        chosen = chosen[:, :, None, None]
         chain = self.embedded[0].expand(len(kernels), -1, -1)
         total = chosen[:, 0] * chain
         for i, (centre, matrix) in enumerate(zip(self.centres, matrices, strict=True), 1):

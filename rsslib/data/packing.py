@@ -54,8 +54,10 @@ class Rows(NamedTuple):
     @property
     def x(self) -> np.ndarray:
         """The images [N, H, W, C]: a view where they lie one after another, as in a packed file."""
-        first, n = (self.places[0], len(self.places)) if len(self.places) else (0, 0)
-        return self.all[first : first + n] if (np.diff(self.places) == 1).all() else self.all[self.places]
+        places = self.places
+        if len(places) and (np.diff(places) == 1).all():
+            return self.all[places[0] : places[-1] + 1]
+        return self.all[places]
 
 
 Splits = tuple[Rows, Rows, list[str] | None]  # training rows, test rows, names of classes
@@ -129,7 +131,8 @@ def decode(folder: Path, side: int, target: Path, in_memory: bool = False) -> Pa
     Raises InputError if the images must be `in_memory` later and do not fit.
     """
     files = image_files(folder)
-    classes, grey = sorted({name for _, name, _ in files}), all(is_grey(path) for _, _, path in files)
+    classes = sorted({name for _, name, _ in files})
+    grey = all(is_grey(path) for _, _, path in files)
     shape = (len(files), side, side, 1 if grey else 3)
     if in_memory:
         check_fits(len(files), side, shape[-1], folder)
@@ -164,7 +167,8 @@ def decode(folder: Path, side: int, target: Path, in_memory: bool = False) -> Pa
             part = slice(start, start + CHUNK)
             ordered[part] = images[order[part]]
         ordered.flush()
-        np.savez(half / ROWS, y=y[order], keys=keys[order], train=np.sum(~later), classes=np.array(classes))
+        columns = {"y": y[order], "keys": keys[order]}
+        np.savez(half / ROWS, train=np.sum(~later), classes=np.array(classes), **columns)
         for name in (DECODED, KEYS):
             os.remove(half / name)
         half.rename(target)
@@ -210,9 +214,11 @@ def read_packed(folder: Path) -> Splits:
         x = np.load(folder / IMAGES, mmap_mode="r")
         with open_regular(folder / ROWS, LARGEST_FILE) as file, np.load(file) as rows:
             y, keys, n, classes = (rows[name] for name in ("y", "keys", "train", "classes"))
-        images = x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] == x.shape[2] and x.shape[3] in (1, 3)
-        labels = y.dtype == np.int64 and keys.dtype == "S16" and y.shape == keys.shape == x.shape[:1]
-        if not (images and labels and 0 < n <= len(y)):
+        bytes_of_squares = x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] == x.shape[2]
+        colours = x.shape[-1] in (1, 3)
+        kinds = y.dtype == np.int64 and keys.dtype == "S16"
+        lengths = y.shape == keys.shape == x.shape[:1]
+        if not (bytes_of_squares and colours and kinds and lengths and 0 < n <= len(y)):
             raise ValueError(f"{IMAGES} and {ROWS} do not belong together")
     except Exception as error:  # NumPy and zipfile raise many types on damaged files
         raise InputError(f"{folder} cannot be read ({one_line(error)}): remove it and pack its images again") from None
