@@ -332,7 +332,7 @@ def search_run(options: Namespace) -> int:
 
 
 def write_latency_kit(options: Namespace) -> int:
-    """Write a folder with which another device is measured, for `rsslib search --latency-ms`."""
+    """Write a folder with which another device is measured, for `rsslib search --latency-ms`, and predicts."""
     run, settings = make_run(options), make_settings(options)
 
     from rsslib.deploy.latency import write_kit

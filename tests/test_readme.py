@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rsslib.deploy.predicting import open_model
 from rsstudy import cli, plan
 from rsstudy.engine import complete
 
@@ -72,7 +73,7 @@ def project(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(("page", "example"), EXAMPLES)
-def test_example_runs(page, example, project, tmp_path, monkeypatch):
+def test_example_runs(page, example, project, tmp_path, monkeypatch, capsys):
     if page == TESTED:
         assert page.partition("/")[2] in (ROOT / "tests/test_against_ofa.py").read_text(encoding="utf-8")
         return
@@ -80,6 +81,9 @@ def test_example_runs(page, example, project, tmp_path, monkeypatch):
         pytest.importorskip("trackio")
     complete(plan.plan("smoke", methods=["rss"]), plan.Settings(progress=False))
     namespace = {"__name__": "readme"}  # a notebook's functions and classes can be looked up too
+    if "InferenceSession" in example:
+        assert cli.main(["export"]) == 0
+        capsys.readouterr()
     for split in ("train", "test"):
         namespace[f"x_{split}"] = (
             np.zeros((20, 40, 40, 3), np.uint8) + np.arange(20, dtype=np.uint8)[:, None, None, None]
@@ -95,6 +99,8 @@ def test_example_runs(page, example, project, tmp_path, monkeypatch):
     if "growing" in namespace:
         rates = {run.method.name: run.method.stages[0].learning_rate for run in namespace["study"].runs}
         assert rates["growing"] == rates["rss-short"]
+    if "session" in namespace:
+        assert capsys.readouterr().out.strip() == open_model("model.onnx").predict("model.png").label
     if "classes" in namespace:
         assert len(namespace["classes"]) == len(namespace["images"].x_test)
 

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsslib.data.images import fit
+from rsslib.data.images import resize_with_torch
 from rsslib.data.packing import Rows, check_fits, fingerprint
+from rsslib.data.pixels import fit
 from rsslib.data.readers import find, held_out, read
 from rsslib.device import choose_device, free_memory
 from rsslib.errors import Count, InputError, check_number, checked
@@ -177,7 +178,7 @@ def load_dataset(
             n = max(1, LOADED_AT_ONCE // rows.all[0].nbytes)
             for start in range(0, len(rows.y), n):
                 part = slice(start, start + n)
-                images[part] = torch.from_numpy(fit(rows.part(part).x, size))
+                images[part] = torch.from_numpy(fit(rows.part(part).x, size, resize_with_torch))
         return images.permute(0, 3, 1, 2), torch.from_numpy(rows.y).to(where)  # NHWC memory is channels-last
 
     return Dataset(

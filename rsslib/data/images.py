@@ -1,25 +1,23 @@
-"""Image files and pixels: the only place that opens an image, for datasets and for predictions; needs no PyTorch."""
+"""Image files: the only place that opens an image, for datasets and for predictions; needs no PyTorch."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from rsslib.data.pixels import FORMATS, pixels_of
 from rsslib.errors import InputError, one_line
 from rsslib.files import open_regular
-from rsslib.space import RESOLUTION
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # for others Pillow may start programs
 OTHER_SUFFIXES = (
     ".heic .heif .hif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .rw2 .orf .pef .srw".split()
 )  # beyond those that Pillow knows
 LARGEST_FILE = 2**28  # bytes
 LARGEST_IMAGE = 60_000_000  # pixels; a small file may unpack to gigabytes
-DECODED = 448  # pixels of the shorter side, from which JPEG files are decoded at a half, a quarter or an eighth
 OPENING = Lock()  # filters of warnings are those of all threads
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -48,26 +46,9 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 def read_image(path: Path, grey: bool) -> np.ndarray:
-    """Read an image as uint8 [H, W, 1 or 3], turned upright, and on white where it is transparent.
-
-    Of 16 bits per grey value the high byte is kept; values of 32 bits and floating-point ones are refused. Large JPEG
-    files are decoded at the smallest scale whose sides have 448 pixels or more, which is several times as fast.
-    """
+    """Read an image as `pixels_of` describes."""
     with open_image(path) as image:
-        image.draft(None, (DECODED, DECODED))
-        deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
-        if image.mode in ("I", "F") and not deep:
-            raise ValueError("its grey values have 32 bits, expected 8 or 16")
-        image = ImageOps.exif_transpose(image)
-        if deep:
-            values = np.asarray(image)
-            transparent = values == image.info.get("transparency", -1)
-            image = Image.fromarray(np.where(transparent, 255, values >> 8).astype(np.uint8))
-        elif image.has_transparency_data:
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA"))
-        pixels = np.array(image.convert("L" if grey else "RGB"))
-        return pixels.reshape(image.height, image.width, -1)
+        return pixels_of(image, grey)
 
 
 def is_grey(path: Path) -> bool:
@@ -94,9 +75,6 @@ def is_image(path: Path) -> bool:
         return False
 
 
-# --- pixels of a given size -------------------------------------------------------------------------------------------
-
-
 def resize_with_torch(x: np.ndarray, resolution: int) -> np.ndarray:
     """Resize uint8 [N, H, W, C] to [N, R, R, C]: bilinear with antialias."""
     import torch  # here, since predictions do without it
@@ -110,34 +88,3 @@ def resize_with_torch(x: np.ndarray, resolution: int) -> np.ndarray:
         planes = planes.round_().to(torch.uint8)
         result[i : i + 100] = planes.permute(0, 2, 3, 1).numpy()
     return result
-
-
-def resize_with_pillow(x: np.ndarray, resolution: int) -> np.ndarray:
-    """Resize as `resize_with_torch` does, up to one grey level of rounding, without PyTorch."""
-
-    def resize(plane: np.ndarray) -> np.ndarray:
-        image = Image.fromarray(plane.astype(np.float32))
-        return np.asarray(image.resize((resolution, resolution), Image.Resampling.BILINEAR))
-
-    planes = [[resize(plane) for plane in image] for image in x.transpose(0, 3, 1, 2)]
-    result = np.array(planes).transpose(0, 2, 3, 1)
-    return result.round().clip(0, 255).astype(np.uint8)
-
-
-def fit(
-    x: np.ndarray,
-    resolution: int,
-    resize: Callable = resize_with_torch,
-) -> np.ndarray:
-    """Bring uint8 [N, H, W, C] to [N, R, R, C]: zero-padded to 32 if grey 28 x 28, otherwise the centre resized.
-
-    The centre is the largest square in the middle, so that the aspect is kept.
-    """
-    if x.shape[1:3] == (resolution, resolution):
-        return x
-    if (*x.shape[1:], resolution) == (28, 28, 1, RESOLUTION):
-        return np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
-    height, width = x.shape[1:3]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return resize(x[:, top : top + side, left : left + side], resolution)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from rsslib.data.images import fit, is_grey, is_image, read_image
+from rsslib.data.images import is_grey, is_image, read_image, resize_with_torch
+from rsslib.data.pixels import fit
 from rsslib.errors import InputError, check_number, check_room, one_line
 from rsslib.files import folder_of, locked, make_folder, open_regular, sha256, system_errors
 from rsslib.progress import progress_bar
@@ -180,7 +181,7 @@ def _read_all(paths: list[Path], grey: bool, images: np.memmap, keys: np.memmap,
 
     def read(number: int) -> bytes:
         image = read_image(paths[number], grey)[None]
-        images[number] = fit(image, images.shape[1])[0]
+        images[number] = fit(image, images.shape[1], resize_with_torch)[0]
         return hash_rows(image)[0]
 
     with (

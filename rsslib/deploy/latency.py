@@ -1,6 +1,7 @@
 """How long a subnet takes: measured in onnxruntime, or predicted from a table of its layers."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rsslib.backbones import LayerSpec
+from rsslib.data import pixels
+from rsslib.deploy import measure, predict
 from rsslib.deploy.exporting import Deployable, onnx_model
 from rsslib.deploy.measure import ROUNDS, milliseconds
 from rsslib.deploy.predicting import interruptible, open_model, session_of
@@ -21,7 +24,8 @@ from rsslib.network import Network
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
 
-SCRIPT = Path(__file__).with_name("measure.py")  # of a kit
+SCRIPTS = (measure, predict, pixels)  # of a kit, where they import each other without a package
+REQUIREMENTS = "numpy\nonnxruntime\npillow\n"
 LARGEST_TIMES = 2**20  # bytes
 CALIBRATION = 30  # subnets to which a table is fitted, besides the smallest, the middle and the largest
 
@@ -146,8 +150,8 @@ def fitted_table(space: SearchSpace, times: dict, whole: np.ndarray, pieces: dic
 def write_kit(space: SearchSpace, folder: str | Path, progress: bool = True) -> Path:
     """Write layers and whole subnets as ONNX files with `measure.py`, which measures them on a device; returns it.
 
-    The script needs onnxruntime and NumPy alone, and writes `times.json` for `read_kit`. The subnets take some 15 MB
-    each.
+    The script writes `times.json` for `read_kit`. The subnets take some 15 MB each. `predict.py` beside it names the
+    class of images by any exported file, as `rsslib predict` does. Both need what `requirements.txt` lists alone.
     """
     folder = make_folder(Path(folder))
     pieces = exported_pieces(space, progress)
@@ -155,8 +159,16 @@ def write_kit(space: SearchSpace, folder: str | Path, progress: bool = True) -> 
         write(folder / f"{model_name(space, 'piece', number)}.onnx", piece.SerializeToString())
     for number, arch in enumerate(map(space.to_arch, calibration_rows(space))):
         write(folder / f"{model_name(space, 'whole', number)}.onnx", compose(space, pieces, arch))
-    write(folder / SCRIPT.name, SCRIPT.read_bytes())
-    return folder / SCRIPT.name
+    write_scripts(folder)
+    return folder / "measure.py"
+
+
+def write_scripts(folder: Path) -> None:
+    """Write what a device runs without this package, and `requirements.txt`."""
+    write(folder / "requirements.txt", REQUIREMENTS.encode())
+    for script in SCRIPTS:
+        path = Path(str(script.__file__))
+        write(folder / path.name, re.sub(rb"rsslib\.(data|deploy)\.", b"", path.read_bytes()))
 
 
 def model_name(space: SearchSpace, what: str, number: int) -> str:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rsslib.data.images import fit, is_image, read_image, resize_with_pillow
+from rsslib.data.images import is_image, read_image
 from rsslib.data.packing import listed
+from rsslib.data.pixels import network_input
 from rsslib.deploy.measure import open_session
+from rsslib.deploy.predict import most_probable
 from rsslib.errors import InputError, checked, choose, needed, one_line
 from rsslib.files import read_regular
 from rsslib.progress import progress_bar
@@ -62,9 +64,8 @@ class Model:
         Images are read as those for training are (grey if the model is) and resized by Pillow: the same pixels as in
         training, up to one grey level of rounding. Raises InputError for a file that is not an image.
         """
-        pixels = read_image(Path(path), grey=self.metadata["channels"] == 1)[None]
-        pixels = fit(pixels, self.metadata["resolution"], resize_with_pillow)
-        pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        pixels = read_image(Path(path), grey=self.metadata["channels"] == 1)
+        pixels = network_input(pixels, self.metadata["resolution"])
         classes = self.metadata["classes"]
         try:
             logits = self.logits(pixels)
@@ -72,9 +73,8 @@ class Model:
             raise InputError(f"the model cannot be run ({one_line(error)}): export it again") from None
         if logits.shape != (1, len(classes)) or not np.isfinite(logits).all():
             raise InputError(f"the model gives no finite logits for {path}: export it again")
-        weights = np.exp(logits[0].astype(float) - logits.max())
-        best = int(weights.argmax())
-        return Prediction(Path(path), classes[best], float(weights[best] / weights.sum()))
+        best, probability = most_probable(logits[0])
+        return Prediction(Path(path), classes[best], probability)
 
 
 @checked

@@ -23,7 +23,8 @@ from sklearn.datasets import load_digits
 from rsslib.data import packing
 from rsslib.data.augmentation import normalise
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, cached_dataset, load_dataset
-from rsslib.data.images import fit, is_image, read_image
+from rsslib.data.images import is_image, read_image
+from rsslib.data.pixels import fit
 from rsslib.data.readers import DATASETS, training_images
 from rsslib.errors import InputError
 

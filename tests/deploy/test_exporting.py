@@ -21,10 +21,11 @@ from PIL import Image
 from torch import nn
 
 from rsslib.data.augmentation import normalise
-from rsslib.data.images import fit, resize_with_pillow
+from rsslib.data.images import resize_with_torch
+from rsslib.data.pixels import fit
 from rsslib.deploy import exporting
 from rsslib.deploy.exporting import TOLERANCE, compare, deployable, export, onnx_model, verify
-from rsslib.deploy.latency import latency
+from rsslib.deploy.latency import latency, write_scripts
 from rsslib.deploy.predicting import open_model
 from rsslib.errors import InputError
 from rsslib.evaluate import evaluate_population, recalibrate, recalibration_images
@@ -276,6 +277,35 @@ def test_predictions_equal_the_models(exported, tmp_path):
         assert prediction.probability == pytest.approx(probabilities[i].max().item(), rel=0, abs=error)
 
 
+def test_kit_predicts_as_the_command_without_pytorch_and_without_this_package(exported, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (40, 60, 4), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a camera held upright
+    Image.fromarray(colours[..., :3]).resize((900, 700)).save(tmp_path / "turned.jpg", exif=turned)
+    Image.fromarray(colours).save(tmp_path / "transparent.png")
+    Image.fromarray(colours[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(colours[..., 0].astype(np.uint16) << 8).save(tmp_path / "deep.png")
+    images = [str(tmp_path / name) for name in ("turned.jpg", "transparent.png", "grey.png", "deep.png")]
+    (tmp_path / "notes.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    assert main(["predict", str(exported[0]), *images]) == 0
+    expected = capsys.readouterr().out
+    kit = tmp_path / "kit"
+    kit.mkdir()
+    write_scripts(kit)
+    code = (
+        f"import runpy, sys; sys.path[0] = {str(kit)!r}; sys.argv[0] = 'predict.py'\n"
+        "for name in ('torch', 'rsslib', 'pandas', 'filelock', 'tqdm'): sys.modules[name] = None\n"
+        f"runpy.run_path({str(kit / 'predict.py')!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, str(exported[0]), *images]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, expected), done.stderr
+    done = subprocess.run([*command, "notes.png"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, expected)
+    assert done.stderr.startswith("notes.png is not a readable image: ") and done.stderr.count("\n") == 1
+
+
 def test_predict_does_not_import_pytorch(exported, tmp_path):
     Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
     code = (
@@ -294,7 +324,7 @@ def test_pillow_resizes_as_training_does_up_to_a_grey_level(channels, resolution
     rng = np.random.default_rng(0)
     for height, width in ((8, 8), (28, 28), (32, 32), (37, 211), (300, 40), (500, 400)):
         x = rng.integers(0, 256, (height, width, channels)).astype(np.uint8)
-        ours, theirs = (fit(x[None], resolution, *how).astype(int) for how in ((resize_with_pillow,), ()))
+        ours, theirs = (fit(x[None], resolution, *how).astype(int) for how in ((), (resize_with_torch,)))
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         centre = x[top : top + side, left : left + side]

@@ -1,0 +1,43 @@
+"""Name the class of images: python predict.py model.onnx photo.jpg ...
+
+Needs onnxruntime, NumPy and Pillow alone: the kit of a device has it with `measure.py` and `pixels.py` beside it.
+"""
+
+import json
+import sys
+
+import numpy as np
+from PIL import Image
+
+from rsslib.data.pixels import FORMATS, network_input, pixels_of
+from rsslib.deploy.measure import open_session
+
+
+def most_probable(logits: np.ndarray) -> tuple[int, float]:
+    """Return the number of the class with the largest of logits [classes], and its probability."""
+    weights = np.exp(logits.astype(float) - logits.max())
+    best = int(weights.argmax())
+    return best, float(weights[best] / weights.sum())
+
+
+def main(model: str, *paths: str) -> int:
+    """Print the class of each image; returns the exit status."""
+    session, status = open_session(model), 0
+    words = session.get_modelmeta().custom_metadata_map
+    channels, side, classes = (json.loads(words[name]) for name in ("channels", "resolution", "classes"))
+    for path in paths:
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                images = network_input(pixels_of(image, grey=channels == 1), side)
+        except Exception as error:  # Pillow raises many types
+            print(f"{path} is not a readable image: {error}", file=sys.stderr)
+            status = 2
+            continue
+        (logits,) = session.run(None, {"images": images})[0]
+        best, probability = most_probable(logits)
+        print(f"{path}: {classes[best]} ({100 * probability:.1f} %)")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
