@@ -520,7 +520,7 @@ def absolute(folder: str) -> str:
         raise ArgumentTypeError(f"{folder!r} cannot be used ({error})") from None
 
 
-LIMITS = ("mflops", "parameters", "latency_ms")
+LIMITS = ("mflops", "parameters", "file_mb", "memory_mb", "latency_ms")
 COMMON = {
     "--profile": option("scale: smoke, quick or paper", "smoke"),
     "--data": option("folder with datasets (default: the project's data)", kind=absolute),
@@ -568,6 +568,8 @@ PLACES = {
 BUDGET = {
     "--mflops": option("upper limit of the real size, in millions of multiply-accumulates", kind=float),
     "--parameters": option("upper limit on their number", kind=float),
+    "--file-mb": option("upper limit of the exported float32 file, in millions of bytes", kind=float),
+    "--memory-mb": option("upper limit of the feature maps for one image, in millions of bytes", kind=float),
     "--latency-ms": option("upper limit for one image on one thread, in milliseconds", kind=float),
 }
 SEARCH = {

@@ -16,6 +16,7 @@ import torch
 
 from rsslib import files
 from rsslib.data.dataset import Dataset, check_images
+from rsslib.deploy.footprint import file_bytes, memory_bytes
 from rsslib.deploy.latency import LatencyTable, latency_table
 from rsslib.device import evaluation_threads, use_threads
 from rsslib.errors import Count, InputError, Natural, check_number, checked, choose, one_line
@@ -24,7 +25,7 @@ from rsslib.population import archs_from_table
 from rsslib.space import Arch, SearchSpace
 from rsslib.supernet import SuperNet
 
-MEASURES = ("mflops", "parameters", "latency_ms")
+MEASURES = ("mflops", "parameters", "file_mb", "memory_mb", "latency_ms")
 SETTINGS = ("kernel", "expand", "depth")
 FINALISTS = 20
 CANDIDATES, DRAWN = 1_000_000, 10_000  # ranked by prediction, and drawn at once
@@ -52,10 +53,11 @@ def search(
 ) -> pd.DataFrame:
     """Return the Pareto front of validation error against size, among subnets within `budget`.
 
-    `budget` maps mflops (millions of multiply-accumulates), parameters and latency_ms to upper limits; the first is the
-    size that is minimised besides the error (without a budget, mflops). Sizes are those of the network itself, with the
-    space's channels, classes and resolution. Milliseconds are predicted by `latency`, or by a table that is measured
-    first.
+    `budget` maps mflops (millions of multiply-accumulates), parameters, file_mb and memory_mb (of the exported file and
+    of its feature maps for one image, in float32 and 10^6 bytes, see `rsslib.deploy.footprint`) and latency_ms to upper
+    limits; the first is the size that is minimised besides the error (without a budget, mflops). Sizes are those of the
+    network itself, with the space's channels, classes and resolution. Milliseconds are predicted by `latency`, or by a
+    table that is measured first.
 
     `evaluations` different subnets within the budget are scored on the first `first_images` validation images, after
     recalibration of their batch norm statistics. All but 20 of them (or a quarter, if that is fewer) are spread evenly
@@ -65,9 +67,9 @@ def search(
     equal tables. A `folder` keeps scores, so that a search can be stopped and resumed. On a CPU each subnet is
     evaluated by one thread, in as many threads as there are cores.
 
-    Returns one row per subnet in order of size: mflops, parameters, latency_ms (if there is a table), kernel, expand,
-    depth, validation_accuracy and test_accuracy (percent). `attrs` has evaluations, scored (how many scores were not in
-    the folder) and seconds. `chosen` takes a subnet from it.
+    Returns one row per subnet in order of size: mflops, parameters, file_mb, memory_mb, latency_ms (if there is a
+    table), kernel, expand, depth, validation_accuracy and test_accuracy (percent). `attrs` has evaluations, scored (how
+    many scores were not in the folder) and seconds. `chosen` takes a subnet from it.
 
     Raises InputError for a budget that no subnet meets, for images that the supernet does not take, and for a folder
     that cannot be written.
@@ -169,6 +171,8 @@ def measures_of(space: SearchSpace, latency: LatencyTable | None = None) -> dict
     measures: dict[str, Measure] = {
         "mflops": lambda rows: space.macs(rows) / 1e6,
         "parameters": space.parameters,
+        "file_mb": lambda rows: file_bytes(space, rows) / 1e6,
+        "memory_mb": lambda rows: memory_bytes(space, rows) / 1e6,
     }
     if latency is not None:
         measures["latency_ms"] = latency.predict
