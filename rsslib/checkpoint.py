@@ -17,7 +17,7 @@ from torch import Tensor
 from rsslib import files
 from rsslib.device import choose_device
 from rsslib.errors import InputError, checked, one_line
-from rsslib.files import CARD, WEIGHTS
+from rsslib.files import CARD, HUB_CARD, HUB_WEIGHTS, WEIGHTS, supernet_files
 from rsslib.methods import Method
 from rsslib.official import RELEASED, to_official
 from rsslib.space import SearchSpace
@@ -28,7 +28,7 @@ KEPT = 2  # checkpoints in a folder
 STEMS = ("stem.conv.weight", "first_conv.conv.weight")  # ours and the official package's
 LARGEST_CARD = 10 * 2**20  # bytes
 HOW_TO_LOAD = (
-    "rsslib.load_supernet(folder) with this file and weights.safetensors in it; then "
+    "rsslib.load_supernet(folder) with this file and the weights in it; then "
     "rsslib.deployable(supernet, arch, images) recomputes a subnet's batch norm statistics from your images"
 )
 
@@ -143,8 +143,8 @@ def _digest(card: dict) -> str:
 
 @checked
 def read_card(folder: str | Path) -> dict:
-    """The content of `card.json`; raises InputError if the file is missing, cannot be read or was altered."""
-    path = Path(folder, CARD)
+    """The content of a supernet's card; raises InputError if the file is missing, cannot be read or was altered."""
+    path = supernet_files(folder)[0]
     try:
         card = json.loads(files.read_regular(path, LARGEST_CARD))
         if card.pop("sha256", None) not in (None, _digest(card)):  # the first cards have none
@@ -157,13 +157,13 @@ def read_card(folder: str | Path) -> dict:
 
 @checked
 def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> SuperNet:
-    """The supernet in a folder with `weights.safetensors` and `card.json`, in eval mode.
+    """The supernet in a folder with `weights.safetensors` and `card.json`, or that `publish` wrote, in eval mode.
 
     `read_card(folder)` says what it was trained on. Before using a subnet, recompute its batch norm statistics from
     images: `rsslib.deployable(supernet, arch, images)` does. Raises InputError if a file is missing or damaged, or
     if the two do not belong together.
     """
-    card, path = read_card(folder), Path(folder, WEIGHTS)
+    card, path = read_card(folder), supernet_files(folder)[1]
     try:
         content = files.read_regular(path)
         if files.sha256(content) != card["weights_sha256"]:
@@ -171,9 +171,38 @@ def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> Sup
         supernet = SuperNet(SearchSpace(**card["space"]), card["dropout"])
         load_tensors(supernet.state_dict(), load(content))
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        problem = f"{path} is not the supernet that {CARD} describes ({one_line(error)})"
+        problem = f"{path} is not the supernet that its card describes ({one_line(error)})"
         raise InputError(f"{problem}: copy both again from their source") from None
     return supernet.to(choose_device(str(device))).eval()
+
+
+@checked
+def publish(folder: str | Path, target: str | Path) -> Path:
+    """Copy a supernet's folder as the Hugging Face hub wants it: config.json, model.safetensors and README.md.
+
+    `load_supernet` reads the result, and `warm_start` its weights. Returns `target`. Raises InputError as
+    `load_supernet` does, and if the target holds files of another kind.
+    """
+    supernet, card, sources = load_supernet(folder), read_card(folder), supernet_files(folder)
+    target = files.make_folder(Path(target))
+    if any(target.iterdir()) and not (target / HUB_CARD).exists():
+        raise InputError(f"{target} holds other files: name a new folder")
+    front = {
+        "library_name": "rsslib",
+        "license": "other",
+        "pipeline_tag": "image-classification",
+        "tags": ["once-for-all", "supernet", supernet.space.name],
+    }
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---", ""]
+    title = f"# Supernet `{card.get('method')}`, trained on `{card.get('dataset')}`"
+    licence = f"Licence of the data: {card.get('licence_of_the_data')}."
+    lines += [title, "", HOW_TO_LOAD, "", licence, "", "    subnets' size (MFLOPs): test accuracy (%)"]
+    for size, row in card.get("test_accuracy_by_mflops", {}).items():
+        lines.append(f"    {size}: {row['median']:.1f} ({row['min']:.1f} to {row['max']:.1f})")
+    files.write(target / "README.md", "\n".join([*lines, ""]).encode())
+    for source, name in zip(sources, (HUB_CARD, HUB_WEIGHTS), strict=True):
+        files.write(target / name, files.read_regular(source))
+    return target
 
 
 @checked

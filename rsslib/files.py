@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # files and folders can be checked without these
     import torch
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
+HUB_WEIGHTS, HUB_CARD = "model.safetensors", "config.json"  # of the same in a folder for the Hugging Face hub
 LARGEST = 2**32  # bytes of a file that is read as a whole
 LONGEST_NAME = 236  # bytes; a temporary file's name is up to 18 longer, and file systems allow 255
 
@@ -194,6 +195,12 @@ def check_folder(folder: str | Path, what: str) -> Path:
     if not there.is_dir():
         raise InputError(f"{what} is {str(folder)!r}, but {there} is a file: expected a folder")
     return there
+
+
+def supernet_files(folder: str | Path) -> tuple[Path, Path]:
+    """Return the paths of a supernet's card and weights, by the names of a run's folder or of one for the hub."""
+    names = (HUB_CARD, HUB_WEIGHTS) if Path(folder, HUB_CARD).exists() else (CARD, WEIGHTS)
+    return Path(folder, names[0]), Path(folder, names[1])
 
 
 def check_writable(folder: str | Path, what: str) -> None:

@@ -344,6 +344,18 @@ def write_latency_kit(options: Namespace) -> int:
     return 0
 
 
+def publish_run(options: Namespace) -> int:
+    """Write the supernet of a finished run as a folder for the Hugging Face hub."""
+    run = make_run(options)
+
+    from rsslib.checkpoint import publish
+
+    target = publish(run.folder(options.results), options.folder)
+    print(f"{target} has the weights, what they were trained on and how to load them")
+    print(f"next: `hf upload NAME {target}`, or `rsslib run --init {target}`")
+    return 0
+
+
 def load_chosen(options: Namespace) -> tuple[Run, Any, Any, Any]:
     """Return what `load_trained` does, and the subnet that a search's table and a budget choose, or the middle one."""
     from rsslib.deploy.searching import read_front
@@ -618,6 +630,7 @@ COMMANDS = {
     "pack": (pack_images, PACK),
     "search": (search_run, COMMON | RUN | BUDGET | SEARCH),
     "export": (export_run, COMMON | RUN | BUDGET | EXPORT),
+    "publish": (publish_run, {"folder": option("folder to write")} | COMMON | RUN),
     "latency-kit": (write_latency_kit, {"folder": option("folder to write")} | COMMON | RUN),
     "finetune": (finetune_run, COMMON | RUN | BUDGET | EXPORT | FINETUNE),
     "predict": (predict_images, PREDICT),

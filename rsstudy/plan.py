@@ -23,13 +23,13 @@ from rsslib.errors import (
     shortened,
 )
 from rsslib.files import (
-    WEIGHTS,
     check_folder,
     check_writable,
     folder_of,
     project_folder,
     read_regular,
     sha256,
+    supernet_files,
     system_errors,
 )
 from rsslib.methods import LEARNING_RATE, Method, override
@@ -280,7 +280,7 @@ def plan(
 def origin(init: str | Path) -> tuple[str, str]:
     """Return the file with the weights of a supernet, which may be named by its folder, and their SHA-256."""
     path = folder_of(init, "init").absolute()
-    path = path / WEIGHTS if path.is_dir() else path
+    path = supernet_files(path)[1] if path.is_dir() else path
     return str(path), sha256(read_regular(path))
 
 

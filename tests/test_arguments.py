@@ -43,7 +43,7 @@ RIGHT = {
     **dict.fromkeys(("kernel", "expand", "depth", "stages", "population", "runs", "buckets"), {"list"}),
     **dict.fromkeys(("datasets", "sort_channels", "interference"), {"list"}),
     **dict.fromkeys(("budget", "counts", "state"), {"dict"}),
-    **dict.fromkeys(("momentum", "label_smoothing", "augmentation", "warmup_epochs"), {"zero"}),
+    **dict.fromkeys(("momentum", "label_smoothing", "augmentation", "warmup_epochs", "ramp_epochs"), {"zero"}),
     **dict.fromkeys(("weight_decay", "tilt"), {"zero", "half"}),
     "schedule": {"class"},
     "epochs": {"zero"},  # of a stage

@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from helpers import TINY, assert_close, sentence
 from PIL import Image
 from safetensors.torch import load_file as load
 from safetensors.torch import save
 
 from rsslib import files, load_supernet
-from rsslib.checkpoint import read_card
+from rsslib.checkpoint import publish, read_card
 from rsslib.deploy.exporting import TOLERANCE, deployable, export
 from rsslib.deploy.finetuning import finetune
 from rsslib.deploy.predicting import open_model
@@ -30,7 +31,7 @@ from rsslib.space import SearchSpace
 from rsstudy.cli import main
 from rsstudy.engine import complete
 from rsstudy.notebooks import Execution, find_notebooks
-from rsstudy.plan import PROFILES, Profile, Settings, plan
+from rsstudy.plan import PROFILES, Profile, Settings, origin, plan
 from rsstudy.store import configuration, overview, write_record
 from rsstudy.supernets import trained_supernet
 from rsstudy.tables import populations
@@ -178,6 +179,30 @@ def test_supernet_is_loaded_from_its_folder_alone(trained, tmp_path):
     for bucket, values in card["test_accuracy_by_mflops"].items():
         assert values["median"] == table.query(f"bucket == {bucket}")["accuracy"].median()
     assert deployable(supernet, images=images).metadata["classes"] == PHOTOGRAPHS
+
+
+def test_published_supernet_has_the_form_of_the_hub_and_starts_runs(trained, tmp_path):
+    run, settings = trained
+    folder, target = run.folder(settings.results), tmp_path / "hub"
+    assert publish(folder, target) == publish(folder, target) == target
+    assert {path.name for path in target.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    _, front, text = (target / "README.md").read_text().split("---\n")
+    assert yaml.safe_load(front)["tags"] == ["once-for-all", "supernet", "tiny"]
+    assert "`photographs`" in text and "rsslib.load_supernet(folder)" in text
+    expected = load_supernet(folder).state_dict()
+    for name, tensor in load_supernet(target).state_dict().items():
+        assert tensor.equal(expected[name]), name
+    assert origin(target) == (str(target / "model.safetensors"), read_card(folder)["weights_sha256"])
+    content = (target / "model.safetensors").read_bytes()
+    (target / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match="model.safetensors is not the supernet that its card describes") as error:
+        load_supernet(target)
+    assert sentence(error)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/README.md").write_text("mine")
+    with pytest.raises(InputError, match="notes holds other files") as error:
+        publish(folder, tmp_path / "notes")
+    assert sentence(error) and (tmp_path / "notes/README.md").read_text() == "mine"
 
 
 def test_altered_supernet_is_refused(trained, tmp_path):
