@@ -1,14 +1,16 @@
 """From a population to a product: which exports verify, sizes and latencies, predicted latencies.
 
-Parts, by name: exports, sizes, latencies, kit, int8, tuning, warm, photographs. What takes long appends to a table in
-benchmarks/product/, from which it resumes. `search.py` measures search.
+Parts, by name: exports, sizes, latencies, kit, int8, tuning, warm, small, photographs, reading. What takes long appends
+to a table in benchmarks/product/, from which it resumes. `search.py` measures search.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,8 +25,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import mobilenet_v3_small
 
-from rsslib import evaluate_population, export, latency_table, load_dataset
+from rsslib import evaluate_population, export, latency_table, load_dataset, search
 from rsslib.backbones import BACKBONES
+from rsslib.data.augmentation import augment, draw_augmentation, normalise
 from rsslib.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from rsslib.deploy.exporting import onnx_model
 from rsslib.deploy.finetuning import finetune
@@ -54,6 +57,7 @@ def main() -> None:
     parser.add_argument("--results", help="folder with runs and their weights (default: in the folder of --work)")
     parser.add_argument("--data", help="folder with datasets (default: the project's)")
     parser.add_argument("--python", default=sys.executable, help="interpreter that measures the kit")
+    parser.add_argument("--photographs", type=int, default=5000, help="that `reading` reads (default: %(default)s)")
     parser.add_argument("--init", help="folder of the supernet from which `warm` starts")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -117,9 +121,9 @@ def export_case(backbone: str, images: Dataset, subnets: int, work: Path) -> Non
 class Small(nn.Module):
     """torchvision's mobilenet_v3_small behind the normalisation that our exports have inside."""
 
-    def __init__(self):
+    def __init__(self, classes: int = 100):
         super().__init__()
-        self.network = mobilenet_v3_small(num_classes=100)
+        self.network = mobilenet_v3_small(num_classes=classes)
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
@@ -263,6 +267,67 @@ def warm(options: argparse.Namespace) -> None:
     report("warm start", table.to_dict("records"))
 
 
+def small(options: argparse.Namespace) -> None:
+    """torchvision's mobilenet_v3_small from scratch, beside the subnet that a search chooses, for equal processor time.
+
+    RSS at smoke, digits at 64 pixels in three colours. The search's time counts as training. Of three learning rates,
+    each for all of that time, the one counts that is best on the validation images.
+    """
+    settings = settings_of(options)
+    example = torch.zeros((1, 3, 64, 64), dtype=torch.uint8)
+    limit = mflops_of(Small(10).eval(), example)
+    for run in plan("smoke", methods=["rss"], resolution=64, seeds=range(3)):
+        if len(stored("small", seed=run.seed)):
+            continue
+        complete([run], settings)
+        supernet, images = trained_supernet(run, settings)
+        began = time.process_time()
+        front = search(supernet, images, {"mflops": limit}, evaluations=120, folder=options.work, progress=False)
+        searched = time.process_time() - began
+        seconds = tables.times([run], settings.results)["training_seconds"].item() + searched
+        best = front.loc[front["validation_accuracy"].idxmax()]
+        found = [from_scratch(images, seconds, rate, run.seed) for rate in (0.02, 0.05, 0.1)]
+        case = {"seed": run.seed, "processor seconds": seconds, "of which search": searched, "MFLOPs at most": limit}
+        case |= {"subnet": best["test_accuracy"], "subnet's MFLOPs": best["mflops"]}
+        append("small", pd.DataFrame([case | max(found, key=lambda row: row["validation"])]))
+    report("mobilenet_v3_small from scratch", pd.read_csv(TABLES / "small.csv").to_dict("records"))
+
+
+def from_scratch(images: Dataset, seconds: float, rate: float, seed: int) -> dict:
+    """Train mobilenet_v3_small as a supernet's subnets are, for as many epochs as take these processor seconds."""
+    torch.manual_seed(seed)
+    network = mobilenet_v3_small(num_classes=images.n_classes).to(memory_format=torch.channels_last)
+    if images.channels == 1:
+        network.features[0][0] = nn.Conv2d(1, 16, 3, 2, 1, bias=False)
+    optimizer = torch.optim.SGD(network.parameters(), momentum=0.9, nesterov=True, weight_decay=3e-5)
+    generator, n = torch.Generator().manual_seed(seed), len(images.x_train)
+
+    def train(rates: Callable[[float], float], epochs: int) -> float:
+        began = time.process_time()
+        network.train()
+        for epoch in range(epochs):
+            drawn = draw_augmentation(n, generator, images.side)
+            order = torch.randperm(n, generator=generator)
+            for step, rows in enumerate(order.split(64)[: n // 64]):
+                optimizer.param_groups[0]["lr"] = rates((epoch + step * 64 / n) / epochs)
+                x = augment(images.read(rows), drawn[:, rows], images.mean, images.std, images.resolution)
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(network(x), images.y_train[rows]).backward()
+                optimizer.step()
+        return time.process_time() - began
+
+    @torch.no_grad()
+    def accuracy(x: torch.Tensor, y: torch.Tensor) -> float:
+        network.eval()
+        found = [network(normalise(part, images.mean, images.std)).argmax(1) for part in x.split(200)]
+        return 100 * (torch.cat(found) == y).float().mean().item()
+
+    epochs = max(1, int(seconds / train(lambda progress: 0.0, 1)))
+    took = train(lambda progress: rate * 0.5 * (1 + math.cos(math.pi * progress)), epochs)
+    words = {"rate": rate, "epochs": epochs, "seconds": took, "validation": accuracy(images.x_val, images.y_val)}
+    return words | {"mobilenet_v3_small": accuracy(images.x_test, images.y_test)}
+
+
 # --- images of one's own ----------------------------------------------------------------------------------------------
 
 
@@ -303,11 +368,34 @@ def photographs(options: argparse.Namespace) -> None:
         print(f"rsslib {command[0]}: status {status}, {took:.0f} s, {spent:.0f} of the processor\n", flush=True)
 
 
-def save_photograph(picture: np.ndarray, path: Path, rng: np.random.Generator) -> None:
+def reading(options: argparse.Namespace) -> None:
+    """The first and the second read of a folder of photographs of 12 megapixels: a hundred under many names."""
+    from sklearn.datasets import load_sample_image
+
+    data, rng = Path(options.work, "many"), np.random.default_rng(0)
+    pictures = [load_sample_image(f"{name}.jpg") for name in ("china", "flower")]
+    for name, picture in zip(("china", "flower"), pictures, strict=True):
+        folder = data / "many" / "train" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(options.photographs // 2):
+            path = folder / f"{i}.jpg"
+            if i < 50:
+                save_photograph(picture, path, rng, 4000)
+            elif not path.exists():
+                path.hardlink_to(folder / f"{i % 50}.jpg")
+    rows = []
+    for what in ("first", "second"):
+        began = time.perf_counter()
+        images = load_dataset("many", data, "cpu", resolution=64)
+        rows.append({"read": what, "photographs": options.photographs, "seconds": time.perf_counter() - began})
+    report("reading", rows, f"{len(images.x_train):,} for training; two threads where there are two cores")
+
+
+def save_photograph(picture: np.ndarray, path: Path, rng: np.random.Generator, width: int | None = None) -> None:
     """Write a random crop of a picture, enlarged, and stored turned as its EXIF orientation says."""
     side = int(rng.integers(70, 140))
     top, left = (int(rng.integers(size - side)) for size in picture.shape[:2])
-    width = int(rng.uniform(520, 4000))  # of which the height is three quarters
+    width = width or int(rng.uniform(520, 4000))  # of which the height is three quarters
     crop = Image.fromarray(picture[top : top + 3 * side // 4, left : left + side]).resize((width, 3 * width // 4))
     orientation, turns = ((1, 0), (3, 2), (6, 1), (8, 3))[int(rng.integers(4))]
     exif = Image.Exif()
@@ -317,7 +405,7 @@ def save_photograph(picture: np.ndarray, path: Path, rng: np.random.Generator) -
 
 PARTS = {
     "exports": exports, "sizes": sizes, "latencies": latencies, "photographs": photographs,
-    "kit": kit, "int8": int8, "tuning": tuning, "warm": warm,
+    "kit": kit, "int8": int8, "tuning": tuning, "warm": warm, "small": small, "reading": reading,
 }  # fmt: skip
 
 if __name__ == "__main__":
