@@ -132,7 +132,7 @@ def answers() -> str:
 
 
 def compared_samplers() -> str:
-    planned = with_all_seeds(on_hardest(plan("quick", methods="samplers")))
+    planned = with_all_seeds(on_hardest(plan("quick", methods="rates")))
     population, times = tables(planned)
     evidence = Evidence(population, times, "quick", [planned[0].dataset])
     found = samplers.overview(population, evidence, planned)

@@ -176,26 +176,29 @@ def figure_samplers(
 
 BUDGETS = {
     "updates": "Updates, in RSS's",
-    "subnet passes": "Subnet passes (epochs)",
     "time": "Training time, in RSS's",
 }
 
 
 def figure_budgets(overview: DataFrame, about: str = "") -> Captioned:
-    """Mean accuracy over three budgets: a point for each method and learning rate, that of a method's best rate filled;
-    table as from `rsstudy.claims.samplers.overview`."""
+    """Mean accuracy over updates and time: a point for each method and learning rate, that of a method's best rate
+    filled and with its interval; table as from `rsstudy.claims.samplers.overview`."""
     colours = {style.label: style.colour for style in METHOD_STYLES.values()}
-    figure, grid = new_figure(PAGE, 3.2, 1, 3, sharey=True)
+    figure, grid = new_figure(PAGE, 3.2, 1, 2, sharey=True)
+    low, high = overview["accuracy"].min(), overview["accuracy"].max()
     for axes, (column, label) in zip(grid, BUDGETS.items(), strict=True):
         for (method, rows), marker in zip(overview.groupby("method", sort=False), cycle(MARKERS), strict=False):
             look = {"color": colours.get(method, INK), "fmt": marker}
-            best = rows["accuracy"] == rows["accuracy"].max()
-            for filled, chosen in rows.groupby(best):
-                fill = {"fillstyle": "full", "label": method} if filled else {"fillstyle": "none"}
-                margin = chosen["high"] - chosen["accuracy"]
-                axes.errorbar(column, "accuracy", margin, data=chosen, **look, **fill)
-        axes.set(xlabel=label, ylabel=ACCURACY)
+            best = rows.loc[[rows["accuracy"].idxmax()]]
+            others = rows.drop(index=best.index)
+            margin = best["high"] - best["accuracy"]
+            axes.errorbar(best[column], best["accuracy"], margin, label=method, **look)
+            axes.errorbar(others[column], others["accuracy"], fillstyle="none", **look)
+        axes.set(xlabel=label, ylabel=ACCURACY, ylim=(low - 2, high + 5))
         axes.label_outer()
     add_legend(figure, axes)
-    words = "Filled: the best of the learning rates that were run; hollow: the others."
+    words = (
+        "All methods run as many subnets on as many images. Filled: the best of the learning rates that were run; "
+        "hollow: the others, whose intervals are left out."
+    )
     return finish(figure, about, words, INTERVALS)

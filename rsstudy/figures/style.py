@@ -4,10 +4,12 @@ import csv
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
+
+from rsstudy.catalogue import base_and_rate
 
 # Names in figures, and keyword arguments of matplotlib's functions: LOOKS.seed for the marker of one seed.
 NAMES = tomllib.loads(Path(__file__).with_name("looks.toml").read_text(encoding="utf-8"))
@@ -38,6 +40,10 @@ def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
     methods = dict.fromkeys(methods)
     others = [method for method in methods if method not in METHOD_STYLES]
     extra = {name: MethodStyle(name, **look) for name, look in zip(others, cycle(LOOKS.others), strict=False)}
+    for name in others:
+        base, rate = base_and_rate(name)
+        if base in METHOD_STYLES:
+            extra[name] = replace(METHOD_STYLES[base], label=f"{METHOD_STYLES[base].label}, rate × {rate:.2g}")
     return {name: style for name, style in (METHOD_STYLES | extra).items() if name in methods}
 
 

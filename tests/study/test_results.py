@@ -92,9 +92,15 @@ def alone():
 
 
 def drawn_of_samplers():
-    population, *_ = stored("quick", "samplers")
-    leads = samplers.leads(population, evidence("samplers"))
-    return drawings.figure_samplers(samplers.comparison(population), leads[:7], about("samplers"))
+    best = samplers.at_best_rates(stored("quick", "rates")[0])
+    comparison = samplers.comparison(best)
+    leads = samplers.leads(best, evidence("rates"))[: comparison["method"].nunique() - 1]
+    return drawings.figure_samplers(comparison, leads, about("rates"))
+
+
+def drawn_budgets():
+    overview = samplers.overview(stored("quick", "rates")[0], evidence("rates"), plan("quick", methods="rates"))
+    return drawings.figure_budgets(overview, about("rates"))
 
 
 def about(*methods):
@@ -122,6 +128,7 @@ DRAWN = {
         stored("quick", "interference")[4], about("ofa", "rss")
     ),
     "samplers_quick": drawn_of_samplers,
+    "budgets_quick": drawn_budgets,
 }
 
 
@@ -189,6 +196,21 @@ def test_contrasts_use_every_stored_seed_of_each_method():
         "18": "disagrees",
         "19": "agrees",
     }
+
+
+def test_no_way_to_train_is_shown_to_be_better_than_rss():
+    """What docs/results.md says of three learning rates each."""
+    population = stored("quick", "rates")[0]
+    table = comparisons(samplers.leads(samplers.at_best_rates(population), evidence("rates"))).set_index("what")
+    above = table[table.index.str.endswith("minus RSS")]
+    assert above["estimate"].to_dict() == {"RSS, every 50 batches minus RSS": pytest.approx(0.90, abs=0.005)}
+    assert (above["low"] < 0).all()
+    ofa = table.loc["RSS minus OFA, shortened", ["estimate", "low", "high"]].tolist()
+    assert ofa == pytest.approx([9.96, 8.05, 11.88], abs=0.005)
+    decided = table[table["p (Holm)"] < 0.05]
+    assert len(decided) > 2 and decided.index.str.endswith("minus OFA, shortened").all()
+    means = samplers.accuracies(population)
+    assert all(means[name] < means[name.removesuffix("-triple-rate")] for name in means.index if "triple" in name)
 
 
 def test_effects_on_others_over_effects_on_itself_do_not_depend_on_the_learning_rate():
