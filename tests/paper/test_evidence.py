@@ -89,6 +89,15 @@ def test_intervals_cover_the_truth(seeds, sds):
     assert 0.95 - MISSED - 0.015 < covered / WORLDS < 0.99
 
 
+@pytest.mark.parametrize(("lead", "least", "most"), [(0, 0.02, 0.08), (4.5, 0.8, 1)])
+def test_verdicts_of_equal_methods_are_rare_and_of_a_lead_of_three_standard_deviations_frequent(lead, least, most):
+    rng, decided = np.random.default_rng(1), 0
+    for _ in range(200):
+        a, b = (rng.normal(70, 1.5, rng.integers(3, 6)) for _ in range(2))
+        decided += verdict(difference(a + lead, b)) != "not decided"
+    assert least <= decided / 200 <= most
+
+
 @pytest.mark.parametrize("seeds", [(1,), (1, 5)])
 def test_one_seed_gives_no_verdict_however_large_the_lead(seeds):
     rng = np.random.default_rng(0)
