@@ -185,7 +185,8 @@ def publish(folder: str | Path, target: str | Path) -> Path:
     """
     supernet, card, sources = load_supernet(folder), read_card(folder), supernet_files(folder)
     target = files.make_folder(Path(target))
-    if any(target.iterdir()) and not (target / HUB_CARD).exists():
+    published = (target / HUB_CARD).exists() and "weights_sha256" in read_card(target)
+    if any(target.iterdir()) and not published:
         raise InputError(f"{target} holds other files: name a new folder")
     front = {
         "library_name": "rsslib",

@@ -83,9 +83,10 @@ class Stage:
         steps, to the learning rate at their end (Annavajjala et al. 2024).
         """
         done, ramp = epoch * steps + step + 1, self.ramp_epochs * steps
-        if done > ramp:
+        now = self.rate(epoch, step, steps)
+        if done > ramp or now == 0:
             return 1.0
-        return done / ramp * self.rate(self.ramp_epochs, 0, 1) / self.rate(epoch, step, steps)
+        return done / ramp * self.rate(self.ramp_epochs, 0, 1) / now
 
 
 @checked

@@ -157,7 +157,7 @@ class EagerSteps:
             total += loss.detach()
             if self.in_place and i == 0:  # the first subnet teaches the others
                 self.soft_labels = logits.detach().softmax(1)
-            if i > 0 and self.share < 1:
+            if i > 0 and self.share != 1:
                 loss = loss * self.share
             add_gradients(loss / len(subnets) if method.gradients == "mean" else loss, leaves)
         state.optimizer.step()

@@ -66,6 +66,7 @@ class GraphedSteps:
         batch = method.batch_size
         self.full_steps = n // batch
         self.in_place = stage.distill and method.teacher == "largest"
+        self.first_differs = self.in_place or stage.ramp_epochs > 0  # a step's first subnet from its others
         real = {"dtype": self.supernet.classifier.weight.dtype, "device": device}
         advice = "choose a lower resolution or fewer jobs at once"
         at_once = len(range(n)[parts(n, side)[0]])
@@ -110,8 +111,7 @@ class GraphedSteps:
         """
         set_rate(self.state.optimizer, self.rate)
         same = same_throughout(subnets)
-        self.prepare(subnets, same, order, crops, rates)
-        self.shares[: len(shares)].copy_(torch.tensor(shares))
+        self.prepare(subnets, same, order, crops, rates, shares)
         if self.capturing and self.full_steps and same not in self.warm:
             self.warm_up(same)
         batch, waiting = self.method.batch_size, None
@@ -128,7 +128,7 @@ class GraphedSteps:
             else:
                 self.run("load", self.load)
                 for i, _ in enumerate(subnets[step]):
-                    first = i == 0 and (self.in_place or self.stage.ramp_epochs > 0)  # unlike the others
+                    first = i == 0 and self.first_differs
                     self.run(("subnet", len(subnets[step]), first), self.masked, len(subnets[step]), first)
                 self.run(("update", len(self.idle)), self.update)
             if (step + 1) % QUEUED_STEPS == 0:
@@ -152,14 +152,15 @@ class GraphedSteps:
         with suppress(RuntimeError):
             release_memory(device)
 
-    def prepare(self, subnets: list, same: bool, order: Tensor, crops, rates: list[float]) -> None:
+    def prepare(self, subnets: list, same: bool, order: Tensor, crops, rates: list[float], shares: list[float]) -> None:
         """Write what the epoch's steps read; `same`: whether all have the same subnets."""
         self.order, self.crops = order, crops
         in_graphs = order[: self.full_steps * self.method.batch_size]
         self.reader = self.data.read_ahead(in_graphs.split(len(self.images)))
         if self.full_steps:
             self.fill(0)
-        self.rates[: len(rates)].copy_(torch.tensor(rates))
+        for tensor, values in ((self.rates, rates), (self.shares, shares)):
+            tensor[: len(values)].copy_(torch.tensor(values))
         for tensor in (self.losses, self.step, self.draw):
             tensor.zero_()
         if not same:
@@ -340,11 +341,11 @@ class GraphedSteps:
             if same:
                 for kernel, expand in product(self.space.kernels, self.space.expands):
                     self.sliced(self.space.uniform(kernel, expand, max(self.space.depths)), 1)
-                if self.in_place:
+                if self.first_differs:
                     self.sliced(self.space.largest, 1, False)
             else:
                 self.masked(1)
-                if self.in_place:
+                if self.first_differs:
                     self.masked(1, False)
             stand_in = nn.Parameter(torch.zeros_like(self.supernet.classifier.bias))
             stand_in.grad = torch.zeros_like(stand_in)

@@ -17,20 +17,21 @@ def file_bytes(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
 
     Batch norm is folded into a bias per channel, and depthwise taps that only meet padding are cut off.
     """
-    return space.total(rows, *_file_table(space))
+    return 4 * space.parameters(rows) + space.total(rows, *_file_table(space))
 
 
 @lru_cache(maxsize=8)
 def _file_table(space: SearchSpace) -> tuple[np.ndarray, float]:
+    """Bytes that a layer of each choice, and all else, have beyond their parameters."""
     table = np.zeros(space.tables[1].shape)
     for (i, layer), kernel, expand in product(enumerate(space.layers), space.kernels, space.expands):
         taps = min(kernel, 2 * layer.in_size - 1)
         folded = 2 * layer.hidden(expand) + layer.out_channels
-        table[i, kernel, expand] = 4 * (layer.parameters(taps, expand) - folded) + NODES
+        gone = layer.parameters(kernel, expand) - layer.parameters(taps, expand) + folded
+        table[i, kernel, expand] = NODES - 4 * gone
     net = space.backbone
     folded = 2 * net.stem_channels + net.first_channels + net.expand_channels
-    smallest = space.parameters(space.smallest) - space.total(space.smallest, space.tables[1], 0)
-    return table, 4 * (smallest - folded) + OTHERS
+    return table, OTHERS - 4 * folded
 
 
 def memory_bytes(space: SearchSpace, rows: np.ndarray) -> np.ndarray:

@@ -203,6 +203,10 @@ def test_published_supernet_has_the_form_of_the_hub_and_starts_runs(trained, tmp
     with pytest.raises(InputError, match="notes holds other files") as error:
         publish(folder, tmp_path / "notes")
     assert sentence(error) and (tmp_path / "notes/README.md").read_text() == "mine"
+    (tmp_path / "notes/config.json").write_text('{"model_type": "other"}')  # of another model
+    with pytest.raises(InputError, match="notes holds other files"):
+        publish(folder, tmp_path / "notes")
+    assert (tmp_path / "notes/README.md").read_text() == "mine"
 
 
 def test_altered_supernet_is_refused(trained, tmp_path):
