@@ -168,7 +168,7 @@ def prepare(steps, subnets):
     order = torch.randperm(n, generator=steps.generator, device=steps.device)
     for group in steps.state.optimizer.param_groups:
         group["lr"] = steps.rate
-    steps.prepare(subnets, False, order, augmentation.draw_augmentation(n, steps.generator), [0.0] * 4)
+    steps.prepare(subnets, False, order, augmentation.draw_augmentation(n, steps.generator), [0.0] * 4, [1.0] * 4)
     for archs in subnets:
         steps.wake(archs)
 
@@ -294,7 +294,7 @@ def test_what_is_captured_makes_and_meets_no_tensor_elsewhere(backbone):
     executor = graphs.GraphedSteps(state, method, method.stages[-1], data, torch.Generator())
     crops = augmentation.draw_augmentation(32, executor.generator).to("meta")
     archs, order = random_archs(space, 4), torch.empty(32, dtype=torch.int64, device="meta")
-    executor.prepare([(arch,) for arch in archs], False, order, crops, [0.0] * 4)
+    executor.prepare([(arch,) for arch in archs], False, order, crops, [0.0] * 4, [1.0] * 4)
     with OnOneDevice():
         executor.load()
         for arch in archs:
