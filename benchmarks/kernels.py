@@ -55,7 +55,7 @@ def operators(space: SearchSpace, method: str, step: Step, same: bool) -> dict[s
     with simulated_graphs() as device, own_stream(CPU):
         steps, n = executor(space, method), 4 * BATCH
         subnets = [step] * 4 if same else [step, *[(space.smallest,) * len(step)] * 3]
-        steps.prepare(subnets, same, torch.randperm(n), draw_augmentation(n, steps.generator), [0.0] * 4)
+        steps.prepare(subnets, same, torch.randperm(n), draw_augmentation(n, steps.generator), [0.0] * 4, [1.0] * 4)
         steps.wake((space.largest, space.smallest))
         for group in steps.state.optimizer.param_groups:
             group["lr"] = steps.rate

@@ -79,7 +79,7 @@ class Sides:
                 side.seconds(steps)  # to warm up, and to capture
             result[name] = 1e3 * side.seconds(steps)
         with own_stream(DEVICE):
-            drawn, same = (*self.graphed.draw(), [0.0] * n), len(set(subnets)) == 1
+            drawn, same = (*self.graphed.draw(), [0.0] * n, [1.0] * n), len(set(subnets)) == 1
             result["prepared"] = 1e3 * timed(lambda: prepare(executor, subnets, same, drawn)) / n
             if same:
                 result["a capture"] = 1e3 * captured(executor, partial(executor.whole_step, subnets[0]))[1]
