@@ -3,6 +3,7 @@
 Needs onnxruntime, NumPy and Pillow alone: the kit of a device has it with `measure.py` and `pixels.py` beside it.
 """
 
+import argparse
 import json
 import sys
 
@@ -20,12 +21,19 @@ def most_probable(logits: np.ndarray) -> tuple[int, float]:
     return best, float(weights[best] / weights.sum())
 
 
-def main(model: str, *paths: str) -> int:
+def main() -> int:
     """Print the class of each image; returns the exit status."""
-    session, status = open_session(model), 0
-    words = session.get_modelmeta().custom_metadata_map
-    channels, side, classes = (json.loads(words[name]) for name in ("channels", "resolution", "classes"))
-    for path in paths:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="file that `rsslib export` wrote")
+    parser.add_argument("images", nargs="+", help="image files")
+    options, status = parser.parse_args(), 0
+    try:
+        session = open_session(options.model)
+        words = session.get_modelmeta().custom_metadata_map
+        channels, side, classes = (json.loads(words[name]) for name in ("channels", "resolution", "classes"))
+    except Exception as error:  # the runtime raises many types
+        parser.error(f"{options.model} is not a file that `rsslib export` wrote ({type(error).__name__})")
+    for path in options.images:
         try:
             with Image.open(path, formats=FORMATS) as image:
                 images = network_input(pixels_of(image, grey=channels == 1), side)
@@ -40,4 +48,4 @@ def main(model: str, *paths: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

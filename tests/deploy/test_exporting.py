@@ -304,6 +304,10 @@ def test_kit_predicts_as_the_command_without_pytorch_and_without_this_package(ex
     done = subprocess.run([*command, "notes.png"], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, expected)
     assert done.stderr.startswith("notes.png is not a readable image: ") and done.stderr.count("\n") == 1
+    model = [*command[:3], "notes.png", "grey.png"]
+    for wrong, said in ((command[:4], "the following arguments are required: images"), (model, "notes.png is not a")):
+        done = subprocess.run(wrong, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_predict_does_not_import_pytorch(exported, tmp_path):
