@@ -101,7 +101,6 @@ class EagerSteps:
         self.whole = self.method.batch_size  # images of the step's batch, of which a process may train a part
         self.in_place = self.stage.distill and self.method.teacher == "largest"
         self.soft_labels: Tensor | None = None
-        self.share = 1.0  # of all but the step's first subnet
 
     def own(self, rows: Tensor) -> Tensor:
         """The rows of a batch that this process trains."""
@@ -130,18 +129,17 @@ class EagerSteps:
             self.whole, rows = len(batches[step]), own[step]
             x = augment(images, crops[:, rows], data.mean, data.std, data.resolution)
             set_rate(self.state.optimizer, rates[step])
-            self.share = shares[step]
-            losses[step] = self.train_step(x, data.y_train[rows], subnets[step])
+            losses[step] = self.train_step(x, data.y_train[rows], subnets[step], shares[step])
             after_step(self.whole)
         return losses
 
-    def train_step(self, x: Tensor, y: Tensor, subnets: Step) -> Tensor:
+    def train_step(self, x: Tensor, y: Tensor, subnets: Step, share: float = 1.0) -> Tensor:
         """One optimizer step on images x [N, C, R, R] and labels y [N]; returns the subnets' mean loss, detached.
 
-        The subnets' gradients are summed, or averaged if the method says so. Differentiation is with respect to slices:
-        each leaf is a subnet's part of a parameter, and its gradient the same part of the parameter's, so that only the
-        optimizer touches whole parameters. It changes every tensor that ever had a gradient, active or not: gradients
-        of zero decay like the rest.
+        The subnets' gradients are summed, or averaged if the method says so; `share` multiplies those of all but the
+        first. Differentiation is with respect to slices: each leaf is a subnet's part of a parameter, and its gradient
+        the same part of the parameter's, so that only the optimizer touches whole parameters. It changes every tensor
+        that ever had a gradient, active or not: gradients of zero decay like the rest.
         """
         state, method = self.state, self.method
         state.optimizer.zero_grad(set_to_none=False)
@@ -157,8 +155,8 @@ class EagerSteps:
             total += loss.detach()
             if self.in_place and i == 0:  # the first subnet teaches the others
                 self.soft_labels = logits.detach().softmax(1)
-            if i > 0 and self.share != 1:
-                loss = loss * self.share
+            if i > 0 and share != 1:
+                loss = loss * share
             add_gradients(loss / len(subnets) if method.gradients == "mean" else loss, leaves)
         state.optimizer.step()
         return total / len(subnets)

@@ -67,7 +67,7 @@ class Groups(EagerSteps):
 
     processes = 2
 
-    def train_step(self, x, y, subnets):
+    def train_step(self, x, y, subnets, share):
         state, method, n = self.state, self.method, len(x)
         state.optimizer.zero_grad(set_to_none=False)
         sizes = [n - n // 2, n // 2] if n >= 4 else [n]

@@ -54,10 +54,10 @@ def spy(monkeypatch):
     """A list that gets (state, subnets, dropout, x, y, learning rates) at the start of every step."""
     calls, train_step = [], EagerSteps.train_step
 
-    def step(steps, x, y, subnets):
+    def step(steps, x, y, subnets, share=1.0):
         rates = [group["lr"] for group in steps.state.optimizer.param_groups]
         calls.append((steps.state, subnets, steps.method.dropout, x, y, rates))
-        return train_step(steps, x, y, subnets)
+        return train_step(steps, x, y, subnets, share)
 
     monkeypatch.setattr(EagerSteps, "train_step", step)
     return calls
@@ -220,7 +220,7 @@ def test_an_epoch_shows_every_image_once_with_its_label_in_a_new_order(monkeypat
 
     labels = []
 
-    def step(steps, x, y, subnets):
+    def step(steps, x, y, *others):
         labels.append(y.tolist())
         return torch.zeros(())
 
@@ -401,8 +401,7 @@ def step_of(method, subnets, x, y, supernet=None, share=1.0):
     for group in state.optimizer.param_groups:
         group["lr"] = 0.1
     steps = single_steps(state, method, distill=method.teacher is not None)
-    steps.share = share
-    loss = steps.train_step(x, y, subnets).item()
+    loss = steps.train_step(x, y, subnets, share).item()
     return state, {n: p.grad for n, p in state.supernet.named_parameters() if p.grad is not None}, loss
 
 

@@ -135,8 +135,7 @@ class GraphedSteps:
                 waiting = self.wait(waiting)
                 after_step(QUEUED_STEPS * batch)
         if len(rates) > self.full_steps:
-            self.eager.share = shares[-1]
-            self.smaller_step(subnets[-1], rates[-1])
+            self.smaller_step(subnets[-1], rates[-1], shares[-1])
         after_step(len(order) - self.full_steps // QUEUED_STEPS * QUEUED_STEPS * batch)
         return self.losses[: len(rates)].clone()
 
@@ -185,14 +184,14 @@ class GraphedSteps:
         images = augment(images, self.crops[:, rows], data.mean, data.std, data.resolution)
         return images.to(self.images.dtype)
 
-    def smaller_step(self, archs: tuple[Arch, ...], rate: float) -> None:
+    def smaller_step(self, archs: tuple[Arch, ...], rate: float, share: float) -> None:
         """The epoch's last step, on the images that are left over; a single one, and so not worth a graph."""
         done = self.full_steps * self.method.batch_size
         self.wake(archs)
         self.rate.fill_(rate)
         rows = self.order[done:]
         x = self.augmented(self.data.read(rows), rows)
-        self.losses[self.full_steps] = self.eager.train_step(x, self.data.y_train[rows], archs)
+        self.losses[self.full_steps] = self.eager.train_step(x, self.data.y_train[rows], archs, share)
 
     def wake(self, archs: tuple[Arch, ...]) -> None:
         """Let the optimiser see the gradients of tensors that are used for the first time."""

@@ -342,7 +342,7 @@ def test_every_stage_gives_back_its_graphs_and_images_before_the_next(monkeypatc
 def test_an_executor_that_an_error_keeps_holds_nothing(monkeypatch):
     kept = []
 
-    def failing(executor, archs, rate):
+    def failing(executor, *arguments):
         kept.append(executor)
         raise RuntimeError("the device is tired")
 
