@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsstudy.claims import interference, samplers
+from rsstudy.claims import experiments, interference, samplers
 from rsstudy.claims.evidence import Evidence
 from rsstudy.claims.table import components, decide, markdown, not_run, study, table, tables
 from rsstudy.claims.verdicts import NOT_RUN, Claim
@@ -21,7 +21,7 @@ from rsstudy.figures.style import label_of, panel_label
 from rsstudy.plan import on_hardest, plan
 from rsstudy.store import finished_of
 from rsstudy.summary import against_published, medians, timed
-from rsstudy.tables import anchor_tables, interference_tables, with_all_seeds
+from rsstudy.tables import anchor_tables, forgetting_tables, interference_tables, with_all_seeds
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = (PROJECT / "README.md", PROJECT / "docs" / "results.md")
@@ -131,6 +131,27 @@ def answers() -> str:
     return markdown(("question", "what", "estimate", "95 % interval", "seeds"), rows)
 
 
+def experiment_answers() -> str:
+    """What was run of the three experiments of docs/experiments.md."""
+    bridge, dose, rss = (
+        with_all_seeds(on_hardest(plan("quick", methods=name))) for name in ("bridge", "dose", ["rss"])
+    )
+    arms = experiments.bridge(Evidence(*tables(bridge), "quick", [bridge[0].dataset]))
+    parts = {
+        "bridge (points)": arms["RSS minus"],
+        "share of RSS minus OFA": arms["share of RSS minus OFA"],
+        "dose and placebo": experiments.dose(tables(dose)[0]),
+        "forgetting: gain of an own epoch (points)": experiments.forgetting(forgetting_tables(rss)),
+    }
+    rows = []
+    for experiment, found in parts.items():
+        for part in found:
+            if part.seeds:
+                limits = pd.Series({"low": part.low(), "high": part.high()})
+                rows.append((experiment, part.label, number(part.estimate), interval(limits), part.seeds))
+    return markdown(("experiment", "what", "estimate", "95 % interval", "seeds"), rows)
+
+
 def compared_samplers() -> str:
     planned = with_all_seeds(on_hardest(plan("quick", methods="rates")))
     population, times = tables(planned)
@@ -168,6 +189,7 @@ TABLES = {
     "the paper's scale": paper_scale,
     "against the published values": beside_published,
     "interference": answers,
+    "experiments": experiment_answers,
     "samplers": compared_samplers,
 }
 

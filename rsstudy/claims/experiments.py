@@ -87,9 +87,9 @@ def forgetting(followed: pd.DataFrame) -> list[Part]:
     wide = drawn.pivot(index=["seed", "trained"], columns="lag", values="beyond")
     wide = wide.reindex(columns=[-1, 0, *LAGS]).dropna()
     gains = wide.sub(wide[-1], axis=0).groupby("seed").mean()
-    parts = [over_seeds(f"after {lag} epochs", gains[lag]) for lag in (0, *LAGS)]
+    parts = [over_seeds(f"epochs later: {lag}", gains[lag]) for lag in (0, *LAGS)]
 
     def beyond(r: float) -> Part:
         return over_seeds("", gains[LAST] - r * gains[0])
 
-    return [*parts, ratio(f"share that remains after {LAST} epochs", parts[0], beyond)]
+    return [*parts, ratio(f"share of the gain, {LAST} epochs later", parts[0], beyond)]

@@ -51,19 +51,19 @@ def test_where_the_schedule_is_everything_its_arm_has_the_whole_share_and_the_ot
         share = shares[label_of(arm)]
         assert share.low() < expected < share.high() and share.high() - share.low() < 0.6
     assert (
-        found["minus OFA"]["ofa-rss-rate minus OFA"].low() > 4
-        and not found["RSS minus"]["RSS minus ofa-rss-rate"].decided
+        found["minus OFA"]["OFA at RSS's rate minus OFA"].low() > 4
+        and not found["RSS minus"]["RSS minus OFA at RSS's rate"].decided
     )
-    assert found["RSS minus"]["RSS minus rss-ofa-rates"].low() > 4
+    assert found["RSS minus"]["RSS minus RSS at OFA's rates"].low() > 4
 
 
 def test_an_arm_that_was_not_run_is_missing_and_one_seed_has_no_interval():
     found = bridge(SCHEDULE)
     missing = {label for parts in found.values() for label, part in parts.items() if part.missing}
     assert missing == {
-        "ofa-one-per-step minus OFA",
-        "RSS minus ofa-one-per-step",
-        "ofa-one-per-step",
+        "OFA, 1 per step minus OFA",
+        "RSS minus OFA, 1 per step",
+        "OFA, 1 per step",
     }
     assert set(BRIDGE) == {*SCHEDULE, "ofa-one-per-step"} - {"ofa", "rss"}
     alone = bridge(SCHEDULE, seeds=1)
@@ -73,7 +73,7 @@ def test_an_arm_that_was_not_run_is_missing_and_one_seed_has_no_interval():
 
 def test_there_are_no_shares_where_rss_may_equal_ofa():
     found = bridge({"ofa": 74, "rss": 74, "ofa-rss-rate": 74})
-    assert found["share of RSS minus OFA"]["ofa-rss-rate"].missing
+    assert found["share of RSS minus OFA"]["OFA at RSS's rate"].missing
 
 
 # --- dose and placebo -------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def followed(remains: dict[int, float], seeds=5, sd=0.3):
 def test_what_remains_of_a_gain_is_found_and_its_share(share):
     remains = dict.fromkeys(LAGS, share) | {0: 1.0}
     gain, *later, last = experiments.forgetting(followed(remains))
-    assert gain.label == "after 0 epochs" and gain.low() < 8 < gain.high() and gain.seeds == 5
+    assert gain.label == "epochs later: 0" and gain.low() < 8 < gain.high() and gain.seeds == 5
     assert [part.estimate for part in later] == pytest.approx([8 * share] * len(LAGS), abs=0.3)
     assert last.low() < share < last.high() and last.high() - last.low() < 0.1
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from rsslib.errors import InputError
 from rsstudy import summary
-from rsstudy.catalogue import INTERVALS, METHODS, OVERRIDES, RIVALS, SAMPLERS, SUPERSEDED
+from rsstudy.catalogue import BRIDGE, INTERVALS, METHODS, OVERRIDES, RIVALS, SAMPLERS, SUPERSEDED
 from rsstudy.claims.evidence import Part
 from rsstudy.figures import interference, populations
 from rsstudy.figures.style import METHOD_STYLES, escape
@@ -218,7 +218,7 @@ def luma(style) -> float:
 
 
 def test_every_method_has_a_label_of_its_own():
-    assert set(METHOD_STYLES) == {*METHODS, *SAMPLERS, *SUPERSEDED, *RIVALS, *INTERVALS}
+    assert set(METHOD_STYLES) == {*METHODS, *SAMPLERS, *SUPERSEDED, *RIVALS, *INTERVALS, *BRIDGE}
     assert len({style.label for style in METHOD_STYLES.values()}) == len(METHOD_STYLES)
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from rsstudy import summary, tables
 from rsstudy.catalogue import methods_of
-from rsstudy.claims import interference, samplers
+from rsstudy.claims import experiments, interference, samplers
 from rsstudy.claims import table as claims
 from rsstudy.claims.evidence import Evidence, comparisons
 from rsstudy.figures import interference as drawings
@@ -214,6 +214,15 @@ def test_no_way_to_train_is_shown_to_be_better_than_rss():
     assert decided.loc[other, ["estimate", "low", "high"]].tolist() == pytest.approx([7.54, 4.93, 10.14], abs=0.005)
     means = samplers.accuracies(population)
     assert all(means[name] < means[name.removesuffix("-triple-rate")] for name in means.index if "triple" in name)
+
+
+def test_most_of_an_epoch_is_forgotten():
+    runs = with_all_seeds(plan("quick", methods=["rss"]), RESULTS)
+    parts = experiments.forgetting(tables.forgetting_tables(runs, RESULTS))
+    found = {part.label: (part.estimate, part.low(), part.high()) for part in parts}
+    assert found["epochs later: 0"] == pytest.approx((4.64, 3.31, 5.98), abs=0.005)
+    assert found["epochs later: 8"] == pytest.approx((1.28, 0.66, 1.90), abs=0.005)
+    assert found["share of the gain, 8 epochs later"] == pytest.approx((0.28, 0.19, 0.33), abs=0.005)
 
 
 def test_effects_on_others_over_effects_on_itself_do_not_depend_on_the_learning_rate():
