@@ -1,15 +1,15 @@
 """Train, compare and use once-for-all networks.
 
 examples:
-  rsslib reproduce                              train the study at its smallest scale, and draw its figures
+  rsslib reproduce                              train the study at its smallest scale and draw its figures
   rsslib run --dataset pets --resolution 64     train and evaluate one method on your images
   rsslib search --mflops 8                      write the best subnets of `rsslib run` up to 8 MFLOPs to front.csv
-  rsslib export --front front.csv               write the most accurate of them as model.onnx
-  rsslib finetune --front front.csv             the same, trained alone for more epochs before
-  rsslib predict model.onnx image.png           name the class of an image
-  rsslib evaluate model.onnx data/pets/test     count how many images in class folders are predicted right
+  rsslib export --front front.csv               write the most accurate of these subnets as model.onnx
+  rsslib finetune --front front.csv             train that subnet alone for more epochs, then export it
+  rsslib predict model.onnx image.png           predict the class of an image
+  rsslib evaluate model.onnx data/pets/test     measure the accuracy on images in class folders
 
-`rsslib COMMAND --help` lists the options of a command, `rsslib methods` and `rsslib datasets` what to choose from.
+`rsslib COMMAND --help` lists the options of a command. `rsslib methods` and `rsslib datasets` list the choices.
 """
 
 import importlib
@@ -53,11 +53,11 @@ from rsstudy.store import delete, finished_of, overview, overview_words, stored_
 
 WATCH_SECONDS = 5  # between two listings of `rsslib runs --watch`
 
-# PyTorch and papermill take seconds to import: commands import what needs them once their options are checked.
+# PyTorch and papermill take seconds to import, so commands import what needs them after checking their options.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 if something failed, 2 for a mistake in the input."""
+    """Run the command line; returns the exit status: 0 for success, 1 if something failed, 2 for invalid input."""
     options = make_parser().parse_args(arguments)
     try:
         with system_errors():
@@ -81,13 +81,13 @@ def make_parser() -> ArgumentParser:
 
 
 def given(options: Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """Return the options of these names that were typed or have a default."""
+    """Return the options with these names that the user gave or that have a default."""
     values = vars(options)
     return {name: values[name] for name in names if values.get(name) is not None}
 
 
 def make_settings(options: Namespace) -> Settings:
-    """Return the settings that were typed, checked."""
+    """Return the settings that the user gave, after checking them."""
     values = given(options, [field.name for field in fields(Settings)])
     if "after_epoch" in values:
         values["after_epoch"] = imported(values["after_epoch"])
@@ -104,7 +104,7 @@ def make_settings(options: Namespace) -> Settings:
 
 
 def make_run(options: Namespace) -> Run:
-    """Return the run that was named, at the scale of its profile with changes."""
+    """Return the run that the options name, at the scale of its profile with changes."""
     profile = PROFILES[choose(options.profile, PROFILES, "profile")]
     dataset = profile.datasets[-1] if options.dataset is None else options.dataset
     (run,) = plan(
@@ -156,7 +156,7 @@ def run_one(options: Namespace) -> int:
 
 
 def failures(complete: Callable, *arguments: Any) -> list[str]:
-    """Complete runs; returns a sentence for each that failed."""
+    """Complete runs; returns a sentence for each run that failed."""
     from rsstudy.engine import RunsFailed
 
     try:
@@ -167,7 +167,7 @@ def failures(complete: Callable, *arguments: Any) -> list[str]:
 
 
 def report(failed: list[str]) -> int:
-    """Print what failed; returns the exit status."""
+    """Print the failures; returns the exit status."""
     for message in failed:
         print(f"rsslib: failed: {message}", file=sys.stderr)
     return 1 if failed else 0
@@ -177,7 +177,7 @@ def report(failed: list[str]) -> int:
 
 
 def find_runs(options: Namespace) -> tuple[list[Notebook], list[Run]]:
-    """Return the notebooks that were named, and the runs that they need, in the notebooks' order."""
+    """Return the notebooks that the options name, and the runs that they need, in the order of the notebooks."""
     values = given(options, vars(options)) | {"train": False}
     notebooks = find_notebooks(values, options.notebooks)
     runs = {name: run for notebook in notebooks if not notebook.stored for name, run in notebook.runs.items()}
@@ -229,8 +229,8 @@ def list_datasets(options: Namespace) -> int:
     return 0
 
 
-SHOWN = """Subnets that work have medians above 75 % here: OFA, RSS and RSS-Short. One seed and 359 test images
-decide nothing between them. The stored results of quick say more: their figures
+SHOWN = """If training worked, OFA, RSS and RSS-Short have medians above 75 % here. One seed and 359 test images
+cannot rank them. The stored results of quick show more: their figures
 are in the folder quick beside these."""
 
 
@@ -274,7 +274,7 @@ def figures(options: Namespace) -> int:
 
 
 def finish(options: Namespace, execution: Execution, failed: list[str]) -> int:
-    """Print what failed, what the main methods reached, where the figures are, and what to do next."""
+    """Print the failures, the accuracies of the main methods, where the figures are, and what to do next."""
     from rsstudy.tables import populations
 
     done = list(execution.done.values())
@@ -294,9 +294,9 @@ def finish(options: Namespace, execution: Execution, failed: list[str]) -> int:
 
 
 def load_trained(options: Namespace, suffix: str) -> tuple[Run, Any, Any]:
-    """Return the run that was named, which must be finished, with its supernet and images.
+    """Return the run that the options name, with its supernet and images; the run must be finished.
 
-    `suffix` is that of the output's kind.
+    `suffix` is the required suffix of the output file.
     """
     run, settings = make_run(options), make_settings(options)
     check_output(Path(options.output), "the output's folder", suffix)
@@ -307,7 +307,7 @@ def load_trained(options: Namespace, suffix: str) -> tuple[Run, Any, Any]:
 
 
 def search_run(options: Namespace) -> int:
-    """Search for the best subnets of a finished run under a budget; prints a table and writes it as CSV."""
+    """Search for the best subnets of a finished run under a budget, print them as a table and write it as CSV."""
     run, supernet, images = load_trained(options, ".csv")
 
     from rsslib.deploy.latency import read_kit
@@ -325,14 +325,14 @@ def search_run(options: Namespace) -> int:
     make_folder(path.parent)
     write_csv(path, table)
     print(table.drop(columns=["kernel", "expand", "depth"]).round(2).to_string(index=False))
-    print("mflops is the real size, of this network as it is exported")
+    print("mflops is the real size: that of the network as it is exported")
     print(f"{table.attrs['evaluations']} subnets tried in {table.attrs['seconds']:.0f} s: {path}")
     print(f"next: `rsslib export --front {path}`, with the same options")
     return 0
 
 
 def write_latency_kit(options: Namespace) -> int:
-    """Write a folder with which another device is measured, for `rsslib search --latency-ms`, and predicts."""
+    """Write a folder that measures latencies (for `rsslib search --latency-ms`) and predicts on another device."""
     run, settings = make_run(options), make_settings(options)
 
     from rsslib.deploy.latency import write_kit
@@ -351,13 +351,13 @@ def publish_run(options: Namespace) -> int:
     from rsslib.checkpoint import publish
 
     target = publish(run.folder(options.results), options.folder)
-    print(f"{target} has the weights, what they were trained on and how to load them")
+    print(f"{target} has the weights, says what they were trained on and how to load them")
     print(f"next: `hf upload NAME {target}`, or `rsslib run --init {target}`")
     return 0
 
 
 def load_chosen(options: Namespace) -> tuple[Run, Any, Any, Any]:
-    """Return what `load_trained` does, and the subnet that a search's table and a budget choose, or the middle one."""
+    """Return the values of `load_trained`, and the subnet that a front and a budget choose, or the middle subnet."""
     from rsslib.deploy.searching import read_front
 
     arch, budget = None, given(options, LIMITS)
@@ -376,7 +376,7 @@ def export_run(options: Namespace) -> int:
 
 
 def finetune_run(options: Namespace) -> int:
-    """Train a subnet of a finished run alone for more epochs, and write it as `rsslib export` does."""
+    """Train only one subnet of a finished run for more epochs, then export it as `rsslib export` does."""
     run, supernet, images, arch = load_chosen(options)
 
     from rsslib.deploy.finetuning import finetune
@@ -389,7 +389,7 @@ def finetune_run(options: Namespace) -> int:
 
 
 def export_subnet(options: Namespace, supernet: Any, images: Any, arch: Any) -> int:
-    """Export a subnet, also with 8 bits if asked for, and print what came out."""
+    """Export a subnet, optionally also as int8, and print the results."""
     card = rsslib.export(supernet, arch, images, options.output)
     print(
         f"{options.output}: {card['mflops']:.2f} MFLOPs (real size), {card['parameters']:,} parameters, "
@@ -404,7 +404,7 @@ def export_subnet(options: Namespace, supernet: Any, images: Any, arch: Any) -> 
 
 
 def print_quantised(path: str, images: Any) -> None:
-    """Quantise an exported file, and print both files side by side."""
+    """Quantise an exported file and print the results of both files side by side."""
     from pandas import DataFrame
 
     from rsslib.deploy.quantising import quantise
@@ -416,7 +416,7 @@ def print_quantised(path: str, images: Any) -> None:
 
 
 def save_image(images: Any, path: Path) -> Path:
-    """Write the first test image, to try predictions on, unless the file exists; returns its path."""
+    """Write the first test image, for trying predictions, unless the file exists; returns its path."""
     from torchvision.io import write_png
 
     if not path.exists():
@@ -426,7 +426,7 @@ def save_image(images: Any, path: Path) -> Path:
 
 
 def predict_images(options: Namespace) -> int:
-    """Name the class of image files with an exported model; needs onnxruntime, not PyTorch."""
+    """Predict the class of image files with an exported model; needs onnxruntime but not PyTorch."""
     from rsslib.deploy.predicting import open_model
 
     model, status = open_model(options.model), 0
@@ -461,12 +461,12 @@ def evaluate_model(options: Namespace) -> int:
     make_folder(path.parent)
     write_csv(path, counts.reset_index())
     draw_confusion(counts, figure)
-    print(f"confusion matrix, a row for each true class: {path} and {figure}")
+    print(f"confusion matrix, one row per true class: {path} and {figure}")
     return 0
 
 
 def draw_confusion(counts: Any, path: Path) -> None:
-    """Draw a confusion matrix: true classes as rows, shares of their images as shades."""
+    """Draw a confusion matrix with a row per true class, shaded by the share of its images."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
@@ -495,7 +495,7 @@ def pack_images(options: Namespace) -> int:
 
 
 def option(text: str, default: Any = None, kind: Callable | None = None, **others: Any) -> dict[str, Any]:
-    """Return arguments of `add_argument`; `kind` converts what is typed, by default to the type of the default."""
+    """Return arguments of `add_argument`; `kind` converts the text, by default to the type of the default value."""
     if default is not None:
         text += " (default: %(default)s)"
         kind = kind or type(default)
@@ -512,7 +512,7 @@ def seconds(text: str) -> float:
 
 
 def imported(text: str) -> Any:
-    """Return what FILE.py:NAME or MODULE:NAME names; text without a colon is a name that `plan` knows."""
+    """Return the object that FILE.py:NAME or MODULE:NAME names; text without a colon is a name that `plan` knows."""
     where, colon, name = text.rpartition(":")
     if not colon:
         return text
@@ -525,7 +525,7 @@ def imported(text: str) -> Any:
 
 
 def absolute(folder: str) -> str:
-    """Return the path of a folder for notebooks, which are executed in another one."""
+    """Return the absolute path of a folder, for notebooks that are executed in another folder."""
     try:
         return str(Path(folder).expanduser().resolve()) if folder else folder
     except (OSError, RuntimeError) as error:
@@ -535,89 +535,89 @@ def absolute(folder: str) -> str:
 LIMITS = ("mflops", "parameters", "file_mb", "memory_mb", "latency_ms")
 COMMON = {
     "--profile": option("scale: smoke, quick or paper", "smoke"),
-    "--data": option("folder with datasets (default: the project's data)", kind=absolute),
-    "--results": option("folder with runs (default: the project's data/results)", kind=absolute),
+    "--data": option("folder with datasets (default: data of the project)", kind=absolute),
+    "--results": option("folder with runs (default: data/results of the project)", kind=absolute),
 }
 RUN = {
-    "--dataset": option("a built-in dataset, or one in the data folder (default: the profile's hardest)"),
-    "--method": option("a name of `rsslib methods`, or yours as FILE.py:NAME or MODULE:NAME", "rss"),
-    "--backbone": option("mobilenet_v3, proxylessnas, or yours as FILE.py:NAME or MODULE:NAME", "mobilenet_v3"),
+    "--dataset": option("built-in dataset, or one in the data folder (default: the hardest of the profile)"),
+    "--method": option("name from `rsslib methods`, or your own as FILE.py:NAME or MODULE:NAME", "rss"),
+    "--backbone": option("mobilenet_v3, proxylessnas, or your own as FILE.py:NAME or MODULE:NAME", "mobilenet_v3"),
     "--seed": option("seed of the run", 0),
-    "--groups": option("processes that share each batch's images, not a step's subnets (docs/scale.md)", 1),
+    "--groups": option("processes that divide the images of a batch, not the subnets of a step (docs/scale.md)", 1),
     "--resolution": option("size of the images in pixels: 32 to 224 in steps of 32", RESOLUTION),
-    "--init": option("supernet's folder, or file of the official package, with weights to start from"),
+    "--init": option("initial weights: folder of a supernet, or file of the official package"),
 }
 for name, text in OVERRIDABLE.items():
     kind = float if name == "learning_rate_scale" else int
-    RUN[f"--{name.replace('_', '-')}"] = option(f"{text} (default: the profile's)", kind=kind)
+    RUN[f"--{name.replace('_', '-')}"] = option(f"{text} (default: set by the profile)", kind=kind)
 STUDY = {
-    "--notebooks": option("such as 02_main_results (default: all)", nargs="+"),
-    "--datasets": option("the hardest last, which some notebooks use alone (default: the profile's)", nargs="+"),
-    "--seeds": option("one run for each (default: 0)", kind=int, nargs="+"),
-    "--subnets-per-bucket": option("subnets evaluated of each size (default: the profile's)", kind=int),
-    "--figures": option("folder for figures (default: the project's figures)", kind=absolute),
+    "--notebooks": option("notebooks, such as 02_main_results (default: all)", nargs="+"),
+    "--datasets": option("the hardest last, which some notebooks use alone (default: set by the profile)", nargs="+"),
+    "--seeds": option("seeds, one run for each (default: 0)", kind=int, nargs="+"),
+    "--subnets-per-bucket": option("subnets evaluated of each size (default: set by the profile)", kind=int),
+    "--figures": option("folder for figures (default: figures of the project)", kind=absolute),
 }
 TRAINING = {
     "--device": option("auto, cpu, cuda or cuda:<n>", "auto"),
-    "--precision": option("fp32, or on CUDA also tf32 or bf16", "fp32"),
+    "--precision": option("fp32; on CUDA also tf32 or bf16", "fp32"),
     "--threads": option("threads per run on a CPU", 1),
     "--time-budget": option("stop cleanly after this time, such as 90s, 25m or 2h", kind=seconds),
-    "--validate-every": option("epochs between validations of three subnets, in the run's live.csv", kind=int),
-    "--after-epoch": option("function of (state, run) to call after every epoch, as FILE.py:NAME or MODULE:NAME"),
+    "--validate-every": option("epochs between validations of three subnets, written to live.csv of the run", kind=int),
+    "--after-epoch": option("function called with (state, run) after every epoch, as FILE.py:NAME or MODULE:NAME"),
     "--rebuild": {"action": "store_true", "help": "set refused runs aside and train them again"},
     "--no-graphs": {
         "dest": "graphs",
         "action": "store_const",
         "const": False,
-        "help": "train on CUDA without CUDA graphs, in case they cannot be captured",
+        "help": "train on CUDA without CUDA graphs, if they cannot be captured",
     },
 }
 PLACES = {
-    "--jobs": option("runs at once (default: what fits; with Ray one per GPU, or per core)", kind=int),
-    "--engine": option("what places the runs, local or ray", "local", choices=("local", "ray")),
+    "--jobs": option("runs at once (default: as many as fit; with Ray one per GPU, or one per core)", kind=int),
+    "--engine": option("engine that places the runs: local or ray", "local", choices=("local", "ray")),
     "--address": option("join this Ray cluster: host:port or auto"),
 }
 BUDGET = {
     "--mflops": option("upper limit of the real size, in millions of multiply-accumulates", kind=float),
-    "--parameters": option("upper limit on their number", kind=float),
-    "--file-mb": option("upper limit of the exported float32 file, in millions of bytes", kind=float),
-    "--memory-mb": option("upper limit of the feature maps for one image, in millions of bytes", kind=float),
-    "--latency-ms": option("upper limit for one image on one thread, in milliseconds", kind=float),
+    "--parameters": option("upper limit on the number of parameters", kind=float),
+    "--file-mb": option("upper limit of the size of the exported float32 file, in millions of bytes", kind=float),
+    "--memory-mb": option("upper limit of the memory of feature maps for one image, in millions of bytes", kind=float),
+    "--latency-ms": option("upper limit of the latency for one image on one thread, in milliseconds", kind=float),
 }
 SEARCH = {
-    "--evaluations": option("subnets to try", 200),
-    "--latency-kit": option("folder of a kit with the times of another device (default: this one is measured)"),
-    "--candidates": option("folder for scores, which resume a stopped search (default: the run's)"),
+    "--evaluations": option("number of subnets to evaluate", 200),
+    "--latency-kit": option("kit folder with the times of another device (default: this device is measured)"),
+    "--candidates": option("folder for scores, so that a stopped search resumes (default: folder of the run)"),
     "--device": TRAINING["--device"],
-    "--output": option("file", "front.csv"),
+    "--output": option("output file", "front.csv"),
 }
 EXPORT = {
-    "--int8": {"action": "store_true", "help": "also write <name>.int8.onnx, with weights and activations of 8 bits"},
-    "--front": option("a search's table, for its most accurate subnet within the budget (default: the middle subnet)"),
+    "--int8": {"action": "store_true", "help": "also write <name>.int8.onnx, with 8-bit weights and activations"},
+    "--front": option("table of a search, for its most accurate subnet within the budget (default: middle subnet)"),
     "--device": option("auto, cpu, cuda or cuda:<n>", "cpu"),
-    "--output": option("file", "model.onnx"),
+    "--output": option("output file", "model.onnx"),
 }
 FINETUNE = {
     "--epochs": option("epochs to train the subnet alone", 10),
-    "--rate": option("learning rate at their start, from which a cosine leads to 0", LEARNING_RATE),
+    "--rate": option("initial learning rate, which a cosine lowers to 0", LEARNING_RATE),
 }
 PREDICT = {
-    "model": option("a file that `rsslib export` wrote"),
+    "model": option("file that `rsslib export` wrote"),
     "images": option("image files of up to 60 million pixels", nargs="+"),
 }
 EVALUATE = {
     "model": PREDICT["model"],
     "folder": option("folder with image files in <class>/"),
-    "--output": option("file for the confusion matrix, with a figure of it beside", "confusion.csv"),
+    "--output": option("file for the confusion matrix; its figure is written beside it", "confusion.csv"),
 }
 RUNS = {
-    "--delete": option("the name of a run whose folder to delete, committed and running ones excepted"),
+    "--delete": option("name of a run to delete; committed and running runs are refused"),
     "--watch": {"action": "store_true", "help": "list again every few seconds until all runs are finished"},
 }
 
 PACK = {
     "folder": option("folder with train/<class>/ and test/<class>/"),
-    "--side": option("size of the images in pixels, from which crops are made", 160),
+    "--side": option("size of the packed images in pixels; crops are taken from them", 160),
 }
 
 COMMANDS = {

@@ -1,6 +1,6 @@
-"""Runs to train: dataset x backbone x method x seed at the scale of a profile.
+"""Plan runs: dataset x backbone x method x seed at the scale of a profile.
 
-Nothing here trains, and nothing needs PyTorch.
+This module neither trains nor needs PyTorch.
 """
 
 import os
@@ -36,7 +36,7 @@ from rsslib.methods import LEARNING_RATE, Method, override
 from rsslib.space import RESOLUTION, SearchSpace, as_space, check_resolution
 from rsstudy.catalogue import BUILDERS, OVERRIDES, TABLE_1, build, methods_of
 
-Folder = str | Path | None  # None takes the project's
+Folder = str | Path | None  # None takes that of the project
 Seconds = Annotated[float, 0, None]
 Threads = Annotated[int, 1, os.cpu_count()]
 MAIN_METHODS = ("ofa", "rss", "rss-short")
@@ -47,21 +47,21 @@ MOST_TIMES = 10  # the epochs of a profile, for small custom datasets
 # The numbers of a profile that can be changed for a custom run.
 OVERRIDABLE = {
     "supernet_epochs": "epochs of RSS-Short and of OFA's supernet",
-    "shrinking_epochs": "further epochs of RSS, and epochs of progressive shrinking",
+    "shrinking_epochs": "additional epochs of RSS, and epochs of progressive shrinking",
     "learning_rate_scale": "factor for all learning rates",
     "train_images": "training images",
     "test_images": "test images",
-    "subnets_per_bucket": "subnets evaluated of each size",
+    "subnets_per_bucket": "subnets evaluated per size",
 }
 
 
 @checked
 @dataclass(frozen=True)
 class Profile:
-    """A scale: how much is trained and evaluated. None means all, and for epochs those of Table 1.
+    """A scale: how much is trained and evaluated. None means all images; for epochs, it means those of Table 1.
 
-    `datasets` are in the order of the paper's figures, the hardest last. The epochs suit `epochs_for` training images;
-    None: any number. Raises InputError for a value out of range.
+    `datasets` are in the order of the paper's figures, with the hardest last. The epochs suit `epochs_for` training
+    images, or any number if it is None. Raises InputError for a value out of range.
     """
 
     name: str
@@ -78,10 +78,10 @@ class Profile:
     def fitted(self, dataset: str, data: Folder = None) -> "Profile":
         """Return the profile with epochs that suit the number of training images of a custom dataset.
 
-        Epochs are multiplied so that training sees as many images, in as many steps, as the profile does on
-        `epochs_for`: at least by 1, since each epoch of RSS trains one subnet, and at most by 10. `data` is the folder
-        with datasets, by default the project's. `paper` has Table 1's epochs for CIFAR. If the dataset is missing, the
-        profile stays as it is, and its epochs mean nothing.
+        Epochs are multiplied so that training sees as many images, in as many steps, as the profile does with
+        `epochs_for` images. The factor is at least 1, because each epoch of RSS trains one subnet, and at most 10.
+        `data` is the folder with datasets, by default that of the project. `paper` has Table 1's epochs for CIFAR. If
+        the dataset is missing, the profile is returned unchanged, and its epochs do not apply.
         """
         if dataset in DATASETS or not self.epochs_for:
             return self
@@ -141,8 +141,10 @@ PROFILES = {
 
 
 def scaled(profile: Profile, **changes: Any) -> Profile:
-    """Return the profile with some of `OVERRIDABLE` changed, and a name that lists the changes: runs of another scale
-    have other folders."""
+    """Return the profile with some of `OVERRIDABLE` changed, and a name that lists the changes.
+
+    So runs of another scale have other folders.
+    """
     name = profile.name
     for option, value in changes.items():
         if value != getattr(profile, option):
@@ -161,13 +163,13 @@ class Run:
     backbone: str
     method: Method
     seed: Natural
-    resolution: int = RESOLUTION  # of its images, in pixels
-    custom: SearchSpace | None = None  # a space that is not the study's; `backbone` is its name
-    init: tuple[str, str] | None = None  # the file with the weights it starts from, and their SHA-256; see `origin`
+    resolution: int = RESOLUTION  # of the images, in pixels
+    custom: SearchSpace | None = None  # a space that is not the study's, named `backbone`
+    init: tuple[str, str] | None = None  # the file with the initial weights, and their SHA-256; see `origin`
 
     @property
     def space(self) -> SearchSpace:
-        """The search space for 3 channels and 100 classes; that of a dataset has its own (`supernets.space_of`)."""
+        """The search space for 3 channels and 100 classes; `supernets.space_of` gives that of a dataset."""
         return replace(self.custom or SearchSpace(self.backbone), resolution=self.resolution)
 
     @property
@@ -177,7 +179,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The run in a few words, for a line of progress."""
+        """A short description of the run, for progress lines."""
         return f"{self.method.name}, {self.dataset}, {self.backbone}, seed {self.seed}"
 
     def folder(self, results: Folder = None) -> Path:
@@ -185,19 +187,19 @@ class Run:
 
 
 def folder_for(what: str, folder: Folder = None) -> Path:
-    """Return the folder for "data", "results" or "figures"; None takes the project's."""
+    """Return the folder for "data", "results" or "figures"; None takes that of the project."""
     if folder is None:
         return project_folder() / ("data/results" if what == "results" else what)
     return folder_of(folder, what)
 
 
 def results_folder(results: Folder = None) -> Path:
-    """Return the folder for all runs, by default the project's."""
+    """Return the folder for all runs, by default that of the project."""
     return folder_for("results", results)
 
 
 def check_folder_name(name: object, what: str) -> None:
-    """Raise InputError unless `name` can name a folder, with a few characters to spare for names beside it."""
+    """Raise InputError unless `name` can name a folder and leaves a few characters for derived names."""
     if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name) or len(name.encode()) > LONGEST_NAME:
         expected = f"letters, digits, - _ and ., at most {LONGEST_NAME} bytes"
         raise InputError(f"{shortened(repr(name))} cannot name {what}: expected {expected}")
@@ -205,10 +207,10 @@ def check_folder_name(name: object, what: str) -> None:
 
 @checked
 def output_folder(profile: str, figures: Folder = None, runs: Sequence[Run] = ()) -> Path:
-    """Return the folder for figures of a profile's runs: below `figures`, by default the project's folder `figures`.
+    """Return the folder for figures of a profile's runs, below `figures` (by default the folder of the project).
 
-    Its name has the datasets that are not the profile's and the methods that are not the study's, so that custom runs
-    never replace the study's figures. Raises InputError where there can be no such folder.
+    Its name includes datasets that are not in the profile and methods that are not in the study, so that custom runs
+    never replace the study's figures. Raises InputError if the folder cannot be created.
     """
     check_folder_name(profile, "a profile")
     usual = PROFILES[profile].datasets if profile in PROFILES else ()
@@ -235,14 +237,14 @@ def plan(
 ) -> list[Run]:
     """Return the runs for every dataset, method and seed, in that order; trains nothing.
 
-    `datasets` is a list of names, None for all of the profile's or "hardest" for its last, on which the paper runs its
-    ablations. `methods` are names, or custom methods, whose learning rates the profile scales as it does the study's,
-    or the name of a group (see `catalogue.methods_of`). `backbone` is a name, a custom `Backbone`, or a `SearchSpace`
-    with other kernel sizes, expand ratios or depths. None for `subnets_per_bucket` takes the profile's. `resolution`
-    is that of the images, 32 to 224 pixels in multiples of 32. `data` is the folder with datasets, where the images of
-    custom ones are counted (see `Profile.fitted`). `init` is the folder of a supernet, or a file of the official
-    package, with weights to start from (see `rsslib.checkpoint.warm_start`); the name of the methods then says so.
-    Raises InputError for an unknown name or a value out of range.
+    `datasets` is a list of names, None for all datasets of the profile, or "hardest" for the last one, which the paper
+    uses for its ablations. `methods` are names or custom methods, or the name of a group (see `catalogue.methods_of`);
+    the profile scales the learning rates of custom methods too. `backbone` is a name, a custom `Backbone`, or a
+    `SearchSpace` with other kernel sizes, expand ratios or depths. `subnets_per_bucket` defaults to that of the
+    profile. `resolution` is that of the images, 32 to 224 pixels in multiples of 32. `data` is the folder with
+    datasets, in which the images of custom datasets are counted (see `Profile.fitted`). `init` gives initial weights:
+    the folder of a supernet, or a file of the official package (see `rsslib.checkpoint.warm_start`); the names of the
+    methods then include it. Raises InputError for an unknown name or a value out of range.
     """
     start = origin(init) if init is not None else None
     if not isinstance(profile, Profile):
@@ -278,14 +280,14 @@ def plan(
 
 @system_errors()
 def origin(init: str | Path) -> tuple[str, str]:
-    """Return the file with the weights of a supernet, which may be named by its folder, and their SHA-256."""
+    """Return the file with the weights of a supernet, given that file or its folder, and their SHA-256."""
     path = folder_of(init, "init").absolute()
     path = supernet_files(path)[1] if path.is_dir() else path
     return str(path), sha256(read_regular(path))
 
 
 def different(values: Sequence, what: str) -> list:
-    """Return `values` as a list; raises InputError if there are none, or two are equal."""
+    """Return `values` as a list; raises InputError if it is empty or two values are equal."""
     found = list(values)
     names = [getattr(value, "name", value) for value in found]
     if not found or len({*names}) < len(names):
@@ -294,15 +296,15 @@ def different(values: Sequence, what: str) -> list:
 
 
 def on_hardest(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs on the last of their datasets, the hardest."""
+    """Return the runs on the hardest dataset, which is the last."""
     return [run for run in runs if run.dataset == runs[-1].dataset]
 
 
 def by_worth(runs: Sequence[Run]) -> list[Run]:
-    """Sort runs so that a campaign that is cut short has trained what matters most.
+    """Sort runs by importance, so that an interrupted campaign has trained the most important runs.
 
-    First seeds come before further ones; then the main methods on each profile's hardest dataset, the released
-    baseline, the ablations, the other datasets, and last the other backbone and the hyper-parameters.
+    First seeds come before further seeds. Within a seed, the order is: the main methods on the hardest dataset of each
+    profile, the released baseline, the ablations, the other datasets, the other backbone and the hyper-parameters.
     """
 
     def rank(run: Run) -> tuple:
@@ -322,25 +324,25 @@ def by_worth(runs: Sequence[Run]) -> list[Run]:
 @checked
 @dataclass(frozen=True)
 class Settings:
-    """Where results and datasets are, and how runs are trained; nothing here changes what a run is.
+    """Where results and datasets are, and how runs are trained. Settings do not change the identity of a run.
 
-    Raises InputError for a value that cannot be used.
+    Raises InputError for an invalid value.
     """
 
-    results: Any = None  #: folder for all runs: str, Path, or None for the project's; then a Path
-    data: Any = None  #: folder with datasets, likewise
-    device: str = "auto"  #: or cpu, cuda, cuda:<n>
-    precision: str = "fp32"  #: on CUDA also tf32 for products and convolutions, or bf16 for training under autocast
-    jobs: Count | None = 1  #: runs at once, on CUDA in threads, otherwise in processes; None: as many as fit
-    threads: Threads = 1  #: per run on a CPU; a second one helps on an idle machine and hurts on a busy one
-    time_budget: Seconds | None = None  #: stop after these, between epochs or subnets, keeping all; 0 only checks
+    results: Any = None  #: folder for all runs: str, Path, or None for that of the project; stored as a Path
+    data: Any = None  #: folder with datasets, given in the same way
+    device: str = "auto"  #: auto, cpu, cuda or cuda:<n>
+    precision: str = "fp32"  #: on CUDA also tf32 for matrix products and convolutions, or bf16 under autocast
+    jobs: Count | None = 1  #: runs at once, in threads on CUDA, otherwise in processes; None: as many as fit
+    threads: Threads = 1  #: threads per run on a CPU; two help on an idle machine and hurt on a busy one
+    time_budget: Seconds | None = None  #: stop cleanly after this time, between epochs or subnets; 0 only checks
     progress: bool = True
-    checkpoint_seconds: Seconds = 20.0  #: least time between two checkpoints
+    checkpoint_seconds: Seconds = 20.0  #: minimum time between two checkpoints
     rebuild: bool = False  #: set refused runs aside and train them again
-    graphs: bool | None = None  #: whether steps on CUDA are CUDA graphs, which are several times as fast; None: yes
+    graphs: bool | None = None  #: whether to use CUDA graphs, which are several times as fast; None: yes
     validate_every: Count | None = None  #: epochs between validations of the smallest, middle and largest subnet
-    after_epoch: Callable | None = None  #: called with the state of training and the run after every epoch
-    measure: Any = None  #: further measurement of finished runs, such as `rsstudy.measurement.Measurement`
+    after_epoch: Callable | None = None  #: called after every epoch with the state of training and the run
+    measure: Any = None  #: additional measurements of finished runs: `rsstudy.measurement.Measurement`
 
     def __post_init__(self):
         for what in ("results", "data"):
