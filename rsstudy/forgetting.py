@@ -1,4 +1,4 @@
-"""Follow the validation accuracy of each subnet through the epochs after the one that trains it."""
+"""Follow the validation accuracy of each subnet through the epochs after the epoch that trains it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +13,13 @@ from rsslib.steps import TrainingState
 from rsslib.trainer import steps_per_epoch, train
 from rsstudy.interference import Effort, losses, validation
 
-LAGS = (1, 2, 4, 8)  # epochs after its own at which a subnet is judged again
-IDLE_SEED = 2**32  # of the subnets that no run draws
+LAGS = (1, 2, 4, 8)  # epochs after its own epoch at which a subnet is judged again
+IDLE_SEED = 2**32  # seed of the subnets that no run draws
 COLUMNS = ["trained", "number", "epoch", "mflops", "loss", "accuracy"]
 
 
 def draws_once_per_epoch(method: Method) -> bool:
-    """Whether each epoch trains one uniform subnet, so that `forgetting` can follow it."""
+    """Return whether each epoch trains one uniform subnet, so that `forgetting` can follow it."""
     samplers = [stage.sampler for stage in method.stages]
     return all(
         isinstance(sampler, Uniform) and (sampler.per, sampler.count, sampler.every) == ("epoch", 1, 1)
@@ -37,14 +37,15 @@ def forgetting(
     stop: Callable[[], bool] = lambda: False,
     **training: Any,
 ) -> pd.DataFrame | None:
-    """Train a new `state` by a method that draws one subnet per epoch, and follow each subnet's validation accuracy.
+    """Train a new `state` with a method that draws one subnet per epoch, and follow each subnet's validation accuracy.
 
-    A subnet is judged before its epoch, right after it, and 1, 2, 4 and 8 epochs later; after every epoch,
+    Each subnet is judged before its epoch, right after it, and 1, 2, 4 and 8 epochs later. After every epoch,
     `effort.idle` uniform subnets that are never drawn are judged too. Batch norm is recalibrated each time.
 
-    Returns a row per subnet and time: trained (the epoch, from 1, that trains the subnet; 0 if none does), number (of
-    the never drawn ones), epoch (the last one before judging), mflops, loss and accuracy (percent). None if `stop`
-    returned True before the end. `training` are further arguments of `rsslib.trainer.train`; `threads` judge subnets.
+    Returns a row per subnet and time: trained (the epoch, from 1, that trains the subnet; 0 if no epoch does), number
+    (of the never drawn subnet), epoch (the last one before judging), mflops, loss and accuracy (percent). Returns None
+    if `stop` returned True before the end. `training` holds additional arguments of `rsslib.trainer.train`; `threads`
+    is the number of threads that judge subnets.
     """
     space = state.supernet.space
     steps = steps_per_epoch(len(data.x_train), method.batch_size)

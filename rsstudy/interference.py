@@ -1,6 +1,6 @@
 """Measure what training one subnet does to others: effects of steps and epochs, agreement of gradients.
 
-`effects` and `agreement` take any functions that train and differentiate; `Trial` supplies those of a supernet.
+`effects` and `agreement` take any functions that train and differentiate. `Trial` supplies them for a supernet.
 """
 
 import copy
@@ -30,16 +30,17 @@ from rsslib.supernet import SuperNet, batch_norm_training, subnet_slices
 from rsslib.trainer import steps_per_epoch
 
 Batch = tuple[Tensor, Tensor]  # images [N, C, R, R], augmented, and labels [N]
-Index = Mapping[str, tuple]  # parts of tensors, by name
+Index = Mapping[str, tuple]  # slices of tensors, by name
 
 
 @dataclass(frozen=True)
 class Effort:
     """How much to measure.
 
-    At each of `shares` of a method's epochs: the effect of a step, a mean over `batches`; the effect of an epoch, once;
-    and gradients of `gradients` batches. The subnets are every `every`-th of `subjects`, judged on `images` validation
-    images, with batch norm recalibrated on `recalibration` training images.
+    At each of `shares` of a method's epochs, three things are measured: the effect of a step, as a mean over `batches`;
+    the effect of an epoch, once; and the gradients of `gradients` batches. The subnets are every `every`-th one of
+    `subjects`. They are judged on `images` validation images, with batch norm recalibrated on `recalibration` training
+    images.
     """
 
     shares: tuple[float, ...] = (0.25, 0.5, 0.75, 0.95)
@@ -49,10 +50,10 @@ class Effort:
     recalibration: int = 400
     every: int = 1
     idle: int = 8  # subnets that are never drawn, for comparison in `forgetting`
-    followed_images: int = 2_000  # validation images on which it judges, and training images for recalibration
+    followed_images: int = 2_000  # validation images for judging in `forgetting`, and training images to recalibrate
 
     def epochs(self, method: Method) -> dict[int, float]:
-        """The epochs after which to measure, with their share of all."""
+        """Return the epochs after which to measure, with their share of all epochs."""
         return {max(1, round(share * method.epochs)): share for share in self.shares}
 
 
@@ -63,11 +64,11 @@ def effects(
     trained: Iterable[Any],
     quality_after: Callable[[Any], np.ndarray],
 ) -> np.ndarray:
-    """What each training does to the quality of all subnets, float64 [trained, judged, ...]; below 0 is harm.
+    """Return the effect of each training on the quality of all subnets, float64 [trained, judged, ...].
 
-    `quality_after(training)` trains from one fixed state and returns the quality of all subnets, [judged, ...], larger
-    for better. `quality_after(None)` trains with a gradient of zero: what momentum and weight decay do by themselves is
-    subtracted.
+    Values below 0 are harm. `quality_after(training)` trains from one fixed state and returns the quality of all
+    subnets, [judged, ...]; larger is better. `quality_after(None)` trains with a gradient of zero. Its result is
+    subtracted, to remove the effect of momentum and weight decay alone.
     """
     nothing = quality_after(None)
     return np.stack([quality_after(training) - nothing for training in trained])
@@ -80,23 +81,24 @@ def agreement(
     batches: Iterable[Any],
     part_of: Callable[[str], str] = lambda name: "all",
 ) -> pd.DataFrame:
-    """How far the gradients of subnets agree on the weights that they share, without the noise of batches.
+    """Return how far the gradients of subnets agree on the weights that they share, without the noise of batches.
 
-    `gradient(subnet, batch)` returns tensors of full size by name, `shared(a, b)` the index of each one's common part.
-    <A, B> is the mean product of A's gradient of one batch and B's of *another* one, over all pairs of batches, which
-    estimates the product of their expectations (a U-statistic; Hoeffding, 1948). The agreement of A and B is <A, B>
-    over the root of <A, A> <B, B>: 1 if they differ by noise alone, 0 if they have nothing in common, below 0 if they
-    conflict.
+    `gradient(subnet, batch)` returns tensors of full size by name. `shared(a, b)` returns the index of the common part
+    of each tensor. <A, B> is the mean product of A's gradient on one batch and B's gradient on *another* batch, over
+    all pairs of batches. It estimates the product of their expectations (a U-statistic; Hoeffding, 1948). The agreement
+    of A and B is <A, B> divided by the root of <A, A> <B, B>. It is 1 if the gradients differ only by noise, 0 if they
+    have nothing in common, and below 0 if they conflict.
 
-    Returns a row per pair of subnets, of a subnet with itself too, and part (`part_of` a tensor's name; "all" is all of
-    them): a, b (their numbers), part, shared (number of weights); cross, own_a, own_b (<A, B>, <A, A> and <B, B> over
-    the root mean squares of the gradients, as cosines are); and agreement, NaN where own_a or own_b is not above 0,
-    since noise hides it there. Raises InputError for fewer than two batches.
+    Returns a row per pair of subnets (including a subnet with itself) and part. A part is `part_of` a tensor's name;
+    "all" covers all tensors. Columns: a, b (numbers of the subnets), part, shared (number of weights); cross, own_a,
+    own_b (<A, B>, <A, A> and <B, B>, normalised like cosines by the root mean squares of the gradients); and
+    agreement. Agreement is NaN if own_a or own_b is not above 0, because noise hides it then. Raises InputError for
+    fewer than two batches.
     """
     regions = {}
     for (i, a), (j, b) in combinations_with_replacement(enumerate(subnets), 2):
         regions[i, j] = shared(a, b)
-    sums: list[dict[str, Any]] = [defaultdict(float) for _ in subnets]  # over batches
+    sums: list[dict[str, Any]] = [defaultdict(float) for _ in subnets]  # of gradients over batches
     same = []  # products of gradients of the same batch
     for batch in batches:
         gradients = [gradient(subnet, batch) for subnet in subnets]
@@ -108,7 +110,7 @@ def agreement(
         raise InputError(f"agreement needs at least two batches, got {len(same)}")
     whole = _products(sums, regions, part_of)
     squares = sum(same)
-    others = whole - squares  # of two batches
+    others = whole - squares  # products of two different batches
     roots = squares.assign(cross=np.sqrt(squares["own_a"] * squares["own_b"]))
     cosines = (others / roots).where(roots > 0, 0.0) / (len(same) - 1)
     table = cosines.assign(shared=whole["shared"].astype(int)).reset_index()
@@ -122,7 +124,7 @@ def _products(
     regions: Mapping[tuple[int, int], Index],
     part_of: Callable[[str], str],
 ) -> pd.DataFrame:
-    """For each pair of subnets and part: the number of shared weights, and A B, A A and B B on them."""
+    """Return the number of shared weights, and A B, A A and B B on them, for each pair of subnets and part."""
     found: dict[tuple, Any] = defaultdict(float)
     for pair, region in regions.items():
         for name, index in region.items():
@@ -140,19 +142,19 @@ def _products(
 
 
 def subjects(space: SearchSpace) -> list[Arch]:
-    """The subnets that are measured: the smallest, the first of each bucket of the population, and the largest."""
+    """Return the subnets to measure: the smallest, the first of each bucket of the population, and the largest."""
     return [space.smallest, *(arch for _, arch in sample_population(space, 1)), space.largest]
 
 
 def distance(space: SearchSpace, a: Arch, b: Arch) -> int:
-    """The number of settings in which two subnets differ, without those of unused layers."""
+    """Return the number of choices in which two subnets differ, ignoring unused layers."""
     rows = space.to_rows([a, b])
     first, second = np.where(space.used(rows), rows, 0)
     return int((first != second).sum())
 
 
 def shared_weights(space: SearchSpace, a: Arch, b: Arch) -> Index:
-    """For each parameter that both subnets use: the index of their common part, which is the smaller one's."""
+    """Return the index of the common part of each parameter that both subnets use."""
     smaller = space.to_arch(np.minimum(*space.to_rows([a, b])))
     used_by_a, used_by_b, common = (subnet_slices(space, arch) for arch in (a, b, smaller))
     return {
@@ -163,14 +165,14 @@ def shared_weights(space: SearchSpace, a: Arch, b: Arch) -> Index:
 
 
 def part_of(name: str) -> str:
-    """The layer of a parameter: its number, or "first" and "last" before and after the elastic layers."""
+    """Return the layer of a parameter: its number, or "first" or "last" before or after the elastic layers."""
     first, *rest = name.split(".")
     if first == "blocks":
         return rest[0]
     return "first" if first in ("stem", "first") else "last"
 
 
-Images = tuple[LabelledBatches, Tensor]  # those to judge on, and those for recalibration
+Images = tuple[LabelledBatches, Tensor]  # images to judge on, and images for recalibration
 
 
 def validation(data: Dataset, n: int, recalibration: int) -> Images:
@@ -184,25 +186,25 @@ def losses(
     archs: Sequence[Arch],
     threads: int,
 ) -> list[tuple[float, float]]:
-    """Loss (cross-entropy) and accuracy in percent of each subnet."""
+    """Return the loss (cross-entropy) and the accuracy in percent of each subnet."""
     with evaluate_each(supernet, images, archs, loss_and_accuracy, threads) as judged:
         return [found for _, found in sorted(judged)]
 
 
 @dataclass
 class Trial:
-    """A supernet at one point of training, which is continued on copies: `state` stays as it is."""
+    """A supernet at one point of training. Training continues on copies, so `state` does not change."""
 
     state: TrainingState
     method: Method
     data: Dataset
     seed: int
     effort: Effort
-    threads: int = 1  # that judge subnets
+    threads: int = 1  # threads that judge subnets
 
     def __post_init__(self):
         state, effort = self.state, self.effort
-        # the stage of the last epoch, since the next stage's optimizer and teacher are not there yet
+        # the stage of the last epoch, because the optimizer and teacher of the next stage do not exist yet
         begun = state.stage + (state.epoch > 0)
         trained = [stage for stage in self.method.stages[:begun] if stage.epochs]
         self.stage = trained[-1]
@@ -212,7 +214,7 @@ class Trial:
         self.images = validation(self.data, effort.images, effort.recalibration)
 
     def copied(self) -> TrainingState:
-        """A copy of the state. Weight decay and momentum reach the same tensors: those that have a gradient."""
+        """Return a copy of the state. Weight decay and momentum reach the same tensors: those with a gradient."""
         state = replace(self.state, teacher=None)
         state = replace(copy.deepcopy(state), teacher=self.state.teacher)
         parameters = dict(self.state.supernet.named_parameters())
@@ -222,7 +224,7 @@ class Trial:
         return state
 
     def batches(self, n: int) -> list[Batch]:
-        """`n` random training batches."""
+        """Return `n` random training batches."""
         data, generator, found = self.data, self.generator, []
         size = self.method.batch_size
         for _ in range(n):
@@ -242,9 +244,9 @@ class Trial:
         return images, data.y_train[rows]
 
     def step_effects(self, subnets: Sequence[Arch], batches: Iterable[Batch]) -> np.ndarray:
-        """`effects` of a training step on each batch at the current rate: float64 [batch, trained, judged, 2].
+        """Return the `effects` of a step on each batch at the current rate, float64 [batch, trained, judged, 2].
 
-        The quality of a subnet is minus its loss, and its accuracy in percent.
+        A subnet has two qualities: its negative loss, and its accuracy in percent.
         """
         n = len(subnets)
         rate = self.stage.rate(self.epoch, 0, 1)
@@ -256,7 +258,7 @@ class Trial:
         return self._effects(subnets, trained, [rate]).reshape(-1, n, n, 2)
 
     def epoch_effects(self, subnets: Sequence[Arch]) -> np.ndarray:
-        """`effects` of an epoch on a single subnet, all with the same batches: float64 [trained, judged, 2]."""
+        """Return the `effects` of an epoch on each single subnet, with equal batches, float64 [trained, judged, 2]."""
         steps = steps_per_epoch(len(self.data.x_train), self.method.batch_size)
         rates = [self.stage.rate(self.epoch, step, steps) for step in range(steps)]
         trained = [(subnet, self._epoch) for subnet in subnets]
@@ -275,7 +277,7 @@ class Trial:
         trained: Iterable[tuple[Arch, Callable[[Generator], Iterable[Batch]]]],
         rates: Sequence[float],
     ) -> np.ndarray:
-        """`effects` on `subnets` of training one on batches at these rates, with the same random numbers each time."""
+        """Return the `effects` on `subnets` of training one at these rates, with the same random numbers each time."""
         nothing: Any = None, lambda _: repeat(None)
 
         def quality_after(training: Any) -> np.ndarray:
@@ -296,8 +298,10 @@ class Trial:
         return effects(trained, quality_after)
 
     def gradient(self, arch: Arch, batch: Batch) -> dict[str, Tensor]:
-        """Gradients of the labels' cross-entropy by a subnet's weights, in tensors of full size that are 0 elsewhere;
-        batch norm takes the statistics of the batch, without dropout."""
+        """Return gradients of the cross-entropy with respect to a subnet's weights, in full-size tensors, 0 elsewhere.
+
+        Batch norm uses the statistics of the batch. There is no dropout.
+        """
         supernet = self.state.supernet
         x, y = batch
         full = {name: torch.zeros_like(p) for name, p in supernet.named_parameters()}
@@ -308,7 +312,7 @@ class Trial:
 
 
 def loss_and_accuracy(evaluator: Evaluator, arch: Arch) -> tuple[float, float]:
-    """A subnet's cross-entropy, and its accuracy in percent."""
+    """Return the cross-entropy of a subnet and its accuracy in percent."""
     batches = zip(*evaluator.logits_and_labels(arch), strict=True)
     logits, labels = map(torch.cat, batches)
     right = int((logits.argmax(1) == labels).sum())
@@ -317,11 +321,12 @@ def loss_and_accuracy(evaluator: Evaluator, arch: Arch) -> tuple[float, float]:
 
 
 def measure(trial: Trial, progress: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All effects and agreements at one point of training.
+    """Measure all effects and agreements at one point of training; returns two tables.
 
-    Returns two tables. Effects, a row per length (step or epoch), trained and judged subnet (their numbers among those
-    that are measured): sizes in MFLOPs, distance, repeats (batches), loss_effect (how much lower the loss becomes) and
-    accuracy_effect (points), means over batches. Agreement as `agreement`, by layer, with sizes and distance.
+    The first table holds effects, with a row per length (step or epoch), trained and judged subnet (their numbers
+    among the measured subnets). Columns: sizes in MFLOPs, distance, repeats (number of batches), loss_effect (how much
+    lower the loss becomes) and accuracy_effect (points), both means over batches. The second table is that of
+    `agreement` by layer, with sizes and distance.
     """
     space = trial.state.supernet.space
     effort, name = trial.effort, trial.method.name

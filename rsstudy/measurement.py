@@ -1,4 +1,4 @@
-"""Measure the finished runs of some methods: interference from snapshots of their training, and forgetting."""
+"""Measure finished runs of some methods: interference, from snapshots of their training, and forgetting."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from rsstudy.machine import executor_for
 from rsstudy.plan import Run
 from rsstudy.store import AGREEMENT, EFFECTS, FORGETTING, has_table, identity_of
 
-EFFORTS = {  # by profile; all others take the default
+EFFORTS = {  # by profile; other profiles take the default
     "smoke": Effort(
         (0.5, 0.95),
         batches=1,
@@ -40,23 +40,23 @@ def get_effort(run: Run) -> Effort:
 @checked
 @dataclass(frozen=True)
 class Measurement:
-    """What the engine measures of the finished runs of some methods: `Settings(measure=Measurement(["rss"]))`."""
+    """Measure finished runs of these methods in the engine: `Settings(measure=Measurement(["rss"]))`."""
 
     methods: Sequence[str]
 
     def epochs(self, run: Run) -> Collection[int]:
-        """The epochs of training after which the engine keeps a snapshot."""
+        """Return the epochs of training after which the engine keeps a snapshot."""
         return get_effort(run).epochs(run.method) if run.method.name in self.methods else ()
 
     def missing(self, run: Run, folder: Path) -> list[str]:
-        """The tables of a finished run that are still to be made."""
+        """Return the names of the tables that a finished run still lacks."""
         wanted = [EFFECTS, AGREEMENT, *[FORGETTING] * draws_once_per_epoch(run.method)]
         return [name for name in wanted if run.method.name in self.methods and not has_table(folder, name)]
 
     def measure(self, job: Any) -> bool:
         """Add the missing tables to the record of a finished run; returns False if it was time to stop.
 
-        Missing snapshots are made by training again, which gives the same numbers. `job` is the engine's.
+        If snapshots are missing, the run trains again, with the same numbers, to make them. `job` is the engine's job.
         """
         missing = self.missing(job.run, job.folder)
         for make, names in {_forgetting: [FORGETTING], _effects: [EFFECTS, AGREEMENT]}.items():
@@ -98,7 +98,7 @@ def _effects(job: Any, effort: Effort) -> list[pd.DataFrame] | None:
 
 
 def _restore_snapshots(job: Any, epochs: Collection[int]) -> None:
-    """Make all snapshots again if one of them is missing or altered."""
+    """Make all snapshots again if any is missing or altered."""
     kept, paths = job.record.get("snapshots", {}), [job.snapshot(epoch) for epoch in epochs]
     if all(path.exists() and files.sha256(files.read_regular(path)) == kept.get(path.name) for path in paths):
         return

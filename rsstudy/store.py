@@ -1,7 +1,7 @@
-"""A run is a folder: its record and tables, what identifies it, and whether it is there, whole and finished.
+"""Store a run as a folder: its record and tables, its identity and its status.
 
-`run.json` is the record. It holds the SHA-256 of the other files and of itself, so damage is noticed. A stranger's
-record may hold anything with valid digests, so values that a run never writes are refused too.
+`run.json` is the record. It holds the SHA-256 of the other files and of itself, so damage is noticed. A record from
+someone else may hold anything with valid digests, so values that a run never writes are also refused.
 """
 
 import inspect
@@ -35,24 +35,24 @@ from rsslib.space import RESOLUTION, Arch, SearchSpace
 from rsstudy.catalogue import Alone, Dosed, Repeated, of_bucket
 from rsstudy.plan import Profile, Run, results_folder
 
-if TYPE_CHECKING:  # they take long to import
+if TYPE_CHECKING:  # imports that take long
     import pandas as pd
     import torch
 
     from rsslib.data.dataset import Dataset
 
 RECORD, HISTORY, POPULATION, ANCHORS, LOCK = "run.json", "history.csv", "population.csv", "anchors.csv", "run.lock"
-LIVE = "live.csv"  # the history while a run trains
+LIVE = "live.csv"  # the history of a run that is training
 EFFECTS, AGREEMENT, FORGETTING = "effects.csv", "agreement.csv", "forgetting.csv"  # see rsstudy.measurement
 LARGEST_NUMBER = 1e30  # in a table
-LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times a usual one
+LARGEST_RECORD = 10 * 2**20  # bytes, a thousand times the usual size
 REBUILD = "rebuild the run (rebuild=True, or --rebuild on the command line), which sets its files aside"
 POPULATION_SEED = 0
 ADDED = {"gradients", "student_dropout", "momentum", "weight_decay", "label_smoothing", "augmentation", "groups"}
-ADDED |= {"warmup_epochs", "ramp_epochs"}  # of stages
+ADDED |= {"warmup_epochs", "ramp_epochs"}  # fields of stages
 UNKNOWN = "unknown"  # in a configuration without images or precision: matches anything
-CODE_VERSION = 1  # raised whenever a configuration would give other numbers than before
-PACKAGES = ("rsslib", "rsstudy")  # whose own samplers are identified by their settings
+CODE_VERSION = 1  # raised whenever a configuration would give different numbers
+PACKAGES = ("rsslib", "rsstudy")  # packages whose samplers are identified by their settings
 GIVE_A_VERSION = "give it an attribute `version` that you change whenever it would draw other subnets"
 
 
@@ -149,7 +149,7 @@ class Finished(TypedDict):
     executor: Text
 
 
-# Columns that readers of a table rely on. All but `WORDS` are finite numbers, accuracy is in percent.
+# Columns that readers of a table rely on. All except `WORDS` are finite numbers. Accuracy is in percent.
 WORDS = {"stage": r"[\w -]*", "length": "step|epoch", "part": r"\w+"}
 WORDS |= dict.fromkeys(("kernel", "expand", "depth"), r"\d+(-\d+)*")
 _SUBNETS = ("bucket", "subnet", "mflops", "kernel", "expand", "depth", "accuracy")
@@ -169,13 +169,13 @@ TABLES = {
 
 
 def write_record(folder: Path, record: dict) -> None:
-    """Write run.json; `record["sha256"]` maps names of other files to their SHA-256, and the record's own is added."""
+    """Write run.json. `record["sha256"]` maps names of other files to their SHA-256; that of the record is added."""
     record = record | {"sha256": {**record.get("sha256", {}), RECORD: _digest(record)}}
     files.write(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def read_record(folder: Path) -> dict:
-    """The record of a run; raises Refused if it is unreadable, altered, or holds what no run writes."""
+    """Return the record of a run; raises Refused if it is unreadable, altered, or holds values that no run writes."""
     path = folder / RECORD
     try:
         record = msgspec.json.decode(files.read_regular(path, LARGEST_RECORD))
@@ -195,7 +195,7 @@ def _digest(record: dict) -> str:
 
 
 def read_file(path: Path, record: dict) -> bytes:
-    """The bytes of a file that the record lists; raises Refused if they differ from what the run wrote."""
+    """Return the bytes of a file that the record lists; raises Refused if they differ from what the run wrote."""
     try:
         content = files.read_regular(path)
     except (OSError, ValueError) as error:
@@ -206,7 +206,7 @@ def read_file(path: Path, record: dict) -> bytes:
 
 
 def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":
-    """The tensors of a run's safetensors file; raises Refused as `read_file` does."""
+    """Return the tensors of a run's safetensors file; raises Refused as `read_file` does."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -218,7 +218,7 @@ def read_tensors(path: Path, record: dict) -> "dict[str, torch.Tensor]":
 
 
 def read_table(folder: Path, name: str, record: dict) -> "pd.DataFrame":
-    """The table `name` of a run; raises Refused if it was altered, or holds what no run writes."""
+    """Return the table `name` of a run; raises Refused if it was altered or holds values that no run writes."""
     import pandas as pd
 
     path = folder / name
@@ -237,7 +237,7 @@ def read_table(folder: Path, name: str, record: dict) -> "pd.DataFrame":
 
 
 def has_table(folder: Path, name: str) -> bool:
-    """Whether a run's record lists the table, and it is there."""
+    """Return whether the record of a run lists the table and the file exists."""
     return name in read_record(folder)["sha256"] and (folder / name).exists()
 
 
@@ -245,8 +245,10 @@ def has_table(folder: Path, name: str) -> bool:
 
 
 def population_of(run: Run) -> dict[tuple[float, int], Arch]:
-    """The subnets on which a run is evaluated, by bucket and number: the same for every supernet of a backbone; for a
-    run about one subnet, that one."""
+    """Return the subnets on which a run is evaluated, by bucket and number.
+
+    They are the same for every supernet of a backbone. A run that studies one subnet is evaluated on that one.
+    """
     samplers = [stage.sampler for stage in run.method.stages]
     if len(samplers) == 1 and isinstance(one := samplers[0], Alone | Dosed):
         return {(one.bucket, one.number): of_bucket(run.space, one.bucket, one.number)}
@@ -260,11 +262,11 @@ def _population(space: SearchSpace, subnets_per_bucket: int) -> dict[tuple[float
 
 
 def sampler_identity(sampler: object) -> str:
-    """Text that is equal for samplers that draw the same subnets, in any process.
+    """Return text that is equal for samplers that draw the same subnets, in any process.
 
-    The study's own samplers are identified by their settings (`CODE_VERSION` covers their code), others by name,
-    attributes and the source of their methods, or by an attribute `version` in place of the source. Raises InputError
-    if that is not enough: attributes that are not plain values, or source that cannot be found.
+    The study's samplers are identified by their settings; `CODE_VERSION` covers their code. Other samplers are
+    identified by name, attributes and the source of their methods, or by an attribute `version` instead of the source.
+    Raises InputError if this is not enough: if attributes are not plain values, or the source cannot be found.
     """
     kind = type(sampler)
     if kind.__module__.partition(".")[0] in PACKAGES and kind.__repr__ is not object.__repr__:
@@ -285,7 +287,7 @@ def sampler_identity(sampler: object) -> str:
 
 
 def _attributes(sampler: object) -> dict[str, Any]:
-    """Attributes of the sampler and of its classes, without methods and names with two underscores."""
+    """Return the attributes of a sampler and of its classes, without methods and double-underscore names."""
     kind = type(sampler)
     names = [name for name in dir(sampler) if not name.startswith(("__", "_abc_")) and name != "version"]
     values = [name for name in names if not callable(getattr(kind, name, None))]
@@ -293,7 +295,7 @@ def _attributes(sampler: object) -> dict[str, Any]:
 
 
 def _source(kind: type) -> list[str]:
-    """The source of all functions of a class and its bases, whatever their place in a file."""
+    """Return the source of all functions of a class and its bases, independent of their place in a file."""
     sources = []
     for base in kind.__mro__[:-1]:
         for name, member in sorted(vars(base).items()):
@@ -314,9 +316,10 @@ def _source_of(function: Callable, name: str) -> str:
 
 
 def schedule_identity(schedule: Schedule) -> str:
-    """The name of a schedule, or text that is equal for functions of equal source; for other callables as for samplers.
+    """Return the name of a schedule, or for a function, text that is equal for equal source.
 
-    Raises InputError for a function that uses values of the function around it.
+    Other callables are identified like samplers. Raises InputError for a function that uses values of an enclosing
+    function.
     """
     if isinstance(schedule, str):
         return schedule
@@ -331,13 +334,13 @@ def schedule_identity(schedule: Schedule) -> str:
 
 
 def _as_first_recorded(value: Stage | Method) -> dict[str, Any]:
-    """The fields of a stage or a method; those that the first records lack only where they are not the default."""
+    """Return the fields of a stage or a method. Fields that the first records lack are included only if not default."""
     usual = {field.name: field.default for field in fields(value) if field.name in ADDED}
     return {name: own for name, own in vars(value).items() if name not in usual or own != usual[name]}
 
 
 def _stored_form(sampler: object) -> str:
-    """A sampler of the study as records print it, by the names and fields it had in the first of them."""
+    """Return a sampler of the study as records print it, with the names and fields of the first records."""
     if isinstance(sampler, Repeated):  # which may hold any sampler
         return f"Repeated(sampler={sampler_identity(sampler.sampler)}, times={sampler.times!r})"
     if isinstance(sampler, Successive):
@@ -348,9 +351,10 @@ def _stored_form(sampler: object) -> str:
 
 
 def configuration(run: Run, images: "Dataset | None" = None, precision: str | None = None) -> dict:
-    """Everything that decides a run's numbers, including the code version, as JSON; equal ones are the same run.
+    """Return everything that determines the numbers of a run, including the code version, as JSON.
 
-    Without a dataset or a precision, what depends on them is `UNKNOWN` and matches anything.
+    Runs with equal configurations are the same run. Without a dataset or a precision, values that depend on them are
+    `UNKNOWN` and match anything.
     """
     stages = [
         _as_first_recorded(stage)
@@ -363,7 +367,7 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
         for stage in stages:  # they depend on the number of images; see `Profile.fitted`
             stage |= dict.fromkeys(("epochs", "first_epoch", "schedule_epochs"), UNKNOWN)
     train, test, checksum = run.profile.train_images or UNKNOWN, run.profile.test_images or UNKNOWN, UNKNOWN
-    if run.dataset not in DATASETS:  # it may have fewer images
+    if run.dataset not in DATASETS:  # a custom dataset may have fewer images
         train = test = UNKNOWN
     if images is not None:
         train, test, checksum = len(images.x_train), len(images.x_test), images.checksum
@@ -394,7 +398,7 @@ def configuration(run: Run, images: "Dataset | None" = None, precision: str | No
 
 
 def difference(there: dict, here: dict) -> str:
-    """The first difference of two JSON values in words; empty if they are equal or `here` is unknown."""
+    """Describe the first difference between two JSON values; empty if they are equal or `here` is unknown."""
     old, new = dict(_leaves(there)), dict(_leaves(here))
     for path in {**old, **new}:
         a, b = old.get(path), new.get(path)
@@ -404,7 +408,7 @@ def difference(there: dict, here: dict) -> str:
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values in nested dictionaries and lists, each with its path."""
+    """Yield the values in nested dictionaries and lists, each with its path."""
     if value and isinstance(value, dict | list):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _leaves(part, f"{path}.{key}".strip("."))
@@ -413,18 +417,18 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def identity_of(record: dict) -> str:
-    """The configuration that a checkpoint or snapshot belongs to."""
+    """Return the identity of the configuration to which a checkpoint or snapshot belongs."""
     return files.sha256(json.dumps(record["config"]["training"], sort_keys=True).encode())
 
 
-# --- whether a run is there -------------------------------------------------------------------------------------------
+# --- the status of runs -----------------------------------------------------------------------------------------------
 
 
 def status_of(run: Run, results: str | Path | None, config: dict, weights: bool = False) -> str:
-    """missing, training, trained (to be evaluated) or finished.
+    """Return the status: missing, training, trained (not evaluated yet) or finished.
 
-    Raises Refused if the folder holds another run or altered files; weights are only checked if `weights`, since they
-    are large and tables do not need them.
+    Raises Refused if the folder holds another run or altered files. Weights are checked only if `weights` is true,
+    because they are large and tables do not need them.
     """
     folder = run.folder(results)
     if not os.path.exists(folder / RECORD):
@@ -455,11 +459,12 @@ def status_of(run: Run, results: str | Path | None, config: dict, weights: bool 
 
 @checked
 def overview(runs: Sequence[Run], results: str | Path | None = None) -> "pd.DataFrame":
-    """One row per run: run, status, epoch, epochs, loss, and seconds_left of training.
+    """Return one row per run: run, status, epoch, epochs, loss, and seconds_left of training.
 
     The status is finished, running (a process trains it), interrupted, missing or other (the folder holds a run of
-    another configuration, or damaged files). Epoch (how many are done), loss and seconds left are known for runs that
-    have begun; for others the time is estimated from runs on the same dataset. NaN where nothing is known.
+    another configuration, or damaged files). Epoch (the number of finished epochs), loss and seconds left are known
+    for runs that have begun. For other runs, the time is estimated from runs on the same dataset. Unknown values are
+    NaN.
     """
     import pandas as pd
 
@@ -490,7 +495,7 @@ def _overview_row(run: Run, results: str | Path | None) -> dict[str, Any]:
     row["epochs"] = sum(stage["epochs"] for stage in record["config"]["training"]["method"]["stages"])
     if "training_seconds" in record:
         return row | {"epoch": row["epochs"], "seconds": record["training_seconds"]}
-    with suppress(OSError, ValueError, IndexError):  # there may be no such file, or it is just written
+    with suppress(OSError, ValueError, IndexError):  # the file may be missing, or being written
         live = pd.read_csv(io.BytesIO(files.read_regular(folder / LIVE)), usecols=["loss", "seconds"], dtype=float)
         row |= {"epoch": len(live), "loss": live["loss"].iloc[-1], "seconds": live["seconds"].sum()}
     return row
@@ -507,7 +512,7 @@ def _subnet_epochs(method: Method, epochs: int) -> int:
 
 
 def overview_words(table: "pd.DataFrame") -> str:
-    """`overview` as text, with a last line for all runs."""
+    """Return `overview` as text, with a last line that sums up all runs."""
     left, done = table["seconds_left"].sum(skipna=False), (table["status"] == "finished").sum()
     words = "unknown until an epoch is trained" if math.isnan(left) else in_words(left)
     shown = table.assign(seconds_left=table["seconds_left"].map(in_words)).rename(columns={"seconds_left": "left"})
@@ -518,15 +523,16 @@ def overview_words(table: "pd.DataFrame") -> str:
 
 
 def finished_of(runs: Sequence[Run], results: str | Path | None = None) -> list[Run]:
-    """The finished ones among `runs`; `overview` says what is wrong with the others."""
+    """Return the finished runs among `runs`; `overview` shows the status of the others."""
     found = zip(runs, overview(runs, results)["status"], strict=True)
     return [run for run, status in found if status == "finished"]
 
 
 def finished_runs(results: str | Path, profile: str, backbone: str, resolution: int = RESOLUTION) -> list[Run]:
-    """The finished, undamaged runs of a profile, a backbone and a resolution below `results`.
+    """Return the finished, undamaged runs of a profile, a backbone and a resolution below `results`.
 
-    They are found by their records, so custom methods and datasets count too. The stages of their methods are empty.
+    Runs are found by their records, so custom methods and datasets are included. The stages of their methods are
+    empty.
     """
     runs = []
     for path in sorted(Path(results, profile).glob(f"*/{backbone}*/*/seed*/{RECORD}")):
@@ -539,7 +545,7 @@ def finished_runs(results: str | Path, profile: str, backbone: str, resolution: 
             custom = SearchSpace(**training["space"]) if "space" in training else None
             run = Run(scale, training["dataset"], backbone, method, training["seed"], resolution, custom)
             read_table(path.parent, POPULATION, record)
-            here = run.folder(results) == path.parent and training["backbone"] == backbone  # it may name another
+            here = run.folder(results) == path.parent and training["backbone"] == backbone  # a record may name another
             if record["status"] == "finished" and here:
                 runs.append(run)
         except (ValueError, KeyError, TypeError):
@@ -555,7 +561,7 @@ def stored_folders(results: str | Path | None = None) -> dict[str, Path]:
 
 
 def delete(name: str, folders: Mapping[str, Path]) -> None:
-    """Delete the folder of a run; raises InputError for an unknown, a committed and a running one."""
+    """Delete the folder of a run; raises InputError if the run is unknown, committed or running."""
     folder = folders[choose(name, folders, "run")]
     with suppress(FileNotFoundError):  # there may be no git
         listed = subprocess.run(["git", "ls-files", "."], cwd=folder, capture_output=True, text=True)
@@ -568,12 +574,12 @@ def delete(name: str, folders: Mapping[str, Path]) -> None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Move a run's files to a new folder `replaced-seed<k>-<n>` beside its own; the caller must hold the run's lock."""
+    """Move the files of a run to a new folder `replaced-seed<k>-<n>` beside it; the caller must hold the run's lock."""
     names = (folder.with_name(f"replaced-{folder.name}-{n}") for n in range(1, 10**6))
     aside = next(path for path in names if not path.exists())
     with files.writing(aside):
         aside.mkdir()
-        # the record goes last: until then, readers find the run that was refused
+        # move the record last: until then, readers find the refused run
         for path in sorted(folder.iterdir(), key=lambda path: path.name == RECORD):
             if path.suffix != ".lock":
                 path.rename(aside / path.name)
@@ -581,11 +587,11 @@ def set_aside(folder: Path) -> Path:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is training or evaluating the run."""
+    """Return whether a process is training or evaluating the run."""
     if not os.path.exists(folder / LOCK):
         return False
     try:
         with files.locked(folder / LOCK) as mine:
             return not mine
-    except InputError:  # in a folder that is read-only
+    except InputError:  # the folder is read-only
         return False
