@@ -1,6 +1,6 @@
 """Once-for-all supernets: search spaces, samplers, training methods, evaluation, deployment.
 
-The public names and their modules are listed in `__init__.pyi`.
+`__init__.pyi` lists the public names and their modules.
 """
 
 import re
@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# A module is imported when one of its names is used first: PyTorch takes seconds, and planning does without it.
+# A module is imported at the first use of one of its names: PyTorch takes seconds, and planning does not need it.
 _STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
 _MODULES = {name: module for module, name in re.findall(r"from (\S+) import (\S+) as", _STUB)}
 __all__ = sorted(_MODULES)

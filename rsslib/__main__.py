@@ -1,4 +1,4 @@
-"""`rsslib` and `python -m rsslib`: the command line of the study, and how it ends."""
+"""Entry point of `rsslib` and `python -m rsslib`: run the command line of the study, and exit cleanly."""
 
 import io
 import os
@@ -7,8 +7,8 @@ import sys
 import time
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what a cluster's scheduler sends
-PATIENCE = 5  # seconds in which a stopped command cleans up
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and the signal of a cluster's scheduler
+PATIENCE = 5  # seconds that a stopped command has to clean up
 STOPPED = "rsslib: stopped; the same command resumes from the last checkpoint\n"
 _stopping_since: float | None = None
 
@@ -18,7 +18,7 @@ def entry() -> None:
     for number in SIGNALS:
         signal.signal(number, _stop)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # it is None if it was closed
+        if isinstance(stream, io.TextIOWrapper):  # a closed stream is None
             stream.reconfigure(errors="backslashreplace")
     try:
         from rsstudy.cli import main  # here, so that imports can be stopped
@@ -41,9 +41,9 @@ def entry() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt at the first signal, ignore those while it cleans up, and exit at once at a later one.
+    """Raise KeyboardInterrupt at the first signal, ignore signals during clean-up, and exit at once at a later one.
 
-    A held key sends many signals, which must not interrupt the cleaning up. Exiting at once loses nothing that a
+    A held key sends many signals, which must not interrupt the clean-up. Exiting at once loses nothing that a
     checkpoint holds.
     """
     global _stopping_since
@@ -58,7 +58,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported: many take an interrupt for their own error, or lose it."""
+    """Return whether a module is being imported. Many modules mistake an interrupt for their own error, or lose it."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

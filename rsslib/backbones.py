@@ -24,10 +24,10 @@ class StageSpec:
 @checked
 @dataclass(frozen=True)
 class Backbone:
-    """A network family with width multiplier 1.0. Raises InputError for a value that cannot be used.
+    """A network family with width multiplier 1.0. Raises InputError for an invalid value.
 
-    `buckets` are the sizes of the evaluated population, in millions of MACs at 32 x 32 pixels; None spreads six over
-    the sizes that subnets can have, where MobileNetV3's lie. Stages may be dictionaries, as in JSON.
+    `buckets` are the sizes of the evaluated population, in millions of MACs at 32 x 32 pixels. None spreads six buckets
+    over the sizes of the subnets, in the proportions of MobileNetV3's. Stages may be dictionaries, as in JSON.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Backbone:
 
 
 def backbone_from(fields: dict) -> Backbone:
-    """The backbone with these fields; raises InputError unless they are a backbone's."""
+    """Return the backbone with these fields; raises InputError if they do not describe one."""
     try:
         return Backbone(**fields)
     except TypeError as error:

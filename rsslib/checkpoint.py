@@ -1,4 +1,4 @@
-"""Training state on disk, and a supernet as a folder to hand on."""
+"""Store training state on disk, and share a supernet as a folder."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from rsslib.steps import TrainingState, teacher_weights
 from rsslib.supernet import SuperNet, load_tensors
 
 KEPT = 2  # checkpoints in a folder
-STEMS = ("stem.conv.weight", "first_conv.conv.weight")  # ours and the official package's
+STEMS = ("stem.conv.weight", "first_conv.conv.weight")  # our name and that of the official package
 LARGEST_CARD = 10 * 2**20  # bytes
 HOW_TO_LOAD = (
     "rsslib.load_supernet(folder) with this file and the weights in it; then "
@@ -37,15 +37,15 @@ HOW_TO_LOAD = (
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the last first: checkpoint-<epochs done>-<start of SHA-256>.safetensors."""
+    """Return the checkpoints in a folder, latest first: checkpoint-<epochs done>-<start of SHA-256>.safetensors."""
     return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
 
 
 def save_checkpoint(state: TrainingState, folder: Path, run: str = "") -> None:
     """Write weights, momentum, teacher, position and history, and keep the last two checkpoints.
 
-    `run` names the configuration; `load_checkpoint` asks for the same. No random state is needed, since every epoch
-    derives its own from seed, stage and epoch. Raises FloatingPointError, before anything is written, if a tensor is
+    `run` names the configuration; `load_checkpoint` requires the same name. No random state is stored, because every
+    epoch derives its own from seed, stage and epoch. Raises FloatingPointError, before writing anything, if a tensor is
     not finite.
     """
     content = checkpoint_bytes(state, run)
@@ -55,7 +55,7 @@ def save_checkpoint(state: TrainingState, folder: Path, run: str = "") -> None:
 
 
 def checkpoint_bytes(state: TrainingState, run: str = "") -> bytes:
-    """The content of a checkpoint file, for `restore`."""
+    """Return the content of a checkpoint file, for `restore`."""
     seen = [name for name, parameter in state.supernet.named_parameters() if parameter.grad is not None]
     position = {"run": run, "stage": state.stage, "epoch": state.epoch, "history": state.history}
     tensors = _tensors(state, seen, state.teacher)
@@ -64,7 +64,7 @@ def checkpoint_bytes(state: TrainingState, run: str = "") -> bytes:
 
 
 def _tensors(state: TrainingState, seen: Iterable[str], teacher: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Weights, teacher and the momentum of the parameters in `seen`; others had no gradient yet."""
+    """Return weights, teacher and the momentum of the parameters in `seen`; the others had no gradient yet."""
     parameters = dict(state.supernet.named_parameters())
     momentum = {name: state.optimizer.state[parameters[name]]["momentum_buffer"] for name in seen}
     parts = {
@@ -76,13 +76,13 @@ def _tensors(state: TrainingState, seen: Iterable[str], teacher: Mapping[str, Te
 
 
 def load_checkpoint(state: TrainingState, folder: Path, run: str = "", method: Method | None = None) -> bool:
-    """Bring a new `state` to where the last usable checkpoint was written; returns whether there was one.
+    """Load the latest usable checkpoint into a new `state`; returns whether there was one.
 
-    A checkpoint that is damaged, of another `run`, or does not fit the state and the method (None: any) is removed with
-    a warning, and the one before it used. Raises InputError for one that cannot be read.
+    A checkpoint that is damaged, belongs to another `run`, or does not fit the state and the method (None: any method)
+    is removed with a warning, and the previous one is used. Raises InputError for a checkpoint that cannot be read.
     """
     for path in checkpoints(folder):
-        with files.system_errors():  # one that cannot be read now may be whole
+        with files.system_errors():  # a checkpoint that cannot be read now may be intact
             content = files.read_regular(path)
         try:
             if files.sha256(content)[:32] != path.stem.rpartition("-")[2]:
@@ -99,9 +99,9 @@ def load_checkpoint(state: TrainingState, folder: Path, run: str = "", method: M
 
 @torch.no_grad()
 def restore(state: TrainingState, content: bytes, run: str = "", method: Method | None = None) -> None:
-    """Bring a new `state` to what `checkpoint_bytes` of the same `run` holds.
+    """Load the content that `checkpoint_bytes` returned for the same `run` into a new `state`.
 
-    Raises ValueError, LookupError or TypeError, before anything is changed, if the content is of another run or does
+    Raises ValueError, LookupError or TypeError, before changing anything, if the content belongs to another run or does
     not fit the state and the method.
     """
     found = load(content)
@@ -122,11 +122,11 @@ def restore(state: TrainingState, content: bytes, run: str = "", method: Method 
     state.teacher, state.stage, state.epoch, state.history = teacher, stage, epoch, history
 
 
-# --- a supernet to hand on
+# --- a supernet to share
 
 
 def write_card(folder: str | Path, supernet: SuperNet, weights_sha256: str, words: dict) -> str:
-    """Write `card.json` beside the weights: `words` and what `load_supernet` needs; returns its SHA-256."""
+    """Write `card.json` beside the weights, with `words` and what `load_supernet` needs; returns its SHA-256."""
     card = words | {
         "space": supernet.space.record(),
         "dropout": supernet.dropout.p,
@@ -143,7 +143,7 @@ def _digest(card: dict) -> str:
 
 @checked
 def read_card(folder: str | Path) -> dict:
-    """The content of a supernet's card; raises InputError if the file is missing, cannot be read or was altered."""
+    """Return the content of a supernet's card; raises InputError if it is missing, unreadable or altered."""
     path = supernet_files(folder)[0]
     try:
         card = json.loads(files.read_regular(path, LARGEST_CARD))
@@ -157,11 +157,12 @@ def read_card(folder: str | Path) -> dict:
 
 @checked
 def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> SuperNet:
-    """The supernet in a folder with `weights.safetensors` and `card.json`, or that `publish` wrote, in eval mode.
+    """Load a supernet, in eval mode, from the folder of a finished run or one that `publish` wrote.
 
-    `read_card(folder)` says what it was trained on. Before using a subnet, recompute its batch norm statistics from
-    images: `rsslib.deployable(supernet, arch, images)` does. Raises InputError if a file is missing or damaged, or
-    if the two do not belong together.
+    A run's folder holds `weights.safetensors` and `card.json`; `read_card(folder)` says what it was trained on. Before
+    using a subnet, recompute its batch norm statistics from images, for example with
+    `rsslib.deployable(supernet, arch, images)`. Raises InputError if a file is missing or damaged, or if the two files
+    do not belong together.
     """
     card, path = read_card(folder), supernet_files(folder)[1]
     try:
@@ -178,7 +179,7 @@ def load_supernet(folder: str | Path, device: str | torch.device = "cpu") -> Sup
 
 @checked
 def publish(folder: str | Path, target: str | Path) -> Path:
-    """Copy a supernet's folder as the Hugging Face hub wants it: config.json, model.safetensors and README.md.
+    """Copy a supernet's folder in the layout of the Hugging Face hub: config.json, model.safetensors and README.md.
 
     `load_supernet` reads the result, and `warm_start` its weights. Returns `target`. Raises InputError as
     `load_supernet` does, and if the target holds files of another kind.
@@ -208,14 +209,15 @@ def publish(folder: str | Path, target: str | Path) -> Path:
 
 @checked
 def warm_start(supernet: SuperNet, path: str | Path, sha256: str | None = None) -> None:
-    """Start a supernet from the weights of another: a file of ours, or a state dict of the official package.
+    """Initialise a supernet with the weights of another: our own file, or a state dict of the official package.
 
-    `path` is `weights.safetensors` of a supernet's folder, or what `torch.save` wrote. Where the numbers of channels
-    differ, the stem's weights are summed over the origin's and shared equally by ours, so that grey images stored in
-    colour give the same features; where the numbers of classes differ, the classifier stays new.
+    `path` is `weights.safetensors` of a supernet's folder, or a file that `torch.save` wrote. If the numbers of
+    channels differ, the stem's weights are summed over the old channels and spread equally over the new ones, so that
+    grey images stored in colour give the same features. If the numbers of classes differ, the classifier keeps its
+    initial weights.
 
-    Raises InputError, before anything is changed, if the file cannot be read, has another SHA-256 than given, or holds
-    a supernet of a space that does not fit.
+    Raises InputError, before changing anything, if the file cannot be read, its SHA-256 differs from `sha256`, or it
+    holds a supernet of a space that does not fit.
     """
     try:
         content = files.read_regular(path)

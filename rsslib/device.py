@@ -1,4 +1,4 @@
-"""The machine that computes: its device, precision, memory, threads and CUDA streams."""
+"""Choose and set up the machine: device, precision, memory, threads and CUDA streams."""
 
 import ctypes
 import errno
@@ -17,14 +17,14 @@ import torch
 
 from rsslib.errors import PRECISIONS, CaptureFailed, InputError, check_device_name, choose
 
-EVALUATOR_BYTES = 3 * 2**27  # of evaluating one subnet beside others: feature maps and a pass over 10,000 images
+EVALUATOR_BYTES = 3 * 2**27  # for each subnet evaluated at once: feature maps and a pass over 10,000 images
 CPU = torch.device("cpu")
-HUGE = 3 * 2**28  # bytes of the heap that are asked to lie on huge pages
+HUGE = 3 * 2**28  # bytes of the heap for which huge pages are requested
 HUGE_PAGE = 2**21
 CAPTURING = threading.Lock()  # held while a CUDA graph is captured: nothing may be set up or freed meanwhile
 capture_failed = threading.Event()
 
-# PyTorch hands out its 32 streams of a device in turn, even those in use, so streams that are free are used again.
+# PyTorch cycles through its 32 streams of a device, even those in use, so free streams are reused.
 _idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
 
 
@@ -34,8 +34,8 @@ _idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(
 def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
     """Return the device named auto, cpu, cuda or cuda:<number>; auto is CUDA if it works, otherwise the CPU.
 
-    Says in a line on stderr why auto does not take a CUDA device that is present. Raises InputError if a CUDA device is
-    named, or `needed`, and does not work.
+    If auto does not take a CUDA device that is present, a line on stderr says why. Raises InputError if a CUDA device
+    is named or `needed` and does not work.
     """
     check_device_name(device)
     kind, _, index = device.partition(":")
@@ -59,7 +59,7 @@ def choose_device(device: str = "auto", needed: bool = False) -> torch.device:
 def why_not_cuda(index: int = 0) -> str | None:
     """Return what is wrong with CUDA device `index`, as part of a sentence; None if it works.
 
-    A device that is counted may still lack a matching driver or PyTorch build, so a kernel is run on it.
+    PyTorch may count a device that lacks a matching driver or PyTorch build, so this runs a kernel on it.
     """
     available = torch.cuda.device_count()
     if index >= available:
@@ -80,7 +80,7 @@ def first_line(error: BaseException) -> str:
 
 
 def set_precision(precision: str) -> None:
-    """Set how CUDA multiplies float32: fp32 as in the study, tf32 with fewer digits; bf16 is the trainer's to apply."""
+    """Set how CUDA multiplies float32: fp32 as in the study, or tf32 with fewer digits. The trainer applies bf16."""
     mode = "tf32" if choose(precision, PRECISIONS, "precision") == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = mode
     torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ def set_precision(precision: str) -> None:
 
 
 def free_memory(device: torch.device | None = None) -> int:
-    """Return the bytes that can be allocated, by default on the CPU; on CUDA with those that PyTorch has cached."""
+    """Return the bytes that can be allocated, by default on the CPU; on CUDA, this includes PyTorch's cache."""
     if device is None or device.type != "cuda":
         return psutil.virtual_memory().available
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -101,8 +101,8 @@ def free_memory(device: torch.device | None = None) -> int:
 def keep_freed_memory() -> None:
     """Make glibc's allocator keep what PyTorch frees, on huge pages, until the process ends.
 
-    By default every large tensor is mapped again, and a CPU step spends a third of its time on page faults. Does
-    nothing with other C libraries; without transparent huge pages, memory is only kept.
+    By default every large tensor is mapped again, and a CPU step spends a third of its time on page faults. This does
+    nothing with other C libraries. Without transparent huge pages, memory is kept, but not on huge pages.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -117,14 +117,14 @@ def keep_freed_memory() -> None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Free PyTorch's cache of a finished run, whose blocks other streams cannot use."""
+    """Free PyTorch's cache of a finished run, because other streams cannot use its blocks."""
     if device.type == "cuda":
-        with CAPTURING:  # PyTorch refuses it during a capture
+        with CAPTURING:  # PyTorch refuses this during a capture
             torch.cuda.empty_cache()
 
 
 def processor_name() -> str:
-    """The name of this machine's processor."""
+    """Return the name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -133,7 +133,7 @@ def processor_name() -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, according to the system, PyTorch's allocator, the CUDA driver or one of its libraries."""
+    """Return whether memory ran out, in the system, PyTorch's allocator, the CUDA driver or one of its libraries."""
     if isinstance(error, RuntimeError):  # PyTorch's own type is one, and has the second of these texts
         texts = ("allocate memory", "out of memory", "alloc_failed")
         return any(text in str(error).lower() for text in texts)
@@ -160,7 +160,7 @@ def cores() -> int:
 
 
 def evaluation_threads(device: torch.device, jobs: int = 1) -> int:
-    """Return how many subnets one of `jobs` runs evaluates at once: on a CPU as many as cores and memory allow."""
+    """Return how many subnets each of `jobs` runs evaluates at once: on a CPU, as many as cores and memory allow."""
     if device.type != "cpu":
         return 1
     most = min(cores() // torch.get_num_threads(), free_memory(device) // EVALUATOR_BYTES)
@@ -200,9 +200,9 @@ def isolated(device: torch.device = CPU) -> Iterator[None]:
 def own_stream(device: torch.device) -> Iterator[None]:
     """Run the block on a separate CUDA stream, so that runs in several threads share the device.
 
-    Gradients are computed in this thread rather than in the one that PyTorch has for all, so that a thread's libraries
-    are its own: they are set up here, which must not happen while a graph is captured. Raises CaptureFailed if a
-    capture has failed in this process.
+    Gradients are computed in this thread instead of PyTorch's shared one, so that each thread has its own libraries.
+    They are set up here, because this must not happen while a graph is captured. Raises CaptureFailed if a capture has
+    failed in this process.
     """
     if not can_capture(device) or torch.cuda.current_stream(device) != torch.cuda.default_stream(device):
         yield
@@ -226,7 +226,7 @@ def own_stream(device: torch.device) -> Iterator[None]:
 
 
 def set_up_libraries(device: torch.device) -> None:
-    """Multiply matrices and convolve: a thread's first such call in a stream allocates memory on the device."""
+    """Multiply matrices and convolve once, because a thread's first such call in a stream allocates device memory."""
     x = torch.ones(1, 8, 8, 8, device=device)
     torch.mm(x.view(64, 8), x.view(8, 64))
     torch.nn.functional.conv2d(x, x)

@@ -1,6 +1,6 @@
-"""Errors that the user can fix, and the checks that raise them; nothing here needs PyTorch.
+"""Errors that the user can fix, and the checks that raise them. This module does not need PyTorch.
 
-Each is one sentence: the value, what was expected, what to do.
+Each message is one sentence: the value, what was expected, what to do.
 """
 
 import difflib
@@ -26,12 +26,12 @@ Checked = TypeVar("Checked", bound=Callable)
 
 
 class InputError(ValueError):
-    """A parameter, file or folder that cannot be used."""
+    """A parameter, file or folder is invalid."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
-    def _render_traceback_(self) -> list[str]:  # IPython, and so Jupyter and papermill, shows this instead of a stack
+    def _render_traceback_(self) -> list[str]:  # shown by IPython (Jupyter, papermill) instead of a stack trace
         return [f"InputError: {self}"]
 
 
@@ -40,7 +40,7 @@ class NoImages(InputError):
 
 
 class CaptureFailed(InputError):
-    """A CUDA graph could not be captured, which leaves PyTorch's allocator of this process in a capture for good."""
+    """A CUDA graph could not be captured. PyTorch's allocator in this process then stays in a capture for good."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -51,7 +51,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def shortened(text: str, most: int = 120) -> str:
-    """Return `text`, without its middle if it is longer than `most`: foreign files may hold text of any length.
+    """Return `text` without its middle if it is longer than `most`, because other people's files may hold any text.
 
     >>> shortened("a" * 50 + "b" * 50, 20)
     'aaaaaaaaaa ... bbbbbbbbbb'
@@ -60,7 +60,7 @@ def shortened(text: str, most: int = 120) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` with escapes in place of what could steer a terminal or hide in it, such as colours and new lines.
+    """Return `text` with characters escaped that could control a terminal or hide in it, such as colours and new lines.
 
     >>> printable("cat\\x1b[2J")
     'cat\\\\x1b[2J'
@@ -69,7 +69,7 @@ def printable(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return another package's error message as part of a sentence: on one line, shortened, never empty."""
+    """Return the error message of another package as part of a sentence: on one line, shortened, never empty."""
     return shortened(" ".join(str(error).split()) or type(error).__name__, 160)
 
 
@@ -94,9 +94,9 @@ def choose(value: str, valid: Iterable[str], what: str) -> str:
 
 
 def check_number(value: Any, what: str, least: float, most: float | None = None, whole: bool = False) -> Any:
-    """Return `value` as a Python number; raises InputError unless it is one, whole if `whole`, from `least` to `most`.
+    """Return `value` as a Python number; raises InputError unless it is a number from `least` to `most`.
 
-    NumPy's numbers count too.
+    It must be whole if `whole` is true. NumPy numbers are accepted.
     """
     return check_type(value, what, Annotated[int if whole else float, least, most])
 
@@ -115,7 +115,7 @@ def check_device_name(device: object) -> None:
 
 
 def needed(name: str, extra: str) -> ModuleType:
-    """Import the module `name`; raise InputError that names the extra with it if it is not installed."""
+    """Import the module `name`; raises InputError that names the extra to install if it is missing."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -129,8 +129,8 @@ def needed(name: str, extra: str) -> ModuleType:
 def checked(function: Checked) -> Checked:
     """Make a function or a class check its arguments against its annotations before anything else.
 
-    Raises InputError for an argument of another type, and for a number outside `Annotated[int, least, most]`. NumPy's
-    numbers become Python's, and sequences tuples. Protocols and quoted names are not checked.
+    Raises InputError for an argument of another type, and for a number outside `Annotated[int, least, most]`. NumPy
+    numbers become Python numbers, and sequences become tuples. Protocols and quoted names are not checked.
     """
     target: Any = function
     if isinstance(target, type):
@@ -154,7 +154,7 @@ def checked(function: Checked) -> Checked:
 
 
 def check_type(value: Any, what: str, kind: Any) -> Any:
-    """Return `value` in the form of the annotation `kind`, as `checked` does; raises InputError if it has another."""
+    """Return `value` in the form of the annotation `kind`, as `checked` does; raises InputError for another type."""
     try:
         return _converted(value, kind)
     except TypeError:
@@ -163,7 +163,7 @@ def check_type(value: Any, what: str, kind: Any) -> Any:
 
 
 def _converted(value: Any, kind: Any) -> Any:
-    """Return `value` in the form of the annotation `kind`; raises TypeError if it has another."""
+    """Return `value` in the form of the annotation `kind`; raises TypeError for another type."""
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin is Annotated:
         number = _converted(value, parts[0])

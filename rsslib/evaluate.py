@@ -1,4 +1,4 @@
-"""Evaluating subnets: recompute their batch norm statistics, then count correct answers on test images."""
+"""Evaluate subnets: recompute their batch norm statistics, then count correct answers on test images."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,15 +22,15 @@ from rsslib.progress import progress_bar
 from rsslib.space import RESOLUTION, Arch
 from rsslib.supernet import BN_EPS, FIRST, REST, Norm, SuperNet, Weights, fold_batch_norm, no_norm
 
-EVALUATOR = 2  # version, kept in records; version 1, which records do not name, applied batch norm without folding it
+EVALUATOR = 2  # version, kept in records; version 1, not named in records, applied batch norm without folding
 RECALIBRATION_BATCH = 200
-STUDY_BYTES = 3 * RESOLUTION**2 * 4  # of one of the study's images as floats
+STUDY_BYTES = 3 * RESOLUTION**2 * 4  # bytes of an image of the study, as floats
 IMAGES_AT_ONCE = {"cpu": 200, "cuda": 5000}  # per pass, of the study's size; a CPU's caches hold no more
-MOST_BYTES = 2**30  # of images as floats, up to which their first feature maps, half as large, are kept
+MOST_BYTES = 2**30  # of images as floats; up to this, their first feature maps, half as large, are kept
 
 
 def images_at_once(images: Tensor) -> int:
-    """How many images [N, C, R, R] a pass takes: 5,000 of the study's size on a GPU, 200 on a CPU, fewer if larger."""
+    """Return the images per pass: 5,000 of the study's size on a GPU, 200 on a CPU, fewer if they are larger."""
     most = IMAGES_AT_ONCE["cpu" if images.device.type == "cpu" else "cuda"]
     fitting = most * STUDY_BYTES // (4 * images[0].numel())
     return max(1, min(most, fitting))
@@ -41,10 +41,10 @@ def images_at_once(images: Tensor) -> int:
 
 @checked
 def recalibration_images(data: Dataset, n: Count = RECALIBRATION_IMAGES) -> Tensor:
-    """float32 [n, C, R, R]: training images, a fixed choice, augmented once; fewer if the training set is smaller.
+    """Return a fixed choice of training images, augmented once, float32 [n, C, R, R].
 
-    Whole batches of 200, or one smaller batch if there are fewer than 200 images. They are drawn by a CPU's generator,
-    so they are the same on every device.
+    There are fewer if the training set is smaller: whole batches of 200, or one smaller batch if there are fewer than
+    200 images. A CPU generator draws them, so they are the same on every device.
     """
     n = min(n, len(data.x_train))
     if n > RECALIBRATION_BATCH:
@@ -63,11 +63,11 @@ def recalibration_images(data: Dataset, n: Count = RECALIBRATION_IMAGES) -> Tens
 @checked
 @torch.no_grad()
 def recalibrate(supernet: SuperNet, arch: Arch, images: Tensor) -> dict[str, Tensor]:
-    """BN statistics of one subnet: for each layer, the mean over batches of the batch's mean and biased variance.
+    """Return BN statistics of one subnet: for each layer, the mean over batches of the batch mean and biased variance.
 
-    `images` [n, C, R, R] are taken in batches of 200; every layer sees input normalised by its own batch statistics
-    (Cai et al. 2020, their `set_running_statistics`). Returns {BN name.running_mean / .running_var: [C]} and leaves the
-    supernet as it was. How many batches a pass takes changes nothing but rounding.
+    `images` [n, C, R, R] are taken in batches of 200. Meanwhile, each batch norm normalises with the statistics of the
+    batch (`set_running_statistics` of Cai et al. 2020). Returns {BN name.running_mean / .running_var: [C]} and does not
+    change the supernet. The number of batches per pass changes only rounding.
     """
     weights = supernet.subnet(arch, dict(supernet.named_parameters()))
     with isolated(images.device):
@@ -75,7 +75,7 @@ def recalibrate(supernet: SuperNet, arch: Arch, images: Tensor) -> dict[str, Ten
 
 
 def _recalibrated(run: Callable[..., Tensor], images: Iterable[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Outputs of `run(x, norm=...)` for parts x of the images or feature maps, and the BN statistics."""
+    """Return outputs of `run(x, norm=...)` for parts x of the images or feature maps, and the BN statistics."""
     sums: dict[str, Tensor] = {}
     outputs, batches = [], 0
     for x in images:
@@ -85,7 +85,7 @@ def _recalibrated(run: Callable[..., Tensor], images: Iterable[Tensor]) -> tuple
 
 
 def recalibrating(sums: dict[str, Tensor]) -> Norm:
-    """Batch norm that normalises each batch of 200 by its own statistics and adds its mean and variance to `sums`."""
+    """Return batch norm by the statistics of each batch of 200, which adds mean and variance to `sums`."""
 
     def norm(x: Tensor, name: str, weights: Weights) -> Tensor:
         weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
@@ -109,7 +109,7 @@ def recalibrating(sums: dict[str, Tensor]) -> Norm:
 
 
 def split_batches(images: Tensor) -> tuple[Tensor, ...]:
-    """Images in parts of whole recalibration batches, as many as suit the device."""
+    """Split images into parts of whole recalibration batches, in sizes that suit the device."""
     batches = max(1, images_at_once(images) // RECALIBRATION_BATCH)
     return images.split(batches * RECALIBRATION_BATCH)
 
@@ -118,7 +118,7 @@ def split_batches(images: Tensor) -> tuple[Tensor, ...]:
 
 
 class LabelledBatches:
-    """Images with their labels, in batches that suit the device; normalised in each iteration."""
+    """Images with labels, in batches that suit the device. Each iteration normalises them."""
 
     def __init__(self, x: Tensor, y: Tensor, data: Dataset):
         n = images_at_once(x)
@@ -132,17 +132,17 @@ class LabelledBatches:
 
 
 class Evaluator:
-    """Runs subnets on labelled images after recalibration. No weight may change meanwhile.
+    """Run subnets on labelled images after recalibration. Weights must not change meanwhile.
 
-    The first two layers, on the largest maps, take a third of a subnet's time and have few choices: 81 in the study.
-    Their feature maps are kept for the next subnet that begins alike. The numbers are the same to the last bit.
+    The first two layers, on the largest feature maps, take a third of a subnet's time and have few choices: 81 in the
+    study. Their feature maps are kept for the next subnet with the same first layers. Results are bitwise equal.
     """
 
     def __init__(self, supernet: SuperNet, batches: LabelledBatches, recalibration: Tensor):
         self.supernet, self.batches, self.recalibration = supernet, batches, recalibration
         self.parameters = dict(supernet.named_parameters())
-        self.begun: list | None = None  # first layers, whose maps are kept
-        self.kept: tuple = ([], [])  # their maps of recalibration images, and of the others with labels
+        self.begun: list | None = None  # first layers whose feature maps are kept
+        self.kept: tuple = ([], [])  # their maps of recalibration images, and maps of other images with labels
 
     @torch.no_grad()
     def logits_and_labels(self, arch: Arch) -> Iterator[tuple[Tensor, Tensor]]:
@@ -175,16 +175,16 @@ def evaluate_each(
     judge: Callable[[Evaluator, Arch], Any],
     threads: int = 1,
 ) -> Iterator[Iterator[tuple[int, Any]]]:
-    """Give (number of the subnet, `judge(evaluator, arch)`) for each of `archs`, in an order that reuses kept maps.
+    """Yield an iterator over (subnet number, `judge(evaluator, arch)`) of `archs`, in an order that reuses kept maps.
 
-    `images` are the labelled batches and the recalibration images of an `Evaluator`, of which each of the `threads` has
-    one. Results do not depend on the number of threads. Subnets that are not begun when the block ends are skipped.
+    `images` are the labelled batches and the recalibration images for an `Evaluator`; each of the `threads` has its own
+    evaluator. Results do not depend on the number of threads. Subnets not begun when the block ends are skipped.
     """
     order = sorted(range(len(archs)), key=lambda number: first_layers(supernet, archs[number]))
     own = local()
 
     def start() -> None:
-        torch.get_num_threads()  # a new thread takes the number of threads of its operators when asked for it
+        torch.get_num_threads()  # a new thread sets the number of threads of its operators when asked for it
         own.evaluator = Evaluator(supernet, *images)
 
     def evaluate(number: int) -> tuple[int, Any]:
@@ -202,7 +202,7 @@ def evaluate_each(
 
 
 def correct_answers(evaluator: Evaluator, arch: Arch) -> Tensor:
-    """int64 []: how many images the subnet classifies correctly after recalibration."""
+    """Return how many images the subnet classifies correctly after recalibration, int64 []."""
     batches = evaluator.logits_and_labels(arch)
     return torch.stack([(logits.argmax(1) == y).sum() for logits, y in batches]).sum()
 
@@ -218,17 +218,17 @@ def evaluate_population(
     before_each: Callable[[], object] = lambda: None,
     threads: Count = 1,
 ) -> pd.DataFrame:
-    """Test accuracy of every subnet of `population`, a list of (bucket in millions of MACs, architecture).
+    """Return the test accuracy of every subnet of `population`, a list of (bucket in millions of MACs, architecture).
 
     To choose among subnets, use the images held out from training:
-    `dataclasses.replace(data, x_test=data.x_val, y_test=data.y_val)`. `before_each` is called before every subnet; it
-    ends the evaluation by raising. Correct answers (int64 [] on the data's device) are added to `counts`, by the
-    subnet's number in the population; subnets that are in it already are not evaluated again. `threads` subnets are
-    evaluated at once, which changes no number.
+    `dataclasses.replace(data, x_test=data.x_val, y_test=data.y_val)`. `before_each` is called before every subnet and
+    may raise to end the evaluation. Correct answers (int64 [] on the device of the data) are added to `counts`, by the
+    number of the subnet in the population; subnets already in it are not evaluated again. `threads` subnets are
+    evaluated at once, without changing results.
 
     Returns one row per subnet: bucket, subnet (number within its bucket), mflops, kernel, expand, depth (choices joined
-    by "-"), accuracy (percent of the test images). Raises InputError for an architecture outside the space and for
-    images that the supernet does not take.
+    by "-"), accuracy (percent of the test images). Raises InputError for an architecture outside the space, and for
+    images that do not fit the supernet.
     """
     space = supernet.space
     check_images(space, data)

@@ -1,7 +1,7 @@
-"""Files and folders: checked in one sentence, read only if regular, written whole or not at all.
+"""Read and write files safely: only regular files are read, and a file is written completely or not at all.
 
-Tensors are stored as safetensors, everything else as JSON and CSV. Nothing is pickled, so reading foreign files cannot
-run code.
+Tensors are stored as safetensors, everything else as JSON and CSV. Nothing is pickled, so reading someone else's files
+cannot run code. Errors are one sentence.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ from filelock import FileLock, Timeout
 
 from rsslib.errors import InputError, one_line, shortened
 
-if TYPE_CHECKING:  # files and folders can be checked without these
+if TYPE_CHECKING:  # checks of files and folders do not need these
     import pandas as pd
     import torch
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
-HUB_WEIGHTS, HUB_CARD = "model.safetensors", "config.json"  # of the same in a folder for the Hugging Face hub
-LARGEST = 2**32  # bytes of a file that is read as a whole
+HUB_WEIGHTS, HUB_CARD = "model.safetensors", "config.json"  # their names in a folder for the Hugging Face hub
+LARGEST = 2**32  # bytes of a file that is read at once
 LONGEST_NAME = 236  # bytes; a temporary file's name is up to 18 longer, and file systems allow 255
 
 
 def project_folder() -> Path:
-    """Return the folder with notebooks, data and figures: that of the source, or the current one if installed."""
+    """Return the folder with notebooks, data and figures: the source folder, or the current folder if installed."""
     source = Path(__file__).resolve().parents[1]
     return source if (source / "pyproject.toml").is_file() else Path.cwd()
 
@@ -51,8 +51,8 @@ def system_errors() -> Iterator[None]:
 def open_regular(path: str | Path, at_most: int) -> BinaryIO:
     """Open a regular file of at most `at_most` bytes for reading.
 
-    Raises InputError for a larger file, and for a pipe or a device, which could be read forever. Errors of the
-    operating system, such as a missing file or a folder, are left to the caller.
+    Raises InputError for a larger file, and for a pipe or a device, because reading it might never end. The caller
+    handles errors of the operating system, such as a missing file or a folder.
     """
     found = os.stat(path)
     suitable = stat.S_ISREG(found.st_mode) and found.st_size <= at_most
@@ -64,7 +64,7 @@ def open_regular(path: str | Path, at_most: int) -> BinaryIO:
 def read_regular(path: str | Path, at_most: int = LARGEST) -> bytes:
     """Read a regular file of at most `at_most` bytes; raises as `open_regular` does."""
     with open_regular(path, at_most) as file:
-        return file.read(at_most)  # files of the kernel can be longer than they say
+        return file.read(at_most)  # kernel files can be longer than their reported size
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def read_regular(path: str | Path, at_most: int = LARGEST) -> bytes:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise InputError where the operating system cannot write `path`: no space, no permission, not a folder."""
+    """Raise InputError if the operating system cannot write `path`: no space, no permission, not a folder."""
     try:
         yield
     except OSError as error:
@@ -94,8 +94,9 @@ def make_folder(path: Path) -> Path:
 def locked(path: Path, patience: float = 0, stopped: Callable[[], bool] = lambda: False) -> Iterator[bool]:
     """Try for `patience` seconds to lock the file `path`; yields whether this process holds the lock.
 
-    The lock excludes other processes of this machine, and of other machines if the file system supports `flock` among
-    them; it ends with its process. Waiting ends early when `stopped()`. Raises InputError if the file cannot be locked.
+    The lock excludes other processes on this machine, and on other machines if the file system supports `flock` between
+    them. It ends with its process. Waiting ends early when `stopped()` returns True. Raises InputError if the file
+    cannot be locked.
     """
     lock = FileLock(path, fallback_to_soft=False)  # a soft lock would outlive its process
     try:
@@ -126,7 +127,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             _sync(temporary)
             os.replace(temporary, path)
-            _sync(path.parent)  # otherwise a power cut could undo the renaming
+            _sync(path.parent)  # otherwise a power cut could undo the rename
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -140,7 +141,7 @@ def _sync(path: Path) -> None:
 
 
 def remove_temporary(folder: Path, name: str = "*") -> None:
-    """Remove what a process that was killed while writing `name` left; only the holder of its lock may."""
+    """Remove files left by a process killed while writing `name`; the caller must hold its lock."""
     for path in folder.glob(f".{name}.*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -172,22 +173,22 @@ def tensor_bytes(tensors: "dict[str, torch.Tensor]") -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
-# --- checks of what was typed -----------------------------------------------------------------------------------------
+# --- checks of paths --------------------------------------------------------------------------------------------------
 
 
 def folder_of(value: object, what: str) -> Path:
-    """Return `value` as a path, ~ being the home folder; raises InputError if it cannot name a folder."""
+    """Return `value` as a path, with ~ for the home folder; raises InputError if it cannot name a folder."""
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise InputError(f"{what} is {shortened(repr(value))}: expected a folder")
     try:
         return Path(value).expanduser()
-    except RuntimeError as error:  # there is no such user
+    except RuntimeError as error:  # unknown user
         raise InputError(f"{what} is {str(value)!r}, which cannot be used ({one_line(error)})") from None
 
 
 @system_errors()
 def check_folder(folder: str | Path, what: str) -> Path:
-    """Return the folder or its nearest existing parent; raises InputError unless `folder` is or can become a folder."""
+    """Return the folder or its nearest existing parent; raises InputError unless `folder` can be used."""
     folder = folder_of(folder, what)
     with suppress(FileNotFoundError, NotADirectoryError):
         os.stat(folder)  # raises if the name is too long or links form a circle
@@ -198,13 +199,13 @@ def check_folder(folder: str | Path, what: str) -> Path:
 
 
 def supernet_files(folder: str | Path) -> tuple[Path, Path]:
-    """Return the paths of a supernet's card and weights, by the names of a run's folder or of one for the hub."""
+    """Return the paths of a supernet's card and weights, in the folder of a run or a folder for the hub."""
     names = (HUB_CARD, HUB_WEIGHTS) if Path(folder, HUB_CARD).exists() else (CARD, WEIGHTS)
     return Path(folder, names[0]), Path(folder, names[1])
 
 
 def check_writable(folder: str | Path, what: str) -> None:
-    """Raise InputError unless `folder` is or can become a folder to write in; creates nothing."""
+    """Raise InputError unless `folder` is or can become a writable folder. Creates nothing."""
     there = check_folder(folder, what)
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{what} is {str(folder)!r}, but {there} cannot be written: choose another folder")
@@ -213,7 +214,7 @@ def check_writable(folder: str | Path, what: str) -> None:
 def check_output(path: Path, what: str, suffix: str = "") -> None:
     """Raise InputError unless `path` can be written; `what` names its folder.
 
-    Only a regular file may be there, whose name ends in the `suffix` of what is written, outside the folder of a run.
+    An existing file is replaced only if it is regular, its name ends in `suffix`, and it is not in the folder of a run.
     """
     check_writable(path.parent, what)
     if path.is_symlink() or (path.exists() and not path.is_file()):
