@@ -20,7 +20,7 @@ Schedule = Literal["cosine", "constant"] | Callable[..., float]
 Share = Annotated[float, 0, 1]
 Dropout = Annotated[float, 0, 0.99]
 
-# How channels are sorted before a stage: expand ratios that no channel may cross; None: not at all.
+# How channels are sorted before a stage: expand ratios that no channel may cross; None: no sorting.
 ALL_TOGETHER: tuple[int, ...] = ()
 FIRST_4X_APART: tuple[int, ...] = (4,)
 
@@ -30,13 +30,13 @@ FIRST_4X_APART: tuple[int, ...] = (4,)
 class Stage:
     """A part of training with one sampler and one learning rate curve.
 
-    The curve is a cosine from `learning_rate` to 0 over `schedule_epochs`, constant, or `learning_rate` times a
-    function of progress from 0 to 1. A function with an attribute `by_complexity` also gets the complexity of the
-    step's subnets: 0 for the smallest, 1 for the largest, by the logarithm of parameters. With `warmup_epochs` the
-    rate first grows from 0 in equal steps, and the curve takes the epochs that are left. The stage runs `epochs` of
-    these, starting at epoch `first_epoch`: a stage that begins in mid-curve inherits a lowered rate. With `distill`,
-    the method's teacher adds to the loss. `ramp_epochs` lets in all but the first subnet of each step slowly, see
-    `share`. Raises InputError for a value that cannot be used.
+    The curve is a cosine from `learning_rate` to 0 over `schedule_epochs`, a constant, or `learning_rate` times a
+    function of progress from 0 to 1. If the function has an attribute `by_complexity`, it also gets the complexity of
+    the step's subnets: 0 for the smallest, 1 for the largest, by the logarithm of parameters. With `warmup_epochs`, the
+    rate first grows from 0 in equal steps, and the curve covers the remaining epochs. The stage runs `epochs` of these,
+    starting at epoch `first_epoch`, so a stage that begins in mid-curve inherits a lower rate. With `distill`, the
+    method's teacher adds to the loss. `ramp_epochs` phases in all subnets of a step but the first slowly (see
+    `share`). Raises InputError for an invalid value.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Stage:
 
     @property
     def by_complexity(self) -> bool:
-        """Whether learning rates depend on the complexity of a step's subnets."""
+        """Return whether learning rates depend on the complexity of a step's subnets."""
         return getattr(self.schedule, "by_complexity", False)
 
     def rate(self, epoch: int, step: int, steps: int, complexity: float = 0.0) -> float:
-        """Learning rate of step `step` (of `steps`) of the stage's epoch `epoch`, both from 0."""
+        """Return the learning rate of step `step` (of `steps`) of the stage's epoch `epoch`; both count from 0."""
         warmup = self.warmup_epochs * steps
         total = (self.schedule_epochs or self.epochs) * steps - warmup
         position = (self.first_epoch + epoch) * steps + step - warmup
@@ -77,9 +77,9 @@ class Stage:
         return 0.5 * self.learning_rate * (1 + math.cos(math.pi * position / total))
 
     def share(self, epoch: int, step: int, steps: int) -> float:
-        """Factor for the gradients of all but the first subnet of step `step` (of `steps`) of epoch `epoch`.
+        """Return the factor for the gradients of all but the first subnet of step `step` (of `steps`) of epoch `epoch`.
 
-        It is 1, except in the first `ramp_epochs`: there the learning rate times the factor grows from 0, in equal
+        It is 1 except in the first `ramp_epochs`. There, the learning rate times the factor grows from 0, in equal
         steps, to the learning rate at their end (Annavajjala et al. 2024).
         """
         done, ramp = epoch * steps + step + 1, self.ramp_epochs * steps
@@ -94,12 +94,12 @@ class Stage:
 class Method:
     """How a supernet is trained.
 
-    `teacher`: "stage" distils from the network as it stood after the first stage, "random" from an untrained network;
-    "largest" is in-place distillation (Yu and Huang 2019): the first subnet of a step learns from the labels, the
-    others from the first's soft labels alone. `fresh_optimizer`: every stage starts with a new optimizer, as in a
-    process of its own. `gradients` of a step's subnets are summed, as in OFA, or averaged. Without `student_dropout`,
-    the others of in-place distillation have none (Yu et al. 2020). `groups` of a batch's images are normalised
-    separately, each by a process (see `rsslib.parallel`). Raises InputError for a value that cannot be used.
+    `teacher`: "stage" distils from the network after the first stage, and "random" from an untrained network. "largest"
+    is in-place distillation (Yu and Huang 2019): the first subnet of a step learns from the labels, and the others only
+    from the soft labels of the first. With `fresh_optimizer`, every stage starts with a new optimizer, as in its own
+    process. `gradients` of a step's subnets are summed, as in OFA, or averaged. Without `student_dropout`, the other
+    subnets of in-place distillation have no dropout (Yu et al. 2020). `groups` divides the images of a batch among
+    processes, which normalise them separately (see `rsslib.parallel`). Raises InputError for an invalid value.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Method:
     def __post_init__(self):
         if self.groups > self.batch_size // 2:
             raise InputError(f"groups is {self.groups}: expected at most {self.batch_size // 2}, of 2 images each")
-        if self.stages and self.epochs < 1:  # records of other methods are read without their stages
+        if self.stages and self.epochs < 1:  # records of other methods are read without stages
             raise InputError(f"method {self.name!r} has no epoch: expected stages of at least one in all")
         distilled = [stage.distill for stage in self.stages]
         if any(distilled) and self.teacher is None:
@@ -135,18 +135,18 @@ class Method:
         return sum(stage.epochs for stage in self.stages)
 
     def dropout_of(self, student: bool) -> float:
-        """Dropout of a subnet, which may be a student of in-place distillation."""
+        """Return the dropout of a subnet, which may be a student in in-place distillation."""
         return 0.0 if student and not self.student_dropout else self.dropout
 
     @property
     def subnet_epochs(self) -> int:
-        """Epochs, each counted once for every subnet trained in a step."""
+        """Return the number of epochs, each counted once per subnet of a step."""
         return sum(stage.epochs * getattr(stage.sampler, "count", 1) for stage in self.stages)
 
     def stands_at(self, stage: int, epoch: int, history: Sequence[Mapping]) -> bool:
-        """Whether epoch `epoch` of stage number `stage` (both from 0) comes next after the epochs in `history`.
+        """Return whether epoch `epoch` of stage number `stage` (both from 0) comes next after the epochs in `history`.
 
-        `history` holds rows as `rsslib.trainer.train` writes them. After all epochs, epoch 0 of the stage after the
+        `history` holds rows as `rsslib.trainer.train` writes them. After all epochs, epoch 0 of one stage beyond the
         last comes next.
         """
         names = [s.name for s in self.stages for _ in range(s.epochs)]
@@ -156,7 +156,7 @@ class Method:
 
 
 def largest_remainder(weights: tuple[int, ...], total: int) -> tuple[int, ...]:
-    """Share `total` in proportion to `weights` in whole numbers; on a tie the earlier gets the remainder.
+    """Divide `total` in proportion to `weights` in whole numbers; on a tie, the earlier entry gets the remainder.
 
     >>> largest_remainder((120, 25, 120, 25, 120), 27)
     (8, 2, 8, 1, 8)
@@ -170,9 +170,9 @@ def largest_remainder(weights: tuple[int, ...], total: int) -> tuple[int, ...]:
 
 
 def progressive_shrinking(s: int, ps: int) -> Method:
-    """OFA as Cai et al. (2020) train it: the supernet for `s` epochs, then kernel, depth and width made elastic.
+    """Return OFA as Cai et al. (2020) train it: the supernet for `s` epochs, then elastic kernel, depth and width.
 
-    The five stages of progressive shrinking share `ps` epochs in the proportions of Table 1.
+    The five stages of progressive shrinking divide `ps` epochs in the proportions of Table 1.
     """
     kernel, depth1, depth2, width1, width2 = largest_remainder(PS_EPOCHS, ps)
     low, high = LEARNING_RATE / 32.5, LEARNING_RATE / 10.8
@@ -199,9 +199,9 @@ def one_stage(
     warmup_epochs: int = 0,
     **fields,
 ) -> Method:
-    """A method with a single stage, such as RSS and its ablations; a new sampler needs no more than this.
+    """Return a method with a single stage, such as RSS and its ablations. A new sampler needs only this.
 
-    `schedule` and `warmup_epochs` are those of `Stage`, `fields` those of `Method`; with a teacher, the stage distils.
+    `schedule` and `warmup_epochs` are those of `Stage`, `fields` those of `Method`. With a teacher, the stage distils.
     """
     distill = fields.get("teacher") is not None
     stage = Stage(name, epochs, learning_rate, sampler, schedule, distill=distill, warmup_epochs=warmup_epochs)
@@ -210,7 +210,7 @@ def one_stage(
 
 @checked
 def override(method: Method, learning_rate_scale: Annotated[float, 1e-6, None] = 1.0, **fields) -> Method:
-    """`method` with other fields, such as batch_size or dropout; the learning rate of every stage is scaled alike.
+    """Return `method` with other fields, such as batch_size or dropout, and every learning rate scaled by one factor.
 
     Raises InputError for a value out of range.
     """

@@ -37,7 +37,7 @@ class SqueezeExcite(nn.Module):
 class MBConv(nn.Module):
     """Inverted residual block: 1x1 expansion, depthwise convolution, squeeze-excite, 1x1 projection.
 
-    Without `expand`, it has no expansion. (Sandler et al. 2018; Howard et al. 2019.)
+    If `expand` is None, there is no expansion (Sandler et al. 2018; Howard et al. 2019).
     """
 
     def __init__(self, layer: LayerSpec, kernel: int, expand: int | None):
@@ -97,7 +97,7 @@ class Network(nn.Module):
         return self.head(x)
 
     def head(self, x: Tensor) -> Tensor:
-        """Logits [N, classes] of the last block's feature maps."""
+        """Return logits [N, classes] of the last block's feature maps."""
         x = self.head_expand(x).mean((2, 3), keepdim=True)
         if self.head_mix is not None:
             x = self.head_mix(x)

@@ -1,4 +1,4 @@
-"""State dicts of the official package, Cai et al.'s `ofa`, from a supernet and into it."""
+"""Convert state dicts between a supernet and the official package `ofa` of Cai et al."""
 
 import re
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from rsslib.backbones import Backbone
 from rsslib.errors import checked
 from rsslib.supernet import SuperNet, load_tensors
 
-RELEASED = (".mobile_inverted_conv.", ".conv.")  # a block's name in released checkpoints, and today's
-NAMES = {  # parts of our names and the official ones
+RELEASED = (".mobile_inverted_conv.", ".conv.")  # a block's name in released checkpoints, and its current name
+NAMES = {  # parts of our names, and of the official names
     "first.": "blocks.0.conv.",
     "stem.": "first_conv.",
     "conv_pw.": "inverted_bottleneck.conv.conv.",
@@ -28,7 +28,7 @@ NAMES = {  # parts of our names and the official ones
 
 @checked
 def to_official(supernet: SuperNet) -> dict[str, Tensor]:
-    """A state dict with the names of `ofa.imagenet_classification.elastic_nn.networks`; tensors are the supernet's."""
+    """Return a state dict with the names of `ofa.imagenet_classification.elastic_nn.networks` and the same tensors."""
     backbone = supernet.space.backbone
     return {_official_name(name, backbone): tensor for name, tensor in supernet.state_dict().items()}
 

@@ -34,7 +34,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution of x by `weight` [outputs, C, 1, 1] as a matrix product.
 
     On a CPU it takes a third to a half less time than `F.conv2d`. The gradient of a leaf with `adds_in_place`
-    is added to its `grad` as it is computed: on a GPU one kernel less.
+    is added to its `grad` while it is computed, which saves one kernel on a GPU.
     """
     if _adds_in_place(x, weight):
         return Pointwise.apply(x, weight, bias)
@@ -51,9 +51,9 @@ def _adds_in_place(x: Tensor, weight: Tensor) -> bool:
 
 
 class Pointwise(torch.autograd.Function):
-    """1x1 convolution; adds the weight's gradient to `weight.grad` as it is computed, and returns none.
+    """1x1 convolution that adds the weight's gradient to `weight.grad` while computing it, and returns no gradient.
 
-    Only for leaves whose `adds_in_place` is set: `torch.autograd.grad` of any other must not change its `grad`.
+    Use it only for leaves with `adds_in_place`: for other tensors, `torch.autograd.grad` must not change `grad`.
     """
 
     @staticmethod
@@ -88,8 +88,8 @@ class Pointwise(torch.autograd.Function):
 def depthwise(x: Tensor, weight: Tensor, stride: int, bias: Tensor | None = None) -> Tensor:
     """Depthwise convolution of x by `weight` [C, 1, k, k], k odd, with "same" padding.
 
-    Taps farther from the centre than the map is wide only meet padding and have no gradient, so they are cut off: on
-    maps of 2 x 2 or 1 x 1 pixels, where most layers work, 9 taps or 1 of a 7 x 7 kernel touch data.
+    Taps farther from the centre than the map is wide meet only padding and have no gradient, so they are cut off. On
+    maps of 2 x 2 or 1 x 1 pixels, where most layers work, 9 taps or 1 tap of a 7 x 7 kernel touch data.
     """
     weight = centre(weight, 2 * x.shape[-1] - 1)
     slow = weight.shape[-1] > 3 or x.shape[-1] < 8  # where PyTorch's gradient of the weight is
@@ -104,7 +104,7 @@ def _convolve(x: Tensor, weight: Tensor, stride: int, bias: Tensor | None = None
 
 
 def takes_compiled_loop(x: Tensor) -> bool:
-    """Whether the compiled loop can use x: float32 on a CPU, gradients recorded, numba installed, no torch.func."""
+    """Return whether the compiled loop can use x: float32 on a CPU, with gradients and numba, without torch.func."""
     plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch._C._are_functorch_transforms_active()
     recorded = torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     return plain and recorded and compiled_loop() is not None
@@ -134,16 +134,16 @@ class Depthwise(torch.autograd.Function):
 
 
 def _to_numpy(images: Tensor) -> np.ndarray:
-    """The numbers as [N, H, W, C]."""
+    """Return the values as a NumPy array [N, H, W, C]."""
     return images.detach().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 @cache
 def compiled_loop() -> Any:
-    """`_weight_gradient` compiled by numba; None where numba cannot be imported, or is told not to compile.
+    """Return `_weight_gradient` compiled by numba; None if numba cannot be imported, or its compiler is disabled.
 
-    The first call imports numba, which takes a second, and on a new machine compiles for a few more. The code is kept
-    beside this file, or in the user's cache where that is read-only.
+    The first call imports numba, which takes a second, and on a new machine compiles for a few seconds more. The code
+    is kept beside this file, or in the user's cache if that folder is read-only.
     """
     try:
         import numba
@@ -169,7 +169,7 @@ def _weight_gradient(x, gradient, result, stride):
     images, height, width, channels = x.shape
     kernel = result.shape[0]
     padding, last = kernel // 2, images - 1
-    nothing = np.zeros(channels, np.float32)  # in place of images behind the last
+    nothing = np.zeros(channels, np.float32)  # stands for images beyond the last
     result[:] = 0
     for a in range(0, images, 4):
         b = min(a + 1, last)

@@ -1,10 +1,10 @@
-"""One training over several processes, which `torchrun` or another launcher starts: `torch.distributed` alone.
+"""Train one supernet in several processes, started by `torchrun` or another launcher, with `torch.distributed` only.
 
-Each process holds the whole network and draws the same subnets, images and dropout masks. It trains its part of a
-step; the gradients are summed over processes, and all take the same optimizer step. There are two ways to divide one:
+Each process holds the whole network and draws the same subnets, images and dropout masks. Each trains its part of a
+step. Gradients are summed over processes, and all take the same optimizer step. There are two ways to divide a step:
 
-- A step's subnets, which gives one process's numbers up to the order of summation.
-- A batch's images, for methods with `groups`: batch norm sees the images of one process at a time.
+- By subnets: the numbers are those of one process, up to the order of summation.
+- By images of the batch, for methods with `groups`: batch norm sees the images of one process at a time.
 """
 
 import os
@@ -31,15 +31,16 @@ _asked_to_stop = False
 
 
 class ProcessLost(InputError):
-    """Another process of a training over several ended, or did not answer in time."""
+    """Another process of a training in several processes ended or did not answer in time."""
 
 
 @contextmanager
 def joined(device: str = "cpu", patience: float = PATIENCE) -> Iterator[tuple[int, str]]:
-    """Join the processes that a launcher started; gives this one's rank and its device, alone 0 and `device`.
+    """Join the processes that a launcher started; yields the rank and the device of this process.
 
-    Launchers such as torchrun set WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. SIGINT and SIGTERM then
-    ask all processes to stop at the end of the current step; a second signal does what it did before.
+    A process without a launcher gets 0 and `device`. Launchers such as torchrun set WORLD_SIZE, RANK, LOCAL_RANK,
+    MASTER_ADDR and MASTER_PORT. SIGINT and SIGTERM then ask all processes to stop at the end of the current step; a
+    second signal has its usual effect.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield 0, device
@@ -75,7 +76,7 @@ def size() -> int:
 def _answered() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # of which those of torch.distributed are
+    except RuntimeError as error:  # torch.distributed raises these
         raise ProcessLost(
             f"another process of this training ended or did not answer ({one_line(error)}): "
             "the same command resumes from the last checkpoint"
@@ -91,7 +92,7 @@ def share(thing: Any = None) -> Any:
 
 
 def any_asks(stop: object) -> bool:
-    """Whether `stop` is true in any process; raises KeyboardInterrupt in all of them if one got a signal."""
+    """Return whether `stop` is true in any process; raises KeyboardInterrupt in all processes if one got a signal."""
     if size() == 1:
         return bool(stop)
     asked = torch.tensor([bool(stop), _asked_to_stop], dtype=torch.float32)
@@ -103,7 +104,7 @@ def any_asks(stop: object) -> bool:
 
 
 def together(after_epoch: Callable[[TrainingState], bool | None]) -> Callable[[TrainingState], bool]:
-    """Return an `after_epoch` by which all processes stop if one of them asks to, or fails."""
+    """Return an `after_epoch` that stops all processes if one of them asks to stop, or fails."""
 
     def agreed(state: TrainingState) -> bool:
         stop: bool | None = True
@@ -117,9 +118,9 @@ def together(after_epoch: Callable[[TrainingState], bool | None]) -> Callable[[T
 
 
 class ParallelSteps(EagerSteps):
-    """The steps of one stage of training, divided among processes; all of them call it alike.
+    """The steps of one stage of training, divided among processes. All processes make the same calls.
 
-    Raises InputError at the first epoch of a method that has one subnet per step and no groups.
+    Raises InputError at the first epoch if the method has one subnet per step and no groups.
     """
 
     def __post_init__(self):
@@ -133,7 +134,7 @@ class ParallelSteps(EagerSteps):
         return rows.split(self.parts(len(rows)))[self.rank] if self.by_images else rows
 
     def parts(self, images: int) -> list[int]:
-        """Return how many of a batch's images each process trains: at least two, or none."""
+        """Return how many images of a batch each process trains: at least two, or none."""
         groups = max(1, min(size(), images // 2))
         parts = [images // groups + (i < images % groups) for i in range(groups)]
         return parts + [0] * (size() - groups)
@@ -149,7 +150,7 @@ class ParallelSteps(EagerSteps):
         return super().epoch(subnets, *arguments, **others)
 
     def turns(self, subnets: Step, total: Tensor) -> Iterator[int]:
-        """Yield the number of each subnet that this process trains, then sum over processes what training changed."""
+        """Yield the number of each subnet that this process trains, then sum the changed values over processes."""
         running, before = [*self.running.values()], [buffer.clone() for buffer in self.running.values()]
         torch._foreach_zero_(running)
         pieces = self.pieces(len(subnets))
@@ -160,14 +161,14 @@ class ParallelSteps(EagerSteps):
                 self.skip_dropout(self.method.dropout_of(student=self.in_place and i > 0), images)
             if self.in_place and i == 0 and not self.by_images:
                 self.share_soft_labels()
-        # The mean over groups; or the statistics of all subnets in turn, in which later ones let earlier ones fade.
+        # The mean over groups, or the statistics of all subnets one after another, where later ones fade earlier ones.
         later = [subnets[i] for i, rank, _ in pieces if rank > self.rank and not self.by_images]
         torch._foreach_mul_(running, self.kept(later))
         self.sum_up(total)
         torch._foreach_addcmul_(running, before, self.kept(subnets))
 
     def pieces(self, subnets: int) -> list[tuple[int, int, int]]:
-        """Return (subnet, rank, images) of all that a step runs, in the order in which one process would."""
+        """Return (subnet, rank, images) of everything that a step runs, in the order of a single process."""
         if self.by_images:
             parts = [(rank, images) for rank, images in enumerate(self.parts(self.whole)) if images]
             return [(i, rank, images) for i in range(subnets) for rank, images in parts]
@@ -175,21 +176,21 @@ class ParallelSteps(EagerSteps):
         return [(i, i // each, self.whole) for i in range(subnets)]
 
     def share_soft_labels(self) -> None:
-        """Give all processes the soft labels of the step's first subnet, which rank 0 trains."""
+        """Send the soft labels of the step's first subnet, which rank 0 trains, to all processes."""
         if self.soft_labels is None:
             self.soft_labels = self.state.supernet.classifier.weight.new_empty(self.whole, self.data.n_classes)
         with _answered():
             dist.broadcast(self.soft_labels, 0)
 
     def skip_dropout(self, dropout: float, images: int) -> None:
-        """Draw a mask that another process uses."""
+        """Draw a mask that only another process uses, to keep random numbers in step."""
         if dropout > 0:
             weight = self.state.supernet.classifier.weight
             mask = weight.new_empty(images, weight.shape[1], dtype=torch.bfloat16 if self.state.bfloat16 else None)
             mask.bernoulli_(1 - dropout, generator=self.generator)
 
     def sum_up(self, total: Tensor) -> None:
-        """Sum gradients, running statistics and the loss over all processes, in one message."""
+        """Sum gradients, running statistics and the loss over all processes, in one all-reduce."""
         parts = [p.grad for p in self.state.supernet.parameters() if p.grad is not None]
         parts += [*self.running.values(), total, total.new_full((1,), float(_asked_to_stop))]
         flat = torch.cat([part.flatten().to(parts[0].dtype) for part in parts])
@@ -203,7 +204,7 @@ class ParallelSteps(EagerSteps):
             part.copy_(summed.view(part.shape))
 
     def kept(self, subnets: Sequence[Arch]) -> list[Tensor]:
-        """Return how much of each running statistic is left after batch norm in `subnets`."""
+        """Return how much of each running statistic remains after batch norm in `subnets`."""
         left = {name: torch.ones_like(buffer) for name, buffer in self.running.items()}
         for arch in subnets:
             torch._foreach_mul_([*self.state.supernet.subnet(arch, left).values()], 1 - BN_MOMENTUM)
@@ -222,10 +223,10 @@ def count_correct(
     stop: Callable[[], bool] = lambda: False,
     **others: Any,
 ) -> None:
-    """Add to `counts` how many images each subnet classifies correctly that is not in it, divided among processes.
+    """Count the images that each subnet not yet in `counts` classifies correctly, divided among processes.
 
-    All processes call it alike; `others` are arguments of `evaluate_population`. Raises StopAsked in all of them,
-    after adding what was counted, if `stop()` is true in one.
+    Adds the counts to `counts`. All processes make the same call; `others` are arguments of `evaluate_population`. If
+    `stop()` is true in one process, adds the counts so far and raises StopAsked in all processes.
     """
     left = [number for number in range(len(population)) if number not in counts]
     mine = left[dist.get_rank() :: size()]

@@ -23,22 +23,22 @@ def _at_study(space: SearchSpace) -> SearchSpace:
 
 
 def _ends(space: SearchSpace) -> tuple[int, int]:
-    """MACs of the smallest and the largest subnet."""
+    """Return the MACs of the smallest and the largest subnet."""
     return space.macs(space.smallest), space.macs(space.largest)
 
 
 def _moved(buckets: Iterable[float], origin: SearchSpace, space: SearchSpace) -> list[float]:
-    """Sizes that lie between the ends of `space` as `buckets` do between those of `origin`."""
+    """Return sizes between the ends of `space` that correspond to `buckets` between the ends of `origin`."""
     (low, high), (own_low, own_high) = _ends(origin), _ends(space)
     growth = (own_high - own_low) / (high - low)
     return [(own_low + growth * (1e6 * bucket - low)) / 1e6 for bucket in buckets]
 
 
 def get_buckets(space: SearchSpace) -> tuple[float, ...]:
-    """Sizes of the population's subnets, in millions of MACs (section 6.1).
+    """Return the sizes of the population's subnets, in millions of MACs (section 6.1).
 
-    A backbone without buckets has six, which lie as MobileNetV3's do between the smallest subnet and the largest. At a
-    higher resolution they keep their places, and are rounded.
+    A backbone without buckets has six, placed between its smallest and largest subnet as MobileNetV3's are. At a higher
+    resolution, buckets keep their relative places and are rounded.
     """
     study = _at_study(space)
     if space.resolution != RESOLUTION:
@@ -49,9 +49,9 @@ def get_buckets(space: SearchSpace) -> tuple[float, ...]:
 
 
 def half_bucket(space: SearchSpace) -> float:
-    """Millions of MACs that a bucket reaches to either side: a quarter of the least distance of two, 0.5 in the study.
+    """Return the half-width of a bucket in millions of MACs: a quarter of the smallest distance between two buckets.
 
-    At a higher resolution it is more.
+    It is 0.5 in the study, and more at a higher resolution.
     """
     study = _at_study(space)
     (low, high), (own_low, own_high) = _ends(study), _ends(space.reference)
@@ -69,11 +69,11 @@ def sample_bucket(
 ) -> np.ndarray:
     """Draw `n` different subnets of `mflops` +- `tolerance` million MACs, inclusive, by rejection (section 6.1).
 
-    `tolerance` is by default `half_bucket(space)`. The width of every layer is locked to its minimum for the lowest of
-    the space's buckets and to its maximum for the highest. The first m of n are the same for every n >= m.
+    `tolerance` defaults to `half_bucket(space)`. The width of every layer is locked to its minimum for the lowest
+    bucket of the space, and to its maximum for the highest. The first m of n subnets are the same for every n >= m.
 
-    Returns int8 [n, 2 * layers + stages]. Raises InputError if no subnet can be of that size, or if `max_draws` draws
-    give fewer than `n`.
+    Returns int8 [n, 2 * layers + stages]. Raises InputError if no subnet can have this size, or if `max_draws` draws
+    give fewer than `n` subnets.
     """
     tolerance = half_bucket(space) if tolerance is None else tolerance
     bucket = f"bucket {mflops:g} +- {tolerance:g} MFLOPs of {space.backbone.name}"
@@ -110,7 +110,7 @@ def sample_population(
 ) -> list[tuple[float, Arch]]:
     """Draw the subnets on which every method is evaluated: (bucket in millions of MACs, architecture), all different.
 
-    Each bucket has its own random stream, so neither other buckets nor a larger number changes its first subnets.
+    Each bucket has its own random stream, so its first subnets depend neither on other buckets nor on their number.
     """
     population = []
     for bucket in get_buckets(space) if buckets is None else buckets:
@@ -121,9 +121,9 @@ def sample_population(
 
 
 def anchors(space: SearchSpace) -> list[tuple[float, Arch]]:
-    """The smallest, the middle and the largest subnet, each with its size in millions of MACs as its bucket.
+    """Return the smallest, the middle and the largest subnet, each with its size in millions of MACs as its bucket.
 
-    The paper's single-subnet schemes train these (section 6.3.2). Evaluated in every run, they compare shared weights
+    The paper's single-subnet schemes train these (section 6.3.2). Every run evaluates them, to compare shared weights
     with weights trained alone.
     """
     archs = (space.smallest, space.middle, space.largest)
@@ -132,7 +132,7 @@ def anchors(space: SearchSpace) -> list[tuple[float, Arch]]:
 
 @checked
 def archs_from_table(table: "pd.DataFrame") -> list[Arch]:
-    """The architectures in the columns kernel, expand and depth of a table, such as `evaluate_population` returns."""
+    """Return the architectures in the columns kernel, expand and depth of a table, as `evaluate_population` returns."""
     cells = table[["kernel", "expand", "depth"]].map(str)
     for column in cells:
         for cell in cells[column]:

@@ -1,4 +1,4 @@
-"""Progress bars that look the same in a terminal of 80 columns, in a notebook, and where processes share a terminal."""
+"""Show progress bars that look the same in a terminal, in a notebook, and when processes share a terminal."""
 
 import io
 import math
@@ -6,23 +6,23 @@ import sys
 
 from tqdm import tqdm
 
-_line: int | None = None  # the terminal line of this process's bars; None lets tqdm choose
+_line: int | None = None  # the terminal line for this process's bars; None lets tqdm choose
 
 
 def start_worker(line: int, lock) -> None:
-    """Give this process the terminal line `line` for its bars, and the lock that guards the terminal."""
+    """Set the terminal line `line` for the bars of this process, and the lock that guards the terminal."""
     global _line
     _line = 1 + line  # below the line of all runs
     tqdm.set_lock(lock)
 
 
 def has_bars() -> bool:
-    """Whether bars can be shown: in a terminal and in a notebook, not in a log file."""
+    """Return whether bars can be shown: in a terminal and in a notebook, but not in a log file."""
     return _display() is not None or sys.stderr.isatty()
 
 
 def progress_bar(iterable=None, shown: bool = True, **settings) -> tqdm:
-    """Return a bar over `iterable`, or one to update by hand; takes tqdm's settings. Hidden unless `has_bars()`."""
+    """Return a bar over `iterable`, or one to update by hand, with tqdm's settings; hidden unless `has_bars()`."""
     look = {"bar_format": "{desc} {percentage:3.0f}% {remaining} left{postfix}", "position": _line, "mininterval": 0.5}
     look |= settings | {"leave": False, "disable": not (shown and has_bars())}
     display = _display()
@@ -36,7 +36,7 @@ def _display():
 
 
 class _NotebookBar(tqdm):
-    """A line in a cell's output that is empty once the bar is closed: executed notebooks keep no stale bars."""
+    """A bar in a cell's output that is cleared when it closes, so that executed notebooks keep no stale bars."""
 
     def __init__(self, display, *arguments, **settings):
         self._show, self._line = display, None

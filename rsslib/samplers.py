@@ -1,6 +1,7 @@
-"""Samplers: which subnets each step trains.
+"""Samplers choose the subnets that each step trains.
 
-A sampler is any object with the method `subnets` of `Sampler`; a new one is a small class, also in a notebook.
+A sampler is any object with the method `subnets` of `Sampler`. A new sampler is a small class, which may be in a
+notebook.
 """
 
 from dataclasses import dataclass
@@ -18,23 +19,23 @@ SIZES = get_args(Size)
 
 class Sampler(Protocol):
     def subnets(self, space: SearchSpace, rng: np.random.Generator, epoch: int, epochs: int, steps: int) -> list[Step]:
-        """The subnets of each of the `steps` steps in epoch `epoch` (from 0) of a stage of `epochs` epochs.
+        """Return the subnets of each of the `steps` steps in epoch `epoch` (from 0) of a stage of `epochs` epochs.
 
-        Returns `steps` tuples, or a single one that holds for the whole epoch. A sampler is a pure function of these
-        arguments: all randomness comes from `rng`, and nothing is kept between calls, so that training can resume.
-        An attribute `count` says how many subnets a step has, if that is more than one; estimates of time use it.
+        The list has `steps` tuples, or a single tuple for the whole epoch. A sampler is a pure function of these
+        arguments: all randomness comes from `rng`, and it keeps no state between calls, so that training can resume.
+        If a step has more than one subnet, set an attribute `count` to their number; estimates of time use it.
         """
         ...
 
 
 def randomness(seed: int, stage: int, epoch: int) -> tuple[np.random.Generator, int]:
-    """The sampler's random generator for one epoch of a run, and a seed for all else; `epoch` counts within `stage`."""
+    """Return the sampler's generator for one epoch of a run, and a seed for the rest; `epoch` counts within `stage`."""
     to_sampler, to_generator = np.random.SeedSequence([seed, stage, epoch]).spawn(2)
     return np.random.default_rng(to_sampler), int(to_generator.generate_state(1)[0])
 
 
 def _block_generator(rng: np.random.Generator, block: int) -> np.random.Generator:
-    """The random generator for a block of steps, which may have begun in an earlier epoch than that of `rng`."""
+    """Return the generator for a block of steps, which may have begun in an earlier epoch than that of `rng`."""
     entropy = rng.bit_generator.seed_seq.entropy  # type: ignore[attr-defined]
     stage = entropy[:-1] if isinstance(entropy, list) else [entropy]  # without the epoch, see `randomness`
     return np.random.default_rng(np.random.SeedSequence([*stage, block], spawn_key=(2,)))
@@ -43,9 +44,9 @@ def _block_generator(rng: np.random.Generator, block: int) -> np.random.Generato
 def drawn_steps(
     sampler: Sampler, space: SearchSpace, rng: np.random.Generator, epoch: int, epochs: int, steps: int
 ) -> list[Step]:
-    """`sampler.subnets(...)` as a list of exactly `steps` steps.
+    """Return `sampler.subnets(...)` as a list of exactly `steps` steps.
 
-    Raises InputError unless the sampler returns a list of `steps` tuples, or of one that holds for the whole epoch.
+    Raises InputError unless the sampler returns a list of `steps` tuples, or of one tuple for the whole epoch.
     """
     drawn = sampler.subnets(space, rng, epoch, epochs, steps)
     valid = isinstance(drawn, list) and len(drawn) in (1, steps)
@@ -59,12 +60,12 @@ def drawn_steps(
 
 
 def same_throughout(subnets: list[Step]) -> bool:
-    """Whether all steps of an epoch train the same subnets."""
+    """Return whether all steps of an epoch train the same subnets."""
     return all(step == subnets[0] for step in subnets)
 
 
 def to_steps(space: SearchSpace, rows: np.ndarray, steps: int) -> list[Step]:
-    """Rows of a space as `steps` steps of equally many subnets."""
+    """Return rows of a space as `steps` steps with equal numbers of subnets."""
     return [tuple(map(space.to_arch, step)) for step in np.split(rows, steps)]
 
 
@@ -74,9 +75,9 @@ class Uniform:
     """Subnets with every choice drawn independently and uniformly (Shipard et al. 2022, Algorithm 1).
 
     One draw per epoch is RSS; draws per batch from a part of the space are the stages of progressive shrinking.
-    `kernels`, `expands` and `depths` restrict the draw; None means all of the space's choices. `count` subnets are
-    drawn for a step and their gradients summed. A draw holds for `every` batches or epochs, counted through the stage:
-    a block of batches may continue in the next epoch.
+    `kernels`, `expands` and `depths` restrict the draw; None means all choices of the space. `count` subnets are drawn
+    per step, and their gradients are summed. A draw is used for `every` batches or epochs, counted through the stage,
+    so a block of batches may continue in the next epoch.
     """
 
     per: Literal["epoch", "batch"] = "epoch"
@@ -126,7 +127,7 @@ class Successive:
 @checked
 @dataclass(frozen=True)
 class Alternating:
-    """Named subnets in turn, one per epoch (section 6.3.2)."""
+    """Named subnets that alternate from epoch to epoch (section 6.3.2)."""
 
     sizes: tuple[Size, ...] = ("smallest", "largest")
 
