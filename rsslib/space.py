@@ -1,7 +1,7 @@
 """Elastic search spaces: which subnets exist, how large they are, and how to draw them at random.
 
-An architecture is a value, `Arch`. Many of them are the rows of an int8 array [n, 2 * layers + stages]: kernel sizes,
-then expand ratios, then depths. The values that an architecture may take are a space's choices.
+An architecture is a value, `Arch`. Many architectures are the rows of an int8 array [n, 2 * layers + stages]: kernel
+sizes, then expand ratios, then depths. The values that an architecture may take are the choices of a space.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ LARGEST_RESOLUTION = 224
 class Arch:
     """One subnet: kernel size and expand ratio of each elastic layer, depth of each elastic stage.
 
-    Layers beyond a stage's depth keep their place in the tuples; the network ignores them.
+    Layers beyond a stage's depth keep their place in the tuples, but the network ignores them.
     """
 
     kernel: tuple[int, ...]
@@ -32,7 +32,7 @@ class Arch:
 
     def __post_init__(self):
         for name, values in vars(self).items():
-            if type(values) is not tuple or {*map(type, values)} != {int}:  # from JSON, or with NumPy's integers
+            if type(values) is not tuple or {*map(type, values)} != {int}:  # from JSON, or NumPy integers
                 vars(self)[name] = check_type(values, name, tuple[int, ...])
 
 
@@ -44,10 +44,10 @@ class SearchSpace:
     `backbone` is a name in `BACKBONES`, a `Backbone`, or the dictionary of its fields. `kernels`, `expands` and
     `depths` are the choices of each layer and stage. Sizes are counted for one image [in_channels, resolution,
     resolution] and `classes` classes; the defaults are those of CIFAR-100. `resolution` is 32 to 224 pixels, in
-    multiples of 32. Raises InputError for a value that cannot be used.
+    multiples of 32. Raises InputError for an invalid value.
     """
 
-    backbone: Any = "mobilenet_v3"  # a name is replaced by its Backbone
+    backbone: Any = "mobilenet_v3"  # a name becomes its Backbone
     kernels: tuple[int, ...] = (3, 5, 7)
     expands: tuple[int, ...] = (3, 4, 6)
     depths: tuple[int, ...] = (2, 3, 4)
@@ -56,7 +56,7 @@ class SearchSpace:
     resolution: int = RESOLUTION
 
     def __post_init__(self):
-        own = vars(self)  # attributes of a frozen dataclass cannot be set
+        own = vars(self)  # a frozen dataclass does not allow setting attributes
         if isinstance(self.backbone, dict):
             own["backbone"] = backbone_from(self.backbone)
         elif not isinstance(self.backbone, Backbone):
@@ -75,7 +75,7 @@ class SearchSpace:
 
     @cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """The elastic layers of the largest subnet, in order."""
+        """Return the elastic layers of the largest subnet, in order."""
         layers: list[LayerSpec] = []
         channels, size = self.backbone.first_channels, self.resolution // 2
         for number, stage in enumerate(self.backbone.stages):
@@ -88,14 +88,14 @@ class SearchSpace:
 
     @property
     def first(self) -> LayerSpec:
-        """The block before the elastic layers, which has no expansion."""
+        """Return the block before the elastic layers, which has no expansion."""
         net = self.backbone
         size = self.resolution // 2
         return LayerSpec(-1, 0, net.stem_channels, net.first_channels, 1, net.first_act, False, size)
 
     @property
     def name(self) -> str:
-        """The backbone's name, with the choices that differ from the study's: mobilenet_v3_kernels-3-5."""
+        """Return the backbone's name with choices that differ from the study's, such as mobilenet_v3_kernels-3-5."""
         parts = [self.backbone.name]
         for name in ("kernels", "expands", "depths"):
             values = getattr(self, name)
@@ -104,7 +104,7 @@ class SearchSpace:
         return "_".join(parts)
 
     def record(self) -> dict[str, Any]:
-        """The arguments that make an equal space, as JSON holds them; a backbone of the study by its name."""
+        """Return the arguments that make an equal space, as JSON values; a backbone of the study is given by name."""
         known = BACKBONES.get(self.backbone.name) == self.backbone
         return asdict(self) | ({"backbone": self.backbone.name} if known else {})
 
@@ -119,12 +119,12 @@ class SearchSpace:
 
     @cached_property
     def reference(self) -> "SearchSpace":
-        """The same space for 3 channels and 100 classes, whose sizes name the buckets of every dataset."""
+        """Return the same space for 3 channels and 100 classes. Its sizes name the buckets on every dataset."""
         return replace(self, in_channels=3, classes=100)
 
     @property
     def cardinality(self) -> int:
-        """Number of distinct networks; choices of layers beyond a stage's depth do not count."""
+        """Return the number of distinct networks; choices of layers beyond a stage's depth do not count."""
         total, per_layer = 1, len(self.kernels) * len(self.expands)
         for stage in self.backbone.stages:
             depths = self.depths if stage.elastic_depth else (stage.layers,)
@@ -134,7 +134,7 @@ class SearchSpace:
     # --- single architectures
 
     def uniform(self, kernel: int, expand: int, depth: int) -> Arch:
-        """The architecture with the same choice everywhere."""
+        """Return the architecture with the same choice everywhere."""
         layers, stages = self.n_layers, self.n_stages
         return Arch((kernel,) * layers, (expand,) * layers, (depth,) * stages)
 
@@ -144,7 +144,7 @@ class SearchSpace:
 
     @property
     def middle(self) -> Arch:
-        """The middle choice everywhere: kernel size 5, expand ratio 4, depth 3 in the study."""
+        """Return the middle choice everywhere: kernel size 5, expand ratio 4 and depth 3 in the study."""
         return self.uniform(*(sorted(values)[len(values) // 2] for values in self.choices))
 
     @property
@@ -152,7 +152,7 @@ class SearchSpace:
         return self.uniform(*map(max, self.choices))
 
     def validate(self, arch: Arch) -> Arch:
-        """Return `arch`; raise InputError if it does not lie in this space."""
+        """Return `arch`; raises InputError if it is not in this space."""
         if not isinstance(arch, Arch):
             raise InputError(f"architecture is {shortened(repr(arch))}: expected an Arch")
         for what, (choices, n) in zip(("kernel", "expand", "depth"), self.columns, strict=True):
@@ -172,7 +172,7 @@ class SearchSpace:
                 yield i, layer, arch.kernel[i], arch.expand[i]
 
     def _depths(self, elastic: Iterable) -> list:
-        """Depths of all stages from those of the elastic ones."""
+        """Return the depths of all stages, given those of the elastic stages."""
         depths = iter(elastic)
         return [next(depths) if stage.elastic_depth else stage.layers for stage in self.backbone.stages]
 
@@ -185,17 +185,17 @@ class SearchSpace:
 
     @property
     def columns(self) -> list[tuple[tuple[int, ...], int]]:
-        """(choices, number of columns) of a row's kernel sizes, expand ratios and depths, in this order."""
+        """Return (choices, number of columns) of a row's kernel sizes, expand ratios and depths, in this order."""
         widths = (self.n_layers, self.n_layers, self.n_stages)
         return [*zip(self.choices, widths, strict=True)]
 
     def to_rows(self, archs: Sequence[Arch]) -> np.ndarray:
-        """int8 [n, 2 * layers + stages]; raises InputError for an architecture outside the space."""
+        """Return int8 [n, 2 * layers + stages]; raises InputError for an architecture outside the space."""
         rows = [(*a.kernel, *a.expand, *a.depth) for a in map(self.validate, archs)]
         return np.array(rows, dtype=np.int8).reshape(-1, 2 * self.n_layers + self.n_stages)
 
     def to_arch(self, row: np.ndarray) -> Arch:
-        """The architecture of one row, with Python integers."""
+        """Return the architecture of one row, with Python integers."""
         parts = self._split(np.asarray(row))
         return Arch(*(tuple(part.tolist()) for part in parts))
 
@@ -210,7 +210,7 @@ class SearchSpace:
         expands: Sequence[int] | None = None,
         depths: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Draw `n` architectures, every choice independent and uniform (Algorithm 1), optionally from fewer values.
+        """Draw `n` architectures with independent, uniform choices (Algorithm 1), optionally from fewer values.
 
         Returns int8 [n, 2 * layers + stages].
         """
@@ -226,30 +226,31 @@ class SearchSpace:
         return self.to_arch(self.sample(1, rng, **subsets)[0])
 
     def active_mask(self, rows: np.ndarray) -> np.ndarray:
-        """bool [n, layers]: which layers each architecture uses."""
+        """Return bool [n, layers]: which layers each architecture uses."""
         depths = self._depths(self._split(rows)[2].T)
         columns = [np.broadcast_to(layer.index < depths[layer.stage], len(rows)) for layer in self.layers]
         return np.stack(columns, axis=1)
 
     def used(self, rows: np.ndarray) -> np.ndarray:
-        """bool [n, 2 * layers + stages]: which choices count; those of layers beyond the depth do not."""
+        """Return bool [n, 2 * layers + stages]: which choices matter. Choices of layers beyond the depth do not."""
         mask = self.active_mask(rows)
         depths = np.ones((len(rows), self.n_stages), bool)
         return np.concatenate([mask, mask, depths], axis=1)
 
     def macs(self, archs: Arch | np.ndarray) -> Any:
-        """Multiply-accumulates of convolutions and linear layers for one image ("FLOPs" in the paper).
+        """Return the multiply-accumulates of convolutions and linear layers for one image ("FLOPs" in the paper).
 
-        An `Arch` gives an int; rows [n, 2 * layers + stages] give int64 [n]. A table look-up, not a walk over modules.
+        An `Arch` gives an int; rows [n, 2 * layers + stages] give int64 [n]. This is a table look-up, not a walk over
+        modules.
         """
         return self.total(archs, self.tables[0], self._fixed[0])
 
     def parameters(self, archs: Arch | np.ndarray) -> Any:
-        """Parameters of the extracted subnets (BN affine included, kernel matrices not); shapes as for `macs`."""
+        """Return the parameters of extracted subnets (with BN affine, without kernel matrices), shaped as in `macs`."""
         return self.total(archs, self.tables[1], self._fixed[1])
 
     def total(self, archs: Arch | np.ndarray, table: np.ndarray, fixed: float) -> Any:
-        """`fixed` plus the sum of `table` [layer, kernel size, expand ratio] over each subnet's layers, as `macs`."""
+        """Return `fixed` plus the sum of `table` [layer, kernel size, expand ratio] over the layers, as `macs`."""
         if isinstance(archs, Arch):
             return self.total(self.to_rows([archs]), table, fixed)[0].item()
         kernel, expand, _ = self._split(archs)
@@ -258,7 +259,7 @@ class SearchSpace:
 
     @cached_property
     def tables(self) -> np.ndarray:
-        """int64 [2, layers, largest kernel + 1, largest expand + 1]: MACs and parameters of each layer, by choice."""
+        """Return MACs and parameters of layers by choice, int64 [2, layers, largest kernel + 1, largest expand + 1]."""
         shape = (2, self.n_layers, max(self.kernels) + 1, max(self.expands) + 1)
         tables = np.zeros(shape, dtype=np.int64)
         for i, layer in enumerate(self.layers):
@@ -269,7 +270,7 @@ class SearchSpace:
 
     @cached_property
     def _fixed(self) -> tuple[int, int]:
-        """MACs and parameters of everything that is not elastic."""
+        """Return MACs and parameters of everything that is not elastic."""
         net, last = self.backbone, self.layers[-1]
         first = net.stem_channels * (9 * self.in_channels + 9 + net.first_channels)  # stem and first block
         expand = last.out_channels * net.expand_channels
@@ -282,12 +283,12 @@ class SearchSpace:
 
 @checked
 def as_space(backbone: str | Backbone | SearchSpace) -> SearchSpace:
-    """A search space as it is, or that of a backbone with the study's choices."""
+    """Return a search space unchanged, or the space of a backbone with the study's choices."""
     return backbone if isinstance(backbone, SearchSpace) else SearchSpace(backbone)
 
 
 def check_resolution(resolution: int) -> int:
-    """Return `resolution` in pixels; raise InputError unless images of that size can be trained on."""
+    """Return `resolution` in pixels; raises InputError unless networks can train on images of that size."""
     if resolution not in range(RESOLUTION, LARGEST_RESOLUTION + 1, RESOLUTION):
         expected = f"a multiple of {RESOLUTION} pixels from {RESOLUTION} to {LARGEST_RESOLUTION}"
         raise InputError(f"resolution is {resolution!r}: expected {expected}")

@@ -1,4 +1,4 @@
-"""Steps of training: the state that they change, one optimizer step, and an epoch of them."""
+"""Training steps: the state that they change, one optimizer step, and an epoch of steps."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,35 +20,35 @@ from rsslib.supernet import Norm, SuperNet, Weights, batch_norm_training
 
 @dataclass
 class TrainingState:
-    """Everything that training carries from one epoch to the next."""
+    """Everything that training keeps from one epoch to the next."""
 
     supernet: SuperNet
     optimizer: torch.optim.Optimizer
     teacher: dict[str, Tensor] | None = None  # weights of the space's largest subnet
     bfloat16: bool = False  # whether networks run under autocast
-    stage: int = 0  # the next epoch's stage and its number within the stage
-    epoch: int = 0
+    stage: int = 0  # the stage of the next epoch
+    epoch: int = 0  # the number of the next epoch within the stage
     history: list[dict] = field(default_factory=list)  # one row per epoch, see `train`
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of all epochs so far, without evaluation and checkpoints."""
+        """Return wall-clock seconds of all epochs so far, without evaluation and checkpoints."""
         return sum(row["seconds"] for row in self.history)
 
     @property
     def processor_seconds(self) -> float:
-        """The same in processor time; NaN if some epochs have none recorded."""
+        """Return processor seconds of all epochs so far; NaN if any epoch has none recorded."""
         return sum(row.get("processor_seconds", math.nan) for row in self.history)
 
     def run(self, x: Tensor, *arguments) -> Tensor:
-        """`SuperNet.run`, with matrix products and convolutions in bfloat16 if the state says so."""
+        """Call `SuperNet.run`, with matrix products and convolutions in bfloat16 if the state says so."""
         if not self.bfloat16:
             return self.supernet.run(x, *arguments)
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):  # a graph cannot replay a cache
             return self.supernet.run(x, *arguments).float()
 
     def ask_teacher(self, x: Tensor) -> Tensor:
-        """The teacher's probabilities [N, classes] for images x, with the batch norm statistics of the batch."""
+        """Return the teacher's probabilities [N, classes] for images x, with the batch norm statistics of the batch."""
         assert self.teacher is not None
         largest = self.supernet.space.largest
         return self.run(x, largest, self.teacher, batch_norm_training()).softmax(1)
@@ -56,7 +56,7 @@ class TrainingState:
 
 @torch.no_grad()
 def teacher_weights(supernet: SuperNet, weights: Weights) -> dict[str, Tensor]:
-    """Copies of the largest subnet's `weights`, by name, in the memory layout of the supernet's own."""
+    """Return copies of the largest subnet's `weights`, by name, in the memory layout of the supernet's weights."""
     largest = supernet.subnet(supernet.space.largest, dict(supernet.named_parameters()))
     return {name: torch.empty_like(part).copy_(weights[name]) for name, part in largest.items()}
 
@@ -64,10 +64,10 @@ def teacher_weights(supernet: SuperNet, weights: Weights) -> dict[str, Tensor]:
 def new_optimizer(
     supernet: SuperNet, momentum: float = MOMENTUM, weight_decay: float = WEIGHT_DECAY
 ) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum; BN parameters and biases escape weight decay, kernel matrices do not."""
+    """Return SGD with Nesterov momentum. Weight decay skips BN parameters and biases, but not kernel matrices."""
     groups: list[dict] = [{"params": [], "weight_decay": decay} for decay in (weight_decay, 0.0)]
     for name, parameter in supernet.named_parameters():
-        parameter.grad = None  # until its first gradient neither momentum nor weight decay reaches a tensor
+        parameter.grad = None  # a tensor has no momentum and no weight decay until its first gradient
         groups[name.endswith(".bias") or ".bn" in name]["params"].append(parameter)
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0, fused=True)
     for parameter in supernet.parameters():  # the fused step needs all tensors to have momentum
@@ -82,7 +82,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
 
 @dataclass(eq=False)
 class EagerSteps:
-    """The steps of one stage of training, one after another."""
+    """Run the steps of one stage of training, one after another."""
 
     state: TrainingState
     method: Method
@@ -98,12 +98,12 @@ class EagerSteps:
                 "many processes as groups (torchrun --nproc-per-node), without CUDA graphs"
             )
         self.views = Views(self.state.supernet)
-        self.whole = self.method.batch_size  # images of the step's batch, of which a process may train a part
+        self.whole = self.method.batch_size  # images in the batch of a step; a process may train a part of them
         self.in_place = self.stage.distill and self.method.teacher == "largest"
         self.soft_labels: Tensor | None = None
 
     def own(self, rows: Tensor) -> Tensor:
-        """The rows of a batch that this process trains."""
+        """Return the rows of a batch that this process trains."""
         return rows
 
     def epoch(
@@ -117,9 +117,9 @@ class EagerSteps:
     ) -> Tensor:
         """Train one epoch; returns the loss of every step, float32 [steps] on the device.
 
-        `subnets` are those of each step, `order` int64 [images], `crops` the images' augmentation [8, images], `rates`
-        the learning rate of each step and `shares` its `Stage.share`. `after_step` is called with the number of images
-        of each step.
+        `subnets` holds the subnets of each step, `order` is int64 [images], `crops` the augmentation of the images
+        [8, images], `rates` the learning rate of each step, and `shares` its `Stage.share`. `after_step` is called with
+        the number of images of each step.
         """
         data, losses = self.data, torch.zeros(len(rates), device=order.device)
         self.views = Views(self.state.supernet)
@@ -134,12 +134,13 @@ class EagerSteps:
         return losses
 
     def train_step(self, x: Tensor, y: Tensor, subnets: Step, share: float = 1.0) -> Tensor:
-        """One optimizer step on images x [N, C, R, R] and labels y [N]; returns the subnets' mean loss, detached.
+        """Run one optimizer step on images x [N, C, R, R] and labels y [N]; returns the mean loss of subnets, detached.
 
-        The subnets' gradients are summed, or averaged if the method says so; `share` multiplies those of all but the
-        first. Differentiation is with respect to slices: each leaf is a subnet's part of a parameter, and its gradient
-        the same part of the parameter's, so that only the optimizer touches whole parameters. It changes every tensor
-        that ever had a gradient, active or not: gradients of zero decay like the rest.
+        Gradients of the subnets are summed, or averaged if the method says so; `share` multiplies those of all but the
+        first subnet. Differentiation is with respect to slices: each leaf is a subnet's part of a parameter, and its
+        gradient is the same part of the parameter's gradient. So only the optimizer touches whole parameters. It
+        changes every tensor that ever had a gradient, even if inactive: momentum and weight decay apply when the
+        gradient is zero too.
         """
         state, method = self.state, self.method
         state.optimizer.zero_grad(set_to_none=False)
@@ -162,19 +163,19 @@ class EagerSteps:
         return total / len(subnets)
 
     def turns(self, subnets: Step, total: Tensor) -> Iterator[int]:
-        """Yield the number of each subnet that this process trains; `total` is the sum of their losses."""
+        """Yield the number of each subnet that this process trains. `total` is the sum of their losses."""
         yield from range(len(subnets))
 
     def close(self) -> None:
-        """Nothing is held after an epoch."""
+        """Do nothing: nothing is held after an epoch."""
 
 
 def cross_entropy(
     logits: Tensor, labels: Tensor | None, soft_labels: Tensor | None = None, smoothing: float = 0.0
 ) -> Tensor:
-    """Sum of the cross-entropies of logits [N, classes] with labels [N] and soft labels [N, classes], where given.
+    """Return the sum of cross-entropies of logits [N, classes] with labels [N] and soft labels [N, classes], if given.
 
-    `smoothing` is that of the labels.
+    `smoothing` is the label smoothing.
     """
     if labels is None:
         assert soft_labels is not None
@@ -184,10 +185,11 @@ def cross_entropy(
 
 
 class Views:
-    """What subnets use of a supernet, as views; those of the last step are kept, since most steps repeat its subnets.
+    """The parts of a supernet that subnets use, as views.
 
-    `gradients` are tensors of full size by the parameters' names. By default they are the parameters' own, made where
-    there are none; then views are valid only while the parameters keep these.
+    The views of the last step are kept, because most steps repeat its subnets. `gradients` are full-size tensors by
+    parameter name. By default they are the gradients of the parameters, which are created if missing; views are then
+    valid only while the parameters keep these gradients.
     """
 
     def __init__(self, supernet: SuperNet, gradients: Mapping[str, Tensor] | None = None):
@@ -197,9 +199,9 @@ class Views:
         self.last: dict[Arch, tuple[dict[str, Tensor], Norm]] = {}
 
     def get(self, subnets: Step) -> list[tuple[dict[str, Tensor], Norm]]:
-        """For each subnet: the leaves to differentiate by, and batch norm that updates running statistics.
+        """Return, for each subnet, the leaves to differentiate with, and batch norm that updates running statistics.
 
-        Leaves are parts of the parameters; their gradients are parts of `gradients`.
+        Leaves are parts of the parameters. Their gradients are parts of `gradients`.
         """
         self.last = {arch: self.last.get(arch) or self._make(arch) for arch in subnets}
         return [self.last[arch] for arch in subnets]
@@ -221,7 +223,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def add_gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> None:
-    """Add the loss's gradients to those that the leaves have."""
+    """Add the gradients of the loss to the gradients of the leaves."""
     wanted = list(leaves.values())
     found = torch.autograd.grad(loss, wanted, allow_unused=True)
     pairs = zip(wanted, found, strict=True)
@@ -229,10 +231,10 @@ def add_gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> None:
 
 
 def add_all(pairs: Iterable[tuple[Any, Tensor]]) -> None:
-    """Add the second of each two tensors to the first: contiguous ones in one kernel of a GPU, others one by one.
+    """Add the second tensor of each pair to the first: contiguous pairs in one GPU kernel, others one by one.
 
-    Weights of 1x1 convolutions are the same numbers in the same order whatever the strides of their last two
-    dimensions, of size 1; without these PyTorch sees that they are contiguous.
+    The last two dimensions of 1x1 convolution weights have size 1, so their strides do not affect the order of numbers.
+    Without these dimensions, PyTorch sees that the weights are contiguous.
     """
     dense: list[tuple[Tensor, Tensor]] = []
     for total, added in pairs:

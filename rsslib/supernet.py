@@ -31,11 +31,11 @@ class SuperNet(Network):
     """The largest network of a space plus its kernel matrices, able to run as any of its subnets.
 
     `supernet(x, arch)` maps images [N, in_channels, R, R] to logits [N, classes]. There is no active subnet to set: the
-    architecture is an argument, and a call changes nothing but running BN statistics in train mode. Training and
-    evaluation call `run`, which takes weights and batch norm as arguments too.
+    architecture is an argument, and a call changes only running BN statistics in train mode. Training and evaluation
+    call `run`, which also takes weights and batch norm as arguments.
 
-    Weights start as in Cai et al.'s code: convolutions normal with std sqrt(2 / (k * k * out_channels)), the linear
-    layer uniform in +-1/sqrt(fan_in), biases zero, kernel matrices the identity.
+    Weights are initialised as in the code of Cai et al.: convolutions normal with std sqrt(2 / (k * k * out_channels)),
+    the linear layer uniform in +-1/sqrt(fan_in), biases zero, kernel matrices the identity.
     """
 
     def __init__(self, space: SearchSpace, dropout: Dropout = 0.1, generator: torch.Generator | None = None):
@@ -60,14 +60,14 @@ class SuperNet(Network):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:  # type: ignore[override]
-        """Logits [N, classes] of subnet `arch`; raises InputError for an architecture outside the space."""
+        """Return logits [N, classes] of subnet `arch`; raises InputError for an architecture outside the space."""
         weights = self.subnet(arch, dict(self.named_parameters()))
         running = self.subnet(arch, dict(self.named_buffers()))
         norm = batch_norm_training(running) if self.training else batch_norm_with(running)
         return self.run(x, arch, weights, norm, self.dropout.p if self.training else 0.0)
 
     def subnet(self, arch: Arch, tensors: Weights) -> dict[str, Tensor]:
-        """The parts that `arch` uses of full-size `tensors` (parameters, gradients or buffers by name), as views."""
+        """Return the parts of full-size `tensors` that `arch` uses, as views; names are those of parameters or buffers."""
         slices = subnet_slices(self.space, self.space.validate(arch))
         return {name: tensors[name][index] for name, index in slices.items() if name in tensors}
 
@@ -81,9 +81,10 @@ class SuperNet(Network):
         generator: torch.Generator | None = None,
         part: slice = ALL,
     ) -> Tensor:
-        """Logits [N, classes] of images [N, in_channels, R, R], from a subnet's sliced `weights` alone.
+        """Return logits [N, classes] of images [N, in_channels, R, R], computed with a subnet's sliced `weights`.
 
-        With `part` FIRST it stops at the feature maps [N, C, r, r] of the first two layers; with REST it starts there.
+        With `part` FIRST, it returns the feature maps [N, C, r, r] of the first two layers; with REST, it starts from
+        them.
         """
         net = self.space.backbone
         layers = [*self.space.active(arch)][part]
@@ -123,10 +124,10 @@ class SuperNet(Network):
     @checked
     @torch.no_grad()
     def extract(self, arch: Arch, dropout: Dropout = 0.0) -> Network:
-        """`arch` as a plain network with copied weights and running statistics; its output equals `self(x, arch)`.
+        """Return `arch` as a plain network with copied weights and running statistics.
 
-        The statistics are averages over all subnets trained so far and fit none of them. Load those that
-        `rsslib.evaluate.recalibrate` returns before using the network.
+        Its output equals `self(x, arch)`. The statistics are averages over all subnets trained so far and fit none of
+        them. Before using the network, load those that `rsslib.evaluate.recalibrate` returns.
         """
         part = self.subnet(arch, dict(self.state_dict()))
         for i, _, kernel, _ in self.space.active(arch):
@@ -141,12 +142,12 @@ class SuperNet(Network):
     @checked
     @torch.no_grad()
     def sort_channels(self, boundaries: tuple[int, ...] = ()) -> None:
-        """Sort every layer's hidden channels by importance, the most important first, as before PS's width stages.
+        """Sort the hidden channels of every layer by importance, most important first, as before PS's width stages.
 
         Importance is the L1 norm of the projection weights (Cai et al. 2020, section 3.2). With expand ratios as
-        `boundaries`, channels are sorted within each section and none crosses: (4,) sorts the first 4x and the rest
-        separately. Squeeze-excite's middle channels are sorted by the L1 norm of its expansion weights. The function of
-        the largest subnet does not change.
+        `boundaries`, channels are sorted within sections and never cross: (4,) sorts the first 4x and the rest
+        separately. Middle channels of squeeze-excite are sorted by the L1 norm of its expansion weights. The function
+        that the largest subnet computes does not change.
         """
         tensors = self.state_dict()
         for i, layer in enumerate(self.space.layers):
@@ -158,7 +159,7 @@ class SuperNet(Network):
 
 @torch.no_grad()
 def load_tensors(own: Weights, found: Weights) -> None:
-    """Copy tensors into those of the same names; raises InputError, before it copies, if they do not fit.
+    """Copy tensors to the tensors of the same names; raises InputError, before copying, if they do not fit.
 
     Names, shapes and types must be equal, and all numbers finite.
     """
@@ -201,7 +202,7 @@ def _sort(block: Weights, channels: str, judge: str, boundaries: list[int]) -> N
 
 @lru_cache(maxsize=256)
 def subnet_slices(space: SearchSpace, arch: Arch) -> dict[str, tuple]:
-    """For every parameter and buffer that `arch` uses, by name: the index that takes its part of the supernet's.
+    """Return the index of the part of every parameter and buffer that `arch` uses, by name.
 
     Raises InputError for an architecture outside the space.
     """
@@ -239,9 +240,10 @@ def _pointwise(x: Tensor, weights: Weights, name: str) -> Tensor:
 
 
 def kernel_weight(weights: Weights, block: str, kernel: int, sizes: Iterable[int]) -> Tensor:
-    """Depthwise weights [C, 1, kernel, kernel]: the next larger kernel's centre times a learned matrix, repeatedly.
+    """Return depthwise weights [C, 1, kernel, kernel]: the centre of the next larger kernel times a learned matrix.
 
-    `sizes` are the space's kernel sizes. Of the largest kernel, the part that `subnet_slices` takes is enough.
+    This is repeated from the largest size down to `kernel`. `sizes` are the kernel sizes of the space. The part of the
+    largest kernel that `subnet_slices` selects is enough.
     """
     weight = weights[f"{block}conv_dw.weight"]
     for large, small in pairwise(sorted(sizes, reverse=True)):
@@ -259,12 +261,12 @@ CONVOLUTIONS = {"bn": "conv", "bn1": "conv_pw", "bn2": "conv_dw", "bn3": "conv_p
 
 
 def batch_norm_training(running: Weights | None = None) -> Norm:
-    """Batch norm by the batch's statistics; updates the `running` ones in place, if given."""
+    """Return batch norm with the statistics of the batch; it updates `running` statistics in place, if given."""
     return partial(_batch_norm, running or {}, True)
 
 
 def batch_norm_with(statistics: Weights) -> Norm:
-    """Batch norm by given statistics, as in eval mode."""
+    """Return batch norm with given statistics, as in eval mode."""
     return partial(_batch_norm, statistics, False)
 
 
@@ -275,7 +277,7 @@ def _batch_norm(statistics: Weights, training: bool, x: Tensor, name: str, weigh
 
 
 def fold_batch_norm(weights: Weights, statistics: Weights) -> dict[str, Tensor]:
-    """`weights` for `no_norm`: batch norm by given `statistics`, folded into the convolution before it."""
+    """Return `weights` for `no_norm`, with batch norm by `statistics` folded into the convolution before it."""
     folded = dict(weights)
     for name in [name for name in statistics if name.endswith(".running_var")]:
         norm = name.removesuffix(".running_var")

@@ -1,7 +1,7 @@
 """The trainer: one loop for every method.
 
-All randomness derives from (seed, stage, epoch), so an epoch is the same whether or not training was interrupted
-before it, and methods with one seed see the same batches.
+All randomness derives from (seed, stage, epoch). So an epoch is the same whether or not training was interrupted
+before it, and methods with equal seeds see the same batches.
 """
 
 import math
@@ -37,10 +37,10 @@ def start(
     device: str | torch.device = "cpu",
     precision: str = "fp32",
 ) -> TrainingState:
-    """A new supernet with its optimizer, before the first epoch.
+    """Return a new supernet with its optimizer, before the first epoch.
 
-    Sets how this process computes on CUDA from here on (see `device.set_precision`): fp32, which is more than PyTorch's
-    default for convolutions; tf32; or bf16, in which this state alone trains, under autocast.
+    This also sets how the process computes on CUDA from now on (see `device.set_precision`). "fp32" is more precise
+    than PyTorch's default for convolutions. "tf32" has fewer digits. "bf16" trains only this state under autocast.
     """
     set_precision(precision)
     with recording(), isolated():
@@ -51,13 +51,13 @@ def start(
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """Record gradients, whether or not the caller does."""
+    """Record gradients, even if the caller has disabled them."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Steps with the last, smaller batch, unless it is a single image, which batch norm cannot normalise."""
+    """Return the steps of an epoch; a last batch of one image is skipped, because batch norm cannot normalise it."""
     return images // batch_size + (images % batch_size > 1)
 
 
@@ -72,16 +72,17 @@ def train(
     progress: bool = True,
     executor: type = EagerSteps,
 ) -> TrainingState:
-    """Train `state`, in place, from where it stands to the end of `method`; returns it.
+    """Train `state` in place, from its current epoch to the end of `method`, and return it.
 
-    `executor` takes the steps: one by one, or as CUDA graphs (`rsslib.cuda.graphs.GraphedSteps`). Each epoch adds a row
-    to `state.history`: stage, epoch (over all stages, from 1), learning_rate (of the first step), mflops (of the
-    trained subnets, mean), loss (mean over steps and subnets, distillation included), images, seconds,
-    processor_seconds (see `processor_clock`). Then `after_epoch` is called; if it returns True, or raises, training
-    ends, and the state can be trained further later.
+    `executor` runs the steps eagerly, or as CUDA graphs (`rsslib.cuda.graphs.GraphedSteps`). Each epoch adds a row to
+    `state.history`: stage, epoch (over all stages, from 1), learning_rate (of the first step), mflops (mean of the
+    trained subnets), loss (mean over steps and subnets, distillation included), images, seconds, processor_seconds
+    (see `processor_clock`). Then `after_epoch` is called. If it returns True or raises, training ends, and the state
+    can be trained further later.
 
-    Raises InputError for images that the supernet does not take, a state that was trained by another method, and a
-    sampler that returns no subnets of the space; FloatingPointError after an epoch in which a loss was not finite.
+    Raises InputError for images that do not fit the supernet, for a state that was trained by another method, and for a
+    sampler that returns subnets outside the space. Raises FloatingPointError after an epoch with a loss that is not
+    finite.
     """
     space, n, device = state.supernet.space, len(data.x_train), data.device
     check_images(space, data)
@@ -145,15 +146,15 @@ def _finite_mean(losses: Tensor, place: str, rates: list[float], subnets: list[S
 
 
 def processor_clock(device: torch.device) -> Callable[[], float]:
-    """The clock for processor seconds: this thread's if it alone works for a run, otherwise the process's.
+    """Return the clock for processor seconds: that of the thread if it alone works on a run, otherwise the process's.
 
-    On a CPU, unlike wall-clock time, they hardly grow when other programs run on the machine.
+    On a CPU, processor seconds hardly grow when other programs run on the machine, unlike wall-clock time.
     """
     return time.thread_time if device.type != "cpu" or torch.get_num_threads() == 1 else time.process_time
 
 
 def enter_stage(state: TrainingState, method: Method, stage: Stage, seed: int) -> None:
-    """Do what happens once before a stage: take the teacher, sort channels, make an optimizer."""
+    """Prepare a stage: take the teacher, sort channels, make an optimizer."""
     space, supernet = state.supernet.space, state.supernet
     if stage.distill and state.teacher is None and method.teacher != "largest":
         teacher: Network = supernet
@@ -169,9 +170,9 @@ def enter_stage(state: TrainingState, method: Method, stage: Stage, seed: int) -
 
 
 def complexities(space: SearchSpace, subnets: list[Step]) -> list[float]:
-    """For each step, where the mean parameters of its subnets lie between the smallest's (0) and the largest's (1).
+    """Return the complexity of each step's subnets, from 0 (the smallest subnet) to 1 (the largest).
 
-    Parameters are compared by their logarithms (Jeon et al. 2025).
+    It compares mean parameters by their logarithms (Jeon et al. 2025).
     """
     low, high = (math.log(space.parameters(arch)) for arch in (space.smallest, space.largest))
     found = {step: np.mean(space.parameters(space.to_rows(step))) for step in {*subnets}}
@@ -179,7 +180,7 @@ def complexities(space: SearchSpace, subnets: list[Step]) -> list[float]:
 
 
 def mean_mflops(space: SearchSpace, subnets: list[Step]) -> float:
-    """Mean size of an epoch's subnets, in millions of MACs as the buckets count them.
+    """Return the mean size of an epoch's subnets, in millions of MACs as the buckets count them.
 
     Raises InputError for a subnet outside the space.
     """
