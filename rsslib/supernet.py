@@ -67,7 +67,7 @@ class SuperNet(Network):
         return self.run(x, arch, weights, norm, self.dropout.p if self.training else 0.0)
 
     def subnet(self, arch: Arch, tensors: Weights) -> dict[str, Tensor]:
-        """Return the parts of full-size `tensors` that `arch` uses, as views, by the names of parameters or buffers."""
+        """Return the parts of full-size `tensors` that `arch` uses, by parameter or buffer name, as views."""
         slices = subnet_slices(self.space, self.space.validate(arch))
         return {name: tensors[name][index] for name, index in slices.items() if name in tensors}
 

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation as batched tensor code on the device; every image has its own parameters."""
+"""Augment and normalise images with batched tensor code on the device. Every image has its own parameters."""
 
 import math
 
@@ -11,9 +11,9 @@ from rsslib.space import RESOLUTION
 AUGMENTED_AT_ONCE = 8_000  # images of 32 pixels
 GREY = {1: (1.0,), 3: (0.2989, 0.587, 0.114)}  # weights of the channels, as in torchvision
 
-# Rows of the parameters of augmentation, float32 [8, images]. The first four are the crop, in pixels; `flip` is 1 where
-# left and right are mirrored; brightness and saturation are factors, applied in this order where `brightness_first` is
-# 1 and in the other order where it is 0.
+# Rows of the augmentation parameters, float32 [8, images]. The first four are the crop, in pixels. `flip` is 1 if left
+# and right are mirrored. Brightness and saturation are factors. Brightness comes first if `brightness_first` is 1, and
+# second if it is 0.
 PARAMETERS = ("top", "left", "height", "width", "flip", "brightness", "saturation", "brightness_first")
 
 Channels = tuple[float, ...] | None  # one number per channel
@@ -22,7 +22,7 @@ Channels = tuple[float, ...] | None  # one number per channel
 def normalise(images: Tensor, mean: Channels, std: Channels) -> Tensor:
     """Scale uint8 images [N, C, R, R] to 0..1 and, unless `mean` is None, to (x - mean) / std.
 
-    Returns float32 of the same shape in channels-last memory format. Validation and test images get nothing else.
+    Returns float32 of the same shape in channels-last memory format. This is all that validation and test images get.
     Raises InputError if the images are not uint8.
     """
     return _standardise(_unit_range(images), mean, std)
@@ -40,8 +40,8 @@ def draw_augmentation(
     sides are rounded to pixels. The first of ten draws that fits is placed uniformly; if none fits, the crop is the
     whole image (torchvision's RandomResizedCrop). Half of the images are flipped. The brightness factor is uniform in
     1 - 32/255 to 1 + 32/255 and the saturation factor in 0.5 to 1.5; either comes first with equal probability.
-    (Released code of Cai et al. 2020 and Shipard et al. 2022.) A `strength` below 1 brings all of these nearer to no
-    change; 0 changes nothing. A seed gives different numbers on different kinds of device.
+    (Released code of Cai et al. 2020 and Shipard et al. 2022.) A `strength` below 1 weakens all of these; 0 changes
+    nothing. A seed gives different numbers on different kinds of device.
     """
 
     def uniform(*size: int) -> Tensor:
@@ -86,8 +86,8 @@ def augment(
 ) -> Tensor:
     """Crop, flip, jitter and normalise uint8 images [n, C, S, S], each by its own `PARAMETERS` [8, n].
 
-    Returns float32 [n, C, R, R], R being `resolution` or by default S, in channels-last memory format. Pixels are
-    clipped to 0..1 after brightness and after saturation; saturation leaves grey images unchanged. Nothing here
+    Returns float32 [n, C, R, R] in channels-last memory format, where R is `resolution`, by default S. Pixels are
+    clipped to 0..1 after brightness and after saturation. Saturation leaves grey images unchanged. The function never
     synchronises, and no shape depends on data, so a CUDA graph can capture it. Raises InputError if the images are not
     uint8.
     """
@@ -122,7 +122,8 @@ def augment(
 def _interpolation(start: Tensor, length: Tensor, flip: Tensor, size: int, side: int) -> Tensor:
     """Return matrices [n, size, side] that resize `length` of `side` pixels from `start` to `size`, mirrored if `flip`.
 
-    Bilinear with antialias, which is plain bilinear interpolation where a crop cannot be larger than the output.
+    Resizing is bilinear with antialiasing. If no crop can be larger than the output, this is plain bilinear
+    interpolation.
     """
     start = start[:, None]
     length = length[:, None]

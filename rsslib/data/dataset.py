@@ -26,19 +26,19 @@ from rsslib.space import RESOLUTION, SearchSpace, check_resolution
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-READ_AHEAD = 2  # batches of mapped images
-LOADED_AT_ONCE = 2**22  # bytes of images that are resized together, which as floats take four times as many
+READ_AHEAD = 2  # batches of mapped images read in advance
+LOADED_AT_ONCE = 2**22  # bytes of images that are resized together; as floats they take four times as much
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Images and labels of one dataset, all on one device.
 
-    `x_train`, `x_val` and `x_test` are uint8 [N, C, R, R] in channels-last memory format, C is 1 or 3. If `mapped`,
-    images lie in a packed file, not on the device, and those for training may have another side than R. `y_train`,
+    `x_train`, `x_val` and `x_test` are uint8 [N, C, R, R] in channels-last memory format; C is 1 or 3. If `mapped`,
+    images are in a packed file instead of on the device, and training images may have another side than R. `y_train`,
     `y_val` and `y_test` are int64 [N], from 0 to len(classes) - 1. `mean` and `std` normalise the channels of pixels in
-    0 to 1; they are None for grey images. `checksum` is a SHA-256 over all rows as stored (a hash of each row's pixels,
-    and its label), before `train_images` or `test_images` shorten them; the order of rows does not change it.
+    0 to 1; they are None for grey images. `checksum` is a SHA-256 over all stored rows (a hash of each row's pixels,
+    and its label), before `train_images` or `test_images` shorten them. It does not depend on the order of rows.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Dataset:
 
     @property
     def resolution(self) -> int:
-        """The side of an image that a network sees, in pixels."""
+        """Return the side of the images that a network sees, in pixels."""
         return self.x_test.shape[-1]
 
     @property
     def side(self) -> int:
-        """The side of a training image, from which crops of the resolution are made."""
+        """Return the side of the training images, in pixels; crops are taken from these."""
         return self.x_train.shape[-1]
 
     @property
@@ -77,11 +77,11 @@ class Dataset:
         return self.y_train.device
 
     def read(self, rows: Tensor) -> Tensor:
-        """The training images in `rows`, on the device."""
+        """Return the training images in `rows`, on the device."""
         return self.x_train[rows.to(self.x_train.device)].to(self.device)
 
     def read_ahead(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield the training images of each batch of rows; a thread reads the next two of mapped images."""
+        """Yield the training images of each batch of rows; if they are mapped, a thread reads the next two batches."""
         if not self.mapped:
             yield from map(self.read, batches)
             return
@@ -119,24 +119,24 @@ def load_dataset(
     `digits` comes with scikit-learn. mnist, fashion_mnist, cifar10 and cifar100 are read from `root/<name>.npz`; if it
     is missing, torchvision downloads the dataset and the file is written. Any other name is a dataset of yours: either
     a file `root/<name>.npz` (x_train, x_test: uint8 [N, H, W] or [N, H, W, 1 or 3]; y_train, y_test: integers from 0 to
-    K - 1; optionally classes: K names), or image files `root/<name>/train/<class>/*` and `root/<name>/test/<class>/*`,
-    which are read as grey if every one of them is; without `test` a fifth of them is for testing. Formats are JPEG,
-    PNG, GIF, BMP, TIFF, WebP and PPM; photos are turned upright, and transparent pixels are put on white. At 32 pixels
-    grey images of 28 x 28 are zero-padded by 2 on each side; of all others the largest square in the middle is resized
-    (bilinear with antialias).
+    K - 1; optionally classes: K names), or image files `root/<name>/train/<class>/*` and `root/<name>/test/<class>/*`.
+    Image files are read as grey if all of them are grey. Without `test`, a fifth of them is held out for testing.
+    Formats are JPEG, PNG, GIF, BMP, TIFF, WebP and PPM. Photos are turned upright, and transparent pixels become white.
+    At 32 pixels, grey images of 28 x 28 are zero-padded by 2 on each side. Of all other images, the largest square in
+    the middle is resized (bilinear with antialiasing).
 
-    A folder that `rsslib pack` wrote is mapped into memory rather than read; on a CUDA device it is copied if it fits.
-    Its training images keep their side; others are resized.
+    A folder that `rsslib pack` wrote is mapped into memory instead of read; on a CUDA device it is copied if it fits.
+    Its training images keep their side; the others are resized.
 
     Rows are ordered by a hash of their pixels. The first 10,000 training rows, at most a fifth, are held out for
-    validation (as many as in the released code of Shipard et al. 2022): the same ones for every seed and any order of
-    rows on disk. `digits` has no test images of its own; a fifth of it is used. `train_images` and `test_images` keep
-    only that many training and test images, the first ones.
+    validation (as many as in the released code of Shipard et al. 2022). They are the same for every seed and any order
+    of rows on disk. `digits` has no test images of its own; a fifth of it is used. `train_images` and `test_images`
+    keep only the first n training and test images.
 
     The checksum at first use is kept in `root/<name>.sha256` and compared at every later use.
 
     Raises InputError if there is no such dataset, its files cannot be used or have changed, the download fails,
-    `device` cannot be used, or more images are asked for than there are.
+    `device` cannot be used, or more images are requested than exist.
     """
     where = choose_device(str(device))
     root = folder_of(root, "root")
@@ -147,7 +147,7 @@ def load_dataset(
 
     side, channels = train.all.shape[-2:]
     packed = isinstance(train.all, np.memmap)
-    if packed and side != resolution:  # crops of another side are other images
+    if packed and side != resolution:  # crops from another side are different images
         checksum = hashlib.sha256(f"{checksum} from {side} pixels".encode()).hexdigest()
     n = held_out(len(train.y))
     if n == 0:
@@ -218,7 +218,7 @@ def check_unchanged(path: Path, checksum: str, record: Path) -> None:
 
 
 def check_images(space: SearchSpace, images: Dataset) -> None:
-    """Raise InputError unless a supernet of this space takes these images and has their classes."""
+    """Raise InputError unless the images and their classes fit a supernet of this space."""
     theirs = (images.channels, images.resolution, images.n_classes)
     own = (space.in_channels, space.resolution, space.classes)
     if theirs != own:
@@ -230,7 +230,7 @@ def check_images(space: SearchSpace, images: Dataset) -> None:
 
 @system_errors()
 def cached_dataset(name: str, root: str | Path, *arguments: Any, **more: Any) -> Dataset:
-    """Return what `load_dataset` does, or did before if the files have not changed."""
+    """Return the result of `load_dataset`, or an earlier result if the files have not changed."""
     path = find(name, root)
     return _load(fingerprint(path) if path else (), name, root, *arguments, **more)
 

@@ -1,4 +1,4 @@
-"""Image files: the only place that opens an image, for datasets and for predictions; needs no PyTorch."""
+"""Open image files, for datasets and for predictions. Nothing else opens images; PyTorch is not needed."""
 
 import warnings
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ from rsslib.files import open_regular
 
 OTHER_SUFFIXES = (
     ".heic .heif .hif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .rw2 .orf .pef .srw".split()
-)  # beyond those that Pillow knows
+)  # besides the formats that Pillow knows
 LARGEST_FILE = 2**28  # bytes
-LARGEST_IMAGE = 60_000_000  # pixels; a small file may unpack to gigabytes
-OPENING = Lock()  # filters of warnings are those of all threads
+LARGEST_IMAGE = 60_000_000  # pixels; a small file may decode to gigabytes
+OPENING = Lock()  # all threads share the filters of warnings
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image without decoding it; errors become InputError, those in the block too."""
+    """Open an image without decoding it; errors become InputError, including those in the block."""
     try:
         with open_regular(path, LARGEST_FILE) as file:
             with OPENING, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
@@ -57,9 +57,9 @@ def is_grey(path: Path) -> bool:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is to be read as an image: by its suffix, or by its content if the suffix says nothing.
+    """Return whether to read a file as an image, by its suffix, or by its content if the suffix says nothing.
 
-    Raises InputError for a picture in another format, which would be missed otherwise.
+    Raises InputError for a picture in another format, because it would be skipped silently otherwise.
     """
     Image.init()
     suffix = path.suffix.lower()
@@ -77,7 +77,7 @@ def is_image(path: Path) -> bool:
 
 def resize_with_torch(x: np.ndarray, resolution: int) -> np.ndarray:
     """Resize uint8 [N, H, W, C] to [N, R, R, C]: bilinear with antialias."""
-    import torch  # here, since predictions do without it
+    import torch  # here, because predictions do not need it
 
     size = (resolution, resolution)
     result = np.empty((len(x), *size, x.shape[-1]), np.uint8)

@@ -1,4 +1,4 @@
-"""Folders of image files, decoded once into a file that training maps into memory, however large it is."""
+"""Decode folders of image files once into a file of any size, which training maps into memory."""
 
 import hashlib
 import math
@@ -20,12 +20,12 @@ from rsslib.errors import InputError, check_number, check_room, one_line
 from rsslib.files import folder_of, locked, make_folder, open_regular, sha256, system_errors
 from rsslib.progress import progress_bar
 
-IMAGES, ROWS = "images.npy", "rows.npz"  # of a packed dataset
-DECODED, KEYS = "decoded.npy", "keys.npy"  # of one that is not finished, in the order of the files
-CHUNK = 256  # images between two notes of what is done
+IMAGES, ROWS = "images.npy", "rows.npz"  # files of a packed dataset
+DECODED, KEYS = "decoded.npy", "keys.npy"  # files of an unfinished one, in the order of the image files
+CHUNK = 256  # images between two records of progress
 SPLITS = ("train", "test")
 LARGEST_FILE = 2**40  # bytes of a dataset
-JUNK = (  # how names begin that file managers, archives and storage devices leave
+JUNK = (  # beginnings of names that file managers, archives and storage devices leave
     ".",
     "@eaDir",
     "@Recycle",
@@ -39,9 +39,9 @@ JUNK = (  # how names begin that file managers, archives and storage devices lea
 
 
 class Rows(NamedTuple):
-    """Training or test images: of all images that were read, uint8 [M, H, W, C], those in `places` int64 [N].
+    """Training or test images: those in `places`, int64 [N], of all images that were read, uint8 [M, H, W, C].
 
-    y int64 [N] are labels, keys [N] the hashes of images as stored. Images are not copied until they are needed.
+    `y` int64 [N] are labels, and `keys` [N] are hashes of the stored images. Images are copied only when needed.
     """
 
     all: np.ndarray
@@ -54,7 +54,7 @@ class Rows(NamedTuple):
 
     @property
     def x(self) -> np.ndarray:
-        """The images [N, H, W, C]: a view where they lie one after another, as in a packed file."""
+        """Return the images [N, H, W, C]; a view if they are contiguous, as in a packed file."""
         places = self.places
         if len(places) and (np.diff(places) == 1).all():
             return self.all[places[0] : places[-1] + 1]
@@ -80,26 +80,26 @@ def hash_rows(x: np.ndarray) -> np.ndarray:
 
 
 def listed(folder: Path) -> list[Path]:
-    """List a folder, without what file managers and archives leave; empty if it does not exist."""
+    """List a folder, without files left by file managers and archives; empty if it does not exist."""
     paths = folder.iterdir() if folder.is_dir() else ()
     return sorted(path for path in paths if not path.name.startswith(JUNK))
 
 
 def files_in(folder: Path) -> list[tuple[str, str, Path]]:
-    """List `folder`/<split>/<class>/*, each file after its split and its class; links are followed."""
+    """List (split, class, file) of `folder`/<split>/<class>/*; links are followed."""
     places = [(split, place) for split in SPLITS for place in listed(folder / split)]
     return [(split, place.name, path) for split, place in places for path in listed(place)]
 
 
 def fingerprint(path: Path) -> tuple:
-    """Return what changes when a dataset's file, or a file in its folder, does: paths, sizes and times."""
+    """Return the paths, sizes and times of a dataset's files, which change if the files do."""
     files = [path, path / ROWS, *(file for _, _, file in files_in(path))]
     states = [(file, file.stat()) for file in files if file.exists()]
     return tuple((file, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino) for file, state in states)
 
 
 def image_files(folder: Path) -> list[tuple[str, str, Path]]:
-    """Return the image files among `files_in`; raises InputError if none is for training."""
+    """Return the image files among `files_in`; raises InputError if there are no training images."""
     found = files_in(folder)
     files = [file for file in found if is_image(file[2])]
     if len(files) < len(found):
@@ -113,11 +113,11 @@ def image_files(folder: Path) -> list[tuple[str, str, Path]]:
 def pack(folder: str | Path, side: int) -> Path:
     """Decode `folder`/train/<class>/* and test/<class>/* into the dataset `folder`-`side` beside it; returns its path.
 
-    It holds `images.npy`, uint8 [N, side, side, C], training images first, in the order in which training takes them;
-    and `rows.npz` with labels, hashes of the original pixels, the number of training images and the names of the
-    classes. Without `test` a fifth of the images is for testing, those whose pixels have the first hashes. A call that
-    is stopped resumes. Meanwhile the disk holds the images twice. Raises InputError if files cannot be read, there is
-    no room, or the dataset exists.
+    The dataset has two files. `images.npy`, uint8 [N, side, side, C], holds training images first, in their order in
+    training. `rows.npz` holds labels, hashes of the original pixels, the number of training images and the names of the
+    classes. Without `test`, a fifth of the images, those with the first pixel hashes, is held out for testing. If the
+    call is stopped, the same call resumes. While packing, the disk holds the images twice. Raises InputError if files
+    cannot be read, there is no room, or the dataset exists.
     """
     folder = folder_of(folder, "folder").absolute()
     target = folder.with_name(f"{folder.name}-{check_number(side, 'side', 32, 1024, whole=True)}")
@@ -127,9 +127,9 @@ def pack(folder: str | Path, side: int) -> Path:
 
 
 def decode(folder: Path, side: int, target: Path, in_memory: bool = False) -> Path:
-    """Write what `pack` does into the folder `target`, once if several processes want it; returns it.
+    """Write the files of `pack` into the folder `target` and return it; of several processes, only one decodes.
 
-    Raises InputError if the images must be `in_memory` later and do not fit.
+    Raises InputError if the images must fit `in_memory` later and do not.
     """
     files = image_files(folder)
     classes = sorted({name for _, name, _ in files})
@@ -143,7 +143,7 @@ def decode(folder: Path, side: int, target: Path, in_memory: bool = False) -> Pa
         if target.exists():
             return target
         for path in target.parent.glob(f"{escape(prefix)}*"):
-            if path.is_dir() and path != half:  # of other files
+            if path.is_dir() and path != half:  # from other image files
                 shutil.rmtree(path)
         make_folder(half)
         if not (half / DECODED).exists():
@@ -177,7 +177,7 @@ def decode(folder: Path, side: int, target: Path, in_memory: bool = False) -> Pa
 
 
 def _read_all(paths: list[Path], grey: bool, images: np.memmap, keys: np.memmap, description: str) -> None:
-    """Write the pixels, then the hashes, of all images that have none yet."""
+    """Write the pixels, then the hashes, of all images that have no hash yet."""
 
     def read(number: int) -> bytes:
         image = read_image(paths[number], grey)[None]
@@ -193,7 +193,7 @@ def _read_all(paths: list[Path], grey: bool, images: np.memmap, keys: np.memmap,
                 numbers = range(len(paths))[start : start + CHUNK]
                 if not keys[start]:
                     found = [*pool.map(read, numbers)]
-                    images.flush()  # before the note that they are there
+                    images.flush()  # before recording that they are done
                     keys[numbers] = found
                     keys.flush()
                 bar.update(len(numbers))
@@ -228,14 +228,14 @@ def read_packed(folder: Path) -> Splits:
 
 
 def read_folder(folder: Path, resolution: int) -> Splits:
-    """Read image files into memory, decoded into a hidden folder beside theirs, or before if no file has changed."""
+    """Read image files into memory. Decoded images are kept in a hidden folder beside theirs until a file changes."""
     folder = folder.absolute()
     with TemporaryDirectory() as scratch:  # a shared folder may be read-only
         place = folder.parent if os.access(folder.parent, os.W_OK) else Path(scratch)
         kept = place / f".{folder.name}-{resolution}.{state_of(folder)}"
         try:
             train, test, classes = read_packed(kept)
-        except InputError:  # it is missing or damaged
+        except InputError:  # the kept folder is missing or damaged
             shutil.rmtree(kept, ignore_errors=True)
             train, test, classes = read_packed(decode(folder, resolution, kept, in_memory=True))
         x = np.array(train.all)
@@ -244,7 +244,7 @@ def read_folder(folder: Path, resolution: int) -> Splits:
 
 def check_fits(images: int, resolution: int, channels: int, path: Path, device: Any = None) -> None:
     """Raise InputError unless the images fit into the memory of a device, by default the CPU."""
-    from rsslib.device import free_memory  # here, since it imports PyTorch
+    from rsslib.device import free_memory  # here, because it imports PyTorch
 
     what = f"the {images:,} images of {path} at {resolution} pixels"
     needed = images * channels * resolution**2

@@ -1,19 +1,19 @@
-"""Pixels as a network takes them, of any image; needs NumPy and Pillow alone, and is part of every device's kit."""
+"""Turn any image into the pixels that a network takes. Needs only NumPy and Pillow; part of every device kit."""
 
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageOps
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # for others Pillow may start programs
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # for other formats, Pillow may start programs
 DECODED = 448  # pixels of the shorter side, from which JPEG files are decoded at a half, a quarter or an eighth
 
 
 def pixels_of(image: Image.Image, grey: bool) -> np.ndarray:
-    """Return an image as uint8 [H, W, 1 or 3], turned upright, and on white where it is transparent.
+    """Return an image as uint8 [H, W, 1 or 3], turned upright, with transparent pixels in white.
 
-    Of 16 bits per grey value the high byte is kept; values of 32 bits and floating-point ones are a ValueError. Large
-    JPEG files are decoded at the smallest scale whose sides have 448 pixels or more, which is several times as fast.
+    Of 16-bit grey values, the high byte is kept; 32-bit and floating-point values raise ValueError. Large JPEG files
+    are decoded at the smallest scale that leaves 448 pixels or more on each side, which is several times as fast.
     """
     image.draft(None, (DECODED, DECODED))
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
@@ -44,9 +44,9 @@ def resize_with_pillow(x: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def fit(x: np.ndarray, resolution: int, resize: Callable = resize_with_pillow) -> np.ndarray:
-    """Bring uint8 [N, H, W, C] to [N, R, R, C]: zero-padded to 32 if grey 28 x 28, otherwise the centre resized.
+    """Convert uint8 [N, H, W, C] to [N, R, R, C]: pad grey 28 x 28 images to 32, otherwise crop and resize.
 
-    The centre is the largest square in the middle, so that the aspect is kept.
+    The crop is the largest square in the middle, so the aspect is kept.
     """
     if x.shape[1:3] == (resolution, resolution):
         return x

@@ -1,4 +1,4 @@
-"""Datasets on disk: built-in ones, .npz files and folders of images, read and checked; nothing here needs PyTorch."""
+"""Read and check datasets on disk: built-in ones, .npz files and folders of images. PyTorch is not needed."""
 
 import math
 import os
@@ -26,7 +26,7 @@ from rsslib.errors import InputError, NoImages, check_room, choose, needed, one_
 from rsslib.files import atomic_path, locked, open_regular, remove_temporary
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
-LICENCES = {  # as their authors or distributors state them
+LICENCES = {  # as stated by authors or distributors
     "digits": "CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
     "mnist": "CC BY-SA 3.0 (LeCun and Cortes, from images of NIST)",
     "fashion_mnist": "MIT (Zalando SE)",
@@ -39,7 +39,7 @@ VALIDATION_IMAGES = 10_000
 
 
 def in_order(rows: Rows) -> Rows:
-    """Order rows by the hash of their pixels, whatever their order on disk; those in order stay where they are."""
+    """Order rows by the hash of their pixels, independent of their order on disk; ordered rows are not moved."""
     order = np.lexsort((rows.y, rows.keys))
     return rows if (np.diff(order) == 1).all() else rows.part(order)
 
@@ -63,7 +63,7 @@ def find(name: str, root: str | Path) -> Path | None:
 
 
 def check_name(name: str, root: str | Path = "data") -> None:
-    """Raise InputError unless `name` is a built-in dataset, or one in `root` that has another name."""
+    """Raise InputError unless `name` is a built-in dataset, or a dataset in `root` with another name."""
     folder = Path(root, str(name))
     path = find(name, root)
     if name in DATASETS:
@@ -77,14 +77,14 @@ def check_name(name: str, root: str | Path = "data") -> None:
 
 
 def is_there(name: str, root: str | Path) -> bool:
-    """Whether the dataset can be read without a download."""
+    """Return whether the dataset can be read without a download."""
     return name == "digits" or find(name, root) is not None
 
 
 def training_images(name: str, root: str | Path) -> int | None:
-    """Count the training images of a dataset of yours, those for validation excluded; None if that fails.
+    """Count the training images of a custom dataset, without those for validation; returns None if that fails.
 
-    Pixels are not read, and what is wrong with them is reported by `read`.
+    Pixels are not read; `read` reports what is wrong with them.
     """
     path = find(name, root)
     n = 0
@@ -103,8 +103,8 @@ def training_images(name: str, root: str | Path) -> int | None:
 def read(name: str, root: Path, resolution: int) -> tuple[Rows, Rows, tuple[str, ...], Path]:
     """Read a dataset: training rows and test rows in order, class names, and the path for messages.
 
-    Image files come at the resolution, everything else as stored. Raises InputError if there is no such dataset, its
-    files cannot be used, or the download fails.
+    Image files are returned at the resolution, everything else as stored. Raises InputError if there is no such
+    dataset, its files cannot be used, or the download fails.
     """
     check_name(name, root)
     path = find(name, root) or Path(root, f"{name}.npz")
@@ -123,7 +123,7 @@ def read(name: str, root: Path, resolution: int) -> tuple[Rows, Rows, tuple[str,
 
 
 def check_labels(train: np.ndarray, test: np.ndarray, names: list[str] | None, path: Path) -> tuple[str, ...]:
-    """Return the names of the classes; raises InputError unless they differ and labels suit them."""
+    """Return the names of the classes; raises InputError unless they differ and match the labels."""
     used = set(train.tolist())
     names = names or [str(label) for label in range(len(used))]
     if len(names) < 2 or len({unicodedata.normalize("NFC", name) for name in names}) < len(names):
@@ -144,7 +144,7 @@ def check_labels(train: np.ndarray, test: np.ndarray, names: list[str] | None, p
 
 
 def read_digits() -> Splits:
-    """Read the images that come with scikit-learn; a fifth of them are for testing."""
+    """Read the images that come with scikit-learn; a fifth of them is held out for testing."""
     digits = needed("sklearn.datasets", "study").load_digits()
     x = np.round(digits.images * (255 / 16)).astype(np.uint8)
     x = x[..., None]
@@ -167,7 +167,7 @@ def opened_npz(path: Path) -> Iterator[Any]:
 
 
 def read_npz(path: Path) -> Splits:
-    """Read an .npz file; the names of classes are None if it holds none."""
+    """Read an .npz file; the names of classes are None if it has no names."""
     try:
         with opened_npz(path) as arrays:
             if damaged := arrays.zip.testzip():  # np.load does not check an array whose header asks for too few bytes
@@ -208,7 +208,7 @@ def check_arrays(arrays: Any, split: str, path: Path) -> Rows:
 
 
 def download(name: str, path: Path) -> None:
-    """Write `path` from torchvision's download: whole, and once if several processes want it."""
+    """Download a dataset with torchvision and write `path`; of several processes, only one downloads."""
     dataset = getattr(needed("torchvision.datasets", "study"), TORCHVISION[name])
     folder = path.parent / "downloads"
     arrays: dict[str, Any] = {}
