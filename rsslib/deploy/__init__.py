@@ -1,1 +1,1 @@
-"""From a trained supernet to an application: search under a budget, export, latency, predictions, a card."""
+"""Take a trained supernet to an application: search under a budget, export, latency, predictions."""

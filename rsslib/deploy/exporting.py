@@ -1,6 +1,6 @@
-"""Export a subnet: one module from uint8 images to logits, and an ONNX file that was checked against it.
+"""Export a subnet as a module from uint8 images to logits, and as an ONNX file that is checked against it.
 
-An exported file needs neither this package nor PyTorch; `rsslib.deploy.predicting` uses it.
+An exported file needs neither this package nor PyTorch. `rsslib.deploy.predicting` runs it.
 """
 
 import copy
@@ -54,10 +54,10 @@ class Normalise(nn.Module):
 class Deployable(nn.Module):
     """Map uint8 images [N, C, R, R] to logits [N, classes]: normalisation inside, batch norm folded, in eval mode.
 
-    `network` is subnet `arch`, and is changed: its batch norms become the identity, and depthwise taps that only ever
-    meet padding are cut off, as in `supernet.depthwise`. `metadata` describes it: mflops are the millions of
-    multiply-accumulates of this network, with its channels, classes and resolution, and parameters are those of the
-    subnet before batch norm is folded.
+    `network` is subnet `arch`, and is modified: its batch norms become the identity, and depthwise taps that meet only
+    padding are cut off, as in `supernet.depthwise`. In `metadata`, mflops are the millions of multiply-accumulates of
+    this network, with its channels, classes and resolution; parameters are those of the subnet before batch norm is
+    folded.
     """
 
     def __init__(self, network: Network, space: SearchSpace, arch: Arch, images: Dataset | None = None):
@@ -94,7 +94,7 @@ def deployable(supernet: SuperNet, arch: Arch | None = None, images: Dataset | N
     """Return subnet `arch` of a supernet, by default the middle one, as a module on the CPU.
 
     Its batch norm statistics are recomputed from the training images of `images`. Raises InputError without images, for
-    images that the supernet does not take, and for an architecture outside the space.
+    images that do not fit the supernet, and for an architecture outside the space.
     """
     if images is None:
         raise InputError("images is None: give the dataset to recompute batch norm statistics from")
@@ -117,7 +117,7 @@ def fold(network: Network) -> None:
 
 
 def cut(conv: Any, size: int) -> None:
-    """Cut off the taps of a depthwise convolution that lie outside maps of this size, whatever their position."""
+    """Cut off the taps of a depthwise convolution that lie outside feature maps of this size at every position."""
     weight = centre(conv.weight.detach(), 2 * size - 1)
     conv.weight = nn.Parameter(weight.clone(), requires_grad=False)
     conv.kernel_size = tuple(weight.shape[-2:])
@@ -130,7 +130,7 @@ def cut(conv: Any, size: int) -> None:
 def onnx_model(module: nn.Module, example: Tensor) -> Any:
     """Return `module` as an onnx.ModelProto from `images` [N, ...] to `logits`, for any N.
 
-    `example` has a batch of 2 or more: the exporter would take a single image's batch for a constant.
+    `example` must have a batch of 2 or more, because the exporter would treat a batch of 1 as a constant.
     """
     for name in ("onnx", "onnxscript"):
         needed(name, "export")
@@ -146,13 +146,13 @@ def onnx_model(module: nn.Module, example: Tensor) -> Any:
         )
     model = program.model_proto
     for part in (model.graph, *model.graph.node, *model.graph.value_info):
-        del part.metadata_props[:]  # stack traces with paths of this machine
+        del part.metadata_props[:]  # stack traces with paths on this machine
     return model
 
 
 @contextmanager
 def one_precision() -> Iterator[None]:
-    """Give convolutions the precision of all of cuDNN, because torch.export reads a switch for both."""
+    """Set convolutions to the precision of all of cuDNN, because torch.export reads one switch for both."""
     cudnn: Any = torch.backends.cudnn
     before = cudnn.conv.fp32_precision
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision
@@ -168,16 +168,17 @@ def one_precision() -> Iterator[None]:
 def export(supernet: SuperNet, arch: Arch, images: Dataset, path: str | Path) -> dict:
     """Write subnet `arch` as an ONNX file: uint8 `images` [N, C, R, R] to `logits` [N, classes], for any N.
 
-    Statistics are recomputed from the training images and folded; normalisation is inside. Before the file appears it
-    passes ONNX's checker, and onnxruntime's logits of 256 real images (or all there are; test images first) are within
-    1e-4 of PyTorch's, relative to the largest, with the same prediction wherever the margin is wider than that.
+    Batch norm statistics are recomputed from the training images and folded; normalisation is part of the file. The
+    file is written only if it passes ONNX's checker, and if onnxruntime's logits on 256 real images (or on all images
+    if there are fewer; test images first) are within 1e-4 of PyTorch's, relative to the largest logit. Predictions with
+    a wider margin than that must be the same.
 
-    Returns the file's metadata: backbone, arch, dataset, classes, channels, resolution, mflops, parameters, accuracy
-    (percent of the test images, in onnxruntime), test_images, checked_images and difference (the largest, relative to
-    the largest logit).
+    Returns the metadata of the file: backbone, arch, dataset, classes, channels, resolution, mflops, parameters,
+    accuracy (percent of the test images, in onnxruntime), test_images, checked_images and difference (the largest,
+    relative to the largest logit).
 
     Raises InputError, and writes no file, if the extra [export] is not installed, the file cannot be written, the
-    supernet does not take the images, or the model does not compute what PyTorch does.
+    images do not fit the supernet, or the model does not compute the same as PyTorch.
     """
     path = Path(path)
     check_output(path, "the model's folder", ".onnx")
@@ -206,8 +207,8 @@ def verify(subnet: nn.Module, model: Any, images: Tensor) -> tuple[Model, float]
     """Compare an ONNX model with its PyTorch module on uint8 images [N, C, R, R].
 
     The module is evaluated in float64, because its rounding in float32 may exceed that of the model. Returns the opened
-    model and the largest difference of logits, relative to the largest. Raises InputError unless ONNX's checker accepts
-    the model and its logits pass `compare`, one image at a time and in batches.
+    model and the largest difference of logits, relative to the largest logit. Raises InputError unless ONNX's checker
+    accepts the model and its logits pass `compare`, both one image at a time and in batches.
     """
     onnx = needed("onnx", "export")
     try:
@@ -223,9 +224,9 @@ def verify(subnet: nn.Module, model: Any, images: Tensor) -> tuple[Model, float]
 
 
 def compare(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference of logits [N, classes] over the largest logit.
+    """Return the largest difference of logits [N, classes], divided by the largest logit.
 
-    Raises InputError if it exceeds `TOLERANCE`, or if a prediction differs whose margin exceeds it.
+    Raises InputError if it exceeds `TOLERANCE`, or if predictions differ whose margin exceeds `TOLERANCE`.
     """
     if found.shape != expected.shape:
         raise InputError(f"the export gives {found.shape} logits, expected {expected.shape}: no file was written")

@@ -1,4 +1,4 @@
-"""Fine-tune a subnet: train it alone for some more epochs, from the weights that it shared with others."""
+"""Fine-tune a subnet: train it alone for more epochs, starting from its shared weights."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -14,7 +14,7 @@ from rsslib.trainer import start, train
 
 @dataclass(frozen=True)
 class Only:
-    """Always the same subnet."""
+    """Sample the same subnet every time."""
 
     arch: Arch
 
@@ -34,10 +34,10 @@ def finetune(
     seed: Natural = 0,
     progress: bool = True,
 ) -> SuperNet:
-    """Return a copy of a supernet whose subnet `arch` was trained alone for `epochs` more, along a cosine.
+    """Return a copy of a supernet whose subnet `arch` was trained alone for `epochs` more epochs, with a cosine.
 
-    `method` is the one that trained the supernet: its batch size, augmentation and other fields are kept, but not its
-    stages. Use no other subnet of the copy. Raises InputError for images that the supernet does not take.
+    `method` is the method that trained the supernet. Its batch size, augmentation and other fields are kept, but not
+    its stages. Use no other subnet of the copy. Raises InputError for images that do not fit the supernet.
     """
     tuned = one_stage("fine-tune", epochs, Only(arch), learning_rate=learning_rate, dropout=supernet.dropout.p)
     if method is not None:

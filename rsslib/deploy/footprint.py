@@ -1,4 +1,4 @@
-"""What an exported subnet takes: bytes of its file, and of feature maps while it runs; in float32, for one image."""
+"""Predict the footprint of an exported subnet in float32: bytes of its file, and of feature maps for one image."""
 
 from functools import lru_cache
 from itertools import product
@@ -9,20 +9,20 @@ from rsslib.backbones import LayerSpec
 from rsslib.space import SearchSpace
 
 NODES = 2_200  # bytes of a layer's operators and names in an ONNX file
-OTHERS = 2_600  # of those outside the elastic layers
+OTHERS = 2_600  # bytes of operators and names outside the elastic layers
 
 
 def file_bytes(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
     """Return the size of each subnet's ONNX file, float64 [n], within 0.2 percent.
 
-    Batch norm is folded into a bias per channel, and depthwise taps that only meet padding are cut off.
+    Batch norm is folded into a bias per channel, and depthwise taps that meet only padding are cut off.
     """
     return 4 * space.parameters(rows) + space.total(rows, *_file_table(space))
 
 
 @lru_cache(maxsize=8)
 def _file_table(space: SearchSpace) -> tuple[np.ndarray, float]:
-    """Bytes that a layer of each choice, and all else, have beyond their parameters."""
+    """Return the bytes beyond parameters: of each layer by choice, and of everything else."""
     table = np.zeros(space.tables[1].shape)
     for (i, layer), kernel, expand in product(enumerate(space.layers), space.kernels, space.expands):
         taps = min(kernel, 2 * layer.in_size - 1)
@@ -35,9 +35,9 @@ def _file_table(space: SearchSpace) -> tuple[np.ndarray, float]:
 
 
 def memory_bytes(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
-    """Return the most bytes of feature maps that are needed at once, float64 [n].
+    """Return the peak bytes of feature maps, float64 [n].
 
-    Operators run one after the other, and none writes over its input. Weights are not counted.
+    Operators run one after the other, and none overwrites its input. Weights are not counted.
     """
     table, others = _memory_table(space)
     n = space.n_layers
@@ -59,7 +59,7 @@ def _memory_table(space: SearchSpace) -> tuple[np.ndarray, float]:
 
 
 def _maps(layer: LayerSpec, hidden: int) -> int:
-    """Return the most numbers in the feature maps that one of a layer's operators needs, with those that wait."""
+    """Return the peak of numbers in feature maps over a layer's operators, including those kept for the residual."""
     before, after = layer.in_size**2, layer.out_size**2
     waiting = layer.in_channels * before * layer.residual
     squeezed = hidden * layer.squeeze_excite

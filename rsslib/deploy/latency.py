@@ -1,4 +1,4 @@
-"""How long a subnet takes: measured in onnxruntime, or predicted from a table of its layers."""
+"""Measure the latency of a subnet in onnxruntime, or predict it from a table of its layers."""
 
 import json
 import re
@@ -24,10 +24,10 @@ from rsslib.network import Network
 from rsslib.progress import progress_bar
 from rsslib.space import Arch, SearchSpace
 
-SCRIPTS = (measure, predict, pixels)  # of a kit, where they import each other without a package
+SCRIPTS = (measure, predict, pixels)  # copied to a kit, where they import each other without a package
 REQUIREMENTS = "numpy\nonnxruntime\npillow\n"
 LARGEST_TIMES = 2**20  # bytes
-CALIBRATION = 30  # subnets to which a table is fitted, besides the smallest, the middle and the largest
+CALIBRATION = 30  # subnets for fitting a table, besides the smallest, the middle and the largest
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ def bytes_of(subnet: Deployable) -> bytes:
 
 
 def measured(session: Any, runs: int) -> Latency:
-    """Measure a session on a single input of noise."""
+    """Measure a session on one image of noise."""
     times = interruptible(partial(milliseconds, session, runs))
     low, median, high = np.percentile(times, [25, 50, 75]).tolist()
     return Latency(median, low, high, runs)
 
 
 def undisturbed(sessions: dict, runs: int) -> dict:
-    """Return each session's least median of five rounds in milliseconds, which leaves out what other programs add."""
+    """Return each session's lowest median of five rounds in milliseconds, to exclude the effect of other programs."""
     rounds = [{key: measured(session, runs).median for key, session in sessions.items()} for _ in range(ROUNDS)]
     return {key: min(medians[key] for medians in rounds) for key in sessions}
 
@@ -79,11 +79,11 @@ def undisturbed(sessions: dict, runs: int) -> dict:
 
 @dataclass(frozen=True, eq=False)
 class LatencyTable:
-    """Milliseconds of every choice for every layer; their sum predicts those of a subnet.
+    """Milliseconds of every choice for every layer; their sum predicts the milliseconds of a subnet.
 
-    `layers` [layers, kernel size + 1, expand ratio + 1] is indexed by the choices themselves; `fixed` is everything
-    else. A larger choice never costs less: if it was measured so, that was noise, and it has the smaller one's value.
-    `pieces` are the layers as ONNX models, of which `whole_times` composes whole subnets.
+    `layers` [layers, kernel size + 1, expand ratio + 1] is indexed by the choices; `fixed` is everything else. A larger
+    choice never costs less: if it was measured as faster, that was noise, and it gets the value of the smaller choice.
+    `pieces` are the layers as ONNX models; `whole_times` composes whole subnets from them.
     """
 
     space: SearchSpace
@@ -100,10 +100,11 @@ class LatencyTable:
 def latency_table(space: SearchSpace, runs: Count = 100, progress: bool = True) -> LatencyTable:
     """Measure every layer of a space with every choice in onnxruntime, as `latency` does; takes one to three minutes.
 
-    Layers of equal shape are measured once, with random weights, which do not change the time. A layer that runs alone
-    keeps its weights in the processor's caches, unlike in a whole subnet. So the table holds share * (time alone) +
-    fetch * (number of weights); the two factors and a constant are fitted to 33 whole subnets (non-negative least
-    squares of relative errors). Raises InputError if the extras [search] and [export] are not installed.
+    Layers of equal shape are measured once, with random weights; weights do not change the time. A layer that runs
+    alone keeps its weights in the processor's caches, unlike a layer in a whole subnet. So the table holds
+    share * (time alone) + fetch * (number of weights). The two factors and a constant are fitted to 33 whole subnets
+    (non-negative least squares of relative errors). Raises InputError if the extras [search] and [export] are not
+    installed.
     """
     pieces = exported_pieces(space, progress)
     sessions = {key: session_of(piece.SerializeToString()) for key, piece in pieces.items()}
@@ -113,20 +114,20 @@ def latency_table(space: SearchSpace, runs: Count = 100, progress: bool = True) 
 
 
 def exported_pieces(space: SearchSpace, progress: bool = True) -> dict:
-    """Return what a subnet consists of as ONNX models, by key."""
+    """Return the parts of subnets as ONNX models, by key."""
     bar = progress_bar(modules(space).items(), progress, desc="latency table", unit="layer")
     return {key: onnx_model(module, example) for key, (module, example) in bar}
 
 
 def calibration_rows(space: SearchSpace) -> np.ndarray:
-    """Return the whole subnets to which a table is fitted."""
+    """Return the whole subnets for fitting a table."""
     corners = space.to_rows([space.smallest, space.middle, space.largest])
     rng = np.random.default_rng([0, 0])
     return np.concatenate([space.sample(CALIBRATION, rng), corners])
 
 
 def fitted_table(space: SearchSpace, times: dict, whole: np.ndarray, pieces: dict) -> LatencyTable:
-    """Return the table that milliseconds of pieces, by key, and of the first `calibration_rows` give."""
+    """Fit a table to the milliseconds of pieces, by key, and of the first `calibration_rows`."""
     optimize = needed("scipy.optimize", "search")
     _, weights = space.tables
     alone = np.zeros(weights.shape)
@@ -148,10 +149,10 @@ def fitted_table(space: SearchSpace, times: dict, whole: np.ndarray, pieces: dic
 
 @checked
 def write_kit(space: SearchSpace, folder: str | Path, progress: bool = True) -> Path:
-    """Write layers and whole subnets as ONNX files with `measure.py`, which measures them on a device; returns it.
+    """Write layers and whole subnets as ONNX files, with `measure.py` to measure them on a device; returns its path.
 
-    The script writes `times.json` for `read_kit`. The subnets take some 15 MB each. `predict.py` beside it names the
-    class of images by any exported file, as `rsslib predict` does. Both need what `requirements.txt` lists alone.
+    The script writes `times.json` for `read_kit`. The subnets take some 15 MB each. `predict.py` beside it predicts the
+    class of images with any exported file, as `rsslib predict` does. Both need only the packages in `requirements.txt`.
     """
     folder = make_folder(Path(folder))
     pieces = exported_pieces(space, progress)
@@ -164,7 +165,7 @@ def write_kit(space: SearchSpace, folder: str | Path, progress: bool = True) -> 
 
 
 def write_scripts(folder: Path) -> None:
-    """Write what a device runs without this package, and `requirements.txt`."""
+    """Write the scripts that run on a device without this package, and `requirements.txt`."""
     write(folder / "requirements.txt", REQUIREMENTS.encode())
     for script in SCRIPTS:
         path = Path(str(script.__file__))
@@ -172,14 +173,14 @@ def write_scripts(folder: Path) -> None:
 
 
 def model_name(space: SearchSpace, what: str, number: int) -> str:
-    """Return the name of a kit's model, which times of another space do not have."""
+    """Return the name of a model in a kit, which identifies the space."""
     digest = sha256(json.dumps(space.record()).encode())
     return f"{what}-{number}-{digest[:8]}"
 
 
 @checked
 def read_kit(space: SearchSpace, folder: str | Path) -> LatencyTable:
-    """Return the table of a device from a kit's folder; raises InputError if its `times.json` does not suit."""
+    """Return the table of a device from a kit's folder; raises InputError if its `times.json` does not fit."""
     path = Path(folder, "times.json")
     keys = list(modules(space))
     try:
@@ -199,7 +200,7 @@ def read_kit(space: SearchSpace, folder: str | Path) -> LatencyTable:
 
 
 def modules(space: SearchSpace) -> dict[object, tuple[nn.Module, Tensor]]:
-    """Return what a subnet consists of, by key, each with an example: layers, what is before and after, and nothing."""
+    """Return the parts of subnets by key, each with an example: layers, start, end, and an empty part."""
     result: dict[object, tuple[nn.Module, Tensor]] = {}
 
     def example(channels: int, size: int) -> Tensor:
@@ -214,7 +215,7 @@ def modules(space: SearchSpace) -> dict[object, tuple[nn.Module, Tensor]]:
     start = nn.Sequential(subnet.normalise, network.stem, network.first)
     result["start"] = start, example(space.in_channels, space.resolution).to(torch.uint8)
     network.stem = network.first = nn.Identity()
-    network.blocks = nn.ModuleDict()  # which leaves the head
+    network.blocks = nn.ModuleDict()  # leaves only the head
     last = space.layers[-1]
     result["end"] = network, example(last.out_channels, last.out_size)
     result["nothing"] = nn.ReLU(), example(8, 1)
@@ -222,7 +223,7 @@ def modules(space: SearchSpace) -> dict[object, tuple[nn.Module, Tensor]]:
 
 
 def layer_key(layer: LayerSpec, kernel: int, expand: int) -> tuple:
-    """Return a key that is equal for layers that compute with the same shapes."""
+    """Return a key that is equal for layers with the same shapes."""
     shape = replace(layer, stage=0, index=0)
     kernel = min(kernel, 2 * layer.in_size - 1)
     return shape, kernel, expand
@@ -234,7 +235,7 @@ def untrained(space: SearchSpace, arch: Arch) -> Deployable:
 
 
 def compose(space: SearchSpace, pieces: dict, arch: Arch) -> bytes:
-    """Compose the ONNX model of a subnet from its layers: the same as exporting it whole, except for weights."""
+    """Compose the ONNX model of a subnet from its layers; only the weights differ from those of an export."""
     tools = needed("onnx.compose", "export")
     keys = [layer_key(layer, kernel, expand) for _, layer, kernel, expand in space.active(arch)]
     whole: Any = tools.add_prefix(pieces["start"], "0.")

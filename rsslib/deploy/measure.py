@@ -1,4 +1,4 @@
-"""Measure the models in this folder in onnxruntime: python measure.py. It needs onnxruntime and NumPy alone."""
+"""Measure the models in this folder in onnxruntime: python measure.py. It needs only onnxruntime and NumPy."""
 
 import json
 import time
@@ -36,7 +36,7 @@ def milliseconds(session: Any, runs: int = RUNS, options: Any = None) -> np.ndar
 
 if __name__ == "__main__":
     times: dict[str, float] = {}
-    for number in range(ROUNDS):  # the least counts, which leaves out what other programs add
+    for number in range(ROUNDS):  # the lowest counts, to exclude the effect of other programs
         for model in sorted(FOLDER.glob("*.onnx")):
             median = float(np.median(milliseconds(open_session(str(model)))))
             times[model.stem] = min(median, times.get(model.stem, median))

@@ -1,6 +1,6 @@
-"""Name the class of images: python predict.py model.onnx photo.jpg ...
+"""Predict the class of images: python predict.py model.onnx photo.jpg ...
 
-Needs onnxruntime, NumPy and Pillow alone: the kit of a device has it with `measure.py` and `pixels.py` beside it.
+This needs only onnxruntime, NumPy and Pillow. In a device's kit, `measure.py` and `pixels.py` are beside it.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from rsslib.deploy.measure import open_session
 
 
 def most_probable(logits: np.ndarray) -> tuple[int, float]:
-    """Return the number of the class with the largest of logits [classes], and its probability."""
+    """Return the class with the largest of logits [classes], as a number, and its probability."""
     weights = np.exp(logits.astype(float) - logits.max())
     best = int(weights.argmax())
     return best, float(weights[best] / weights.sum())

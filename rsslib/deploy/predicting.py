@@ -1,6 +1,6 @@
-"""Predict the class of image files with an exported model, by Pillow and onnxruntime; needs no PyTorch.
+"""Predict the class of image files with an exported model, using Pillow and onnxruntime, without PyTorch.
 
-Any program can do the same: the file takes uint8 [N, C, R, R] and gives logits; its metadata name the classes.
+Any program can do the same: the file takes uint8 [N, C, R, R] and returns logits. Its metadata list the classes.
 """
 
 import json
@@ -48,28 +48,28 @@ class Model:
 
     @classmethod
     def of(cls, content: bytes) -> "Model":
-        """Open the content of a file, without its metadata."""
+        """Open the content of a file, ignoring its metadata."""
         return cls(session_of(content), {})
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 [N, classes] of uint8 images [N, C, R, R]."""
+        """Return logits, float32 [N, classes], of uint8 images [N, C, R, R]."""
         parts = np.split(images, range(BATCH, len(images), BATCH))
         found = interruptible(lambda how: [self.session.run(None, {"images": part}, how)[0] for part in parts])
         return np.concatenate(found)
 
     @checked
     def predict(self, path: str | Path) -> Prediction:
-        """Return the most probable class of an image file, in any colours and of up to 60 million pixels.
+        """Return the most probable class of an image file, in any colour mode, with up to 60 million pixels.
 
-        Images are read as those for training are (grey if the model is) and resized by Pillow: the same pixels as in
-        training, up to one grey level of rounding. Raises InputError for a file that is not an image.
+        Images are read like training images (in grey if the model is grey) and resized by Pillow. The pixels equal
+        those in training, up to one grey level of rounding. Raises InputError for a file that is not an image.
         """
         pixels = read_image(Path(path), grey=self.metadata["channels"] == 1)
         pixels = network_input(pixels, self.metadata["resolution"])
         classes = self.metadata["classes"]
         try:
             logits = self.logits(pixels)
-        except Exception as error:  # onnxruntime has a type for each cause
+        except Exception as error:  # onnxruntime has a type per cause
             raise InputError(f"the model cannot be run ({one_line(error)}): export it again") from None
         if logits.shape != (1, len(classes)) or not np.isfinite(logits).all():
             raise InputError(f"the model gives no finite logits for {path}: export it again")
@@ -79,9 +79,9 @@ class Model:
 
 @checked
 def predict_folder(model: Model, folder: str | Path, progress: bool = True) -> "pd.DataFrame":
-    """Predict the images in the folders of classes in `folder`; returns a row for each: path, label and predicted.
+    """Predict the images in the class folders of `folder`; returns a row per image: path, label and predicted.
 
-    Raises InputError if there are none, for a folder that is not a class of the model, and as `Model.predict` does.
+    Raises InputError if there are no images or a folder is not a class of the model, and as `Model.predict` does.
     """
     import pandas as pd
 
@@ -97,7 +97,7 @@ def predict_folder(model: Model, folder: str | Path, progress: bool = True) -> "
 
 
 def interruptible(work: Callable[[Any], Any]) -> Any:
-    """Return `work(run_options)`, which runs a session in a thread, so that Ctrl-C ends a model that never does."""
+    """Return `work(run_options)`, which runs a session in a thread, so that Ctrl-C can end a model that never ends."""
     options = needed("onnxruntime", "export").RunOptions()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(work, options)
@@ -109,7 +109,7 @@ def interruptible(work: Callable[[Any], Any]) -> Any:
 
 
 def accuracy_interval(right: np.ndarray) -> dict[str, float]:
-    """Return the accuracy in percent of bool [n], with the limits low and high of Wilson's 95 % interval."""
+    """Return the accuracy in percent of bool [n], with the bounds low and high of Wilson's 95 % interval."""
     n, share, z = len(right), float(np.mean(right)), 1.96
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     margin = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
@@ -117,7 +117,7 @@ def accuracy_interval(right: np.ndarray) -> dict[str, float]:
 
 
 def add_metadata(model: Any, metadata: dict) -> bytes:
-    """Return the content of a file: an onnx.ModelProto, or its content, with metadata that `open_model` reads."""
+    """Return the content of a file from an onnx.ModelProto, or its content, with metadata that `open_model` reads."""
     onnx = needed("onnx", "export")
     if isinstance(model, bytes):
         model = onnx.load_from_string(model)

@@ -1,4 +1,4 @@
-"""Quantise an exported file to 8 bits: as accurate as before, within a bound, or refused."""
+"""Quantise an exported file to int8; refused if accuracy falls by more than a bound."""
 
 import logging
 from pathlib import Path
@@ -21,16 +21,16 @@ LARGEST_LOSS = 1.0  # points of accuracy on the validation images
 
 @checked
 def quantise(path: str | Path, images: Dataset, largest_loss: Annotated[float, 0, None] = LARGEST_LOSS) -> dict:
-    """Write `<name>.int8.onnx` beside an exported file: the same function with weights and activations of 8 bits.
+    """Write `<name>.int8.onnx` beside an exported file: the same network with 8-bit weights and activations.
 
-    Quantisation is static, per channel, in ONNX's QDQ format, calibrated on 500 training images (or all there are).
-    Weights have 7 bits of the 8, because sums of products of 8 bits can saturate on x86 processors without VNNI.
+    Quantisation is static, per channel, in ONNX's QDQ format, calibrated on 500 training images (or on all if there are
+    fewer). Weights use 7 of the 8 bits, because sums of 8-bit products can saturate on x86 processors without VNNI.
 
-    Returns the path, the agreement (percent of test images with the same prediction as before) and, for "float32" and
-    "int8", the accuracy on the test images with its 95 % interval, bytes and `latency`.
+    Returns the path, the agreement (percent of test images with the same prediction as the float32 file), and for
+    "float32" and "int8" the accuracy on the test images with its 95 % interval, bytes and `latency`.
 
     Raises InputError, and writes no file, if the model loses more than `largest_loss` points of accuracy on the
-    validation images, if `path` is no exported file, or if the extra [export] is not installed.
+    validation images, if `path` is not an exported file, or if the extra [export] is not installed.
     """
     path = Path(path)
     target = path.with_suffix(".int8.onnx")
@@ -65,7 +65,7 @@ def quantised(path: Path, images: np.ndarray) -> bytes:
     onnx, tools = needed("onnx", "export"), needed("onnxruntime.quantization", "export")
     model = onnx.load_from_string(read_regular(path))
     left = ({"images": image[None]} for image in images)
-    logging.disable(logging.WARNING)  # which advise to simplify a model that is simple
+    logging.disable(logging.WARNING)  # hides advice to simplify a model that is simple
     try:
         with TemporaryDirectory() as folder:
             file = Path(folder, "model.onnx")

@@ -28,14 +28,14 @@ from rsslib.supernet import SuperNet
 MEASURES = ("mflops", "parameters", "file_mb", "memory_mb", "latency_ms")
 SETTINGS = ("kernel", "expand", "depth")
 FINALISTS = 20
-CANDIDATES, DRAWN = 1_000_000, 10_000  # ranked by prediction, and drawn at once
-RIDGE = 5.0  # penalty on the effects of settings
+CANDIDATES, DRAWN = 1_000_000, 10_000  # subnets ranked by prediction, and subnets drawn at once
+RIDGE = 5.0  # penalty on the effects of choices
 FIRST_IMAGES = 1000
-SCORES_VERSION = 1  # raised when a change of code changes accuracies
-KEPT_EVERY = 10  # scores
+SCORES_VERSION = 1  # raised when a code change alters accuracies
+KEPT_EVERY = 10  # scores between two writes
 LARGEST_FILE = 2**26  # bytes of kept scores
 
-Measure = Callable[[np.ndarray], np.ndarray]  # sizes of rows
+Measure = Callable[[np.ndarray], np.ndarray]  # from rows to sizes
 
 
 @checked
@@ -53,26 +53,26 @@ def search(
 ) -> pd.DataFrame:
     """Return the Pareto front of validation error against size, among subnets within `budget`.
 
-    `budget` maps mflops (millions of multiply-accumulates), parameters, file_mb and memory_mb (of the exported file and
-    of its feature maps for one image, in float32 and 10^6 bytes, see `rsslib.deploy.footprint`) and latency_ms to upper
-    limits; the first is the size that is minimised besides the error (without a budget, mflops). Sizes are those of the
-    network itself, with the space's channels, classes and resolution. Milliseconds are predicted by `latency`, or by a
-    table that is measured first.
+    `budget` maps names of sizes to upper limits: mflops (millions of multiply-accumulates), parameters, file_mb and
+    memory_mb (the exported file, and its feature maps for one image, in float32 and 10^6 bytes; see
+    `rsslib.deploy.footprint`), and latency_ms. The first one is minimised together with the error (without a budget,
+    mflops). Sizes are those of the network itself, with the channels, classes and resolution of the space. Milliseconds
+    are predicted by `latency`, or by a table that is measured first.
 
     `evaluations` different subnets within the budget are scored on the first `first_images` validation images, after
     recalibration of their batch norm statistics. All but 20 of them (or a quarter, if that is fewer) are spread evenly
-    over the sizes, and `layer_effects` are fitted to their accuracies. The others are the best by this prediction of a
-    million candidates, spread over the sizes too. The best of all, 20 or a few more, are scored on all validation
-    images, and the front is taken from those scores. The test images are used once, for the front. Equal arguments give
-    equal tables. A `folder` keeps scores, so that a search can be stopped and resumed. On a CPU each subnet is
-    evaluated by one thread, in as many threads as there are cores.
+    over the sizes, and `layer_effects` are fitted to their accuracies. The others are the best of a million candidates
+    by this prediction, also spread over the sizes. The best 20 subnets or a few more are then scored on all validation
+    images, and the front is taken from these scores. The test images are used once, for the front. Equal arguments give
+    equal tables. A `folder` keeps scores, so that a search can be stopped and resumed. On a CPU, one thread evaluates
+    each subnet, with as many threads as there are cores.
 
     Returns one row per subnet in order of size: mflops, parameters, file_mb, memory_mb, latency_ms (if there is a
-    table), kernel, expand, depth, validation_accuracy and test_accuracy (percent). `attrs` has evaluations, scored (how
-    many scores were not in the folder) and seconds. `chosen` takes a subnet from it.
+    table), kernel, expand, depth, validation_accuracy and test_accuracy (percent). `attrs` holds evaluations, scored
+    (the number of scores that were not in the folder) and seconds. `chosen` selects a subnet from the table.
 
-    Raises InputError for a budget that no subnet meets, for images that the supernet does not take, and for a folder
-    that cannot be written.
+    Raises InputError for a budget that no subnet meets, for images that do not fit the supernet, and for a folder that
+    cannot be written.
     """
     check_images(supernet.space, images)
     limits = check_budget(budget or {})
@@ -120,9 +120,9 @@ def check_budget(budget: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @checked
 def chosen(front: pd.DataFrame, **budget: float) -> Arch:
-    """Return the subnet of a front that is most accurate on the validation images within a budget, such as mflops=8.
+    """Return the subnet of a front that is most accurate on validation images within a budget, such as mflops=8.
 
-    Raises InputError if there is none, or the table is not a front.
+    Raises InputError if no subnet is within the budget, or the table is not a front.
     """
     numbers = {"validation_accuracy", *check_budget(budget)}
     for name in sorted(numbers.union(SETTINGS) - set(front)):
@@ -144,19 +144,19 @@ def read_front(path: str | Path) -> pd.DataFrame:
     """Read a table for `chosen`; raises InputError if it cannot be read."""
     try:
         return pd.read_csv(io.BytesIO(files.read_regular(path, LARGEST_FILE)))
-    except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+    except (OSError, ValueError) as error:  # pandas raises ValueErrors
         raise InputError(f"{path} is not a table of `search` ({one_line(error)})") from None
 
 
 def pareto_front(errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return the points [n] that no other dominates, in order of size; of equal points the first."""
+    """Return the points [n] that no other point dominates, in order of size; of equal points, the first."""
     order = np.lexsort((errors, sizes))
     least = np.minimum.accumulate(errors[order])
     return order[np.diff(least, prepend=np.inf) < 0]
 
 
 def finalists(errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return the points [n] of the best fronts: the front, then the front of the others, until there are 20."""
+    """Return the points [n] of the best fronts: the front, then the front of the rest, until there are 20."""
     left = np.arange(len(errors))
     best = np.arange(0)
     while len(best) < FINALISTS and len(left):
@@ -167,7 +167,7 @@ def finalists(errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def measures_of(space: SearchSpace, latency: LatencyTable | None = None) -> dict[str, Measure]:
-    """Return sizes by name, as functions of rows that grow with every choice."""
+    """Return measures of size by name: functions of rows that grow with every choice."""
     measures: dict[str, Measure] = {
         "mflops": lambda rows: space.macs(rows) / 1e6,
         "parameters": space.parameters,
@@ -182,11 +182,10 @@ def measures_of(space: SearchSpace, latency: LatencyTable | None = None) -> dict
 def draw(
     space: SearchSpace, budget: Mapping[str, float], measures: Mapping[str, Measure], rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Yield rows of up to 10,000 different subnets of all sizes within a budget, among them the smallest.
+    """Yield rows of up to 10,000 different subnets of all sizes within a budget, including the smallest subnet.
 
-    Kernel sizes, expand ratios and depths of a subnet each lean to the least or the largest choices, by a uniform
-    share. Layers that a subnet does not use have the least choices. Raises InputError if the smallest subnet is too
-    large.
+    Kernel sizes, expand ratios and depths of a subnet each lean towards the smallest or the largest choices, by a
+    uniform share. Unused layers have the smallest choices. Raises InputError if the smallest subnet is too large.
     """
     least, most = (space.to_rows([arch]) for arch in (space.smallest, space.largest))
     for name, limit in budget.items():
@@ -210,7 +209,7 @@ def draw(
 
 
 def spread(sizes: np.ndarray, n: int) -> np.ndarray:
-    """Return up to `n` points [n] that are spread evenly over the range of sizes; all if there are no more."""
+    """Return up to `n` points [n], spread evenly over the range of sizes; all points if there are no more."""
     order = np.argsort(sizes, kind="stable")
     if len(sizes) <= n:
         return order
@@ -219,16 +218,16 @@ def spread(sizes: np.ndarray, n: int) -> np.ndarray:
 
 
 def layer_effects(space: SearchSpace, rows: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
-    """Fit accuracies as sums of effects, one for each column of `one_hot`: ridge regression."""
+    """Fit accuracies by ridge regression as sums of effects, one per column of `one_hot`."""
     x = one_hot(space, rows)
     x = x - x.mean(0)
     return np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ accuracies)
 
 
 def effects_table(space: SearchSpace, population: pd.DataFrame) -> pd.DataFrame:
-    """Return what settings add to a population's accuracies, in points over the mean of the same place's settings.
+    """Return the effect of each choice on a population's accuracies, in points relative to the mean of its place.
 
-    One row per setting: what ("kernel", "expand" or "depth"), place (number of the layer or stage), value and effect.
+    One row per choice: what ("kernel", "expand" or "depth"), place (number of the layer or stage), value and effect.
     """
     rows = space.to_rows(archs_from_table(population))
     effects = layer_effects(space, rows, population["accuracy"].to_numpy()).reshape(-1, rows.shape[1])
@@ -247,9 +246,9 @@ def settings_values(space: SearchSpace) -> list[int]:
 
 
 def one_hot(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
-    """Return which settings subnets have, float64 [n, values * columns]; those of layers that are not used are 0.
+    """Return the choices of subnets as one-hot columns, float64 [n, values * columns], with 0 for unused layers.
 
-    The columns are those of `rows`, for each value that any of them can have, in ascending order.
+    The columns are those of `rows`, repeated for each possible value in ascending order.
     """
     used = space.used(rows)
     values = settings_values(space)
@@ -259,7 +258,7 @@ def one_hot(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
 def promising(
     space: SearchSpace, rows: np.ndarray, accuracies: np.ndarray, candidates: Iterator[np.ndarray], size: Measure
 ) -> np.ndarray:
-    """Return the best of a million candidates by the effects of settings on the accuracies of `rows`, without those."""
+    """Return the best of a million candidates, by effects fitted to the accuracies of `rows`, excluding `rows`."""
     effects = layer_effects(space, rows, accuracies)
     known = {row.tobytes() for row in rows}
     best = rows[:0]
@@ -271,9 +270,9 @@ def promising(
 
 
 class Scores:
-    """Accuracies on validation images, kept in memory and, with a folder, in a file there.
+    """Accuracies on validation images, kept in memory and, if there is a folder, in a file there.
 
-    The file's name depends on everything that decides a score: weights, space, images and labels.
+    The name of the file depends on everything that determines a score: weights, space, images and labels.
     """
 
     def __init__(self, supernet: SuperNet, images: Dataset, folder: str | Path | None, progress: bool):
